@@ -1,0 +1,81 @@
+//! What a person reads when a file is wrong: what, where, why, and what to do. Rendering is the only thing it does.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use super::plan::Span;
+
+/// One thing that is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Stable code: `R012` for routes files, `S003` for scripts. The README lists them.
+    pub code: &'static str,
+    /// Where. None: the file as a whole, or no file at all.
+    pub at: Option<Span>,
+    /// What happened.
+    pub message: String,
+    /// What to do, or what is near. Shown behind the caret.
+    pub hint: Option<String>,
+}
+
+impl Diagnostic {
+    /// A diagnostic at a place.
+    pub fn new(code: &'static str, at: Span, message: impl Into<String>) -> Self {
+        Self { code, at: Some(at), message: message.into(), hint: None }
+    }
+
+    /// A diagnostic about no place in particular.
+    pub fn placeless(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, at: None, message: message.into(), hint: None }
+    }
+
+    /// Adds what to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// One line, for logs: `routes.yaml:14:9 error[R012] unknown channel …`.
+    pub fn line(&self) -> String {
+        let at = self.at.as_ref().map_or_else(|| "tramline".to_owned(), |span| span.place.to_string());
+        format!("{at} error[{}] {}", self.code, self.message)
+    }
+}
+
+/// The texts diagnostics point into, by file name.
+pub type Files = HashMap<Arc<str>, Arc<str>>;
+
+/// All diagnostics as text, in the order of their places, with the line each is about.
+pub fn render(diagnostics: &[Diagnostic], files: &Files) -> String {
+    let mut sorted: Vec<&Diagnostic> = diagnostics.iter().collect();
+    sorted.sort_by(|a, b| (a.at.as_ref().map(|s| &s.place), a.code).cmp(&(b.at.as_ref().map(|s| &s.place), b.code)));
+    sorted.dedup();
+    let mut out = String::new();
+    for diagnostic in sorted {
+        render_one(diagnostic, files, &mut out);
+    }
+    out
+}
+
+fn render_one(diagnostic: &Diagnostic, files: &Files, out: &mut String) {
+    let _ = writeln!(out, "{}", diagnostic.line());
+    let Some(span) = &diagnostic.at else {
+        if let Some(hint) = &diagnostic.hint {
+            let _ = writeln!(out, "  = {hint}");
+        }
+        return;
+    };
+    let number = span.place.line.to_string();
+    let line = files.get(&span.place.file).and_then(|text| text.lines().nth(span.place.line as usize - 1)).unwrap_or("");
+    // A long line is shown around the place, so that the caret stays under what it means.
+    const WIDTH: usize = 120;
+    let column = span.place.column as usize - 1;
+    let skip = if column > WIDTH - 40 { column - 40 } else { 0 };
+    let shown: String = line.chars().skip(skip).take(WIDTH).map(|c| if c == '\t' { ' ' } else { c }).collect();
+    let carets = (span.len as usize).min(shown.chars().count().saturating_sub(column - skip)).max(1);
+    let _ = writeln!(out, "  {number} | {shown}");
+    let hint = diagnostic.hint.as_deref().map_or_else(String::new, |hint| format!(" {hint}"));
+    let _ = writeln!(out, "  {} | {}{}{hint}", " ".repeat(number.len()), " ".repeat(column - skip), "^".repeat(carets));
+}

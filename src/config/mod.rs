@@ -1,0 +1,3 @@
+//! From `routes.yaml` to a checked plan.
+pub mod diagnostic;
+pub mod plan;

@@ -1,0 +1,3 @@
+//! Tramline.
+pub mod config;
+pub mod model;

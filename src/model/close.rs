@@ -1,0 +1,133 @@
+//! The one table of close codes: why a connection ends, what its client is told, and whether it may come back.
+
+use std::borrow::Cow;
+
+/// The most bytes a close reason may have (RFC 6455, section 5.5: 125 less the two of the code).
+pub const REASON_BYTES_MAX: usize = 123;
+
+/// Why the router ended a connection, or how it ended by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// The server is stopping.
+    GoingAway,
+    /// The other side broke the WebSocket protocol.
+    ProtocolError,
+    /// A text frame was not UTF-8.
+    InvalidUtf8,
+    /// A message was larger than the protocol allows.
+    TooLarge,
+    /// The client went on far above its rate.
+    Flooding,
+    /// No token, or one that does not hold.
+    Unauthorized,
+    /// The token ran out while the connection was open.
+    Expired,
+    /// The outbox was full: the client reads more slowly than it is sent to.
+    Slow,
+    /// A newer connection took this one's place at the limit.
+    Displaced,
+    /// The connection sent nothing for longer than the protocol allows.
+    Idle,
+    /// No answer to the last ping. Nothing is sent: the other side is not there.
+    PingTimeout,
+    /// An error of ours.
+    Internal,
+    /// What a row, a script or an operator asked for.
+    Asked(u16, Cow<'static, str>),
+    /// The client closed, with this code and reason.
+    ByClient(u16, String),
+    /// The transport ended without a close frame.
+    Lost,
+}
+
+impl Close {
+    /// The code on the wire, or in the record where nothing was sent: 1005 for a close without a code, 1006 for none at all.
+    pub fn code(&self) -> u16 {
+        match self {
+            Close::GoingAway => 1001,
+            Close::ProtocolError => 1002,
+            Close::Lost | Close::PingTimeout => 1006,
+            Close::InvalidUtf8 => 1007,
+            Close::Flooding | Close::Unauthorized | Close::Expired => 1008,
+            Close::TooLarge => 1009,
+            Close::Internal => 1011,
+            Close::Slow | Close::Displaced => 1013,
+            Close::Idle => 1000,
+            Close::Asked(code, _) | Close::ByClient(code, _) => *code,
+        }
+    }
+
+    /// The reason on the wire and in the record, at most [`REASON_BYTES_MAX`] bytes.
+    pub fn reason(&self) -> &str {
+        let text = match self {
+            Close::GoingAway => "server is stopping",
+            Close::ProtocolError => "protocol error",
+            Close::InvalidUtf8 => "invalid UTF-8",
+            Close::TooLarge => "message too large",
+            Close::Flooding => "far over the rate limit",
+            Close::Unauthorized => "Unauthorized",
+            Close::Expired => "token expired",
+            Close::Slow => "too slow: outbox full",
+            Close::Displaced => "replaced by a newer connection",
+            Close::Idle => "idle",
+            Close::PingTimeout => "no answer to ping",
+            Close::Internal => "internal error",
+            Close::Asked(_, reason) => reason,
+            Close::ByClient(_, reason) => reason,
+            Close::Lost => "connection lost",
+        };
+        cut(text)
+    }
+
+    /// Whether a client that meets this end should connect again.
+    pub fn may_retry(&self) -> bool {
+        match self {
+            Close::GoingAway | Close::Slow | Close::Displaced | Close::Idle | Close::PingTimeout | Close::Internal | Close::Lost => true,
+            Close::ProtocolError | Close::InvalidUtf8 | Close::TooLarge | Close::Flooding | Close::Unauthorized | Close::Expired => false,
+            Close::Asked(code, _) | Close::ByClient(code, _) => !matches!(code, 1002 | 1003 | 1007..=1010 | 4000..=4099),
+        }
+    }
+
+    /// Whether a close frame is worth sending.
+    pub fn is_told(&self) -> bool {
+        !matches!(self, Close::PingTimeout | Close::Lost | Close::ByClient(..))
+    }
+}
+
+/// Whether a program may send this code (RFC 6455, section 7.4): 1000 to 1014 less the reserved ones, and 3000 to 4999.
+pub fn may_send(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+/// A reason cut to what fits into a close frame, on a character's border.
+pub fn cut(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let close = Close::Asked(4001, "ü".repeat(100).into());
+        assert_eq!(close.reason().len(), 122);
+    }
+
+    #[test]
+    fn every_code_that_is_told_may_be_sent() {
+        for close in [
+            Close::GoingAway,
+            Close::ProtocolError,
+            Close::InvalidUtf8,
+            Close::TooLarge,
+            Close::Flooding,
+            Close::Unauthorized,
+            Close::Slow,
+            Close::Internal,
+            Close::Idle,
+        ] {
+            assert!(close.is_told() && may_send(close.code()), "{close:?}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! An event: what travels through channels, in no protocol's dialect.
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use uuid::Uuid;
+
+use crate::model::json::{self, Json};
+use crate::model::name::{ChannelName, ClientId};
+
+/// Names a channel's stream. It changes only when the channel's history was lost.
+pub type Epoch = u64;
+
+/// Who caused an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The protocol, source or door it came through: `canvas`, `heartbeat`, `api`.
+    pub source: Arc<str>,
+    /// The connection it came from.
+    pub client: Option<ClientId>,
+    /// That connection's user.
+    pub user: Option<Arc<str>>,
+    /// That connection's session.
+    pub session: Option<Arc<str>>,
+}
+
+/// An event before a channel gave it its place.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// Version 7, so ids grow with time.
+    pub id: Uuid,
+    /// The event's type.
+    pub kind: ByteString,
+    /// The payload, as JSON text.
+    pub data: Json,
+    /// Milliseconds since the Unix epoch.
+    pub time_ms: i64,
+    /// Who caused it.
+    pub origin: Arc<Origin>,
+    /// What travels beside the payload.
+    pub metadata: Option<Json>,
+}
+
+/// An event with its place. Shared by all who receive it.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// What was published.
+    pub new: NewEvent,
+    /// The channel; none for what was sent to a client, user or session directly.
+    pub channel: Option<ChannelName>,
+    /// Grows by one per channel from 1; 0 outside channels.
+    pub offset: u64,
+    /// The channel's stream; 0 outside channels.
+    pub epoch: Epoch,
+}
+
+impl Event {
+    /// The event as REST shows it everywhere.
+    pub fn to_json(&self) -> String {
+        let new = &self.new;
+        let mut out = String::with_capacity(new.data.as_str().len() + 256);
+        out.push_str("{\"id\":\"");
+        out.push_str(new.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+        out.push('"');
+        let mut text = |key: &str, value: &str| {
+            out.push_str(",\"");
+            out.push_str(key);
+            out.push_str("\":");
+            json::push_string(&mut out, value);
+        };
+        if let Some(channel) = &self.channel {
+            text("channel", channel.as_str());
+            text("epoch", &epoch_text(self.epoch));
+        }
+        text("type", &new.kind);
+        text("time", &crate::model::clock::iso(new.time_ms));
+        text("source", &new.origin.source);
+        for (key, value) in [("client", &new.origin.client), ("user", &new.origin.user), ("session", &new.origin.session)] {
+            if let Some(value) = value {
+                text(key, value);
+            }
+        }
+        if self.channel.is_some() {
+            out.push_str(&format!(",\"offset\":{}", self.offset));
+        }
+        out.push_str(",\"data\":");
+        out.push_str(new.data.as_str());
+        if let Some(metadata) = &new.metadata {
+            out.push_str(",\"metadata\":");
+            out.push_str(metadata.as_str());
+        }
+        out.push('}');
+        out
+    }
+
+    /// Bytes this event counts for in bounded queues and tails: its text and a flat share for the rest.
+    pub fn weight(&self) -> usize {
+        self.new.weight()
+    }
+}
+
+impl NewEvent {
+    /// See [`Event::weight`].
+    pub fn weight(&self) -> usize {
+        200 + self.kind.len() + self.data.as_str().len() + self.metadata.as_ref().map_or(0, |m| m.as_str().len())
+    }
+}
+
+/// An epoch as clients see it: text, because JavaScript's numbers do not hold 64 bits.
+pub fn epoch_text(epoch: Epoch) -> String {
+    format!("{epoch:x}")
+}

@@ -1,0 +1,158 @@
+//! What can go wrong with a message, in the words its sender is told. Every fault of the pipeline is one of these.
+
+use std::time::Duration;
+
+use crate::model::json::Json;
+
+/// The kind of a fault. The text of a code is part of the language: `errors:` in a protocol is keyed by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The frame is not JSON, or nested too deeply.
+    InvalidJson,
+    /// The message has nothing where the protocol's type should be.
+    MissingType,
+    /// No row matches the message's type.
+    UnknownType,
+    /// The message or the published data breaks a schema.
+    Invalid,
+    /// A script said no, with a reason.
+    Rejected,
+    /// Over a rate limit; says when to try again.
+    RateLimited,
+    /// No pattern allows this channel, or it is not open to this sender.
+    UnknownChannel,
+    /// The client, user or session that was named is not there.
+    NotFound,
+    /// Not allowed.
+    Forbidden,
+    /// A bound of the connection or the server is reached: subscriptions, channels, members.
+    LimitReached,
+    /// The store cannot take the event now. Nothing was published.
+    Unavailable,
+    /// A script broke: a fault of the plugin, not of the sender.
+    ScriptFailed,
+}
+
+impl Code {
+    /// Every code, for tables and checks.
+    pub const ALL: [Code; 12] = [
+        Code::InvalidJson,
+        Code::MissingType,
+        Code::UnknownType,
+        Code::Invalid,
+        Code::Rejected,
+        Code::RateLimited,
+        Code::UnknownChannel,
+        Code::NotFound,
+        Code::Forbidden,
+        Code::LimitReached,
+        Code::Unavailable,
+        Code::ScriptFailed,
+    ];
+
+    /// The code as the language writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::InvalidJson => "invalid_json",
+            Code::MissingType => "missing_type",
+            Code::UnknownType => "unknown_type",
+            Code::Invalid => "invalid",
+            Code::Rejected => "rejected",
+            Code::RateLimited => "rate_limited",
+            Code::UnknownChannel => "unknown_channel",
+            Code::NotFound => "not_found",
+            Code::Forbidden => "forbidden",
+            Code::LimitReached => "limit_reached",
+            Code::Unavailable => "unavailable",
+            Code::ScriptFailed => "script_failed",
+        }
+    }
+
+    /// What a sender is told where the protocol says nothing else.
+    pub fn default_message(self) -> &'static str {
+        match self {
+            Code::InvalidJson => "invalid JSON",
+            Code::MissingType => "missing message type",
+            Code::UnknownType => "unknown message type",
+            Code::Invalid => "invalid message",
+            Code::Rejected => "rejected",
+            Code::RateLimited => "rate limit exceeded",
+            Code::UnknownChannel => "unknown channel",
+            Code::NotFound => "not found",
+            Code::Forbidden => "forbidden",
+            Code::LimitReached => "limit reached",
+            Code::Unavailable => "temporarily unavailable",
+            Code::ScriptFailed => "internal error",
+        }
+    }
+
+    /// The HTTP status that says the same.
+    pub fn status(self) -> u16 {
+        match self {
+            Code::InvalidJson => 400,
+            Code::MissingType | Code::UnknownType | Code::Invalid | Code::Rejected => 422,
+            Code::RateLimited => 429,
+            Code::UnknownChannel | Code::NotFound => 404,
+            Code::Forbidden => 403,
+            Code::LimitReached | Code::Unavailable => 503,
+            Code::ScriptFailed => 500,
+        }
+    }
+}
+
+/// One thing that is wrong with a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flaw {
+    /// JSON Pointer to the value at fault, within what was checked. Empty for the whole.
+    pub path: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// Why a message was not handled. Nothing of it has happened.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// The kind.
+    pub code: Code,
+    /// What the sender is told, unless the protocol's `errors:` says otherwise.
+    pub message: String,
+    /// More for the sender: `$error.data`.
+    pub data: Option<Json>,
+    /// What is wrong where, for schemas.
+    pub flaws: Vec<Flaw>,
+    /// For a rate limit: how long to wait.
+    pub retry_after: Option<Duration>,
+    /// For the log only: where and why, with file, line and column for scripts.
+    pub detail: Option<String>,
+}
+
+impl Fault {
+    /// A fault with its code's default message.
+    pub fn new(code: Code) -> Self {
+        Self::with(code, code.default_message())
+    }
+
+    /// A fault with a message of its own.
+    pub fn with(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), data: None, flaws: Vec::new(), retry_after: None, detail: None }
+    }
+
+    /// Adds what the log should say besides.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// Adds `$error.data`.
+    #[must_use]
+    pub fn data(mut self, data: Json) -> Self {
+        self.data = Some(data);
+        self
+    }
+
+    /// Whole seconds to wait, rounded up, at least one.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        self.retry_after.map(|wait| wait.as_millis().div_ceil(1000).max(1) as u64)
+    }
+}

@@ -1,0 +1,377 @@
+//! JSON as text that is known to be valid, and looking into it without building a tree.
+//!
+//! A message is checked once, when it arrives. After that a member is found by skipping over its neighbours: no allocation,
+//! no recursion. Where a key stands twice the last one counts, as in JavaScript's `JSON.parse`.
+
+use std::borrow::Cow;
+
+use bytestring::ByteString;
+
+/// How deep arrays and objects may nest in any JSON that comes from outside.
+pub const DEPTH_MAX: usize = 64;
+
+/// JSON text that has been checked. Cheap to clone and to share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Json(ByteString);
+
+/// Why a text was not taken as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The grammar is broken.
+    #[error("not JSON: {0}")]
+    Syntax(String),
+    /// Nested deeper than [`DEPTH_MAX`].
+    #[error("nested deeper than {DEPTH_MAX} levels")]
+    TooDeep,
+}
+
+impl Json {
+    /// Checks a whole text: grammar and depth.
+    pub fn parse(text: ByteString) -> Result<Self, Error> {
+        if too_deep(&text) {
+            return Err(Error::TooDeep);
+        }
+        // RawValue checks the grammar without building anything and without recursion.
+        serde_json::from_str::<&serde_json::value::RawValue>(&text).map_err(|e| Error::Syntax(e.to_string()))?;
+        Ok(Self(text))
+    }
+
+    /// For text that our own encoder or serde_json wrote.
+    pub fn trusted(text: impl Into<ByteString>) -> Self {
+        Self(text.into())
+    }
+
+    /// Any serialisable value.
+    pub fn of(value: &impl serde::Serialize) -> Self {
+        Self(serde_json::to_string(value).unwrap_or_else(|_| "null".into()).into())
+    }
+
+    /// A JSON string.
+    pub fn string(text: &str) -> Self {
+        let mut out = String::with_capacity(text.len() + 2);
+        push_string(&mut out, text);
+        Self(out.into())
+    }
+
+    /// `null`.
+    pub fn null() -> Self {
+        Self(ByteString::from_static("null"))
+    }
+
+    /// `{}`.
+    pub fn empty_object() -> Self {
+        Self(ByteString::from_static("{}"))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The text, shared.
+    pub fn shared(&self) -> ByteString {
+        self.0.clone()
+    }
+
+    /// A part of this text, sharing its bytes. `part` must be a slice of [`Json::as_str`].
+    pub fn slice(&self, part: &str) -> Json {
+        Json(self.0.slice_ref(part))
+    }
+
+    /// The value as a tree.
+    pub fn to_value(&self) -> serde_json::Value {
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
+}
+
+/// Whether brackets nest deeper than [`DEPTH_MAX`], looking at brackets outside strings only.
+fn too_deep(text: &str) -> bool {
+    let (mut depth, mut i, bytes) = (0usize, 0, text.as_bytes());
+    while i < bytes.len() {
+        match bytes[i] {
+            b'"' => i = skip_string(bytes, i),
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > DEPTH_MAX {
+                    return true;
+                }
+                i += 1;
+            }
+            b']' | b'}' => {
+                depth = depth.saturating_sub(1);
+                i += 1;
+            }
+            _ => i += 1,
+        }
+    }
+    false
+}
+
+/// The index after the string that starts at `i`; the end of the text where it is not closed.
+fn skip_string(bytes: &[u8], mut i: usize) -> usize {
+    i += 1;
+    while i < bytes.len() {
+        match bytes[i] {
+            b'"' => return i + 1,
+            b'\\' => i += 2,
+            _ => i += 1,
+        }
+    }
+    bytes.len()
+}
+
+fn skip_space(bytes: &[u8], mut i: usize) -> usize {
+    while matches!(bytes.get(i), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+        i += 1;
+    }
+    i
+}
+
+/// The index after the value that starts at `i`, in valid JSON.
+fn skip_value(bytes: &[u8], mut i: usize) -> usize {
+    match bytes.get(i) {
+        Some(b'"') => skip_string(bytes, i),
+        Some(b'[' | b'{') => {
+            let mut depth = 0usize;
+            while i < bytes.len() {
+                match bytes[i] {
+                    b'"' => {
+                        i = skip_string(bytes, i);
+                        continue;
+                    }
+                    b'[' | b'{' => depth += 1,
+                    b']' | b'}' => {
+                        depth -= 1;
+                        if depth == 0 {
+                            return i + 1;
+                        }
+                    }
+                    _ => {}
+                }
+                i += 1;
+            }
+            i
+        }
+        _ => {
+            while i < bytes.len() && !matches!(bytes[i], b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r') {
+                i += 1;
+            }
+            i
+        }
+    }
+}
+
+/// The members of an object, in order. `text` must be valid JSON; anything but an object has none.
+pub fn members(text: &str) -> Members<'_> {
+    let start = skip_space(text.as_bytes(), 0);
+    let at = if text.as_bytes().get(start) == Some(&b'{') { start + 1 } else { text.len() };
+    Members { text, at }
+}
+
+/// See [`members`].
+pub struct Members<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Iterator for Members<'a> {
+    /// The key with its quotes as it stands in the text, and the value's text.
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let bytes = self.text.as_bytes();
+        let key_at = skip_space(bytes, self.at);
+        if bytes.get(key_at) != Some(&b'"') {
+            return None;
+        }
+        let key_end = skip_string(bytes, key_at);
+        let value_at = skip_space(bytes, skip_space(bytes, key_end) + 1);
+        let value_end = skip_value(bytes, value_at);
+        self.at = skip_space(bytes, value_end) + 1;
+        Some((self.text.get(key_at..key_end)?, self.text.get(value_at..value_end)?))
+    }
+}
+
+/// The items of an array, in order. `text` must be valid JSON; anything but an array has none.
+pub fn items(text: &str) -> Items<'_> {
+    let start = skip_space(text.as_bytes(), 0);
+    let at = if text.as_bytes().get(start) == Some(&b'[') { start + 1 } else { text.len() };
+    Items { text, at }
+}
+
+/// See [`items`].
+pub struct Items<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let bytes = self.text.as_bytes();
+        let at = skip_space(bytes, self.at);
+        if at >= bytes.len() || bytes[at] == b']' {
+            return None;
+        }
+        let end = skip_value(bytes, at);
+        self.at = skip_space(bytes, end) + 1;
+        self.text.get(at..end)
+    }
+}
+
+/// Whether a key as it stands in a text (with quotes, perhaps with escapes) is this key.
+pub fn key_is(quoted: &str, key: &str) -> bool {
+    let inner = &quoted[1..quoted.len() - 1];
+    if inner.contains('\\') { unquote(quoted) == key } else { inner == key }
+}
+
+/// One member of an object; the last where the key stands twice.
+pub fn member<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    members(text).filter(|(k, _)| key_is(k, key)).last().map(|(_, v)| v)
+}
+
+/// The value at the end of a path of keys and indexes.
+pub fn get<'a, S: AsRef<str>>(text: &'a str, path: &[S]) -> Option<&'a str> {
+    let mut at = text.trim_matches([' ', '\t', '\n', '\r']);
+    for step in path {
+        let step = step.as_ref();
+        at = match at.as_bytes().first()? {
+            b'{' => member(at, step)?,
+            b'[' => items(at).nth(step.parse().ok()?)?,
+            _ => return None,
+        };
+    }
+    Some(at)
+}
+
+/// The text of a JSON string. `quoted` must be one; anything else is given back as it is.
+pub fn unquote(quoted: &str) -> Cow<'_, str> {
+    if !quoted.starts_with('"') {
+        return Cow::Borrowed(quoted);
+    }
+    let inner = &quoted[1..quoted.len() - 1];
+    if inner.contains('\\') {
+        // A lone surrogate is legal JSON but no text; it reads as the replacement character.
+        serde_json::from_str::<String>(quoted)
+            .map_or_else(|_| Cow::Owned(String::from_utf8_lossy(inner.as_bytes()).replace('\\', "\u{fffd}")), Cow::Owned)
+    } else {
+        Cow::Borrowed(inner)
+    }
+}
+
+/// The text of a value where it is a string.
+pub fn as_text(value: &str) -> Option<Cow<'_, str>> {
+    value.starts_with('"').then(|| unquote(value))
+}
+
+/// Writes a JSON string, with quotes and escapes.
+pub fn push_string(out: &mut String, text: &str) {
+    out.push('"');
+    let mut from = 0;
+    for (i, byte) in text.bytes().enumerate() {
+        let escape = match byte {
+            b'"' => "\\\"",
+            b'\\' => "\\\\",
+            b'\n' => "\\n",
+            b'\r' => "\\r",
+            b'\t' => "\\t",
+            0..=0x1f => "",
+            _ => continue,
+        };
+        out.push_str(&text[from..i]);
+        if escape.is_empty() {
+            out.push_str(&format!("\\u{byte:04x}"))
+        } else {
+            out.push_str(escape)
+        }
+        from = i + 1;
+    }
+    out.push_str(&text[from..]);
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn paths_reach_members_and_items() {
+        let text = r#" { "a" : { "b" : [ 1 , {"c\n":"x\"y"} , [] ] } , "n":null, "a\u0062":7 } "#;
+        assert_eq!(get(text, &["a", "b", "0"]), Some("1"));
+        assert_eq!(get(text, &["a", "b", "1", "c\n"]).map(unquote).as_deref(), Some("x\"y"));
+        assert_eq!(get(text, &["a", "b", "3"]), None);
+        assert_eq!(get(text, &["n"]), Some("null"));
+        assert_eq!(get(text, &["ab"]), Some("7"));
+        assert_eq!(get(text, &["n", "x"]), None);
+    }
+
+    #[test]
+    fn the_last_of_two_equal_keys_counts() {
+        assert_eq!(member(r#"{"a":1,"b":2,"a":3}"#, "a"), Some("3"));
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_before_anything_is_built() {
+        let deep = "[".repeat(100_000);
+        assert_eq!(Json::parse(deep.into()), Err(Error::TooDeep));
+        assert!(Json::parse(format!("{}{}", "[".repeat(DEPTH_MAX), "]".repeat(DEPTH_MAX)).into()).is_ok());
+        assert!(Json::parse(format!("\"{}\"", "[".repeat(1000)).into()).is_ok());
+    }
+
+    #[test]
+    fn broken_text_is_refused() {
+        for text in ["", "{", "{\"a\":}", "[1,]", "nul", "\"\u{1}\"", "01", "{} {}", "{\"a\":1,}", "\"\\x\""] {
+            assert!(matches!(Json::parse(text.into()), Err(Error::Syntax(_))), "{text}");
+        }
+    }
+
+    fn any_json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            ".{0,8}".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 40, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
+                prop::collection::vec((".{0,4}", inner), 0..5).prop_map(|m| m.into_iter().collect::<serde_json::Map<_, _>>().into()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn members_agree_with_a_real_parser(value in any_json(), pretty in any::<bool>()) {
+            let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
+            prop_assert!(Json::parse(text.clone().into()).is_ok());
+            if let Some(map) = value.as_object() {
+                for (key, expected) in map {
+                    let found: serde_json::Value = serde_json::from_str(member(&text, key).unwrap()).unwrap();
+                    prop_assert_eq!(&found, expected);
+                }
+                prop_assert_eq!(members(&text).count(), map.len());
+            }
+            if let Some(list) = value.as_array() {
+                let found: Vec<serde_json::Value> = items(&text).map(|t| serde_json::from_str(t).unwrap()).collect();
+                prop_assert_eq!(&found, list);
+            }
+        }
+
+        #[test]
+        fn strings_are_written_as_they_are_read(text in "\\PC{0,40}|[\\x00-\\x7f]{0,40}") {
+            let mut out = String::new();
+            push_string(&mut out, &text);
+            prop_assert_eq!(serde_json::from_str::<String>(&out).unwrap(), text.clone());
+            prop_assert_eq!(unquote(&out), text);
+        }
+
+        #[test]
+        fn no_input_panics(text in "[\\[\\]{}\",:\\\\a1 ]{0,60}") {
+            let _ = Json::parse(text.clone().into()).map(|j| (members(j.as_str()).count(), items(j.as_str()).count()));
+        }
+    }
+}

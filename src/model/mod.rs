@@ -1,0 +1,23 @@
+//! The words every other module speaks: names, events, time, JSON text, templates, patterns, faults and close codes.
+//! Pure data and pure functions. Knows no runtime, socket, database, web framework or script engine.
+
+pub mod clock;
+pub mod close;
+pub mod event;
+pub mod fault;
+pub mod json;
+pub mod name;
+pub mod pattern;
+pub mod place;
+pub mod schema;
+pub mod template;
+
+pub use clock::Now;
+pub use close::Close;
+pub use event::{Event, NewEvent, Origin};
+pub use fault::{Code, Fault};
+pub use json::Json;
+pub use name::{ChannelName, ClientId};
+pub use place::Place;
+pub use schema::Schema;
+pub use template::Template;

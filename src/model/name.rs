@@ -1,0 +1,47 @@
+//! Names that are valid because they exist: channels and clients.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+/// The longest channel name, in bytes.
+pub const CHANNEL_BYTES_MAX: usize = 256;
+
+/// The name of a channel: 1 to 256 bytes, no white space, no control characters, and none of `*`, `{`, `}`, `?` and `[`,
+/// so that a name is never mistaken for a pattern or a glob.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelName(Arc<str>);
+
+impl ChannelName {
+    /// Checks a text. `None` when it is no channel name.
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = !text.is_empty() && text.len() <= CHANNEL_BYTES_MAX;
+        let plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '*' | '{' | '}' | '?' | '[');
+        (fits && text.chars().all(plain)).then(|| Self(text.into()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name, shared.
+    pub fn shared(&self) -> Arc<str> {
+        self.0.clone()
+    }
+}
+
+impl fmt::Display for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for ChannelName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The public id of one connection, unique while the server runs and not to be guessed.
+pub type ClientId = Arc<str>;

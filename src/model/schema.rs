@@ -1,0 +1,75 @@
+//! JSON Schema, compiled once. Says what is wrong where; knows nothing of what the checked value is for.
+
+use crate::model::fault::Flaw;
+use crate::model::json::Json;
+
+/// How many flaws are told of one value.
+const FLAWS_MAX: usize = 16;
+
+/// A compiled schema (draft 2020-12 unless it names another). Its patterns run in linear time and it fetches nothing.
+#[derive(Debug)]
+pub struct Schema(jsonschema::Validator);
+
+impl Schema {
+    /// Compiles a schema. The error is a JSON Pointer into the schema and what is wrong there.
+    pub fn compile(schema: &serde_json::Value) -> Result<Self, Flaw> {
+        jsonschema::options()
+            .with_pattern_options(jsonschema::PatternOptions::regex())
+            .build(schema)
+            .map(Self)
+            .map_err(|e| Flaw { path: e.instance_path().to_string(), message: shorten(e.to_string()) })
+    }
+
+    /// Checks a value. Paths in the flaws are JSON Pointers into it.
+    pub fn check(&self, value: &Json) -> Result<(), Vec<Flaw>> {
+        let tree = value.to_value();
+        let flaws: Vec<Flaw> = self
+            .0
+            .iter_errors(&tree)
+            .take(FLAWS_MAX)
+            .map(|e| Flaw { path: e.instance_path().to_string(), message: shorten(e.masked().to_string()) })
+            .collect();
+        if flaws.is_empty() { Ok(()) } else { Err(flaws) }
+    }
+}
+
+/// Messages name values; a large one must not come back whole.
+fn shorten(mut message: String) -> String {
+    const BYTES_MAX: usize = 200;
+    if message.len() > BYTES_MAX {
+        message.truncate(message.floor_char_boundary(BYTES_MAX));
+        message.push('…');
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(text: &str) -> Json {
+        Json::parse(text.into()).unwrap()
+    }
+
+    #[test]
+    fn flaws_name_the_path() {
+        let schema = Schema::compile(
+            &serde_json::json!({"required": ["a"], "properties": {"a": {"type": "object", "properties": {"n": {"type": "integer"}}}}}),
+        )
+        .unwrap();
+        assert!(schema.check(&json(r#"{"a":{"n":1}}"#)).is_ok());
+        assert_eq!(schema.check(&json(r#"{"a":{"n":"x"}}"#)).unwrap_err()[0].path, "/a/n");
+        assert_eq!(schema.check(&json("{}")).unwrap_err()[0].path, "");
+    }
+
+    #[test]
+    fn a_broken_schema_says_where() {
+        let flaw = Schema::compile(&serde_json::json!({"properties": {"a": {"type": "sting"}}})).unwrap_err();
+        assert_eq!(flaw.path, "/properties/a/type");
+    }
+
+    #[test]
+    fn a_remote_reference_is_refused_not_fetched() {
+        assert!(Schema::compile(&serde_json::json!({"$ref": "http://127.0.0.1:1/x.json"})).is_err());
+    }
+}

@@ -1,0 +1,576 @@
+//! Templates: JSON with references in it (`$.sessionId`, `"session:{$query.id}"`), compiled when the file is read and
+//! written straight to text when a message passes.
+//!
+//! One rule covers absence everywhere: a missing value drops its key (or its array item); `null` stays `null`; a text with
+//! a missing part is missing as a whole. Where a key stands twice, because of a spread, the later one counts.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::model::json;
+
+/// A compiled template.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Template {
+    /// Constant JSON, encoded.
+    Constant(Box<str>),
+    /// A reference: the value with its JSON type.
+    Value(Reference),
+    /// Text with references in it: a JSON string.
+    Text(Text),
+    /// An array. Missing items are left out.
+    Array(Vec<Template>),
+    /// An object.
+    Object(Vec<Entry>),
+    /// `!json`: the subtree as a JSON string.
+    Encoded(Box<Template>),
+}
+
+/// One entry of an object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Entry {
+    /// A key and its value.
+    Field(Box<str>, Template),
+    /// `"...": …`: all members of another object.
+    Spread(Template),
+}
+
+/// Text with references in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Text(Vec<Part>);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Part {
+    Literal(Box<str>),
+    Value(Reference),
+}
+
+/// What a reference starts from. Which of them may stand where is the configuration's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Root {
+    /// `$.x`: the message.
+    Message,
+    /// `$raw`: the frame as it came.
+    Raw,
+    /// `$type`
+    Type,
+    /// `$data`
+    Data,
+    /// `$conn.x`
+    Conn,
+    /// `$query.x`
+    Query,
+    /// `$path.x`
+    Path,
+    /// `$header.x`
+    Header,
+    /// `$cookie.x`
+    Cookie,
+    /// `$event.x`
+    Event,
+    /// `$channel`: the channel's name; `$channel.x`: what a capture of its pattern holds.
+    Channel,
+    /// `$sub.x`
+    Sub,
+    /// `$result.x`
+    Result,
+    /// `$error.x`
+    Error,
+    /// `$now`: UTC text.
+    Now,
+    /// `$now_ms`: milliseconds since the epoch.
+    NowMs,
+    /// `$uuid`: a new version 4 UUID.
+    Uuid,
+    /// `$random`: twelve random characters of a–z and 0–9.
+    Random,
+}
+
+impl Root {
+    /// Every root with its name; the message's is the empty one.
+    pub const ALL: [(&'static str, Root); 18] = [
+        ("", Root::Message),
+        ("raw", Root::Raw),
+        ("type", Root::Type),
+        ("data", Root::Data),
+        ("conn", Root::Conn),
+        ("query", Root::Query),
+        ("path", Root::Path),
+        ("header", Root::Header),
+        ("cookie", Root::Cookie),
+        ("event", Root::Event),
+        ("channel", Root::Channel),
+        ("sub", Root::Sub),
+        ("result", Root::Result),
+        ("error", Root::Error),
+        ("now", Root::Now),
+        ("now_ms", Root::NowMs),
+        ("uuid", Root::Uuid),
+        ("random", Root::Random),
+    ];
+
+    /// Whether the value is made afresh at each use and has no members.
+    pub fn is_scalar(self) -> bool {
+        matches!(self, Root::Raw | Root::Type | Root::Now | Root::NowMs | Root::Uuid | Root::Random)
+    }
+
+    /// The fixed set of names that may follow, where there is one.
+    pub fn fields(self) -> Option<&'static [&'static str]> {
+        match self {
+            Root::Conn => Some(&["id", "protocol", "user", "session", "ip", "opened", "state"]),
+            Root::Event => Some(&[
+                "id", "type", "data", "channel", "offset", "epoch", "time", "time_ms", "from", "user", "session", "source", "metadata",
+            ]),
+            Root::Sub => Some(&["channel", "key", "meta"]),
+            Root::Error => Some(&["code", "message", "data", "retry_after"]),
+            _ => None,
+        }
+    }
+}
+
+/// A reference: a root and a path below it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reference {
+    /// Where it starts.
+    pub root: Root,
+    /// Member names and array indexes.
+    pub path: Box<[Box<str>]>,
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Root::ALL.iter().find(|(_, root)| *root == self.root).map_or("", |(name, _)| name);
+        write!(f, "${name}")?;
+        self.path.iter().try_for_each(|step| write!(f, ".{step}"))
+    }
+}
+
+/// Why a text is no reference or no text template.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// `$nmae`
+    #[error("unknown reference `${0}`")]
+    UnknownRoot(String),
+    /// `$conn.nmae`
+    #[error("`${root}` has no `{field}`")]
+    UnknownField {
+        /// The root's name.
+        root: &'static str,
+        /// What was written.
+        field: String,
+        /// What there is.
+        known: &'static [&'static str],
+    },
+    /// `$query` alone, or `$now.x`.
+    #[error("{0}")]
+    Shape(String),
+    /// `{` without `}`.
+    #[error("`{{` without `}}`; a literal brace is written `{{{{`")]
+    OpenBrace,
+    /// `{name}` without `$`.
+    #[error("`{{{0}}}` is no reference; write `{{${0}}}`, or `{{{{` for a literal brace")]
+    NotAReference(String),
+}
+
+impl Reference {
+    /// Parses `$.a.b`, `$conn.id`, `$now`, ….
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let body = text.strip_prefix('$').ok_or_else(|| Error::NotAReference(text.into()))?;
+        let mut steps = body.split('.');
+        let name = steps.next().unwrap_or_default();
+        let (_, root) = *Root::ALL.iter().find(|(known, _)| *known == name).ok_or_else(|| Error::UnknownRoot(name.into()))?;
+        // A lone `$` or `$.` is the message itself.
+        let path: Box<[Box<str>]> = steps.map(Box::from).collect();
+        let path = if root == Root::Message && *path == [Box::from("")] { Box::default() } else { path };
+        let valid = |step: &str| !step.is_empty() && step.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '@' | '/'));
+        if let Some(bad) = path.iter().find(|step| !valid(step)) {
+            return Err(Error::Shape(format!("`{bad}` is no name in `{text}`")));
+        }
+        if root.is_scalar() && !path.is_empty() {
+            return Err(Error::Shape(format!("`${name}` has no members")));
+        }
+        if matches!(root, Root::Conn | Root::Event | Root::Sub | Root::Error | Root::Path | Root::Header | Root::Cookie) && path.is_empty()
+        {
+            return Err(Error::Shape(format!("`${name}` needs a name behind it: `${name}.…`")));
+        }
+        if matches!(root, Root::Path | Root::Header | Root::Cookie | Root::Query | Root::Channel) && path.len() > 1 {
+            return Err(Error::Shape(format!("`${name}.{}` is text and has no members", path[0])));
+        }
+        if let (Some(known), Some(field)) = (root.fields(), path.first()) {
+            if !known.contains(&&**field) {
+                let (root, _) = Root::ALL[Root::ALL.iter().position(|(_, r)| *r == root).unwrap_or(0)];
+                return Err(Error::UnknownField { root, field: field.to_string(), known });
+            }
+        }
+        Ok(Self { root, path })
+    }
+
+    /// Whether a scalar of the file is meant as a reference: `$` and then a letter, a dot or nothing.
+    pub fn is_meant(text: &str) -> bool {
+        text.strip_prefix('$').is_some_and(|rest| rest.is_empty() || rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '.'))
+    }
+}
+
+impl Text {
+    /// Parses text with `{$…}` in it. `{{` and `}}` are literal braces. A text that is one reference (`$.x`) is that value as text.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        if Reference::is_meant(text) {
+            return Ok(Self(vec![Part::Value(Reference::parse(text)?)]));
+        }
+        // `$$` at the start is a literal dollar.
+        let mut rest = if text.starts_with("$$") { &text[1..] } else { text };
+        let (mut parts, mut literal) = (Vec::new(), String::new());
+        while let Some(at) = rest.find(['{', '}']) {
+            literal.push_str(&rest[..at]);
+            let brace = &rest[at..at + 1];
+            let after = &rest[at + 1..];
+            if after.starts_with(brace) {
+                literal.push_str(brace);
+                rest = &after[1..];
+            } else if brace == "}" {
+                literal.push('}');
+                rest = after;
+            } else {
+                let end = after.find('}').ok_or(Error::OpenBrace)?;
+                if !after.starts_with('$') {
+                    return Err(Error::NotAReference(after[..end].into()));
+                }
+                if !literal.is_empty() {
+                    parts.push(Part::Literal(std::mem::take(&mut literal).into()));
+                }
+                parts.push(Part::Value(Reference::parse(&after[..end])?));
+                rest = &after[end + 1..];
+            }
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() || parts.is_empty() {
+            parts.push(Part::Literal(literal.into()));
+        }
+        Ok(Self(parts))
+    }
+
+    /// A text without references.
+    pub fn constant(text: &str) -> Self {
+        Self(vec![Part::Literal(text.into())])
+    }
+
+    /// The text where it has no references.
+    pub fn as_constant(&self) -> Option<&str> {
+        match &*self.0 {
+            [Part::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The text up to its first reference.
+    pub fn literal_prefix(&self) -> &str {
+        match self.0.first() {
+            Some(Part::Literal(text)) => text,
+            _ => "",
+        }
+    }
+
+    /// Its references.
+    pub fn references(&self) -> impl Iterator<Item = &Reference> {
+        self.0.iter().filter_map(|p| if let Part::Value(r) = p { Some(r) } else { None })
+    }
+
+    /// The text with its references resolved; `None` where one is missing or `null`.
+    pub fn render<'a>(&'a self, scope: &'a dyn Scope) -> Option<Cow<'a, str>> {
+        if let [part] = &*self.0 {
+            return match part {
+                Part::Literal(text) => Some(Cow::Borrowed(text)),
+                Part::Value(reference) => scope.resolve(reference).into_text(),
+            };
+        }
+        let mut out = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Literal(text) => out.push_str(text),
+                Part::Value(reference) => out.push_str(&scope.resolve(reference).into_text()?),
+            }
+        }
+        Some(Cow::Owned(out))
+    }
+}
+
+/// Something a reference resolved to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// Nothing there.
+    Missing,
+    /// JSON text.
+    Json(Cow<'a, str>),
+    /// Text, not yet encoded.
+    Text(Cow<'a, str>),
+    /// A whole number.
+    Int(i64),
+}
+
+impl<'a> Value<'a> {
+    /// Text that may not be there.
+    pub fn text(value: Option<&'a str>) -> Self {
+        value.map_or(Value::Missing, |text| Value::Text(Cow::Borrowed(text)))
+    }
+
+    /// The value at a path below JSON text that may not be there.
+    pub fn below(value: Option<&'a str>, path: &[Box<str>]) -> Self {
+        value.and_then(|text| json::get(text, path)).map_or(Value::Missing, |text| Value::Json(Cow::Borrowed(text)))
+    }
+
+    fn into_text(self) -> Option<Cow<'a, str>> {
+        match self {
+            Value::Missing => None,
+            Value::Json(Cow::Borrowed(text)) if text != "null" => Some(json::unquote(text)),
+            Value::Json(text) if text != "null" => Some(Cow::Owned(json::unquote(&text).into_owned())),
+            Value::Json(_) => None,
+            Value::Text(text) => Some(text),
+            Value::Int(n) => Some(Cow::Owned(n.to_string())),
+        }
+    }
+
+    /// The value as JSON text; `None` where it is missing.
+    pub fn into_json(self) -> Option<Cow<'a, str>> {
+        match self {
+            Value::Missing => None,
+            Value::Json(text) => Some(text),
+            Value::Text(text) => {
+                let mut out = String::with_capacity(text.len() + 2);
+                json::push_string(&mut out, &text);
+                Some(Cow::Owned(out))
+            }
+            Value::Int(n) => Some(Cow::Owned(n.to_string())),
+        }
+    }
+}
+
+/// What references resolve against.
+pub trait Scope {
+    /// The value of a reference. It must be [`Value::Missing`] for a root this scope does not have.
+    fn resolve<'a>(&'a self, reference: &'a Reference) -> Value<'a>;
+}
+
+impl Template {
+    /// A constant.
+    pub fn constant(value: &serde_json::Value) -> Self {
+        Template::Constant(value.to_string().into())
+    }
+
+    /// The whole as JSON text; `None` where it is missing.
+    pub fn render(&self, scope: &dyn Scope) -> Option<String> {
+        let mut out = String::with_capacity(128);
+        self.write(scope, &mut out).then_some(out)
+    }
+
+    /// Appends the value; `false`, with nothing appended, where it is missing.
+    fn write(&self, scope: &dyn Scope, out: &mut String) -> bool {
+        match self {
+            Template::Constant(text) => out.push_str(text),
+            Template::Value(reference) => match scope.resolve(reference) {
+                Value::Missing => return false,
+                Value::Json(text) => out.push_str(&text),
+                Value::Text(text) => json::push_string(out, &text),
+                Value::Int(n) => out.push_str(&n.to_string()),
+            },
+            Template::Text(text) => match text.render(scope) {
+                None => return false,
+                Some(text) => json::push_string(out, &text),
+            },
+            Template::Array(items) => {
+                out.push('[');
+                for item in items {
+                    separated(out, '[', |out| item.write(scope, out));
+                }
+                out.push(']');
+            }
+            Template::Object(entries) => write_object(entries, scope, out),
+            Template::Encoded(inner) => match inner.render(scope) {
+                None => return false,
+                Some(text) => json::push_string(out, &text),
+            },
+        }
+        true
+    }
+
+    /// Every reference in it.
+    pub fn references(&self) -> Vec<&Reference> {
+        let mut found = Vec::new();
+        self.collect(&mut found);
+        found
+    }
+
+    fn collect<'t>(&'t self, found: &mut Vec<&'t Reference>) {
+        match self {
+            Template::Constant(_) => {}
+            Template::Value(reference) => found.push(reference),
+            Template::Text(text) => found.extend(text.references()),
+            Template::Array(items) => items.iter().for_each(|item| item.collect(found)),
+            Template::Object(entries) => entries.iter().for_each(|entry| match entry {
+                Entry::Field(_, value) | Entry::Spread(value) => value.collect(found),
+            }),
+            Template::Encoded(inner) => inner.collect(found),
+        }
+    }
+}
+
+/// Writes a comma where one is due, then what `write` writes; takes the comma back where that is nothing.
+fn separated(out: &mut String, open: char, write: impl FnOnce(&mut String) -> bool) {
+    let before = out.len();
+    if !out.ends_with(open) {
+        out.push(',');
+    }
+    if !write(out) {
+        out.truncate(before);
+    }
+}
+
+fn write_object(entries: &[Entry], scope: &dyn Scope, out: &mut String) {
+    // Without a spread no key stands twice, and every value goes straight to the output.
+    if !entries.iter().any(|e| matches!(e, Entry::Spread(_))) {
+        let start = out.len();
+        out.push('{');
+        for entry in entries {
+            if let Entry::Field(key, value) = entry {
+                let before = out.len();
+                if before > start + 1 {
+                    out.push(',');
+                }
+                json::push_string(out, key);
+                out.push(':');
+                if !value.write(scope, out) {
+                    out.truncate(before);
+                }
+            }
+        }
+        out.push('}');
+        return;
+    }
+    let rendered: Vec<Option<String>> = entries
+        .iter()
+        .map(|entry| match entry {
+            Entry::Field(_, value) | Entry::Spread(value) => value.render(scope),
+        })
+        .collect();
+    let stands_later = |from: usize, quoted: &str| {
+        entries.iter().zip(&rendered).skip(from + 1).any(|(entry, text)| match (entry, text) {
+            (Entry::Field(key, _), Some(_)) => json::key_is(quoted, key),
+            (Entry::Spread(_), Some(text)) => json::members(text).any(|(k, _)| k == quoted || json::unquote(k) == json::unquote(quoted)),
+            (_, None) => false,
+        })
+    };
+    let start = out.len();
+    out.push('{');
+    let mut push = |quoted: &str, value: &str| {
+        if out.len() > start + 1 {
+            out.push(',');
+        }
+        out.push_str(quoted);
+        out.push(':');
+        out.push_str(value);
+    };
+    for (i, (entry, text)) in entries.iter().zip(&rendered).enumerate() {
+        match (entry, text) {
+            (_, None) => {}
+            (Entry::Field(key, _), Some(text)) => {
+                let mut quoted = String::with_capacity(key.len() + 2);
+                json::push_string(&mut quoted, key);
+                if !stands_later(i, &quoted) {
+                    push(&quoted, text);
+                }
+            }
+            (Entry::Spread(_), Some(text)) => {
+                for (quoted, value) in json::members(text) {
+                    if !stands_later(i, quoted) {
+                        push(quoted, value);
+                    }
+                }
+            }
+        }
+    }
+    out.push('}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Message(&'static str);
+
+    impl Scope for Message {
+        fn resolve<'a>(&'a self, reference: &'a Reference) -> Value<'a> {
+            match reference.root {
+                Root::Message => Value::below(Some(self.0), &reference.path),
+                Root::NowMs => Value::Int(7),
+                Root::Type => Value::Text("a\"b".into()),
+                _ => Value::Missing,
+            }
+        }
+    }
+
+    fn field(key: &str, value: Template) -> Entry {
+        Entry::Field(key.into(), value)
+    }
+
+    fn value(text: &str) -> Template {
+        Template::Value(Reference::parse(text).unwrap())
+    }
+
+    fn text(text: &str) -> Template {
+        Template::Text(Text::parse(text).unwrap())
+    }
+
+    #[test]
+    fn values_keep_their_type_and_missing_ones_drop_their_key() {
+        let template = Template::Object(vec![
+            field("a", value("$.n")),
+            field("gone", value("$.x.y")),
+            field("null", value("$.null")),
+            field("t", value("$type")),
+            field("ms", value("$now_ms")),
+            field("list", Template::Array(vec![value("$.x"), value("$.n"), value("$.x"), value("$.o")])),
+        ]);
+        assert_eq!(
+            template.render(&Message(r#"{"n":1.50,"null":null,"o":{"k":[1]}}"#)).unwrap(),
+            r#"{"a":1.50,"null":null,"t":"a\"b","ms":7,"list":[1.50,{"k":[1]}]}"#
+        );
+    }
+
+    #[test]
+    fn a_text_with_a_missing_part_is_missing() {
+        assert_eq!(text("session:{$.id}").render(&Message(r#"{"id":"s 1"}"#)).unwrap(), r#""session:s 1""#);
+        assert_eq!(text("session:{$.id}").render(&Message("{}")), None);
+        assert_eq!(text("session:{$.id}").render(&Message(r#"{"id":null}"#)), None);
+        assert_eq!(text("{{{$.id}}}").render(&Message(r#"{"id":5}"#)).unwrap(), r#""{5}""#);
+        assert_eq!(text("$$now").render(&Message("{}")).unwrap(), r#""$now""#);
+    }
+
+    #[test]
+    fn of_equal_keys_the_later_one_counts() {
+        let spread = || Entry::Spread(value("$.d"));
+        let message = Message(r#"{"d":{"a":1,"t":2}}"#);
+        let constant = || Template::Constant("9".into());
+        assert_eq!(Template::Object(vec![field("t", constant()), spread()]).render(&message).unwrap(), r#"{"a":1,"t":2}"#);
+        assert_eq!(Template::Object(vec![spread(), field("t", constant())]).render(&message).unwrap(), r#"{"a":1,"t":9}"#);
+        assert_eq!(Template::Object(vec![spread(), field("t", value("$.none"))]).render(&message).unwrap(), r#"{"a":1,"t":2}"#);
+        assert_eq!(Template::Object(vec![spread(), spread()]).render(&message).unwrap(), r#"{"a":1,"t":2}"#);
+        assert_eq!(Template::Object(vec![Entry::Spread(value("$.none")), field("k", constant())]).render(&message).unwrap(), r#"{"k":9}"#);
+    }
+
+    #[test]
+    fn encoded_is_a_string_of_json() {
+        let template = Template::Encoded(Box::new(Template::Object(vec![field("a", value("$.d"))])));
+        assert_eq!(template.render(&Message(r#"{"d":"x"}"#)).unwrap(), r#""{\"a\":\"x\"}""#);
+    }
+
+    #[test]
+    fn wrong_references_say_why() {
+        assert_eq!(Reference::parse("$nmae"), Err(Error::UnknownRoot("nmae".into())));
+        assert!(matches!(Reference::parse("$conn.nmae"), Err(Error::UnknownField { .. })));
+        assert!(matches!(Reference::parse("$now.x"), Err(Error::Shape(_))));
+        assert!(matches!(Reference::parse("$conn"), Err(Error::Shape(_))));
+        assert!(matches!(Reference::parse("$.a..b"), Err(Error::Shape(_))));
+        assert_eq!(Text::parse("a {b} c"), Err(Error::NotAReference("b".into())));
+        assert_eq!(Text::parse("a {$.b"), Err(Error::OpenBrace));
+        assert!(Reference::parse("$").unwrap().path.is_empty());
+    }
+}
