@@ -114,6 +114,8 @@ pub struct Flaw {
 pub struct Fault {
     /// The kind.
     pub code: Code,
+    /// A code of a script's own, told in place of the kind's.
+    pub label: Option<String>,
     /// What the sender is told, unless the protocol's `errors:` says otherwise.
     pub message: String,
     /// More for the sender: `$error.data`.
@@ -134,7 +136,7 @@ impl Fault {
 
     /// A fault with a message of its own.
     pub fn with(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), data: None, flaws: Vec::new(), retry_after: None, detail: None }
+        Self { code, label: None, message: message.into(), data: None, flaws: Vec::new(), retry_after: None, detail: None }
     }
 
     /// Adds what the log should say besides.
@@ -149,6 +151,11 @@ impl Fault {
     pub fn data(mut self, data: Json) -> Self {
         self.data = Some(data);
         self
+    }
+
+    /// The code as the sender is told it.
+    pub fn code_text(&self) -> &str {
+        self.label.as_deref().unwrap_or(self.code.as_str())
     }
 
     /// Whole seconds to wait, rounded up, at least one.

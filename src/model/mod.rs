@@ -11,6 +11,7 @@ pub mod pattern;
 pub mod place;
 pub mod schema;
 pub mod template;
+pub mod view;
 
 pub use clock::Now;
 pub use close::Close;

@@ -20,6 +20,11 @@ impl ChannelName {
         (fits && text.chars().all(plain)).then(|| Self(text.into()))
     }
 
+    /// Stands for no channel, in a subscription's place, where an event is sent directly: the empty name, which no channel has.
+    pub fn direct() -> Self {
+        Self("".into())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -34,6 +39,12 @@ impl ChannelName {
 impl fmt::Display for ChannelName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl serde::Serialize for ChannelName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 

@@ -1,0 +1,199 @@
+//! `POST /api/publish` and `POST /api/sources/{name}`: events from the application.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{Request, Response, StatusCode};
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use crate::http::api::Api;
+use crate::http::body::{read_json, request_view};
+use crate::http::problem::Problem;
+use crate::http::site::{conclude, json, published, settle};
+use crate::model::event::Origin;
+use crate::model::fault::Flaw;
+use crate::model::json::{as_text, items, key_is, members};
+use crate::model::{Json, Now};
+use crate::pipeline::publish::{Destination, Proposal};
+
+/// The largest body.
+const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// The most targets of one call.
+const TARGETS_MAX: usize = 1000;
+
+/// The longest `id`.
+const ID_BYTES_MAX: usize = 128;
+
+/// How long an `id` publishes once.
+const ONCE_WITHIN: Duration = Duration::from_secs(300);
+
+/// How many ids are remembered. The oldest goes first.
+const IDS_MAX: usize = 50_000;
+
+/// `POST /api/publish`
+pub async fn publish(State(api): State<Arc<Api>>, request: Request<Body>) -> Result<Response<Body>, Problem> {
+    let (parts, body) = request.into_parts();
+    let body = read_json(&parts, body, BODY_BYTES_MAX).await?.ok_or_else(no_body)?;
+    let order = Order::read(&body).map_err(invalid)?;
+    let now = Now::read();
+    let except = order.except.as_ref().and_then(|id| api.router.context.hub.connection(id)).map(|c| c.key);
+    let proposal = Proposal {
+        kind: order.kind.as_str().into(),
+        data: order.data.clone().unwrap_or_else(Json::empty_object),
+        metadata: order.metadata.clone(),
+        origin: Arc::new(Origin { source: "api".into(), ..Origin::default() }),
+        id: order.id.as_deref().and_then(|id| Uuid::parse_str(id).ok()),
+        except,
+    };
+    let go = || api.router.publish(&order.targets, &proposal, now).map_err(Problem::from);
+    let (answer, applied) = match &order.id {
+        None => go().map(|applied| (published(&applied), Some(applied)))?,
+        Some(id) => {
+            // One lock from the look-up to the entry: of two calls at once with one id, one publishes.
+            let mut recent = api.recent.lock();
+            match recent.get(id, now.instant) {
+                Some(answer) => (answer, None),
+                None => {
+                    let applied = go()?;
+                    let answer = published(&applied);
+                    recent.insert(id.clone(), answer.clone(), now.instant);
+                    (answer, Some(applied))
+                }
+            }
+        }
+    };
+    if let Some(applied) = applied {
+        settle(&api.router, &applied).await?;
+    }
+    let answer = if order.is_list && !answer.is_array() { serde_json::json!([answer]) } else { answer };
+    Ok(json(StatusCode::ACCEPTED, answer.to_string()))
+}
+
+/// `POST /api/sources/{name}`
+pub async fn source(State(api): State<Arc<Api>>, Path(name): Path<String>, request: Request<Body>) -> Result<Response<Body>, Problem> {
+    let sources = &api.router.context.runtime.plan.sources;
+    let known = || sources.iter().map(|s| format!("`{}`", s.name)).collect::<Vec<_>>().join(", ");
+    let source = sources
+        .iter()
+        .find(|s| *s.name == name)
+        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no source `{name}`; there is {}", known())))?;
+    let (parts, body) = request.into_parts();
+    let body = read_json(&parts, body, BODY_BYTES_MAX).await?.ok_or_else(no_body)?;
+    let view = request_view(&parts, Vec::new());
+    conclude(&api.router, api.router.source(source, body, Some(&view), Now::read())?, false).await
+}
+
+fn no_body() -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "the request has no body; it must be a JSON object")
+}
+
+fn invalid(errors: Vec<Flaw>) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "the body is not what this call takes").errors(errors)
+}
+
+/// What a body asks for.
+struct Order {
+    targets: Vec<Destination>,
+    is_list: bool,
+    kind: String,
+    data: Option<Json>,
+    metadata: Option<Json>,
+    id: Option<String>,
+    except: Option<String>,
+}
+
+impl Order {
+    /// Reads a body and names everything that is wrong with it.
+    fn read(body: &Json) -> Result<Self, Vec<Flaw>> {
+        let mut order = Order { targets: Vec::new(), is_list: false, kind: "event".into(), data: None, metadata: None, id: None, except: None };
+        let mut flaws = Vec::new();
+        if !body.as_str().trim_start().starts_with('{') {
+            return Err(vec![Flaw { path: String::new(), message: "must be an object".into() }]);
+        }
+        let mut named = 0;
+        for (key, value) in members(body.as_str()) {
+            let mut wrong = |path: &str, message: &str| flaws.push(Flaw { path: format!("/{path}"), message: message.into() });
+            let text = || as_text(value).filter(|text| !text.is_empty()).map(std::borrow::Cow::into_owned);
+            let is = |name: &str| key_is(key, name);
+            if let Some((name, wrap)) = TARGETS.iter().find(|(name, _)| is(name)) {
+                named += 1;
+                order.is_list = value.starts_with('[');
+                let all: Vec<&str> = if order.is_list { items(value).collect() } else { vec![value] };
+                if all.is_empty() || all.len() > TARGETS_MAX {
+                    wrong(name, &format!("must name 1 to {TARGETS_MAX} targets"));
+                }
+                for (i, item) in all.iter().take(TARGETS_MAX).enumerate() {
+                    match as_text(item).filter(|text| !text.is_empty()) {
+                        Some(text) => order.targets.push(wrap(text.into_owned())),
+                        None if order.is_list => wrong(&format!("{name}/{i}"), "must be a text that is not empty"),
+                        None => wrong(name, "must be a text that is not empty, or a list of such"),
+                    }
+                }
+            } else if is("type") {
+                match text() {
+                    Some(kind) if kind.len() <= 256 => order.kind = kind,
+                    _ => wrong("type", "must be a text of 1 to 256 bytes"),
+                }
+            } else if is("data") {
+                order.data = Some(body.slice(value));
+            } else if is("metadata") {
+                if value.starts_with('{') { order.metadata = Some(body.slice(value)) } else { wrong("metadata", "must be an object") }
+            } else if is("id") {
+                match text() {
+                    Some(id) if id.len() <= ID_BYTES_MAX => order.id = Some(id),
+                    _ => wrong("id", &format!("must be a text of 1 to {ID_BYTES_MAX} bytes")),
+                }
+            } else if is("except") {
+                match text() {
+                    Some(id) => order.except = Some(id),
+                    None => wrong("except", "must be the id of a client"),
+                }
+            } else {
+                let shown: String = key.trim_matches('"').chars().take(100).collect();
+                wrong(&shown, "is not known here; there is channel, user, session, client, type, data, id, metadata, except");
+            }
+        }
+        if named != 1 {
+            flaws.push(Flaw { path: String::new(), message: "must name one target: channel, user, session or client".into() });
+        }
+        if flaws.is_empty() { Ok(order) } else { Err(flaws) }
+    }
+}
+
+type Wrap = fn(String) -> Destination;
+
+const TARGETS: [(&str, Wrap); 4] =
+    [("channel", Destination::Channel), ("user", Destination::User), ("session", Destination::Session), ("client", Destination::Client)];
+
+/// The ids of the last minutes with the answers they got.
+#[derive(Default)]
+pub struct Recent {
+    answers: HashMap<String, (Instant, serde_json::Value)>,
+    order: VecDeque<(Instant, String)>,
+}
+
+/// [`Recent`], shared. Held from the look-up to the entry, over one publish.
+pub type RecentIds = Mutex<Recent>;
+
+impl Recent {
+    fn get(&mut self, id: &str, now: Instant) -> Option<serde_json::Value> {
+        while let Some((at, oldest)) = self.order.front() {
+            if now.saturating_duration_since(*at) < ONCE_WITHIN && self.order.len() < IDS_MAX {
+                break;
+            }
+            self.answers.remove(oldest);
+            self.order.pop_front();
+        }
+        self.answers.get(id).map(|(_, answer)| answer.clone())
+    }
+
+    fn insert(&mut self, id: String, answer: serde_json::Value, now: Instant) {
+        self.order.push_back((now, id.clone()));
+        self.answers.insert(id, (now, answer));
+    }
+}

@@ -1,0 +1,12 @@
+//! The HTTP doors: listeners, who may come in, WebSocket handshakes, rows and sources over HTTP, the REST interface.
+//! Knows requests and answers; everything else it leaves to the router.
+
+pub mod api;
+pub mod auth;
+pub mod body;
+pub mod guard;
+pub mod listen;
+pub mod measure;
+pub mod problem;
+pub mod site;
+pub mod upgrade;

@@ -1,0 +1,77 @@
+//! Errors over HTTP: `application/problem+json` (RFC 9457), with every flaw named by its path.
+
+use axum::body::Body;
+use axum::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{Response, StatusCode};
+use axum::response::IntoResponse;
+
+use crate::model::Fault;
+use crate::model::fault::Flaw;
+
+/// A refused request.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    status: StatusCode,
+    detail: String,
+    errors: Vec<Flaw>,
+    kind: &'static str,
+    retry_after_s: Option<u64>,
+    allow: Option<String>,
+}
+
+impl Problem {
+    /// A problem with a status and what happened, why, and what to do.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into(), errors: Vec::new(), kind: "about:blank", retry_after_s: None, allow: None }
+    }
+
+    /// Several things are wrong, each at a path.
+    #[must_use]
+    pub fn errors(mut self, errors: Vec<Flaw>) -> Self {
+        self.errors = errors;
+        self
+    }
+
+    /// The methods that would have done.
+    #[must_use]
+    pub fn allow(mut self, methods: String) -> Self {
+        self.allow = Some(methods);
+        self
+    }
+}
+
+impl From<Fault> for Problem {
+    fn from(fault: Fault) -> Self {
+        let status = StatusCode::from_u16(fault.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry_after_s = fault.retry_after_s().or((status == StatusCode::SERVICE_UNAVAILABLE).then_some(1));
+        Self { status, detail: fault.message, errors: fault.flaws, kind: fault.code.as_str(), retry_after_s, allow: None }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response<Body> {
+        let mut body = serde_json::json!({
+            "type": if self.kind == "about:blank" { self.kind.to_owned() } else { format!("urn:tramline:fault:{}", self.kind) },
+            "title": self.status.canonical_reason().unwrap_or("Error"),
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        if !self.errors.is_empty() {
+            body["errors"] = self.errors.iter().map(|flaw| serde_json::json!({ "path": flaw.path, "message": flaw.message })).collect();
+        }
+        let mut response = Response::new(Body::from(body.to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(allow) = self.allow.and_then(|methods| HeaderValue::from_str(&methods).ok()) {
+            headers.insert(ALLOW, allow);
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

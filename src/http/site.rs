@@ -1,0 +1,230 @@
+//! What is served on one listener: WebSocket protocols, their HTTP rows, HTTP sources. The path chooses, then the method.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, HeaderValue, VARY};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
+use axum::response::IntoResponse;
+use hyper::body::Incoming;
+
+use crate::apply::Applied;
+use crate::config::plan::{Listen, ProtocolPlan, SourceKind, SourcePlan};
+use crate::http::listen::Serve;
+use crate::http::problem::Problem;
+use crate::http::upgrade::{self, Upgrader};
+use crate::http::{body, guard};
+use crate::model::event::epoch_text;
+use crate::model::{Json, Now};
+use crate::router::{Outcome, Router};
+use crate::routing::paths::{Parameters, PathTable};
+
+/// The largest body of a source's request.
+const SOURCE_BODY_BYTES_MAX: usize = 1 << 20;
+
+/// One listener's table.
+pub struct Site {
+    router: Arc<Router>,
+    upgrader: Upgrader,
+    loopback: bool,
+    paths: PathTable<Endpoint>,
+}
+
+/// What is served at one path.
+#[derive(Default)]
+struct Endpoint {
+    /// The protocol, by its place in the runtime.
+    websocket: Option<usize>,
+    methods: BTreeMap<Arc<str>, Target>,
+}
+
+#[derive(Clone, Copy)]
+enum Target {
+    /// A row of a protocol's `http:`.
+    Row { protocol: usize, row: usize },
+    /// A source.
+    Source(usize),
+}
+
+impl Site {
+    /// All that the configuration serves on this address.
+    pub fn new(router: Arc<Router>, upgrader: Upgrader, listen: &Listen) -> Self {
+        let mut paths: PathTable<Endpoint> = PathTable::new();
+        for (protocol, entry) in router.context.runtime.protocols.iter().enumerate().filter(|(_, p)| p.plan.listen == *listen) {
+            paths.entry(&entry.plan.path).websocket = Some(protocol);
+            for (row, http) in entry.plan.http.iter().enumerate() {
+                paths.entry(&http.path).methods.insert(http.method.clone(), Target::Row { protocol, row });
+            }
+        }
+        for (index, source) in router.context.runtime.plan.sources.iter().enumerate() {
+            if let SourceKind::Http { method, path, listen: at, .. } = &source.kind {
+                if at == listen {
+                    paths.entry(path).methods.insert(method.clone(), Target::Source(index));
+                }
+            }
+        }
+        Self { router, upgrader, loopback: listen.is_loopback(), paths }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Result<Response<Body>, Problem> {
+        guard::check_host(request.headers(), self.loopback)?;
+        let nothing = || Problem::new(StatusCode::NOT_FOUND, format!("nothing is served at {}", request.uri().path()));
+        let (endpoint, parameters) = self.paths.find(request.uri().path()).ok_or_else(nothing)?;
+        if upgrade::is_wanted(&request) {
+            let protocol = endpoint.websocket.ok_or_else(nothing)?;
+            guard::check_origin(request.method(), request.headers(), &self.protocol(protocol).origins)?;
+            return self.upgrader.upgrade(&self.router, protocol, request, parameters, peer);
+        }
+        let Some(target) = self.target(endpoint, request.method(), request.headers()) else { return Err(unmet(endpoint)) };
+        let preflight = request.method() == Method::OPTIONS;
+        let origin = guard::check_origin(request.method(), request.headers(), self.origins(target))?;
+        let (parts, incoming) = request.into_parts();
+        let answered = if preflight { Ok(preflight_answer(endpoint)) } else { self.run(target, parts, Body::new(incoming), parameters).await };
+        let mut response = answered.unwrap_or_else(IntoResponse::into_response);
+        if let Some(origin) = origin {
+            name_origin(response.headers_mut(), origin);
+        }
+        Ok(response)
+    }
+
+    fn protocol(&self, index: usize) -> &ProtocolPlan {
+        &self.router.context.runtime.protocols[index].plan
+    }
+
+    fn source(&self, index: usize) -> &SourcePlan {
+        &self.router.context.runtime.plan.sources[index]
+    }
+
+    fn origins(&self, target: Target) -> &[String] {
+        match target {
+            Target::Row { protocol, .. } => &self.protocol(protocol).origins,
+            Target::Source(index) => match &self.source(index).kind {
+                SourceKind::Http { origins, .. } => origins,
+                SourceKind::Every { .. } => &[],
+            },
+        }
+    }
+
+    /// The target of a method; for a preflight that of the method it asks for.
+    fn target(&self, endpoint: &Endpoint, method: &Method, headers: &HeaderMap) -> Option<Target> {
+        let method = match (method, headers.get("access-control-request-method").and_then(|v| v.to_str().ok())) {
+            (&Method::OPTIONS, Some(asked)) => asked,
+            (&Method::HEAD, _) => "GET",
+            (method, _) => method.as_str(),
+        };
+        endpoint.methods.get(method).copied()
+    }
+
+    async fn run(&self, target: Target, parts: Parts, body: Body, parameters: Parameters) -> Result<Response<Body>, Problem> {
+        let view = body::request_view(&parts, parameters);
+        let (outcome, row_answers) = match target {
+            Target::Row { protocol, row } => {
+                let plan = self.protocol(protocol);
+                let json = body::read_json(&parts, body, plan.limits.message).await?.unwrap_or_else(Json::null);
+                (self.router.http(plan, &plan.http[row], json, &view, Now::read())?, true)
+            }
+            Target::Source(index) => {
+                let source = self.source(index);
+                if let SourceKind::Http { token, .. } = &source.kind {
+                    guard::check_token(&parts.headers, token.as_ref())?;
+                }
+                let missing = || Problem::new(StatusCode::BAD_REQUEST, "the body must be JSON: {\"type\": …, \"data\": …}");
+                let json = body::read_json(&parts, body, SOURCE_BODY_BYTES_MAX).await?.ok_or_else(missing)?;
+                (self.router.source(source, json, Some(&view), Now::read())?, false)
+            }
+        };
+        conclude(&self.router, outcome, row_answers).await
+    }
+}
+
+/// The answer to what a row did: its reply, or what was published.
+pub async fn conclude(router: &Router, outcome: Outcome, row_answers: bool) -> Result<Response<Body>, Problem> {
+    settle(router, &outcome.applied).await?;
+    let status = outcome.status.and_then(|status| StatusCode::from_u16(status).ok());
+    match outcome.reply {
+        Some(reply) => Ok(json(status.unwrap_or(StatusCode::OK), reply.as_str().to_owned())),
+        None if row_answers && outcome.applied.published.is_empty() => Ok(status.unwrap_or(StatusCode::NO_CONTENT).into_response()),
+        None => Ok(json(status.unwrap_or(StatusCode::ACCEPTED), published(&outcome.applied).to_string())),
+    }
+}
+
+/// Waits until what was published is stored, where it is to be stored.
+pub async fn settle(router: &Router, applied: &Applied) -> Result<(), Problem> {
+    let Some(ticket) = applied.ticket else { return Ok(()) };
+    router.store.committed(ticket).await.map_err(|why| {
+        tracing::warn!(%why, "a published event is not stored yet");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "delivered, but not stored yet: the store does not answer; see /readyz")
+    })
+}
+
+/// `{"id","channel","offset","epoch","delivered"}`: one object for one event, a list for several.
+pub fn published(applied: &Applied) -> serde_json::Value {
+    let mut answers: Vec<serde_json::Value> = applied
+        .published
+        .iter()
+        .map(|published| {
+            let event = &published.event;
+            let mut answer = serde_json::json!({ "id": event.new.id });
+            if let Some(channel) = &event.channel {
+                answer["channel"] = channel.as_str().into();
+                answer["offset"] = event.offset.into();
+                answer["epoch"] = epoch_text(event.epoch).into();
+            }
+            answer["delivered"] = published.delivered.into();
+            answer
+        })
+        .collect();
+    if answers.len() == 1 { answers.remove(0) } else { answers.into() }
+}
+
+/// A JSON answer.
+pub fn json(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Lets the page of an origin that was let in read the answer.
+pub fn name_origin(headers: &mut HeaderMap, origin: HeaderValue) {
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.append(VARY, HeaderValue::from_static("Origin"));
+}
+
+/// The answer to a preflight for one of these methods.
+pub fn allow_methods(methods: &str) -> Response<Body> {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(methods) {
+        headers.insert("access-control-allow-methods", value);
+    }
+    headers.insert("access-control-allow-headers", HeaderValue::from_static("content-type, authorization, last-event-id"));
+    headers.insert("access-control-max-age", HeaderValue::from_static("600"));
+    response
+}
+
+fn preflight_answer(endpoint: &Endpoint) -> Response<Body> {
+    allow_methods(&methods(endpoint))
+}
+
+fn methods(endpoint: &Endpoint) -> String {
+    endpoint.methods.keys().map(|m| &**m).collect::<Vec<_>>().join(", ")
+}
+
+fn unmet(endpoint: &Endpoint) -> Problem {
+    if endpoint.methods.is_empty() {
+        return Problem::new(StatusCode::UPGRADE_REQUIRED, "a WebSocket is served here: connect with ws://, not http://");
+    }
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method").allow(methods(endpoint))
+}
+
+impl Serve for Site {
+    async fn serve(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+        let mut response = self.answer(request, peer).await.unwrap_or_else(IntoResponse::into_response);
+        response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        response
+    }
+}

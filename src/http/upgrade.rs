@@ -1,0 +1,193 @@
+//! From an HTTP request to a WebSocket connection: handshake, identity, admission. The connection's task gets nothing of the
+//! request but a snapshot.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use base64::Engine as _;
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::plan::ProtocolPlan;
+use crate::connection;
+use crate::connection::websocket::WebSocket;
+use crate::hub::Connection;
+use crate::http::auth;
+use crate::http::body::request_view;
+use crate::http::listen::SocketPermit;
+use crate::http::problem::Problem;
+use crate::limits::Verdict;
+use crate::model::view::{ConnView, RequestView};
+use crate::model::{Close, Code, Fault, Json, Now};
+use crate::pipeline::scope::Reach;
+use crate::router::Router;
+use crate::routing::paths::Parameters;
+
+/// How long the switch from HTTP may take.
+const UPGRADE_WITHIN: Duration = Duration::from_secs(10);
+
+/// The longest user or session name taken from a request.
+const NAME_BYTES_MAX: usize = 256;
+
+/// Turns requests into connections, each a task of its own.
+#[derive(Clone)]
+pub struct Upgrader {
+    /// Whose tasks they are.
+    pub tasks: TaskTracker,
+    /// When they are to close.
+    pub stop: CancellationToken,
+}
+
+/// Whether a request asks for a WebSocket.
+pub fn is_wanted<B>(request: &Request<B>) -> bool {
+    has_token(request.headers(), &UPGRADE, "websocket")
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case(token))
+}
+
+/// Checks the handshake (RFC 6455, section 4.2.1) and gives the answer to its key.
+fn accept_key<B>(request: &Request<B>) -> Result<HeaderValue, Problem> {
+    let bad = |why: &str| Problem::new(StatusCode::BAD_REQUEST, format!("not a WebSocket handshake: {why}"));
+    let headers = request.headers();
+    if request.method() != Method::GET {
+        return Err(bad("the method must be GET"));
+    }
+    if !has_token(headers, &CONNECTION, "upgrade") {
+        return Err(bad("`Connection` must name `Upgrade`"));
+    }
+    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
+        return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "only version 13 of WebSocket is served"));
+    }
+    let key = headers.get(SEC_WEBSOCKET_KEY).ok_or_else(|| bad("`Sec-WebSocket-Key` is missing"))?;
+    if base64::engine::general_purpose::STANDARD.decode(key.as_bytes()).map_or(true, |raw| raw.len() != 16) {
+        return Err(bad("`Sec-WebSocket-Key` must be 16 bytes in base64"));
+    }
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| bad("`Sec-WebSocket-Key` is not text"))
+}
+
+impl Upgrader {
+    /// Answers a handshake and starts the connection's task.
+    pub fn upgrade(
+        &self,
+        router: &Arc<Router>,
+        protocol: usize,
+        mut request: Request<Incoming>,
+        parameters: Parameters,
+        peer: SocketAddr,
+    ) -> Result<Response<Body>, Problem> {
+        let accept = accept_key(&request)?;
+        if self.stop.is_cancelled() {
+            return Err(Fault::with(Code::Unavailable, "the server is stopping").into());
+        }
+        let now = Now::read();
+        let upgrade = hyper::upgrade::on(&mut request);
+        let permit = request.extensions().get::<SocketPermit>().cloned();
+        let (parts, _) = request.into_parts();
+        let entry = &router.context.runtime.protocols[protocol];
+        let ip: Arc<str> = peer.ip().to_canonical().to_string().into();
+        if let Some(limit) = &entry.connect_limit {
+            let wait = match limit.check(&ip, now) {
+                Verdict::Pass => None,
+                Verdict::Over { retry_after } => Some(retry_after),
+                Verdict::Flooding => Some(Duration::from_secs(60)),
+            };
+            if wait.is_some() {
+                let mut fault = Fault::with(Code::RateLimited, "too many new connections from this address");
+                fault.retry_after = wait;
+                return Err(fault.into());
+            }
+        }
+        let view = Arc::new(request_view(&parts, parameters));
+        match identify(&entry.plan, view, ip, now) {
+            Ok((view, expires)) => {
+                let limits = &entry.plan.limits;
+                let connection = Connection::new(router.context.hub.next_key(), protocol, now, view, limits.outbox, limits.slow.clone(), entry.metrics.clone());
+                let connection = Arc::new(connection);
+                router.admit(&connection)?;
+                self.tasks.spawn(run(router.clone(), connection, upgrade, expires, self.stop.clone(), permit));
+            }
+            Err(why) => {
+                tracing::info!(protocol = %entry.plan.name, %why, "a connection without a valid token was closed");
+                entry.metrics.closed(&Close::Unauthorized);
+                self.tasks.spawn(turn_away(upgrade, Close::Unauthorized, permit));
+            }
+        }
+        Ok(switching(accept))
+    }
+}
+
+fn switching(accept: HeaderValue) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    response
+}
+
+/// Who a request's connection is, and when its token runs out.
+fn identify(plan: &ProtocolPlan, request: Arc<RequestView>, ip: Arc<str>, now: Now) -> Result<(ConnView, Option<Instant>), String> {
+    let identity = plan.auth.as_ref().map(|auth| auth::check(auth, &request)).transpose()?;
+    let reach = Reach { request: Some(&request), ..Reach::at(now) };
+    let text = |template: &Option<crate::model::template::Text>| {
+        let text = template.as_ref().and_then(|t| t.render(&reach));
+        text.filter(|text| !text.is_empty() && text.len() <= NAME_BYTES_MAX).map(|text| Arc::from(&*text))
+    };
+    // Where tokens are asked for, a token's subject is the user, whatever the request states.
+    let user = match &identity {
+        Some(identity) => identity.user.clone(),
+        None => text(&plan.user),
+    };
+    let id: Arc<str> = plan.client.render(&reach).map(|text| Arc::from(&*text)).unwrap_or_else(|| uuid::Uuid::new_v4().to_string().into());
+    let expires = identity.and_then(|identity| identity.expires_s).map(|at_s| {
+        let left_ms = (at_s.saturating_mul(1000)).saturating_sub(u64::try_from(now.wall_ms).unwrap_or(0));
+        // A token may run for longer than a timer can hold.
+        Instant::now() + Duration::from_millis(left_ms.min(365 * 24 * 3600 * 1000))
+    });
+    let session = text(&plan.session);
+    let view =
+        ConnView { id, protocol: plan.name.clone(), user, session, ip, opened_ms: now.wall_ms, state: Json::empty_object(), request: request.clone() };
+    Ok((view, expires))
+}
+
+/// The socket under an upgraded connection, and what came with the handshake.
+async fn socket(upgrade: OnUpgrade) -> Option<(TcpStream, Bytes)> {
+    let upgraded: Upgraded = timeout(UPGRADE_WITHIN, upgrade).await.ok()?.ok()?;
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf))
+}
+
+async fn run(router: Arc<Router>, connection: Arc<Connection>, upgrade: OnUpgrade, expires: Option<Instant>, stop: CancellationToken, permit: Option<SocketPermit>) {
+    let bytes_max = router.context.runtime.protocols[connection.protocol].plan.limits.message;
+    match socket(upgrade).await {
+        // A fresh future, so that nothing of the handshake's lives as long as the connection.
+        Some((socket, early)) => {
+            let transport = WebSocket::new(socket, early, bytes_max).await;
+            connection::run(router, connection, transport, expires, stop).await;
+        }
+        None => router.closed(&connection, &Close::Lost, Now::read()),
+    }
+    drop(permit);
+}
+
+/// Accepts a connection and closes it at once, so that a browser's client can read why.
+async fn turn_away(upgrade: OnUpgrade, close: Close, permit: Option<SocketPermit>) {
+    if let Some((socket, early)) = socket(upgrade).await {
+        connection::refuse(WebSocket::new(socket, early, 1024).await, close).await;
+    }
+    drop(permit);
+}

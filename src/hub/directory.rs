@@ -1,0 +1,151 @@
+//! Who is connected: by public id, protocol, address, user and session. Plain maps; the hub locks them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::sync::Arc;
+
+use crate::hub::connection::Connection;
+use crate::model::name::ClientId;
+use crate::model::view::ConnView;
+
+#[derive(Debug)]
+pub(super) struct Directory {
+    by_id: HashMap<ClientId, Arc<Connection>>,
+    /// By key, so the first is the oldest. A displaced connection leaves at once, while it is still closing.
+    by_protocol: Vec<BTreeMap<u64, Arc<Connection>>>,
+    by_address: HashMap<(usize, Arc<str>), usize>,
+    by_user: HashMap<Arc<str>, BTreeMap<u64, Arc<Connection>>>,
+    by_session: HashMap<Arc<str>, BTreeMap<u64, Arc<Connection>>>,
+}
+
+/// How many connections a protocol takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// In all.
+    pub connections: usize,
+    /// From one address.
+    pub per_address: usize,
+    /// Whether the oldest makes room, or the new one is refused.
+    pub displace: bool,
+}
+
+/// Whether a connection was let in.
+#[derive(Debug)]
+pub enum Admission {
+    /// It is in.
+    Opened,
+    /// It is in, and this one must go.
+    Displaced(Arc<Connection>),
+    /// The protocol is full.
+    Full,
+    /// Too many from this address.
+    AddressFull,
+    /// The id is taken.
+    IdTaken,
+}
+
+impl Directory {
+    pub(super) fn new(protocols: usize) -> Self {
+        Self {
+            by_id: HashMap::new(),
+            by_protocol: (0..protocols).map(|_| BTreeMap::new()).collect(),
+            by_address: HashMap::new(),
+            by_user: HashMap::new(),
+            by_session: HashMap::new(),
+        }
+    }
+
+    pub(super) fn open(&mut self, connection: &Arc<Connection>, bounds: Bounds) -> Admission {
+        let view = connection.view();
+        let address = (connection.protocol, view.ip.clone());
+        if self.by_id.contains_key(&connection.id) {
+            return Admission::IdTaken;
+        }
+        if self.by_address.get(&address).is_some_and(|&n| n >= bounds.per_address) {
+            return Admission::AddressFull;
+        }
+        let peers = &mut self.by_protocol[connection.protocol];
+        let mut displaced = None;
+        if peers.len() >= bounds.connections {
+            displaced = if bounds.displace { peers.pop_first() } else { None };
+            if displaced.is_none() {
+                return Admission::Full;
+            }
+        }
+        peers.insert(connection.key, connection.clone());
+        *self.by_address.entry(address).or_default() += 1;
+        self.by_id.insert(connection.id.clone(), connection.clone());
+        self.remember(connection, &view);
+        displaced.map_or(Admission::Opened, |(_, oldest)| Admission::Displaced(oldest))
+    }
+
+    pub(super) fn close(&mut self, connection: &Arc<Connection>) {
+        // An admission that was refused must not take out the one that holds the id.
+        if self.by_id.get(&connection.id).is_none_or(|held| held.key != connection.key) {
+            return;
+        }
+        let view = connection.view();
+        self.by_id.remove(&connection.id);
+        self.by_protocol[connection.protocol].remove(&connection.key);
+        let address = (connection.protocol, view.ip.clone());
+        if let Some(count) = self.by_address.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_address.remove(&address);
+            }
+        }
+        self.forget(connection, &view);
+    }
+
+    pub(super) fn remember(&mut self, connection: &Arc<Connection>, view: &ConnView) {
+        for (map, name) in [(&mut self.by_user, &view.user), (&mut self.by_session, &view.session)] {
+            if let Some(name) = name {
+                map.entry(name.clone()).or_default().insert(connection.key, connection.clone());
+            }
+        }
+    }
+
+    pub(super) fn forget(&mut self, connection: &Connection, view: &ConnView) {
+        for (map, name) in [(&mut self.by_user, &view.user), (&mut self.by_session, &view.session)] {
+            if let Some(name) = name {
+                remove_from(map, name, connection.key);
+            }
+        }
+    }
+
+    pub(super) fn by_id(&self, id: &str) -> Option<Arc<Connection>> {
+        self.by_id.get(id).cloned()
+    }
+
+    pub(super) fn of_user(&self, user: &str) -> Vec<Arc<Connection>> {
+        self.by_user.get(user).map(|all| all.values().cloned().collect()).unwrap_or_default()
+    }
+
+    pub(super) fn of_session(&self, session: &str) -> Vec<Arc<Connection>> {
+        self.by_session.get(session).map(|all| all.values().cloned().collect()).unwrap_or_default()
+    }
+
+    pub(super) fn all(&self, protocol: Option<usize>) -> Vec<Arc<Connection>> {
+        match protocol {
+            Some(index) => self.by_protocol.get(index).map(|all| all.values().cloned().collect()).unwrap_or_default(),
+            None => {
+                let mut all: Vec<_> = self.by_id.values().cloned().collect();
+                all.sort_by_key(|c| c.key);
+                all
+            }
+        }
+    }
+
+    pub(super) fn count(&self, protocol: Option<usize>) -> usize {
+        protocol.map_or(self.by_id.len(), |index| self.by_protocol.get(index).map_or(0, BTreeMap::len))
+    }
+}
+
+fn remove_from<K: Eq + Hash>(map: &mut HashMap<K, BTreeMap<u64, Arc<Connection>>>, name: &K, key: u64) {
+    if let Some(all) = map.get_mut(name) {
+        all.remove(&key);
+        if all.is_empty() {
+            map.remove(name);
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! Channels and connections: who is on what, in which order events happen, what is kept in memory.
+//!
+//! A transaction takes the locks of all channels it touches at once, always in the same order, and then does what it does.
+//! That is how nothing published elsewhere slips between a join and its acknowledgement, and how two transactions never wait
+//! for each other in a circle. Outboxes are locked inside channels, for one push; nothing is locked inside an outbox.
+//!
+//! Knows no HTTP, no transport, no script. How an event is written for a member is the caller's business.
+
+pub mod channel;
+pub mod connection;
+pub mod directory;
+pub mod outbox;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use parking_lot::lock_api::ArcMutexGuard;
+use parking_lot::{Mutex, RawMutex, RwLock};
+
+use crate::config::plan::ChannelPlan;
+use crate::model::event::{Epoch, Event, NewEvent};
+use crate::model::name::ClientId;
+use crate::model::view::{ConnView, SubView};
+use crate::model::{ChannelName, Code, Fault, Json, Now};
+use crate::protocol::Frame;
+
+pub use channel::{Channel, Member, State};
+pub use connection::Connection;
+pub use directory::{Admission, Bounds};
+pub use outbox::{Measure, Out, Outbox, Sent};
+
+use directory::Directory;
+
+const SHARDS: usize = 16;
+
+/// The most live channels. Channels with a history stay; those without go with their last member.
+const CHANNELS_MAX: usize = 100_000;
+
+/// Bytes that all tails together may hold before the least recently used are forgotten.
+const TAIL_BYTES_MAX: usize = 256 << 20;
+
+/// All live channels and connections.
+#[derive(Debug)]
+pub struct Hub {
+    // Each shard protects the presence of its channels in the map, never what is in them. Held for one look-up or change.
+    channels: [RwLock<HashMap<ChannelName, Arc<Channel>>>; SHARDS],
+    hasher: RandomState,
+    channels_live: AtomicUsize,
+    next_order: AtomicU64,
+    // Where durable channels stood when the server started. An entry moves into its channel at the first use.
+    positions: Mutex<HashMap<ChannelName, (Epoch, u64)>>,
+    // Protects who is connected. Taken alone or inside channels; nothing but a view is taken inside it.
+    directory: RwLock<Directory>,
+    next_key: AtomicU64,
+}
+
+impl Hub {
+    /// An empty hub. `positions` says where durable channels stand: name, epoch and last offset.
+    pub fn new(protocols: usize, positions: impl IntoIterator<Item = (ChannelName, Epoch, u64)>) -> Self {
+        Self {
+            channels: std::array::from_fn(|_| RwLock::default()),
+            hasher: RandomState::new(),
+            channels_live: AtomicUsize::new(0),
+            next_order: AtomicU64::new(0),
+            positions: Mutex::new(positions.into_iter().map(|(name, epoch, top)| (name, (epoch, top))).collect()),
+            directory: RwLock::new(Directory::new(protocols)),
+            next_key: AtomicU64::new(1),
+        }
+    }
+
+    fn shard(&self, name: &str) -> &RwLock<HashMap<ChannelName, Arc<Channel>>> {
+        &self.channels[self.hasher.hash_one(name) as usize % SHARDS]
+    }
+
+    /// A live channel.
+    pub fn channel(&self, name: &str) -> Option<Arc<Channel>> {
+        self.shard(name).read().get(name).cloned()
+    }
+
+    fn channel_or_new(&self, name: &ChannelName, plan: &Arc<ChannelPlan>) -> Result<Arc<Channel>, Fault> {
+        if let Some(found) = self.channel(name.as_str()) {
+            return Ok(found);
+        }
+        let mut shard = self.shard(name.as_str()).write();
+        if let Some(found) = shard.get(name) {
+            return Ok(found.clone());
+        }
+        if self.channels_live.fetch_add(1, Relaxed) >= CHANNELS_MAX {
+            self.channels_live.fetch_sub(1, Relaxed);
+            return Err(Fault::with(Code::LimitReached, "too many channels"));
+        }
+        let (epoch, offset) = self.positions.lock().remove(name.as_str()).unwrap_or_else(|| (new_epoch(), 0));
+        let channel = Arc::new(Channel {
+            order: self.next_order.fetch_add(1, Relaxed),
+            name: name.clone(),
+            plan: plan.clone(),
+            state: Arc::new(Mutex::new(State::new(epoch, offset))),
+        });
+        shard.insert(name.clone(), channel.clone());
+        Ok(channel)
+    }
+
+    /// Takes the locks of these channels, making those that are not live. They are let go when the result is dropped.
+    pub fn hold(&self, mut wanted: Vec<(ChannelName, Arc<ChannelPlan>)>) -> Result<Held<'_>, Fault> {
+        wanted.sort_by(|a, b| a.0.cmp(&b.0));
+        wanted.dedup_by(|a, b| a.0 == b.0);
+        'again: loop {
+            let mut channels = wanted.iter().map(|(name, plan)| self.channel_or_new(name, plan)).collect::<Result<Vec<_>, _>>()?;
+            channels.sort_by_key(|channel| channel.order);
+            let mut held = Held { hub: self, channels: Vec::with_capacity(channels.len()) };
+            for channel in channels {
+                let state = channel.state.lock_arc();
+                let dead = state.dead;
+                held.channels.push((channel, state));
+                if dead {
+                    continue 'again;
+                }
+            }
+            return Ok(held);
+        }
+    }
+
+    /// A key for a new connection.
+    pub fn next_key(&self) -> u64 {
+        self.next_key.fetch_add(1, Relaxed)
+    }
+
+    /// Lets a connection in, or says why not.
+    pub fn open(&self, connection: &Arc<Connection>, bounds: Bounds) -> Admission {
+        self.directory.write().open(connection, bounds)
+    }
+
+    /// Ends all subscriptions of a connection and forgets it.
+    pub fn close(&self, connection: &Arc<Connection>) {
+        connection.outbox.shut();
+        for (name, key) in std::mem::take(&mut *connection.subscriptions.lock()) {
+            if let Some(channel) = self.channel(name.as_str()) {
+                let state = channel.state.lock_arc();
+                let mut held = Held { hub: self, channels: vec![(channel, state)] };
+                held.channels[0].1.leave(connection.key, &key);
+            }
+        }
+        self.directory.write().close(connection);
+    }
+
+    /// Changes who a connection is and what state it has.
+    pub fn set_view(&self, connection: &Arc<Connection>, view: Arc<ConnView>) {
+        let before = connection.view();
+        if before.user == view.user && before.session == view.session {
+            connection.set_view(view);
+            return;
+        }
+        let mut directory = self.directory.write();
+        directory.forget(connection, &before);
+        directory.remember(connection, &view);
+        connection.set_view(view);
+    }
+
+    /// The connection with this public id.
+    pub fn connection(&self, id: &str) -> Option<Arc<Connection>> {
+        self.directory.read().by_id(id)
+    }
+
+    /// All open connections of a user.
+    pub fn of_user(&self, user: &str) -> Vec<Arc<Connection>> {
+        self.directory.read().of_user(user)
+    }
+
+    /// All open connections of a session.
+    pub fn of_session(&self, session: &str) -> Vec<Arc<Connection>> {
+        self.directory.read().of_session(session)
+    }
+
+    /// All open connections, oldest first; of one protocol where one is named.
+    pub fn connections(&self, protocol: Option<usize>) -> Vec<Arc<Connection>> {
+        self.directory.read().all(protocol)
+    }
+
+    /// The ids of all open connections, for what is left at the end of a stop.
+    pub fn ids(&self) -> Vec<ClientId> {
+        self.connections(None).iter().map(|c| c.id.clone()).collect()
+    }
+
+    /// Presence of a channel, at most `most` members.
+    pub fn members(&self, name: &str, most: usize) -> Vec<Json> {
+        self.channel(name).map(|channel| channel.state.lock().members.iter().take(most).map(Member::to_json).collect()).unwrap_or_default()
+    }
+
+    /// The newest events of a channel that are in memory, oldest first.
+    pub fn tail(&self, name: &str, most: usize) -> Vec<Arc<Event>> {
+        let Some(channel) = self.channel(name) else { return Vec::new() };
+        let state = channel.state.lock();
+        state.tail.iter().skip(state.tail.len().saturating_sub(most)).cloned().collect()
+    }
+
+    /// All live channels as they are now, by name.
+    pub fn channels(&self) -> Vec<ChannelReport> {
+        let all: Vec<Arc<Channel>> = self.channels.iter().flat_map(|shard| shard.read().values().cloned().collect::<Vec<_>>()).collect();
+        let mut reports: Vec<ChannelReport> = all.iter().map(|channel| ChannelReport::of(channel)).collect();
+        reports.sort_by(|a, b| a.name.cmp(&b.name));
+        reports
+    }
+
+    /// One live channel as it is now.
+    pub fn channel_report(&self, name: &str) -> Option<ChannelReport> {
+        self.channel(name).map(|channel| ChannelReport::of(&channel))
+    }
+
+    /// How many channels are live.
+    pub fn channel_count(&self) -> usize {
+        self.channels_live.load(Relaxed)
+    }
+
+    /// How many connections are open; of one protocol where one is named.
+    pub fn connection_count(&self, protocol: Option<usize>) -> usize {
+        self.directory.read().count(protocol)
+    }
+
+    /// Keeps all tails together within their bound by forgetting those that were published to least recently.
+    /// What is forgotten here is still in the store. Called once a second.
+    pub fn trim_tails(&self) {
+        let mut tails: Vec<(i64, usize, Arc<Channel>)> = Vec::new();
+        for shard in &self.channels {
+            for channel in shard.read().values() {
+                if let Some(state) = channel.state.try_lock() {
+                    if state.tail_bytes > 0 {
+                        tails.push((state.last_ms, state.tail_bytes, channel.clone()));
+                    }
+                }
+            }
+        }
+        let mut total: usize = tails.iter().map(|(_, bytes, _)| bytes).sum();
+        if total <= TAIL_BYTES_MAX {
+            return;
+        }
+        tails.sort_by_key(|(last_ms, _, _)| *last_ms);
+        for (_, bytes, channel) in tails {
+            if total <= TAIL_BYTES_MAX / 10 * 9 {
+                break;
+            }
+            channel.state.lock().forget_tail();
+            total -= bytes;
+        }
+    }
+}
+
+/// A random epoch that fits into a signed 64-bit integer and is never 0.
+pub fn new_epoch() -> Epoch {
+    (uuid::Uuid::new_v4().as_u64_pair().1 >> 2) | 1
+}
+
+/// A channel at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelReport {
+    /// Its name.
+    pub name: ChannelName,
+    /// The pattern that allows it.
+    pub pattern: Arc<str>,
+    /// Subscriptions.
+    pub subscribers: usize,
+    /// The last offset.
+    pub offset: u64,
+    /// Its stream.
+    pub epoch: Epoch,
+    /// Events in memory.
+    pub tail: usize,
+    /// Bytes of them.
+    pub tail_bytes: usize,
+    /// Whether events are kept.
+    pub history: bool,
+}
+
+impl ChannelReport {
+    fn of(channel: &Channel) -> Self {
+        let state = channel.state.lock();
+        Self {
+            name: channel.name.clone(),
+            pattern: channel.plan.pattern.as_str().into(),
+            subscribers: state.members.len(),
+            offset: state.offset,
+            epoch: state.epoch,
+            tail: state.tail.len(),
+            tail_bytes: state.tail_bytes,
+            history: channel.plan.history.is_some(),
+        }
+    }
+}
+
+/// Some channels, locked. See [`Hub::hold`].
+pub struct Held<'h> {
+    hub: &'h Hub,
+    channels: Vec<(Arc<Channel>, ArcMutexGuard<RawMutex, State>)>,
+}
+
+/// How an event is written for a connection: nothing where it is not for it. `None` for the subscription: it was sent directly.
+pub trait Render {
+    /// The frame for this receiver.
+    fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Frame>;
+}
+
+/// What became of an event.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// With its place.
+    pub event: Arc<Event>,
+    /// Subscriptions it was queued for.
+    pub delivered: usize,
+    /// Subscriptions whose connection was too slow or already ending.
+    pub dropped: usize,
+}
+
+impl Held<'_> {
+    fn find(&mut self, name: &ChannelName) -> Option<&mut (Arc<Channel>, ArcMutexGuard<RawMutex, State>)> {
+        self.channels.iter_mut().find(|(channel, _)| channel.name == *name)
+    }
+
+    /// Subscribes a connection. The channel must be held.
+    pub fn join(&mut self, connection: &Arc<Connection>, view: SubView, now: Now) {
+        let name = view.channel.clone();
+        let key = view.key.clone();
+        if let Some((_, state)) = self.find(&name) {
+            if state.join(connection, view, now.wall_ms) {
+                connection.subscriptions.lock().push((name, key));
+            }
+        }
+    }
+
+    /// Ends a subscription. The channel must be held.
+    pub fn leave(&mut self, connection: &Arc<Connection>, name: &ChannelName, key: &Arc<str>) {
+        if let Some((_, state)) = self.find(name) {
+            if state.leave(connection.key, key) {
+                connection.subscriptions.lock().retain(|(n, k)| (n, k) != (name, key));
+            }
+        }
+    }
+
+    /// Gives an event its place and queues it for all members but `except`. The channel must be held.
+    /// `stored` gets the event while the order is still fixed, before anyone else can publish.
+    pub fn publish(
+        &mut self,
+        name: &ChannelName,
+        new: NewEvent,
+        except: Option<u64>,
+        render: &mut dyn Render,
+        stored: &mut dyn FnMut(&Arc<Event>),
+    ) -> Option<Published> {
+        let (channel, state) = self.find(name)?;
+        let event = state.append(channel, new);
+        if channel.plan.history.is_some() {
+            stored(&event);
+        }
+        let (mut delivered, mut dropped) = (0, 0);
+        for member in &state.members {
+            if except == Some(member.connection.key) {
+                continue;
+            }
+            if let Some(frame) = render.render(&event, &member.connection, Some(&member.view)) {
+                match member.connection.send(frame) {
+                    Sent::Queued => delivered += 1,
+                    Sent::Full | Sent::Gone => dropped += 1,
+                }
+            }
+        }
+        Some(Published { event, delivered, dropped })
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        for (channel, state) in &mut self.channels {
+            if state.members.is_empty() && channel.plan.history.is_none() && !state.dead {
+                state.dead = true;
+                self.hub.shard(channel.name.as_str()).write().remove(&channel.name);
+                self.hub.channels_live.fetch_sub(1, Relaxed);
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! How an event is written for those who get it: once per distinct output, not once per receiver.
+
+use crate::config::plan::{DeliverForm, DeliverRow};
+use crate::hub::{Connection, Render};
+use crate::model::view::{ConnView, SubView};
+use crate::model::{ChannelName, Event, Json, Now, json};
+use crate::pipeline::scope::Reach;
+use crate::pipeline::world::NO_WORLD;
+use crate::protocol::{self, Frame};
+use crate::runtime::Runtime;
+use crate::script::{Arguments, Call};
+
+/// Writes the events of one transaction. What is the same for all receivers of a protocol is written once and kept here.
+pub struct Renderer<'a> {
+    runtime: &'a Runtime,
+    now: Now,
+    /// Of which event the rest is.
+    event: Option<uuid::Uuid>,
+    shared: Vec<Shared>,
+}
+
+/// What one `deliver` row came to for the present event.
+struct Shared {
+    protocol: usize,
+    row: usize,
+    holds: Option<bool>,
+    frame: Option<Option<Frame>>,
+}
+
+impl<'a> Renderer<'a> {
+    /// A renderer for one transaction.
+    pub fn new(runtime: &'a Runtime, now: Now) -> Self {
+        Self { runtime, now, event: None, shared: Vec::new() }
+    }
+
+    fn shared(&mut self, protocol: usize, row: usize) -> &mut Shared {
+        let at = self.shared.iter().position(|s| (s.protocol, s.row) == (protocol, row)).unwrap_or_else(|| {
+            self.shared.push(Shared { protocol, row, holds: None, frame: None });
+            self.shared.len() - 1
+        });
+        &mut self.shared[at]
+    }
+
+    fn holds(&mut self, index: usize, row: &DeliverRow, receiver: &Receiver<'_>) -> bool {
+        let Some(function) = &row.when else { return true };
+        if !row.when_per_subscription {
+            if let Some(known) = self.shared(receiver.connection.protocol, index).holds {
+                return known;
+            }
+        }
+        let (view, sub) = receiver.views();
+        let call = Call { now: self.now, conn: Some(&view), arguments: Arguments::Deliver { event: receiver.event, sub: &sub }, world: &NO_WORLD };
+        let holds = self.runtime.scripts.test(function, call).unwrap_or_else(|error| {
+            self.failed(receiver, &format!("{error}"));
+            false
+        });
+        if !row.when_per_subscription {
+            self.shared(receiver.connection.protocol, index).holds = Some(holds);
+        }
+        holds
+    }
+
+    fn frame(&mut self, index: usize, row: &DeliverRow, receiver: &Receiver<'_>) -> Option<Frame> {
+        let form = row.form.as_ref()?;
+        if !row.per_subscription {
+            if let Some(known) = &self.shared(receiver.connection.protocol, index).frame {
+                return known.clone();
+            }
+        }
+        let frame = self.write(form, receiver);
+        if !row.per_subscription {
+            self.shared(receiver.connection.protocol, index).frame = Some(frame.clone());
+        }
+        frame
+    }
+
+    fn write(&self, form: &DeliverForm, receiver: &Receiver<'_>) -> Option<Frame> {
+        match form {
+            DeliverForm::Template(template) => {
+                let view = receiver.connection.view();
+                let reach =
+                    Reach { event: Some(receiver.event), subscription: receiver.subscription, view: Some(&view), ..Reach::at(self.now) };
+                template.render(&reach).map(protocol::encode_json)
+            }
+            DeliverForm::Call(function) => {
+                let (view, sub) = receiver.views();
+                let arguments = Arguments::Deliver { event: receiver.event, sub: &sub };
+                let call = Call { now: self.now, conn: Some(&view), arguments, world: &NO_WORLD };
+                match self.runtime.scripts.call(function, call) {
+                    Ok(returned) => returned.value.map(|value| Frame::Text(value.shared())),
+                    Err(error) => {
+                        self.failed(receiver, &format!("{error}"));
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    fn failed(&self, receiver: &Receiver<'_>, why: &str) {
+        self.runtime.metrics.dropped(crate::telemetry::metrics::DropReason::ScriptFailed, 1);
+        tracing::warn!(protocol = %self.runtime.protocols[receiver.connection.protocol].plan.name, why, "an event was not delivered: its script failed");
+    }
+}
+
+struct Receiver<'a> {
+    event: &'a Event,
+    connection: &'a Connection,
+    subscription: Option<&'a SubView>,
+}
+
+impl Receiver<'_> {
+    fn views(&self) -> (std::sync::Arc<ConnView>, SubView) {
+        let direct = || SubView { channel: ChannelName::direct(), key: "".into(), meta: None };
+        (self.connection.view(), self.subscription.cloned().unwrap_or_else(direct))
+    }
+}
+
+impl Render for Renderer<'_> {
+    fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Frame> {
+        if self.event != Some(event.new.id) {
+            self.event = Some(event.new.id);
+            self.shared.clear();
+        }
+        let receiver = Receiver { event, connection, subscription };
+        let runtime = self.runtime;
+        let rows = &runtime.protocols[connection.protocol].plan.deliver;
+        if rows.is_empty() {
+            let plain = self.shared(connection.protocol, usize::MAX);
+            return plain.frame.get_or_insert_with(|| Some(plain_frame(event))).clone();
+        }
+        let (index, row) = rows.iter().enumerate().find(|(index, row)| self.holds(*index, row, &receiver))?;
+        self.frame(index, row, &receiver)
+    }
+}
+
+/// How an event is written where the protocol does not say: `{"type","channel","data"}`.
+fn plain_frame(event: &Event) -> Frame {
+    let mut out = String::from("{\"type\":");
+    json::push_string(&mut out, &event.new.kind);
+    if let Some(channel) = &event.channel {
+        out.push_str(",\"channel\":");
+        json::push_string(&mut out, channel.as_str());
+    }
+    out.push_str(",\"data\":");
+    out.push_str(Json::as_str(&event.new.data));
+    out.push('}');
+    protocol::encode_json(out)
+}

@@ -1,0 +1,228 @@
+//! Decides everything that happens to an input: which row, which limit, what the scripts said, who gets what.
+//!
+//! [`decide`] awaits nothing and touches no socket, file or database, so a test of a route is a function call, and every
+//! command that wants to know what a message would do runs the same code. What it reads of the world (members, tails,
+//! subscriptions) is in memory. Applying a decision is somebody else's work.
+
+pub mod deliver;
+pub mod effect;
+pub mod publish;
+pub mod rows;
+pub mod scope;
+pub mod world;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::config::plan::{HttpRow, ProtocolPlan, Row, SourcePlan};
+use crate::hub::Connection;
+use crate::limits::{Limiter, Verdict};
+use crate::model::event::Origin;
+use crate::model::template::Text;
+use crate::model::view::{ConnView, RequestView};
+use crate::model::{Close, Code, Fault, Json, Now};
+use crate::protocol::{self, Frame};
+use crate::runtime::Protocol;
+use crate::script::{Arguments, Call};
+
+pub use effect::{Decision, Effect, Receivers};
+use rows::Run;
+use scope::{Message, Reach};
+pub use world::Context;
+
+/// Something that came in.
+pub enum Input<'a> {
+    /// A connection, once it is in the hub.
+    Open,
+    /// A message from a connection.
+    Message(Frame),
+    /// A connection's timer, by its place in the protocol's `every:`.
+    Every(usize),
+    /// A connection was silent for as long as `idle:` says.
+    Idle,
+    /// A connection has ended.
+    Closed(&'a Close),
+}
+
+/// What belongs to one connection and only its task may change: the limiters.
+#[derive(Debug, Default)]
+pub struct ClientLimits {
+    connection: Option<Limiter>,
+    rows: HashMap<Arc<str>, Limiter>,
+}
+
+impl ClientLimits {
+    /// Limiters for a connection of this protocol.
+    pub fn new(plan: &ProtocolPlan, now: Now) -> Self {
+        Self { connection: plan.limits.rate.as_ref().map(|rate| Limiter::new(rate, now)), rows: HashMap::new() }
+    }
+
+    /// One more message through a row that has a limit.
+    pub(crate) fn row(&mut self, row: &Row, now: Now) -> Verdict {
+        let Some(rate) = &row.limit else { return Verdict::Pass };
+        self.rows.entry(row.name.clone()).or_insert_with(|| Limiter::new(rate, now)).check(now)
+    }
+}
+
+/// Decides what happens to something that came from, or about, a connection.
+pub fn decide(context: &Context, connection: &Connection, limits: &mut ClientLimits, input: Input<'_>, now: Now) -> Decision {
+    let protocol = &context.runtime.protocols[connection.protocol];
+    let plan = &protocol.plan;
+    let mut run = Run::for_connection(context, connection, now);
+    let outcome = match input {
+        Input::Message(frame) => {
+            if let Err(refusal) = admit(protocol, &run.view(), limits, now) {
+                return refuse(plan, &run, refusal, now);
+            }
+            message(&mut run, protocol, limits, frame, now)
+        }
+        Input::Open => run.rows(&plan.open, None, limits),
+        Input::Every(index) => plan.every.get(index).map_or(Ok(()), |(_, row)| run.rows(std::slice::from_ref(row), None, limits)),
+        Input::Idle => plan.idle.as_ref().map_or(Ok(()), |idle| run.rows(std::slice::from_ref(&idle.row), None, limits)),
+        Input::Closed(close) => {
+            let told = Json::of(&serde_json::json!({ "code": close.code(), "reason": close.reason() }));
+            let message = Message::new(told, "close".into(), &[], Some(&[]));
+            run.rows(&plan.close, Some(&message), limits)
+        }
+    };
+    let view = run.view();
+    let mut decision = run.finish();
+    if let Err((fault, message)) = outcome {
+        decision.effects.clear();
+        if let Some(frame) = tell(plan, &fault, message.as_ref(), &view, now) {
+            decision.effects.push(Effect::Send(frame));
+        }
+        decision.fault = Some(fault);
+    }
+    decision
+}
+
+/// A fault, and the message it is about where that could be read.
+type Failed = (Fault, Option<Message>);
+
+enum Refusal {
+    Over(Fault),
+    Flooding,
+}
+
+/// Every limit a message meets before anyone looks into it.
+fn admit(protocol: &Protocol, view: &ConnView, limits: &ClientLimits, now: Now) -> Result<(), Refusal> {
+    let verdicts = [
+        limits.connection.as_ref().map(|limiter| limiter.check(now)),
+        protocol.user_limit.as_ref().zip(view.user.as_ref()).map(|(limiter, user)| limiter.check(user, now)),
+        protocol.address_limit.as_ref().map(|limiter| limiter.check(&view.ip, now)),
+    ];
+    for verdict in verdicts.into_iter().flatten() {
+        over(verdict)?;
+    }
+    Ok(())
+}
+
+fn over(verdict: Verdict) -> Result<(), Refusal> {
+    match verdict {
+        Verdict::Pass => Ok(()),
+        Verdict::Over { retry_after } => {
+            let mut fault = Fault::new(Code::RateLimited);
+            fault.retry_after = Some(retry_after);
+            Err(Refusal::Over(fault))
+        }
+        Verdict::Flooding => Err(Refusal::Flooding),
+    }
+}
+
+fn refuse(plan: &ProtocolPlan, run: &Run<'_>, refusal: Refusal, now: Now) -> Decision {
+    let mut decision = Decision::default();
+    match refusal {
+        Refusal::Over(fault) => {
+            decision.effects.extend(tell(plan, &fault, None, &run.view(), now).map(Effect::Send));
+            decision.fault = Some(fault);
+        }
+        Refusal::Flooding => {
+            decision.effects.push(Effect::Close(Close::Flooding));
+            decision.fault = Some(Fault::new(Code::RateLimited));
+        }
+    }
+    decision
+}
+
+fn message(run: &mut Run<'_>, protocol: &Protocol, limits: &mut ClientLimits, frame: Frame, now: Now) -> Result<(), Failed> {
+    let plan = &protocol.plan;
+    let json = protocol::decode_json(frame).map_err(|fault| (fault, None))?;
+    let kind = protocol::message_kind(&json, &plan.kind);
+    let message = Message::new(json, kind.clone().unwrap_or_default().into(), &plan.kind, plan.data.as_deref());
+    let checked = envelope(run, plan, &message, now);
+    let rows = match (checked, kind) {
+        (Err(fault), _) => return Err((fault, Some(message))),
+        (Ok(()), None) => return Err((Fault::new(Code::MissingType), Some(message))),
+        (Ok(()), Some(kind)) => plan.messages.rows(&kind),
+    };
+    match rows {
+        None => Err((Fault::new(Code::UnknownType), Some(message))),
+        Some(rows) => run.rows(rows, Some(&message), limits).map_err(|(fault, _)| (fault, Some(message))),
+    }
+}
+
+/// What every message of a protocol must hold to.
+fn envelope(run: &mut Run<'_>, plan: &ProtocolPlan, message: &Message, now: Now) -> Result<(), Fault> {
+    if let Some(schema) = &plan.schema {
+        rows::check_schema(schema, &message.json)?;
+    }
+    let Some(function) = &plan.validate else { return Ok(()) };
+    let view = run.view();
+    let call = Call { now, conn: Some(&view), arguments: rows::arguments(Some(message)), world: &run.context.world };
+    match run.context.runtime.scripts.test(function, call) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Fault::new(Code::Rejected)),
+        Err(error) => Err(rows::script_fault(error)),
+    }
+}
+
+/// How a fault is written for the client that caused it. Nothing where the protocol says nothing.
+pub fn tell(plan: &ProtocolPlan, fault: &Fault, message: Option<&Message>, view: &ConnView, now: Now) -> Option<Frame> {
+    let template = plan.error.as_ref()?;
+    let bare = Reach { message, view: Some(view), fault: Some((fault, &fault.message)), ..Reach::at(now) };
+    let text = plan.errors.get(&fault.code).and_then(|text: &Text| text.render(&bare)).unwrap_or((&*fault.message).into());
+    let reach = Reach { fault: Some((fault, &text)), ..bare };
+    template.render(&reach).map(protocol::encode_json)
+}
+
+/// Decides what happens to an event of a source.
+pub fn decide_source(context: &Context, source: &SourcePlan, body: Json, request: Option<&RequestView>, now: Now) -> Decision {
+    let origin = Arc::new(Origin { source: source.name.clone(), ..Origin::default() });
+    let mut run = Run::new(context, origin, request, now);
+    let (kind_at, data_at) = ([Box::from("type")], [Box::from("data")]);
+    let outcome = match protocol::message_kind(&body, &kind_at) {
+        None => Err((Fault::new(Code::MissingType), None)),
+        Some(kind) => match source.messages.rows(&kind) {
+            None => Err((Fault::new(Code::UnknownType), None)),
+            Some(rows) => {
+                let message = Message::new(body, kind.into(), &kind_at, Some(&data_at));
+                run.rows(rows, Some(&message), &mut ClientLimits::default())
+            }
+        },
+    };
+    conclude(run, outcome)
+}
+
+/// Decides what happens to an HTTP request that a protocol's `http:` row answers.
+pub fn decide_http(context: &Context, protocol: &ProtocolPlan, row: &HttpRow, body: Json, request: &RequestView, now: Now) -> Decision {
+    let origin = Arc::new(Origin { source: protocol.name.clone(), ..Origin::default() });
+    let mut run = Run::new(context, origin, Some(request), now);
+    let kind = protocol::message_kind(&body, &protocol.kind).unwrap_or_default();
+    let message = Message::new(body, kind.into(), &protocol.kind, protocol.data.as_deref());
+    let outcome = run.rows(&row.rows, Some(&message), &mut ClientLimits::default());
+    conclude(run, outcome)
+}
+
+fn conclude(run: Run<'_>, outcome: Result<(), Failed>) -> Decision {
+    let mut decision = run.finish();
+    if let Err((fault, _)) = outcome {
+        decision.effects.clear();
+        decision.reply = None;
+        decision.fault = Some(fault);
+    }
+    decision
+}
+
+/// The arguments of a script call without a message.
+pub(crate) const NO_MESSAGE: Arguments<'static> = Arguments::Message { msg: None, kind: None, data: None };

@@ -1,0 +1,121 @@
+//! From "publish this there" to an event that may be published: the channel exists, the publisher may, the data has its
+//! final shape and holds to the schema. Nothing is published here.
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use uuid::Uuid;
+
+use crate::config::plan::{Audience, ChannelPlan};
+use crate::model::event::{NewEvent, Origin};
+use crate::model::fault::Flaw;
+use crate::model::{ChannelName, Code, Fault, Json, Now};
+use crate::pipeline::effect::{Effect, Receivers};
+use crate::pipeline::scope::Reach;
+use crate::routing::ChannelTable;
+
+/// What is to be published, from whichever door.
+#[derive(Debug, Clone)]
+pub struct Proposal {
+    /// The event's type.
+    pub kind: ByteString,
+    /// Its data.
+    pub data: Json,
+    /// What travels beside it.
+    pub metadata: Option<Json>,
+    /// Who publishes.
+    pub origin: Arc<Origin>,
+    /// The id, where the publisher chose one.
+    pub id: Option<Uuid>,
+    /// A connection that is not to get it.
+    pub except: Option<u64>,
+}
+
+/// Where to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// A channel.
+    Channel(String),
+    /// One connection.
+    Client(String),
+    /// A user: the user's channel where there is one, else all of the user's connections.
+    User(String),
+    /// A session, likewise.
+    Session(String),
+}
+
+/// Checks a proposal. The effect that results always succeeds, but for a store that is full.
+pub fn prepare(channels: &ChannelTable, to: &Destination, proposal: Proposal, now: Now) -> Result<Effect, Fault> {
+    let through = |audience, who: &str| channels.audience(audience, who);
+    let (name, receivers) = match to {
+        Destination::Channel(name) => (Some(name.clone()), None),
+        Destination::Client(id) => (None, Some(Receivers::Client(id.as_str().into()))),
+        Destination::User(user) => (through(Audience::User, user), Some(Receivers::User(user.as_str().into()))),
+        Destination::Session(session) => (through(Audience::Session, session), Some(Receivers::Session(session.as_str().into()))),
+    };
+    match (name, receivers) {
+        (Some(name), _) => to_channel(channels, &name, proposal, now),
+        (None, Some(receivers)) => Ok(Effect::Direct { receivers, except: proposal.except, event: event(proposal, now) }),
+        (None, None) => Err(Fault::new(Code::UnknownChannel)),
+    }
+}
+
+fn to_channel(channels: &ChannelTable, name: &str, mut proposal: Proposal, now: Now) -> Result<Effect, Fault> {
+    let (name, plan) = known(channels, name)?;
+    if plan.publish.as_ref().is_some_and(|allowed| !allowed.contains(&proposal.origin.source)) {
+        return Err(Fault::with(Code::Forbidden, format!("{} may not publish to {name}", proposal.origin.source)));
+    }
+    if let Some(template) = &plan.data {
+        let reach = Reach {
+            data: Some(&proposal.data),
+            kind: Some(&proposal.kind),
+            channel: Some((&name, &plan.pattern)),
+            ..Reach::at(now)
+        };
+        if let Some(text) = template.render(&reach) {
+            proposal.data = Json::trusted(text);
+        }
+    }
+    check(&plan, &proposal)?;
+    Ok(Effect::Publish { except: proposal.except, event: event(proposal, now), channel: name, plan })
+}
+
+fn check(plan: &ChannelPlan, proposal: &Proposal) -> Result<(), Fault> {
+    let Some((_, schema)) = plan.schemas.iter().find(|(glob, _)| glob.matches(&proposal.kind)) else { return Ok(()) };
+    schema.check(&proposal.data).map_err(|flaws| {
+        let flaws: Vec<Flaw> = flaws.into_iter().map(|flaw| Flaw { path: format!("/data{}", flaw.path), message: flaw.message }).collect();
+        let mut fault = Fault::with(Code::Invalid, first_flaw(&flaws));
+        fault.flaws = flaws;
+        fault
+    })
+}
+
+/// A sentence for the first of several flaws.
+pub fn first_flaw(flaws: &[Flaw]) -> String {
+    flaws.first().map_or_else(
+        || Code::Invalid.default_message().to_owned(),
+        |flaw| if flaw.path.is_empty() { flaw.message.clone() } else { format!("{}: {}", flaw.path, flaw.message) },
+    )
+}
+
+/// The channel of this name, or the fault that says there is none.
+pub fn known(channels: &ChannelTable, name: &str) -> Result<(ChannelName, Arc<ChannelPlan>), Fault> {
+    channels.resolve(name).ok_or_else(|| unknown(name))
+}
+
+/// The fault for a channel that no pattern allows or that is not open to the sender: the same for both, so that neither tells.
+pub fn unknown(name: &str) -> Fault {
+    let shown = &name[..name.floor_char_boundary(crate::model::name::CHANNEL_BYTES_MAX)];
+    Fault::new(Code::UnknownChannel).data(Json::of(&serde_json::json!({ "channel": shown })))
+}
+
+fn event(proposal: Proposal, now: Now) -> NewEvent {
+    NewEvent {
+        id: proposal.id.unwrap_or_else(Uuid::now_v7),
+        kind: proposal.kind,
+        data: proposal.data,
+        time_ms: now.wall_ms,
+        origin: proposal.origin,
+        metadata: proposal.metadata.filter(|m| m.as_str() != "{}"),
+    }
+}

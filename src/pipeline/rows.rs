@@ -1,0 +1,403 @@
+//! Runs a row, in the order the language promises: `when`, `limit`, `schema`, `validate`, `transform`, `call`, `set`, `leave`,
+//! `join`, `to`, `reply`, `close`. Effects are collected; a fault throws them away.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::plan::{Join, Publish, Reply, Row, SetTarget, Target};
+use crate::hub::Connection;
+use crate::limits::Verdict;
+use crate::model::event::Origin;
+use crate::model::pattern::Glob;
+use crate::model::template::Text;
+use crate::model::view::{ConnView, RequestView, SubView};
+use crate::model::{ChannelName, Close, Code, Fault, Json, Now, Schema, json};
+use crate::pipeline::effect::{Decision, Effect};
+use crate::pipeline::publish::{self, Destination, Proposal};
+use crate::pipeline::scope::{Message, Reach};
+use crate::pipeline::{ClientLimits, Context, Failed, NO_MESSAGE};
+use crate::protocol;
+use crate::script::{Arguments, Call, Returned, ScriptEffect, ScriptError, SendTarget};
+
+/// The most messages a transform may make of one.
+const MESSAGES_MAX: usize = 1000;
+
+/// One decision in the making.
+pub struct Run<'a> {
+    pub(super) context: &'a Context,
+    now: Now,
+    connection: Option<&'a Connection>,
+    /// The connection as the rows so far leave it.
+    view: Arc<ConnView>,
+    /// Its subscriptions as the rows so far leave them; read when first needed.
+    subscriptions: Option<Vec<(ChannelName, Arc<str>)>>,
+    origin: Arc<Origin>,
+    decision: Decision,
+}
+
+impl<'a> Run<'a> {
+    /// A decision about a connection.
+    pub(super) fn for_connection(context: &'a Context, connection: &'a Connection, now: Now) -> Self {
+        let view = connection.view();
+        let origin = Origin {
+            source: view.protocol.clone(),
+            client: Some(view.id.clone()),
+            user: view.user.clone(),
+            session: view.session.clone(),
+        };
+        Self { connection: Some(connection), view, ..Self::new(context, Arc::new(origin), None, now) }
+    }
+
+    /// A decision about what came without a connection.
+    pub(super) fn new(context: &'a Context, origin: Arc<Origin>, request: Option<&RequestView>, now: Now) -> Self {
+        let view = ConnView {
+            id: "".into(),
+            protocol: origin.source.clone(),
+            user: None,
+            session: None,
+            ip: "".into(),
+            opened_ms: now.wall_ms,
+            state: Json::empty_object(),
+            request: Arc::new(request.cloned().unwrap_or_default()),
+        };
+        Self { context, now, connection: None, view: Arc::new(view), subscriptions: None, origin, decision: Decision::default() }
+    }
+
+    /// The connection as it stands.
+    pub(super) fn view(&self) -> Arc<ConnView> {
+        self.view.clone()
+    }
+
+    /// What came of it.
+    pub(super) fn finish(self) -> Decision {
+        self.decision
+    }
+
+    /// Runs the first row whose `when` holds. None holds: nothing happens.
+    pub(super) fn rows(&mut self, rows: &[Row], message: Option<&Message>, limits: &mut ClientLimits) -> Result<(), Failed> {
+        self.first_row(rows, message, limits).map_err(|fault| (fault, None))
+    }
+
+    fn first_row(&mut self, rows: &[Row], message: Option<&Message>, limits: &mut ClientLimits) -> Result<(), Fault> {
+        for row in rows {
+            let holds = match &row.when {
+                None => true,
+                Some(function) => {
+                    let view = self.view();
+                    let call = Call { now: self.now, conn: Some(&view), arguments: arguments(message), world: &self.context.world };
+                    self.context.runtime.scripts.test(function, call).map_err(script_fault)?
+                }
+            };
+            if holds {
+                self.decision.routes.push(row.name.clone());
+                return self.row(row, message, limits);
+            }
+        }
+        Ok(())
+    }
+
+    fn row(&mut self, row: &Row, message: Option<&Message>, limits: &mut ClientLimits) -> Result<(), Fault> {
+        if row.limit.is_some() {
+            match limits.row(row, self.now) {
+                Verdict::Pass => {}
+                Verdict::Over { retry_after } => {
+                    let mut fault = Fault::new(Code::RateLimited);
+                    fault.retry_after = Some(retry_after);
+                    return Err(fault);
+                }
+                Verdict::Flooding => {
+                    let mut fault = Fault::new(Code::RateLimited);
+                    fault.retry_after = Some(std::time::Duration::from_secs(1));
+                    return Err(fault);
+                }
+            }
+        }
+        if let Some((code, text)) = &row.fail {
+            let message = self.text(text, message, None).unwrap_or_else(|| code.default_message().into());
+            return Err(Fault::with(*code, message));
+        }
+        if let (Some(schema), Some(message)) = (&row.schema, message) {
+            check_schema(schema, &message.json)?;
+        }
+        if let Some(function) = &row.validate {
+            let view = self.view();
+            let call = Call { now: self.now, conn: Some(&view), arguments: arguments(message), world: &self.context.world };
+            if !self.context.runtime.scripts.test(function, call).map_err(script_fault)? {
+                return Err(Fault::new(Code::Rejected));
+            }
+        }
+        let Some(function) = &row.transform else { return self.effects(row, message) };
+        let Some(value) = self.call(function, message)? else { return Ok(()) };
+        let made: Vec<&str> = if value.as_str().starts_with('[') { json::items(value.as_str()).collect() } else { vec![value.as_str()] };
+        if made.len() > MESSAGES_MAX {
+            return Err(Fault::new(Code::ScriptFailed).detail(format!("{}: a transform made more than {MESSAGES_MAX} messages", row.at)));
+        }
+        for text in made {
+            let json = value.slice(text);
+            let next = match message {
+                Some(message) => message.transformed(json),
+                None => Message::new(json, "".into(), &[], None),
+            };
+            self.effects(row, Some(&next))?;
+        }
+        Ok(())
+    }
+
+    /// Everything of a row that has an effect, for one message.
+    fn effects(&mut self, row: &Row, message: Option<&Message>) -> Result<(), Fault> {
+        let result = match &row.call {
+            Some(function) => Some(self.call(function, message)?.unwrap_or_else(Json::null)),
+            None => None,
+        };
+        let result = result.as_ref();
+        self.set(row, message, result);
+        for name in &row.leave {
+            if let Some(name) = self.text(name, message, result) {
+                self.leave(&name)?;
+            }
+        }
+        for join in &row.join {
+            self.join_row(join, message, result)?;
+        }
+        for target in &row.to {
+            self.publish_row(target, message, result)?;
+        }
+        match &row.reply {
+            None => {}
+            Some(Reply::Template(template)) => {
+                if let Some(text) = template.render(&self.reach(message, result)) {
+                    self.reply(Json::trusted(text));
+                }
+            }
+            Some(Reply::Call(function)) => {
+                if let Some(value) = self.call(function, message)? {
+                    self.reply(value);
+                }
+            }
+        }
+        self.decision.status = row.status.or(self.decision.status);
+        if let Some((code, reason)) = &row.close {
+            let reason = self.text(reason, message, result).unwrap_or_default();
+            self.decision.effects.push(Effect::Close(Close::Asked(*code, reason.into())));
+        }
+        Ok(())
+    }
+
+    fn reach<'s>(&'s self, message: Option<&'s Message>, result: Option<&'s Json>) -> Reach<'s> {
+        Reach { message, view: Some(&self.view), result, ..Reach::at(self.now) }
+    }
+
+    fn text(&self, text: &Text, message: Option<&Message>, result: Option<&Json>) -> Option<String> {
+        text.render(&self.reach(message, result)).map(std::borrow::Cow::into_owned)
+    }
+
+    fn reply(&mut self, value: Json) {
+        if self.connection.is_some() {
+            self.decision.effects.push(Effect::Send(protocol::Frame::Text(value.shared())));
+        } else {
+            self.decision.reply = Some(value);
+        }
+    }
+
+    fn change_view(&mut self, view: ConnView) {
+        self.view = Arc::new(view);
+        if self.connection.is_some() {
+            // Only the last change counts for others; rows see each at once.
+            self.decision.effects.push(Effect::View(self.view.clone()));
+        }
+    }
+
+    fn set(&mut self, row: &Row, message: Option<&Message>, result: Option<&Json>) {
+        if row.set.is_empty() {
+            return;
+        }
+        let mut view = (*self.view).clone();
+        let mut state: Option<BTreeMap<String, Box<serde_json::value::RawValue>>> = None;
+        for (target, template) in &row.set {
+            let value = template.render(&self.reach(message, result));
+            let text = || value.as_deref().and_then(json::as_text).filter(|text| !text.is_empty()).map(|text| Arc::from(&*text));
+            match target {
+                SetTarget::User => view.user = text(),
+                SetTarget::Session => view.session = text(),
+                SetTarget::State(name) => {
+                    let state = state.get_or_insert_with(|| serde_json::from_str(view.state.as_str()).unwrap_or_default());
+                    match value.and_then(|value| serde_json::value::RawValue::from_string(value).ok()) {
+                        Some(value) => state.insert(name.to_string(), value),
+                        None => state.remove(&**name),
+                    };
+                }
+            }
+        }
+        if let Some(state) = state {
+            view.state = Json::of(&state);
+        }
+        self.change_view(view);
+    }
+
+    fn subscriptions(&mut self) -> &mut Vec<(ChannelName, Arc<str>)> {
+        let connection = self.connection;
+        self.subscriptions.get_or_insert_with(|| connection.map(Connection::subscriptions).unwrap_or_default())
+    }
+
+    /// Ends every subscription whose channel has this name or fits this glob.
+    fn leave(&mut self, name: &str) -> Result<(), Fault> {
+        if !Glob::is_glob(name) {
+            publish::known(&self.context.runtime.channels, name)?;
+        }
+        let glob = Glob::new(name);
+        let (gone, kept) = std::mem::take(self.subscriptions()).into_iter().partition(|(channel, _)| glob.matches(channel.as_str()));
+        *self.subscriptions() = kept;
+        let gone: Vec<(ChannelName, Arc<str>)> = gone;
+        for (channel, key) in gone {
+            if let Some((_, plan)) = self.context.runtime.channels.resolve(channel.as_str()) {
+                self.decision.effects.push(Effect::Leave { channel, plan, key });
+            }
+        }
+        Ok(())
+    }
+
+    fn join_row(&mut self, join: &Join, message: Option<&Message>, result: Option<&Json>) -> Result<(), Fault> {
+        let Some(name) = self.text(&join.channel, message, result) else {
+            // In `open` nobody asked for it; a message that asks for a channel must name it.
+            return if message.is_none() { Ok(()) } else { Err(Fault::with(Code::Invalid, "the message names no channel")) };
+        };
+        let key = join.key.as_ref().and_then(|key| self.text(key, message, result)).unwrap_or_default();
+        let meta = join.meta.as_ref().and_then(|meta| meta.render(&self.reach(message, result))).map(Json::trusted);
+        self.join(&name, &key, meta)
+    }
+
+    fn join(&mut self, name: &str, key: &str, meta: Option<Json>) -> Result<(), Fault> {
+        let (channel, plan) = publish::known(&self.context.runtime.channels, name)?;
+        if plan.join.as_ref().is_some_and(|allowed| !allowed.contains(&self.view.protocol)) {
+            return Err(publish::unknown(name));
+        }
+        let Some(connection) = self.connection else {
+            return Err(Fault::with(Code::Forbidden, "only a connection can join a channel"));
+        };
+        let most = self.context.runtime.protocols[connection.protocol].plan.limits.subscriptions;
+        let subscriptions = self.subscriptions();
+        if !subscriptions.iter().any(|(c, k)| *c == channel && **k == *key) {
+            if subscriptions.len() >= most {
+                return Err(Fault::with(Code::LimitReached, format!("more than {most} subscriptions")));
+            }
+            subscriptions.push((channel.clone(), key.into()));
+        }
+        self.decision.effects.push(Effect::Join { plan, view: SubView { channel, key: key.into(), meta } });
+        Ok(())
+    }
+
+    fn publish_row(&mut self, publish: &Publish, message: Option<&Message>, result: Option<&Json>) -> Result<(), Fault> {
+        let (text, wrap): (_, fn(String) -> Destination) = match &publish.target {
+            Target::Channel(text) => (text, Destination::Channel),
+            Target::Client(text) => (text, Destination::Client),
+            Target::User(text) => (text, Destination::User),
+            Target::Session(text) => (text, Destination::Session),
+        };
+        let Some(name) = self.text(text, message, result) else {
+            return Err(Fault::with(Code::Invalid, "the message does not say where to publish it"));
+        };
+        let kind = match &publish.kind {
+            Some(text) => self.text(text, message, result).unwrap_or_default().into(),
+            None => message.map(|m| m.kind.clone()).unwrap_or_default(),
+        };
+        let data = match &publish.data {
+            Some(template) => template.render(&self.reach(message, result)).map(Json::trusted),
+            None => message.and_then(Message::data).cloned(),
+        };
+        let metadata = publish.metadata.as_ref().and_then(|m| m.render(&self.reach(message, result))).map(Json::trusted);
+        let except = publish.except_sender.then(|| self.connection.map(|c| c.key)).flatten();
+        let proposal =
+            Proposal { kind, data: data.unwrap_or_else(Json::null), metadata, origin: self.origin.clone(), id: None, except };
+        self.publish(&wrap(name), proposal)
+    }
+
+    fn publish(&mut self, to: &Destination, proposal: Proposal) -> Result<(), Fault> {
+        if let Destination::Client(id) = to {
+            if self.context.hub.connection(id).is_none() {
+                return Err(Fault::with(Code::NotFound, format!("no connection has the id {id}")));
+            }
+        }
+        let effect = publish::prepare(&self.context.runtime.channels, to, proposal, self.now)?;
+        self.decision.effects.push(effect);
+        Ok(())
+    }
+
+    /// Calls a function and takes over what it recorded.
+    fn call(&mut self, function: &crate::config::plan::FnRef, message: Option<&Message>) -> Result<Option<Json>, Fault> {
+        let view = self.view();
+        let call = Call { now: self.now, conn: Some(&view), arguments: arguments(message), world: &self.context.world };
+        let returned = self.context.runtime.scripts.call(function, call).map_err(script_fault)?;
+        let Returned { value, effects, state, user, session } = returned;
+        if state.is_some() || user.is_some() || session.is_some() {
+            let mut next = (*view).clone();
+            next.state = state.unwrap_or(next.state);
+            next.user = user.unwrap_or(next.user);
+            next.session = session.unwrap_or(next.session);
+            self.change_view(next);
+        }
+        for effect in effects {
+            self.script_effect(effect)?;
+        }
+        Ok(value)
+    }
+
+    fn script_effect(&mut self, effect: ScriptEffect) -> Result<(), Fault> {
+        let sender = self.connection.map(|c| c.key);
+        match effect {
+            ScriptEffect::Reply(value) => self.reply(value),
+            ScriptEffect::Join { channel, key, meta } => self.join(&channel, key.as_deref().unwrap_or(""), meta)?,
+            ScriptEffect::Leave { channel } => self.leave(&channel)?,
+            ScriptEffect::Close { code, reason } => {
+                self.decision.effects.push(Effect::Close(Close::Asked(code, reason.into())));
+            }
+            ScriptEffect::Publish { channel, kind, data, metadata, except_sender, except } => {
+                let other = except.and_then(|id| self.context.hub.connection(&id)).map(|c| c.key);
+                let except = if except_sender { sender } else { other };
+                let proposal = Proposal { kind: kind.into(), data, metadata, origin: self.origin.clone(), id: None, except };
+                self.publish(&Destination::Channel(channel), proposal)?;
+            }
+            ScriptEffect::SendTo { target, kind, data } => {
+                let to = match target {
+                    SendTarget::Client(id) => Destination::Client(id),
+                    SendTarget::User(user) => Destination::User(user),
+                    SendTarget::Session(session) => Destination::Session(session),
+                };
+                let proposal = Proposal { kind: kind.into(), data, metadata: None, origin: self.origin.clone(), id: None, except: None };
+                self.publish(&to, proposal)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks a message against a row's or protocol's schema.
+pub(super) fn check_schema(schema: &Schema, json: &Json) -> Result<(), Fault> {
+    schema.check(json).map_err(|flaws| {
+        let mut fault = Fault::with(Code::Invalid, publish::first_flaw(&flaws));
+        fault.flaws = flaws;
+        fault
+    })
+}
+
+/// A message as scripts get it.
+pub(super) fn arguments(message: Option<&Message>) -> Arguments<'_> {
+    match message {
+        None => NO_MESSAGE,
+        Some(message) => Arguments::Message { msg: Some(&message.json), kind: Some(&message.kind), data: message.data() },
+    }
+}
+
+/// What a script's error means for the message it was called for.
+pub(super) fn script_fault(error: ScriptError) -> Fault {
+    match error {
+        ScriptError::Thrown { message, data, code } => {
+            let known = code.as_deref().and_then(|code| Code::ALL.into_iter().find(|c| c.as_str() == code));
+            let mut fault = Fault::with(known.unwrap_or(Code::Rejected), message);
+            fault.label = code;
+            fault.data = data;
+            fault
+        }
+        ScriptError::Failed(why) => Fault::new(Code::ScriptFailed).detail(why),
+        ScriptError::OutOfService(why) => Fault::new(Code::ScriptFailed).detail(why),
+    }
+}

@@ -1,0 +1,214 @@
+//! What references mean while a message or an event passes: one scope for all templates of the pipeline.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+
+use bytestring::ByteString;
+
+use crate::model::event::{Event, epoch_text};
+use crate::model::pattern::Pattern;
+use crate::model::template::{Reference, Root, Scope, Value};
+use crate::model::view::{ConnView, RequestView, SubView, lookup};
+use crate::model::{ChannelName, Fault, Json, Now, clock, json};
+use crate::protocol;
+
+/// A message on its way through a row.
+#[derive(Debug)]
+pub struct Message {
+    /// The message, perhaps transformed.
+    pub json: Json,
+    /// The frame as it came.
+    pub raw: Json,
+    /// Its type.
+    pub kind: ByteString,
+    data_at: Option<Box<[Box<str>]>>,
+    kind_at: Box<[Box<str>]>,
+    data: OnceCell<Option<Json>>,
+}
+
+impl Message {
+    /// A message of a protocol whose type and data stand at these paths. No path to the data: all but the type.
+    pub fn new(json: Json, kind: ByteString, kind_at: &[Box<str>], data_at: Option<&[Box<str>]>) -> Self {
+        Self { raw: json.clone(), json, kind, data_at: data_at.map(Into::into), kind_at: kind_at.into(), data: OnceCell::new() }
+    }
+
+    /// What a script made of this message.
+    pub fn transformed(&self, json: Json) -> Self {
+        let kind = protocol::message_kind(&json, &self.kind_at).map_or_else(|| self.kind.clone(), Into::into);
+        Self { json, raw: self.raw.clone(), kind, data_at: self.data_at.clone(), kind_at: self.kind_at.clone(), data: OnceCell::new() }
+    }
+
+    /// `$data`
+    pub fn data(&self) -> Option<&Json> {
+        let find = || match &self.data_at {
+            Some(path) => json::get(self.json.as_str(), path).map(|text| self.json.slice(text)),
+            None => Some(without(&self.json, self.kind_at.first().map_or("", |k| k))),
+        };
+        self.data.get_or_init(find).as_ref()
+    }
+}
+
+/// An object without one of its members.
+fn without(object: &Json, key: &str) -> Json {
+    if !object.as_str().trim_start().starts_with('{') {
+        return object.clone();
+    }
+    let mut out = String::with_capacity(object.as_str().len());
+    out.push('{');
+    for (quoted, value) in json::members(object.as_str()).filter(|(quoted, _)| !json::key_is(quoted, key)) {
+        if out.len() > 1 {
+            out.push(',');
+        }
+        out.push_str(quoted);
+        out.push(':');
+        out.push_str(value);
+    }
+    out.push('}');
+    Json::trusted(out)
+}
+
+/// All that may be in reach. What is `None` is missing.
+#[derive(Clone, Copy)]
+pub struct Reach<'a> {
+    /// The time of the decision.
+    pub now: Now,
+    /// The message.
+    pub message: Option<&'a Message>,
+    /// The connection.
+    pub view: Option<&'a ConnView>,
+    /// The request, where there is no connection.
+    pub request: Option<&'a RequestView>,
+    /// A handler's result.
+    pub result: Option<&'a Json>,
+    /// A fault, and what the protocol says of it.
+    pub fault: Option<(&'a Fault, &'a str)>,
+    /// An event on its way to a subscriber.
+    pub event: Option<&'a Event>,
+    /// That subscription.
+    pub subscription: Option<&'a SubView>,
+    /// A channel and its pattern.
+    pub channel: Option<(&'a ChannelName, &'a Pattern)>,
+    /// Data that stands in for the message's.
+    pub data: Option<&'a Json>,
+    /// A type that stands in for the message's.
+    pub kind: Option<&'a str>,
+}
+
+impl<'a> Reach<'a> {
+    /// Nothing but the time.
+    pub fn at(now: Now) -> Self {
+        Self {
+            now,
+            message: None,
+            view: None,
+            request: None,
+            result: None,
+            fault: None,
+            event: None,
+            subscription: None,
+            channel: None,
+            data: None,
+            kind: None,
+        }
+    }
+
+    fn requested(&self) -> Option<&'a RequestView> {
+        self.view.map(|view| &*view.request).or(self.request)
+    }
+}
+
+impl Scope for Reach<'_> {
+    fn resolve<'a>(&'a self, reference: &'a Reference) -> Value<'a> {
+        let path = &*reference.path;
+        let first = path.first().map_or("", |step| step);
+        let pair = |pairs: Option<&'a [(Box<str>, Box<str>)]>| Value::text(pairs.and_then(|pairs| lookup(pairs, first)));
+        match reference.root {
+            Root::Message => Value::below(self.message.map(|m| m.json.as_str()), path),
+            Root::Raw => Value::below(self.message.map(|m| m.raw.as_str()), &[]),
+            Root::Type => Value::text(self.kind.or(self.message.map(|m| &*m.kind))),
+            Root::Data => Value::below(self.data.or_else(|| self.message.and_then(Message::data)).map(Json::as_str), path),
+            Root::Conn => self.view.map_or(Value::Missing, |view| connection(view, first, path)),
+            Root::Query if path.is_empty() => self.requested().map_or(Value::Missing, |request| Value::Json(Cow::Owned(query_object(request)))),
+            Root::Query => pair(self.requested().map(|r| &*r.query)),
+            Root::Path => pair(self.requested().map(|r| &*r.path)),
+            Root::Header => pair(self.requested().map(|r| &*r.header)),
+            Root::Cookie => pair(self.requested().map(|r| &*r.cookie)),
+            Root::Event => self.event.map_or(Value::Missing, |e| event(e, first, path)),
+            Root::Channel => channel(self.channel, first),
+            Root::Sub => self.subscription.map_or(Value::Missing, |sub| match first {
+                "channel" => Value::text(Some(sub.channel.as_str())),
+                "key" => Value::text(Some(&sub.key)),
+                _ => Value::below(sub.meta.as_ref().map(Json::as_str), &path[1..]),
+            }),
+            Root::Result => Value::below(self.result.map(Json::as_str), path),
+            Root::Error => self.fault.map_or(Value::Missing, |(fault, message)| match first {
+                "code" => Value::text(Some(fault.code_text())),
+                "message" => Value::text(Some(message)),
+                "retry_after" => fault.retry_after_s().map_or(Value::Missing, |s| Value::Int(i64::try_from(s).unwrap_or(i64::MAX))),
+                _ => Value::below(fault.data.as_ref().map(Json::as_str), &path[1..]),
+            }),
+            Root::Now => Value::Text(Cow::Owned(self.now.iso())),
+            Root::NowMs => Value::Int(self.now.wall_ms),
+            Root::Uuid => Value::Text(Cow::Owned(uuid::Uuid::new_v4().to_string())),
+            Root::Random => Value::Text(Cow::Owned(random_text())),
+        }
+    }
+}
+
+fn connection<'a>(view: &'a ConnView, field: &str, path: &[Box<str>]) -> Value<'a> {
+    match field {
+        "id" => Value::text((!view.id.is_empty()).then_some(&*view.id)),
+        "protocol" => Value::text(Some(&view.protocol)),
+        "user" => Value::text(view.user.as_deref()),
+        "session" => Value::text(view.session.as_deref()),
+        "ip" => Value::text(Some(&view.ip)),
+        "opened" => Value::Text(Cow::Owned(clock::iso(view.opened_ms))),
+        _ => Value::below(Some(view.state.as_str()), &path[1..]),
+    }
+}
+
+fn event<'a>(event: &'a Event, field: &str, path: &[Box<str>]) -> Value<'a> {
+    let new = &event.new;
+    match field {
+        "id" => Value::Text(Cow::Owned(new.id.to_string())),
+        "type" => Value::text(Some(&new.kind)),
+        "data" => Value::below(Some(new.data.as_str()), &path[1..]),
+        "channel" => Value::text(event.channel.as_ref().map(ChannelName::as_str)),
+        "offset" if event.channel.is_some() => Value::Int(i64::try_from(event.offset).unwrap_or(i64::MAX)),
+        "epoch" if event.channel.is_some() => Value::Text(Cow::Owned(epoch_text(event.epoch))),
+        "time" => Value::Text(Cow::Owned(clock::iso(new.time_ms))),
+        "time_ms" => Value::Int(new.time_ms),
+        "from" => Value::text(new.origin.client.as_deref()),
+        "user" => Value::text(new.origin.user.as_deref()),
+        "session" => Value::text(new.origin.session.as_deref()),
+        "source" => Value::text(Some(&new.origin.source)),
+        "metadata" => Value::below(new.metadata.as_ref().map(Json::as_str), &path[1..]),
+        _ => Value::Missing,
+    }
+}
+
+fn channel<'a>(channel: Option<(&'a ChannelName, &'a Pattern)>, capture: &str) -> Value<'a> {
+    let Some((name, pattern)) = channel else { return Value::Missing };
+    if capture.is_empty() {
+        return Value::text(Some(name.as_str()));
+    }
+    let values = pattern.matches(name.as_str()).unwrap_or_default();
+    Value::text(pattern.captures().position(|c| c == capture).and_then(|at| values.get(at).copied()))
+}
+
+fn query_object(request: &RequestView) -> String {
+    let map: serde_json::Map<String, serde_json::Value> = request.query.iter().map(|(k, v)| (k.to_string(), v.to_string().into())).collect();
+    serde_json::Value::Object(map).to_string()
+}
+
+/// Twelve characters of a–z and 0–9 out of 62 random bits of a version 4 UUID.
+fn random_text() -> String {
+    let mut bits = uuid::Uuid::new_v4().as_u64_pair().1 & (u64::MAX >> 2);
+    (0..12)
+        .map(|_| {
+            let digit = (bits % 36) as u32;
+            bits /= 36;
+            char::from_digit(digit, 36).unwrap_or('0')
+        })
+        .collect()
+}

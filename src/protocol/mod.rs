@@ -1,0 +1,76 @@
+//! Bytes on a connection and the messages in them. Pure: never waits, knows no socket and no routing.
+
+use bytes::Bytes;
+use bytestring::ByteString;
+
+use crate::model::{Code, Fault, Json, json};
+
+/// One whole message as a transport carries it. Cheap to clone: receivers share the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// Text.
+    Text(ByteString),
+    /// Bytes.
+    Binary(Bytes),
+}
+
+impl Frame {
+    /// Payload bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Frame::Text(text) => text.len(),
+            Frame::Binary(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether there is no payload.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Reads a frame of the `json` codec. A binary frame holds the same text, as in servers that do not look at the frame's kind.
+pub fn decode_json(frame: Frame) -> Result<Json, Fault> {
+    let text = match frame {
+        Frame::Text(text) => text,
+        Frame::Binary(bytes) => ByteString::try_from(bytes).map_err(|_| Fault::new(Code::InvalidJson).detail("a binary frame that is not UTF-8"))?,
+    };
+    Json::parse(text).map_err(|e| Fault::new(Code::InvalidJson).detail(e.to_string()))
+}
+
+/// Writes a frame of the `json` codec.
+pub fn encode_json(text: String) -> Frame {
+    Frame::Text(text.into())
+}
+
+/// What selects a message's row: a string as it is, an integer as its digits.
+pub fn message_kind(message: &Json, path: &[Box<str>]) -> Option<String> {
+    let found = json::get(message.as_str(), path)?;
+    if let Some(text) = json::as_text(found) {
+        return Some(text.into_owned());
+    }
+    found.parse::<i64>().ok().map(|n| n.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_text_or_an_integer() {
+        let json = |text: &str| Json::parse(text.into()).unwrap();
+        let path = ["type".into()];
+        assert_eq!(message_kind(&json(r#"{"type":"a\"b"}"#), &path).as_deref(), Some("a\"b"));
+        assert_eq!(message_kind(&json(r#"{"type":-3}"#), &path).as_deref(), Some("-3"));
+        for text in [r#"{"type":1.5}"#, r#"{"type":null}"#, r#"{"type":{}}"#, "{}", "[1]", "3"] {
+            assert_eq!(message_kind(&json(text), &path), None, "{text}");
+        }
+        assert_eq!(message_kind(&json("[0,\"x\"]"), &["1".into()]).as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn binary_frames_hold_text() {
+        assert_eq!(decode_json(Frame::Binary(Bytes::from_static(b"{}"))).unwrap().as_str(), "{}");
+        assert_eq!(decode_json(Frame::Binary(Bytes::from_static(b"\xff"))).unwrap_err().code, Code::InvalidJson);
+    }
+}

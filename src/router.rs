@@ -1,0 +1,172 @@
+//! The router: decides and applies what every door brings. Doors know this and nothing behind it.
+
+use std::sync::Arc;
+
+use crate::apply::{Applied, apply};
+use crate::config::plan::{HttpRow, ProtocolPlan, SourcePlan, WhenFull};
+use crate::hub::connection::report;
+use crate::hub::{Admission, Bounds, Connection};
+use crate::model::view::RequestView;
+use crate::model::{Close, Code, Fault, Json, Now};
+use crate::pipeline::publish::{Destination, Proposal, prepare};
+use crate::pipeline::{self, ClientLimits, Context, Decision, Effect, Input};
+use crate::store::{ConnectionEnd, ConnectionRecord, Store};
+
+/// The running whole behind the doors.
+pub struct Router {
+    /// The configuration, channels and connections.
+    pub context: Context,
+    /// What is kept.
+    pub store: Store,
+}
+
+/// What a door without a connection gets back.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What happened.
+    pub applied: Applied,
+    /// The answer of a row, if it has one.
+    pub reply: Option<Json>,
+    /// The status of a row, if it says one.
+    pub status: Option<u16>,
+}
+
+impl Router {
+    /// Lets a connection in, or says why not. A displaced connection is closed.
+    pub fn admit(&self, connection: &Arc<Connection>) -> Result<(), Fault> {
+        let protocol = &self.context.runtime.protocols[connection.protocol];
+        let limits = &protocol.plan.limits;
+        let bounds = Bounds {
+            connections: limits.connections,
+            per_address: limits.connections_per_address,
+            displace: matches!(limits.full, WhenFull::CloseOldest(..)),
+        };
+        match self.context.hub.open(connection, bounds) {
+            Admission::Opened => {}
+            Admission::Displaced(oldest) => {
+                if let WhenFull::CloseOldest(code, reason) = &limits.full {
+                    oldest.outbox.close(Close::Asked(*code, reason.to_string().into()));
+                }
+            }
+            Admission::Full => return Err(Fault::with(Code::LimitReached, "too many connections")),
+            Admission::AddressFull => return Err(Fault::with(Code::LimitReached, "too many connections from this address")),
+            Admission::IdTaken => return Err(Fault::with(Code::LimitReached, "the connection's id is taken: `client:` does not make unique ids")),
+        }
+        protocol.metrics.opened();
+        self.store.append_connection_opened(record(connection));
+        self.store.count(&total_name(&protocol.plan.name), 1);
+        tracing::debug!(protocol = %protocol.plan.name, client = %connection.id, "connection opened");
+        Ok(())
+    }
+
+    /// Something came from, or about, a connection.
+    pub fn client(&self, connection: &Arc<Connection>, limits: &mut ClientLimits, input: Input<'_>, now: Now) {
+        let protocol = &self.context.runtime.protocols[connection.protocol];
+        if let Input::Message(frame) = &input {
+            protocol.metrics.message_in(frame.len(), now.wall_ms);
+        }
+        let mut decision = pipeline::decide(&self.context, connection, limits, input, now);
+        self.note(&decision, &protocol.plan.name, Some(connection));
+        if let Err(fault) = apply(&self.context, &self.store, Some(connection), std::mem::take(&mut decision.effects), now) {
+            protocol.metrics.fault(fault.code);
+            tracing::warn!(protocol = %protocol.plan.name, client = %connection.id, why = fault.detail.as_deref().unwrap_or(&fault.message), "a message was refused");
+            if let Some(frame) = pipeline::tell(&protocol.plan, &fault, None, &connection.view(), now) {
+                connection.send(frame);
+            }
+        }
+    }
+
+    /// A connection has ended: everything it had goes, and what its protocol wants done then is done.
+    pub fn closed(&self, connection: &Arc<Connection>, close: &Close, now: Now) {
+        let protocol = &self.context.runtime.protocols[connection.protocol];
+        self.context.hub.close(connection);
+        self.client(connection, &mut ClientLimits::default(), Input::Closed(close), now);
+        protocol.metrics.closed(close);
+        let passed = report(connection);
+        let end = ConnectionEnd {
+            closed_ms: now.wall_ms,
+            code: close.code(),
+            reason: close.reason().to_owned(),
+            messages_in: passed.messages.received,
+            messages_out: passed.messages.sent,
+            bytes_in: passed.bytes.received,
+            bytes_out: passed.bytes.sent,
+            dropped: passed.dropped,
+        };
+        self.store.append_connection_closed(record(connection), end);
+        tracing::debug!(protocol = %protocol.plan.name, client = %connection.id, code = close.code(), reason = close.reason(), "connection closed");
+    }
+
+    /// An event of a source.
+    pub fn source(&self, source: &SourcePlan, body: Json, request: Option<&RequestView>, now: Now) -> Result<Outcome, Fault> {
+        self.context.runtime.metrics.source_event(&source.name);
+        let decision = pipeline::decide_source(&self.context, source, body, request, now);
+        self.conclude(decision, &source.name, now)
+    }
+
+    /// An HTTP request for a protocol's row.
+    pub fn http(&self, protocol: &ProtocolPlan, row: &HttpRow, body: Json, request: &RequestView, now: Now) -> Result<Outcome, Fault> {
+        let decision = pipeline::decide_http(&self.context, protocol, row, body, request, now);
+        self.conclude(decision, &protocol.name, now)
+    }
+
+    /// Publishes from outside: to every destination or, where one cannot be, to none.
+    pub fn publish(&self, to: &[Destination], proposal: &Proposal, now: Now) -> Result<Applied, Fault> {
+        let effect = |to: &Destination| {
+            if let Destination::Client(id) = to {
+                if self.context.hub.connection(id).is_none() {
+                    return Err(Fault::with(Code::NotFound, format!("no connection has the id {id}")));
+                }
+            }
+            prepare(&self.context.runtime.channels, to, proposal.clone(), now)
+        };
+        self.apply(to.iter().map(effect).collect::<Result<_, _>>()?, now)
+    }
+
+    fn apply(&self, effects: Vec<Effect>, now: Now) -> Result<Applied, Fault> {
+        apply(&self.context, &self.store, None, effects, now)
+    }
+
+    fn conclude(&self, mut decision: Decision, door: &str, now: Now) -> Result<Outcome, Fault> {
+        self.note(&decision, door, None);
+        if let Some(fault) = decision.fault {
+            return Err(fault);
+        }
+        let applied = self.apply(std::mem::take(&mut decision.effects), now)?;
+        Ok(Outcome { applied, reply: decision.reply, status: decision.status })
+    }
+
+    /// Counts a decision and logs its fault.
+    fn note(&self, decision: &Decision, door: &str, connection: Option<&Connection>) {
+        for route in &decision.routes {
+            self.context.runtime.metrics.route(route, decision.fault.is_some());
+        }
+        let Some(fault) = &decision.fault else { return };
+        if let Some(connection) = connection {
+            self.context.runtime.protocols[connection.protocol].metrics.fault(fault.code);
+        }
+        let (client, why) = (connection.map_or("", |c| &*c.id), fault.detail.as_deref().unwrap_or(&fault.message));
+        match fault.code {
+            Code::ScriptFailed => tracing::warn!(door, client, code = fault.code.as_str(), why, "a script failed"),
+            _ => tracing::debug!(door, client, code = fault.code.as_str(), why, "a message was refused"),
+        }
+    }
+
+}
+
+/// The name of the total that counts a protocol's connections over restarts.
+pub fn total_name(protocol: &str) -> String {
+    format!("connections:{protocol}")
+}
+
+fn record(connection: &Connection) -> ConnectionRecord {
+    let view = connection.view();
+    ConnectionRecord {
+        client: view.id.clone(),
+        protocol: view.protocol.clone(),
+        user: view.user.clone(),
+        session: view.session.clone(),
+        address: view.ip.clone(),
+        opened_ms: view.opened_ms,
+    }
+}

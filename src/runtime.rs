@@ -1,0 +1,86 @@
+//! A configuration made ready to run: names indexed, scripts compiled, limiters and counters in place. Built beside the
+//! running one and never changed; what changes lives in the hub, the store and the counters.
+
+use std::sync::Arc;
+
+use crate::config::Loaded;
+use crate::config::diagnostic::Diagnostic;
+use crate::config::plan::{Plan, ProtocolPlan};
+use crate::limits::KeyedLimiter;
+use crate::model::Now;
+use crate::routing::ChannelTable;
+use crate::script::Scripts;
+use crate::telemetry::metrics::{Metrics, ProtocolMetrics};
+
+/// What a decision reads.
+pub struct Runtime {
+    /// The configuration.
+    pub plan: Plan,
+    /// Channels by name.
+    pub channels: ChannelTable,
+    /// In the order of the configuration.
+    pub protocols: Vec<Protocol>,
+    /// Compiled scripts.
+    pub scripts: Arc<Scripts>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// When the server started.
+    pub started: Now,
+}
+
+/// A protocol made ready to run.
+pub struct Protocol {
+    /// Its configuration.
+    pub plan: Arc<ProtocolPlan>,
+    /// Messages per user.
+    pub user_limit: Option<KeyedLimiter>,
+    /// Messages per address.
+    pub address_limit: Option<KeyedLimiter>,
+    /// New connections per address.
+    pub connect_limit: Option<KeyedLimiter>,
+    /// What is counted of it.
+    pub metrics: Arc<ProtocolMetrics>,
+}
+
+/// Compiles what was loaded. Everything that is wrong, with the configuration or the scripts, is told together.
+pub fn build(loaded: Loaded, metrics: &Arc<Metrics>, now: Now) -> Result<Runtime, Vec<Diagnostic>> {
+    let (scripts, found) = Scripts::build(&loaded.plugins, &loaded.functions, &loaded.expressions);
+    let mut diagnostics = loaded.diagnostics;
+    diagnostics.extend(found);
+    let plan = match loaded.plan {
+        Some(plan) if diagnostics.is_empty() => plan,
+        _ => return Err(diagnostics),
+    };
+    let protocols = plan
+        .protocols
+        .iter()
+        .map(|protocol| {
+            let limits = &protocol.limits;
+            let keyed = |rate: &Option<_>| rate.as_ref().map(|rate| KeyedLimiter::new(rate, now));
+            Protocol {
+                user_limit: keyed(&limits.user_rate),
+                address_limit: keyed(&limits.address_rate),
+                connect_limit: keyed(&limits.connect_rate),
+                metrics: metrics.protocol(&protocol.name),
+                plan: protocol.clone(),
+            }
+        })
+        .collect();
+    Ok(Runtime { channels: ChannelTable::new(&plan.channels), plan, protocols, scripts, metrics: metrics.clone(), started: now })
+}
+
+impl Runtime {
+    /// The place of a protocol.
+    pub fn protocol_index(&self, name: &str) -> Option<usize> {
+        self.protocols.iter().position(|p| *p.plan.name == *name)
+    }
+
+    /// Forgets the limiters' keys that would pass anyway. Called now and then.
+    pub fn sweep(&self, now: Now) {
+        for protocol in &self.protocols {
+            for limiter in [&protocol.user_limit, &protocol.address_limit, &protocol.connect_limit].into_iter().flatten() {
+                limiter.sweep(now);
+            }
+        }
+    }
+}
