@@ -1,0 +1,33 @@
+//! The clock that governor reads: the time of the call that is being decided, set by that call.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use governor::clock::Clock;
+
+use crate::model::Now;
+
+thread_local! {
+    /// Only while [`at`] runs; decisions never await, so a thread decides one at a time.
+    static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// A clock that takes no room and shows what [`at`] was given.
+#[derive(Debug, Clone)]
+pub(super) struct Fed;
+
+impl Clock for Fed {
+    type Instant = Instant;
+
+    fn now(&self) -> Instant {
+        NOW.get().unwrap_or_else(Instant::now)
+    }
+}
+
+/// Runs a decision at a time.
+pub(super) fn at<T>(now: Now, decide: impl FnOnce() -> T) -> T {
+    NOW.set(Some(now.instant));
+    let decided = decide();
+    NOW.set(None);
+    decided
+}

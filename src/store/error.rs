@@ -1,0 +1,86 @@
+//! What can go wrong with the store, in words for whoever reacts: an operator at start, a publisher, a reader.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// An error of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has it.
+    #[error("the store {} is in use by another process{}; stop that one, or give this one a file of its own", path.display(), holder(.pid))]
+    InUse {
+        /// The database file.
+        path: PathBuf,
+        /// What the lock file says of it.
+        pid: Option<u32>,
+    },
+    /// Its folder or lock file cannot be made.
+    #[error("cannot use {} for the store: {source}", path.display())]
+    Folder {
+        /// What could not be made.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database cannot be opened.
+    #[error("cannot open the store {}: {source}", path.display())]
+    Open {
+        /// The database file.
+        path: PathBuf,
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// The tables cannot be brought up to date.
+    #[error("cannot bring the store up to date: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A query failed.
+    #[error("the store failed: {0}")]
+    Query(#[from] sqlx::Error),
+    /// What a query asked for.
+    #[error("limit must be between 1 and {max}", max = super::HISTORY_LIMIT_MAX)]
+    Limit,
+    /// A cursor that does not hold here.
+    #[error("cursor: {0}")]
+    Cursor(#[from] CursorError),
+    /// The commit did not come in time. The row may still be written.
+    #[error("the store did not confirm in time")]
+    Slow,
+    /// The database refused this very row.
+    #[error("the store refused the row")]
+    RowRefused,
+    /// The writer has ended; nothing more is written.
+    #[error("the store has stopped")]
+    Ended,
+    /// What was read back is no event.
+    #[error("row {0} of the log cannot be read")]
+    BadRow(i64),
+}
+
+fn holder(pid: &Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (pid {pid})"))
+}
+
+/// Why a cursor was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CursorError {
+    /// Not one that this server gave.
+    #[error("not a cursor of this server")]
+    Malformed,
+    /// Given for other filters.
+    #[error("belongs to a query with other filters")]
+    Foreign,
+}
+
+/// Why events cannot be taken now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// The queue to the writer is full.
+    #[error("the store's queue is full")]
+    Full,
+    /// The database cannot be written to; what it said.
+    #[error("the store cannot be written to: {0}")]
+    Degraded(Arc<str>),
+    /// The server is stopping.
+    #[error("the store has stopped")]
+    Stopped,
+}

@@ -1,0 +1,262 @@
+//! The bounded queue from publishers to the writer. Room is reserved before anything is decided and filled under the channel's
+//! lock, so that publishing never fails half way and rows of one channel stand in the order of their offsets.
+//! What the writer has taken counts until it is committed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::record::{ConnectionEnd, ConnectionRecord};
+use super::{Shared, StoreState, StoreStats, Unavailable};
+use crate::model::Event;
+
+/// A connection record's share of the queue's bytes.
+const RECORD_BYTES: usize = 512;
+
+/// How much may wait for the writer.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Rows.
+    pub rows: usize,
+    /// Bytes. More than the largest message a protocol may take, which else could never be stored.
+    pub bytes: usize,
+    /// Rows of one transaction.
+    pub batch_rows: usize,
+    /// Bytes of one transaction, unless one row alone has more.
+    pub batch_bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { rows: 65_536, bytes: 128 << 20, batch_rows: 4096, batch_bytes: 8 << 20 }
+    }
+}
+
+/// A place in the order of everything that was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub(super) u64);
+
+/// What waits to be written.
+#[derive(Debug, Clone)]
+pub(super) enum Item {
+    Event(Arc<Event>),
+    Opened(Box<ConnectionRecord>),
+    Closed(Box<(ConnectionRecord, ConnectionEnd)>),
+}
+
+impl Item {
+    fn bytes(&self) -> usize {
+        if let Item::Event(event) = self { event.weight() } else { RECORD_BYTES }
+    }
+}
+
+/// What the writer takes at once. Its items have tickets `first`, `first + 1`, and so on.
+pub(super) struct Batch {
+    pub(super) first: u64,
+    pub(super) items: Vec<Item>,
+    bytes: usize,
+}
+
+pub(super) struct Queue {
+    bounds: Bounds,
+    /// Held for a push, a look, or while one batch is moved out.
+    inner: Mutex<Inner>,
+    wake: Notify,
+}
+
+struct Inner {
+    waiting: VecDeque<(Item, Instant)>,
+    /// The ticket of the last push.
+    appended: u64,
+    /// Waiting, taken but not committed, and reserved.
+    rows: usize,
+    bytes: usize,
+    reserved_rows: usize,
+    reserved_bytes: usize,
+    taken_rows: usize,
+    /// When the oldest of what was taken had been pushed.
+    taken_since: Option<Instant>,
+    dropped_records: u64,
+    stopped: bool,
+    state: StoreState,
+}
+
+impl Queue {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        let inner = Inner {
+            waiting: VecDeque::new(),
+            appended: 0,
+            rows: 0,
+            bytes: 0,
+            reserved_rows: 0,
+            reserved_bytes: 0,
+            taken_rows: 0,
+            taken_since: None,
+            dropped_records: 0,
+            stopped: false,
+            state: StoreState::Ok,
+        };
+        Self { bounds, inner: Mutex::new(inner), wake: Notify::new() }
+    }
+
+    /// Records may fill half of the rows: a storm of connections must not keep events out.
+    pub(super) fn push_record(&self, item: Item) {
+        let mut inner = self.inner.lock();
+        if inner.stopped || inner.rows >= self.bounds.rows / 2 || inner.bytes + RECORD_BYTES > self.bounds.bytes {
+            inner.dropped_records += 1;
+            return;
+        }
+        inner.rows += 1;
+        inner.bytes += RECORD_BYTES;
+        inner.push(item);
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn last(&self) -> Ticket {
+        Ticket(self.inner.lock().appended)
+    }
+
+    /// Resolves when something may be waiting.
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// The next batch, oldest first; empty where nothing waits.
+    pub(super) fn take(&self) -> Batch {
+        let mut inner = self.inner.lock();
+        let first = inner.appended + 1 - inner.waiting.len() as u64;
+        let (mut rows, mut bytes) = (0, 0);
+        for (item, _) in inner.waiting.iter().take(self.bounds.batch_rows) {
+            bytes += item.bytes();
+            if rows > 0 && bytes > self.bounds.batch_bytes {
+                bytes -= item.bytes();
+                break;
+            }
+            rows += 1;
+        }
+        inner.taken_rows = rows;
+        inner.taken_since = inner.waiting.front().map(|(_, since)| *since);
+        let items = inner.waiting.drain(..rows).map(|(item, _)| item).collect();
+        Batch { first, items, bytes }
+    }
+
+    /// The batch is done with: its room is free again. Wakes the writer where more waits.
+    pub(super) fn release(&self, batch: &Batch) {
+        let mut inner = self.inner.lock();
+        inner.rows -= batch.items.len();
+        inner.bytes -= batch.bytes;
+        inner.taken_rows = 0;
+        inner.taken_since = None;
+        if !inner.waiting.is_empty() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Takes no more reservations.
+    pub(super) fn stop(&self) {
+        self.inner.lock().stopped = true;
+        self.wake.notify_one();
+    }
+
+    /// Whether nothing waits and nobody holds a reservation any more.
+    pub(super) fn is_done(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.waiting.is_empty() && inner.reserved_rows == 0
+    }
+
+    pub(super) fn state(&self) -> StoreState {
+        self.inner.lock().state.clone()
+    }
+
+    pub(super) fn set_state(&self, state: StoreState) {
+        self.inner.lock().state = state;
+    }
+
+    pub(super) fn stats(&self) -> StoreStats {
+        let inner = self.inner.lock();
+        let oldest = inner.taken_since.or_else(|| inner.waiting.front().map(|(_, since)| *since));
+        StoreStats {
+            queued_rows: inner.waiting.len() + inner.taken_rows,
+            queued_bytes: inner.bytes - inner.reserved_bytes,
+            lag: oldest.map_or_else(Default::default, |since| since.elapsed()),
+            dropped_records: inner.dropped_records,
+            ..StoreStats::default()
+        }
+    }
+}
+
+impl Inner {
+    fn push(&mut self, item: Item) {
+        self.appended += 1;
+        self.waiting.push_back((item, Instant::now()));
+    }
+}
+
+pub(super) fn reserve(shared: &Arc<Shared>, rows: usize, bytes: usize) -> Result<Permit, Unavailable> {
+    let queue = &shared.queue;
+    let mut inner = queue.inner.lock();
+    if inner.stopped {
+        return Err(Unavailable::Stopped);
+    }
+    if let StoreState::Degraded { reason, .. } = &inner.state {
+        return Err(Unavailable::Degraded(reason.clone()));
+    }
+    if inner.rows.saturating_add(rows) > queue.bounds.rows || inner.bytes.saturating_add(bytes) > queue.bounds.bytes {
+        return Err(Unavailable::Full);
+    }
+    inner.rows += rows;
+    inner.bytes += bytes;
+    inner.reserved_rows += rows;
+    inner.reserved_bytes += bytes;
+    Ok(Permit { shared: shared.clone(), rows, bytes })
+}
+
+/// Room in the queue. What of it is not used is given back when it is dropped.
+pub struct Permit {
+    shared: Arc<Shared>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl Permit {
+    /// Appends an event. Call it under the channel's lock, in the order of its offsets. It never fails: what exceeds the
+    /// reservation is taken all the same. An event outside any channel has no place in the log and is left out.
+    pub fn append(&mut self, event: Arc<Event>) -> Ticket {
+        let queue = &self.shared.queue;
+        let mut inner = queue.inner.lock();
+        if event.channel.is_none() {
+            return Ticket(inner.appended);
+        }
+        let bytes = event.weight();
+        let (rows_used, bytes_used) = (self.rows.min(1), self.bytes.min(bytes));
+        self.rows -= rows_used;
+        self.bytes -= bytes_used;
+        inner.reserved_rows -= rows_used;
+        inner.reserved_bytes -= bytes_used;
+        inner.rows += 1 - rows_used;
+        inner.bytes += bytes - bytes_used;
+        inner.push(Item::Event(event));
+        let ticket = Ticket(inner.appended);
+        drop(inner);
+        queue.wake.notify_one();
+        ticket
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let queue = &self.shared.queue;
+        let mut inner = queue.inner.lock();
+        inner.rows -= self.rows;
+        inner.bytes -= self.bytes;
+        inner.reserved_rows -= self.rows;
+        inner.reserved_bytes -= self.bytes;
+        if inner.stopped {
+            queue.wake.notify_one();
+        }
+    }
+}

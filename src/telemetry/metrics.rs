@@ -1,0 +1,427 @@
+//! What the router counts. Whoever counts is handed its object once, when it is built; counting is one relaxed addition.
+//!
+//! Objects live by name from first use on, so totals go on over reloads. Names come from the configuration, so there are few.
+//! Depths and times that others know (queues, scripts, the store) are given when it is shown.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+pub use super::prometheus::{Kind, Sample};
+pub use super::rates::Flow;
+use super::rates::Window;
+use crate::model::fault::Code;
+use crate::model::{Close, Now};
+
+/// A total that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// So many more.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The total.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that rises and falls.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// One more.
+    pub fn inc(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less.
+    pub fn dec(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The number, at least 0.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed).max(0).cast_unsigned()
+    }
+}
+
+/// A counter for each of a few fixed names.
+#[derive(Debug)]
+pub struct Counters<const N: usize>([Counter; N]);
+
+impl<const N: usize> Default for Counters<N> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+/// Why something did not reach whom it was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropReason {
+    /// The receiver's outbox was full.
+    OutboxFull,
+    /// The receiver had gone.
+    Gone,
+    /// The sender was over its rate.
+    RateLimited,
+    /// The store could not take it.
+    StoreUnavailable,
+    /// A script dropped it.
+    ByScript,
+}
+
+impl DropReason {
+    /// Every reason, in the order of the enum.
+    pub const ALL: [DropReason; 5] =
+        [DropReason::OutboxFull, DropReason::Gone, DropReason::RateLimited, DropReason::StoreUnavailable, DropReason::ByScript];
+
+    /// Its name in statistics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DropReason::OutboxFull => "outbox_full",
+            DropReason::Gone => "gone",
+            DropReason::RateLimited => "rate_limited",
+            DropReason::StoreUnavailable => "store_unavailable",
+            DropReason::ByScript => "by_script",
+        }
+    }
+}
+
+/// The names of the causes of a close, in the order of [`cause`].
+const CAUSES: [&str; 15] = [
+    "going_away",
+    "protocol_error",
+    "invalid_utf8",
+    "too_large",
+    "flooding",
+    "unauthorized",
+    "expired",
+    "slow",
+    "displaced",
+    "idle",
+    "ping_timeout",
+    "internal",
+    "asked",
+    "by_client",
+    "lost",
+];
+
+fn cause(close: &Close) -> usize {
+    match close {
+        Close::GoingAway => 0,
+        Close::ProtocolError => 1,
+        Close::InvalidUtf8 => 2,
+        Close::TooLarge => 3,
+        Close::Flooding => 4,
+        Close::Unauthorized => 5,
+        Close::Expired => 6,
+        Close::Slow => 7,
+        Close::Displaced => 8,
+        Close::Idle => 9,
+        Close::PingTimeout => 10,
+        Close::Internal => 11,
+        Close::Asked(..) => 12,
+        Close::ByClient(..) => 13,
+        Close::Lost => 14,
+    }
+}
+
+/// What passes through one protocol.
+#[derive(Debug, Default)]
+pub struct ProtocolMetrics {
+    /// Open connections.
+    pub connections: Gauge,
+    /// Connections there ever were.
+    pub connections_total: Counter,
+    /// Connections that were not let in.
+    pub refused: Counter,
+    /// Messages received.
+    pub messages_in: Counter,
+    /// Messages sent.
+    pub messages_out: Counter,
+    /// Bytes received.
+    pub bytes_in: Counter,
+    /// Bytes sent.
+    pub bytes_out: Counter,
+    faults: Counters<{ Code::ALL.len() }>,
+    closes: Counters<{ CAUSES.len() }>,
+    window: Mutex<Window>,
+}
+
+impl ProtocolMetrics {
+    /// A connection opened.
+    pub fn opened(&self) {
+        self.connections.inc();
+        self.connections_total.inc();
+    }
+
+    /// A connection ended.
+    pub fn closed(&self, close: &Close) {
+        self.connections.dec();
+        self.closes.0[cause(close)].inc();
+    }
+
+    /// A message was a fault.
+    pub fn fault(&self, code: Code) {
+        self.faults.0[code as usize].inc();
+    }
+
+    /// Faults by code.
+    pub fn faults(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Code::ALL.iter().map(|code| (code.as_str(), self.faults.0[*code as usize].get()))
+    }
+
+    /// Ends by cause.
+    pub fn closes(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        CAUSES.into_iter().zip(&self.closes.0).map(|(name, counter)| (name, counter.get()))
+    }
+
+    /// Messages per second over the last ten seconds.
+    pub fn rate(&self) -> Flow<f64> {
+        self.window.lock().rate()
+    }
+}
+
+/// What passes through one row.
+#[derive(Debug, Default)]
+pub struct RouteMetrics {
+    /// Messages that reached it.
+    pub calls: Counter,
+    /// Those of them that were faults.
+    pub faults: Counter,
+}
+
+/// What a source made.
+#[derive(Debug, Default)]
+pub struct SourceMetrics {
+    /// Events.
+    pub events: Counter,
+    /// Those of them that were faults.
+    pub faults: Counter,
+}
+
+/// What passes through all channels.
+#[derive(Debug, Default)]
+pub struct ChannelMetrics {
+    /// Events published.
+    pub published: Counter,
+    /// Deliveries: events times receivers.
+    pub delivered: Counter,
+    dropped: Counters<{ DropReason::ALL.len() }>,
+    window: Mutex<Window>,
+}
+
+impl ChannelMetrics {
+    /// Something was dropped.
+    pub fn drop_one(&self, reason: DropReason) {
+        self.dropped.0[reason as usize].inc();
+    }
+
+    /// Drops by reason.
+    pub fn dropped(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        DropReason::ALL.iter().map(|reason| (reason.as_str(), self.dropped.0[*reason as usize].get()))
+    }
+
+    /// Published and delivered per second over the last ten seconds.
+    pub fn rate(&self) -> Flow<f64> {
+        self.window.lock().rate()
+    }
+}
+
+type Named<T> = Mutex<BTreeMap<Arc<str>, Arc<T>>>;
+
+/// Everything that is counted. The maps are locked when objects are handed out or shown, never to count.
+#[derive(Debug)]
+pub struct Metrics {
+    started: Now,
+    channels: Arc<ChannelMetrics>,
+    protocols: Named<ProtocolMetrics>,
+    routes: Named<RouteMetrics>,
+    sources: Named<SourceMetrics>,
+}
+
+fn named<T: Default>(map: &Named<T>, name: &str) -> Arc<T> {
+    let mut map = map.lock();
+    if let Some(known) = map.get(name) {
+        return known.clone();
+    }
+    map.entry(name.into()).or_default().clone()
+}
+
+/// The objects with their names, so that nothing is locked while they are written out.
+pub(super) fn snapshot<T>(map: &Named<T>) -> Vec<(Arc<str>, Arc<T>)> {
+    map.lock().iter().map(|(name, object)| (name.clone(), object.clone())).collect()
+}
+
+impl Metrics {
+    /// Nothing counted yet.
+    pub fn new(started: Now) -> Self {
+        Self { started, channels: Arc::default(), protocols: Mutex::default(), routes: Mutex::default(), sources: Mutex::default() }
+    }
+
+    /// The counters of all channels.
+    pub fn channels(&self) -> Arc<ChannelMetrics> {
+        self.channels.clone()
+    }
+
+    /// The counters of a protocol.
+    pub fn protocol(&self, name: &str) -> Arc<ProtocolMetrics> {
+        named(&self.protocols, name)
+    }
+
+    /// The counters of a row, by its name: `canvas.messages.ping`.
+    pub fn route(&self, name: &str) -> Arc<RouteMetrics> {
+        named(&self.routes, name)
+    }
+
+    /// The counters of a source.
+    pub fn source(&self, name: &str) -> Arc<SourceMetrics> {
+        named(&self.sources, name)
+    }
+
+    /// Looks at the totals, for the rates. Called once a second.
+    pub fn tick(&self, now: Now) {
+        let channels = &self.channels;
+        channels.window.lock().tick(now, Flow { r#in: channels.published.get(), out: channels.delivered.get() });
+        for (_, protocol) in snapshot(&self.protocols) {
+            let totals = Flow { r#in: protocol.messages_in.get(), out: protocol.messages_out.get() };
+            protocol.window.lock().tick(now, totals);
+        }
+    }
+
+    /// Whole seconds since the start.
+    pub fn uptime_s(&self, now: Now) -> u64 {
+        now.instant.saturating_duration_since(self.started.instant).as_secs()
+    }
+
+    /// For Prometheus, with what the caller knows besides.
+    pub fn prometheus(&self, now: Now, more: &[Sample]) -> String {
+        let (protocols, routes, sources) = (snapshot(&self.protocols), snapshot(&self.routes), snapshot(&self.sources));
+        super::prometheus::render(&super::prometheus::Counted {
+            uptime_s: self.uptime_s(now),
+            channels: &self.channels,
+            protocols: &protocols,
+            routes: &routes,
+            sources: &sources,
+            more,
+        })
+    }
+
+    /// For `GET /api/stats`. The caller adds what it knows besides.
+    pub fn json(&self, now: Now) -> Value {
+        let protocols = snapshot(&self.protocols);
+        let connections: u64 = protocols.iter().map(|(_, p)| p.connections.get()).sum();
+        let channels = &self.channels;
+        json!({
+            "started": self.started.iso(),
+            "uptime": self.uptime_s(now),
+            "connections": connections,
+            "channels": {
+                "published": channels.published.get(),
+                "delivered": channels.delivered.get(),
+                "dropped": tally(channels.dropped(), Zeros::Shown),
+                "rates": { "published": tenth(channels.rate().r#in), "delivered": tenth(channels.rate().out) },
+            },
+            "protocols": by_name(protocols, |p| json!({
+                "connections": p.connections.get(),
+                "connectionsTotal": p.connections_total.get(),
+                "refused": p.refused.get(),
+                "messagesIn": p.messages_in.get(),
+                "messagesOut": p.messages_out.get(),
+                "bytesIn": p.bytes_in.get(),
+                "bytesOut": p.bytes_out.get(),
+                "rates": { "in": tenth(p.rate().r#in), "out": tenth(p.rate().out) },
+                "faults": tally(p.faults(), Zeros::Hidden),
+                "closes": tally(p.closes(), Zeros::Hidden),
+            })),
+            "routes": by_name(snapshot(&self.routes), |r| json!({ "calls": r.calls.get(), "faults": r.faults.get() })),
+            "sources": by_name(snapshot(&self.sources), |s| json!({ "events": s.events.get(), "faults": s.faults.get() })),
+        })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Zeros {
+    Shown,
+    Hidden,
+}
+
+fn tally(counts: impl Iterator<Item = (&'static str, u64)>, zeros: Zeros) -> Value {
+    counts
+        .filter(|(_, n)| zeros == Zeros::Shown || *n > 0)
+        .map(|(name, n)| (name.to_owned(), n.into()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+fn by_name<T>(objects: Vec<(Arc<str>, Arc<T>)>, show: impl Fn(&T) -> Value) -> Value {
+    objects.iter().map(|(name, object)| (name.to_string(), show(object))).collect::<serde_json::Map<_, _>>().into()
+}
+
+fn tenth(rate: f64) -> f64 {
+    (rate * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn codes_reasons_and_causes_are_counted_under_their_own_names() {
+        let metrics = Metrics::new(Now::read());
+        let protocol = metrics.protocol("canvas");
+        for code in Code::ALL {
+            protocol.fault(code);
+            assert_eq!(protocol.faults().filter(|(_, n)| *n > 0).last().unwrap().0, code.as_str());
+        }
+        assert!(protocol.faults().all(|(_, n)| n == 1));
+        let channels = metrics.channels();
+        for reason in DropReason::ALL {
+            channels.drop_one(reason);
+            assert_eq!(channels.dropped().filter(|(_, n)| *n > 0).last().unwrap().0, reason.as_str());
+        }
+        protocol.opened();
+        protocol.closed(&Close::Slow);
+        protocol.opened();
+        protocol.closed(&Close::Lost);
+        assert_eq!(protocol.closes().filter(|(_, n)| *n > 0).collect::<Vec<_>>(), [("slow", 1), ("lost", 1)]);
+        assert_eq!(protocol.connections.get(), 0);
+    }
+
+    #[test]
+    fn json_shows_totals_and_rates_and_objects_outlive_a_reload() {
+        let start = Now::read();
+        let metrics = Metrics::new(start);
+        metrics.protocol("agent").messages_in.add(5);
+        metrics.route("agent.messages._").calls.inc();
+        metrics.source("bus").events.add(2);
+        metrics.tick(start);
+        metrics.protocol("agent").messages_in.add(20);
+        metrics.channels().delivered.add(30);
+        let later = Now { instant: start.instant + Duration::from_secs(10), ..start };
+        metrics.tick(later);
+        let json = metrics.json(later);
+        assert_eq!(json["uptime"], 10);
+        assert_eq!(json["protocols"]["agent"]["messagesIn"], 25);
+        assert_eq!(json["protocols"]["agent"]["rates"]["in"], 2.0);
+        assert_eq!(json["channels"]["rates"]["delivered"], 3.0);
+        assert_eq!(json["channels"]["dropped"]["outbox_full"], 0);
+        assert_eq!(json["routes"]["agent.messages._"]["calls"], 1);
+        assert_eq!(json["sources"]["bus"]["events"], 2);
+    }
+}
