@@ -1,3 +1,32 @@
-//! From `routes.yaml` to a checked plan.
+//! From `routes.yaml` to a checked plan: read, merge, check, compile. Everything wrong is found at once, and a file with
+//! anything wrong in it gives no plan. Names of scripts' functions are gathered here and looked up by `script`.
+//!
+//! In reading order: `positions` and `node` (text to tree), `include` (files), `fields` and `values` (reading a tree),
+//! `template` and `expression`, `rows` and `effects`, then one module per section of the file.
+
+mod channels;
+mod codes;
+mod deliver;
 pub mod diagnostic;
+mod effects;
+mod env;
+mod expression;
+mod fields;
+mod files;
+mod include;
+mod limits;
+mod listen;
+mod load;
+mod node;
 pub mod plan;
+mod plugins;
+mod positions;
+mod protocols;
+mod rows;
+mod sources;
+mod template;
+mod units;
+mod values;
+
+pub use codes::CODES;
+pub use load::{Loaded, load};

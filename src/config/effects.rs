@@ -1,0 +1,197 @@
+//! The effects of a row: `set`, `leave`, `join`, `to`, `reply`, `close`, `fail`.
+
+use super::channels::Access;
+use super::codes;
+use super::diagnostic::Diagnostic;
+use super::fields::{Fields, Gathered};
+use super::node::{Node, Yaml};
+use super::plan::{Join, Publish, Reply, Role, SetTarget, Target};
+use super::rows::{Rows, is_function};
+use super::template::{self, Seen};
+use super::values;
+use crate::model::fault::Code;
+use crate::model::template::{Template, Text};
+
+/// `set: {session: …, user: …, state.NAME: …}`
+pub(super) fn set(all: &Gathered, node: &Node, seen: Seen) -> Option<Vec<(SetTarget, Template)>> {
+    let Yaml::Map(entries) = &node.value else { return all.wrong_type(node, "a map: `{ session: …, state.name: … }`") };
+    let one = |entry: &super::node::Entry| {
+        let target = match &*entry.key {
+            "user" => SetTarget::User,
+            "session" => SetTarget::Session,
+            key => match key.strip_prefix("state.") {
+                Some(name) if !name.is_empty() && !name.contains('.') => SetTarget::State(name.into()),
+                _ => {
+                    let message = format!("`set` has no key `{key}`");
+                    let hint = "known here: `user`, `session`, `state.NAME`";
+                    all.report(Diagnostic::new(codes::UNKNOWN_KEY, entry.key_span.clone(), message).hint(hint));
+                    return None;
+                }
+            },
+        };
+        Some((target, template::template(all, &entry.value, seen)?))
+    };
+    Some(entries.iter().filter_map(one).collect())
+}
+
+/// One or several values.
+fn each(node: &Node) -> &[Node] {
+    if let Yaml::List(items) = &node.value { items } else { std::slice::from_ref(node) }
+}
+
+/// `leave:` names or globs.
+pub(super) fn leave(rows: &Rows<'_>, node: &Node, seen: Seen) -> Option<Vec<Text>> {
+    Some(each(node).iter().filter_map(|item| channel(rows, item, seen, Access::Leave)).collect())
+}
+
+/// `join:` names, or maps with a key and meta.
+pub(super) fn join(rows: &Rows<'_>, node: &Node, seen: Seen) -> Option<Vec<Join>> {
+    let one = |item: &Node| {
+        if !matches!(item.value, Yaml::Map(_)) {
+            return Some(Join { channel: channel(rows, item, seen, Access::Join)?, key: None, meta: None });
+        }
+        let mut fields = Fields::of(rows.all, item, "an entry of `join`")?;
+        let join = fields.need("channel").and_then(|node| channel(rows, node, seen, Access::Join)).map(|channel| Join {
+            channel,
+            key: fields.read("key", |all, node| template::text(all, node, seen)),
+            meta: fields.read("meta", |all, node| template::template(all, node, seen)),
+        });
+        fields.finish();
+        join
+    };
+    Some(each(node).iter().filter_map(one).collect())
+}
+
+fn channel(rows: &Rows<'_>, node: &Node, seen: Seen, access: Access) -> Option<Text> {
+    let text = template::text(rows.all, node, seen)?;
+    rows.channels.check(rows.all, &text, access, rows.actor, &node.span)?;
+    Some(text)
+}
+
+/// What a row says of all its targets; a target may say otherwise.
+#[derive(Clone)]
+struct Shape {
+    kind: Option<Text>,
+    data: Option<Template>,
+    metadata: Option<Template>,
+    except_sender: bool,
+}
+
+impl Shape {
+    fn read(fields: &mut Fields<'_>, seen: Seen, has_sender: bool) -> Self {
+        let except = |all: &Gathered, node: &Node| values::word(all, node, &[("sender", true)]);
+        Self {
+            kind: fields.read("as", |all, node| template::text(all, node, seen)),
+            data: fields.read_raw("data", |all, node| template::template(all, node, seen)),
+            metadata: fields.read("metadata", |all, node| template::template(all, node, seen)),
+            except_sender: has_sender && fields.read("except", except).unwrap_or(false),
+        }
+    }
+
+    fn over(self, row: &Shape) -> Self {
+        Self {
+            kind: self.kind.or_else(|| row.kind.clone()),
+            data: self.data.or_else(|| row.data.clone()),
+            metadata: self.metadata.or_else(|| row.metadata.clone()),
+            except_sender: self.except_sender || row.except_sender,
+        }
+    }
+
+    fn publish(self, target: Target) -> Publish {
+        let Self { kind, data, metadata, except_sender } = self;
+        Publish { target, kind, data, metadata, except_sender }
+    }
+}
+
+/// `to:`, with the row's `as`, `data`, `metadata` and `except`.
+pub(super) fn publish(rows: &Rows<'_>, fields: &mut Fields<'_>, seen: Seen, has_message: bool, has_sender: bool) -> Vec<Publish> {
+    let said_as = fields.has("as");
+    let shape = Shape::read(fields, seen, has_sender);
+    let Some(to) = fields.get("to") else {
+        for key in ["as", "data", "metadata", "except"] {
+            if let Some(at) = fields.key_span(key) {
+                let message = format!("`{key}` says what is published, and nothing is");
+                rows.all.report(Diagnostic::new(codes::MISSING, at.clone(), message).hint("`to` is missing"));
+                break;
+            }
+        }
+        return Vec::new();
+    };
+    let one = |item: &Node| {
+        let (target, own, own_as) = match &item.value {
+            Yaml::Map(_) => target(rows, item, seen, has_sender)?,
+            _ => (Target::Channel(channel(rows, item, seen, Access::Publish)?), None, false),
+        };
+        if !has_message && !said_as && !own_as {
+            let message = "`to` needs `as` where no message has come in: nothing else gives the event its type";
+            return rows.all.fail(codes::MISSING, &item.span, message);
+        }
+        Some(own.map_or_else(|| shape.clone(), |own| own.over(&shape)).publish(target))
+    };
+    each(to).iter().filter_map(one).collect()
+}
+
+fn target(rows: &Rows<'_>, node: &Node, seen: Seen, has_sender: bool) -> Option<(Target, Option<Shape>, bool)> {
+    let mut fields = Fields::of(rows.all, node, "a target of `to`")?;
+    const KINDS: [(&str, fn(Text) -> Target); 3] = [("client", Target::Client), ("user", Target::User), ("session", Target::Session)];
+    fields.exclude("channel", &["client", "user", "session"]);
+    fields.exclude("client", &["user", "session"]);
+    fields.exclude("user", &["session"]);
+    let mut found = fields.get("channel").map(|node| channel(rows, node, seen, Access::Publish).map(Target::Channel));
+    for (key, make) in KINDS {
+        if let Some(node) = fields.get(key) {
+            found = found.or_else(|| Some(template::text(rows.all, node, seen).map(make)));
+        }
+    }
+    let own_as = fields.has("as");
+    let shape = Shape::read(&mut fields, seen, has_sender);
+    if fields.finish() && found.is_none() {
+        return rows.all.fail(codes::MISSING, &node.span, "a target of `to` needs `channel`, `client`, `user` or `session`");
+    }
+    Some((found??, Some(shape), own_as))
+}
+
+/// `reply:` and `send:`: a function's name, or a template.
+pub(super) fn reply(rows: &Rows<'_>, node: &Node, seen: Seen) -> Option<Reply> {
+    match node.as_text() {
+        Some(word) if is_function(word) => rows.function(node, Role::Handler).map(Reply::Call),
+        _ => template::template(rows.all, node, seen).map(Reply::Template),
+    }
+}
+
+/// `status:` of an HTTP row.
+pub(super) fn status(all: &Gathered, node: &Node) -> Option<u16> {
+    match values::count(all, node)? {
+        code @ 200..=599 => u16::try_from(code).ok(),
+        code => all.fail(codes::VALUE, &node.span, format!("`{code}` is no status: 200 to 599")),
+    }
+}
+
+/// `close: [code, reason]`; the reason may have references in it.
+pub(super) fn close(all: &Gathered, node: &Node, seen: Seen) -> Option<(u16, Text)> {
+    let (code, reason) = values::close(all, node)?;
+    let Some(reason) = reason else { return Some((code, Text::constant(""))) };
+    let text = template::text(all, reason, seen)?;
+    if let Some(constant) = text.as_constant() {
+        values::check_reason(all, constant, &reason.span)?;
+    }
+    Some((code, text))
+}
+
+/// `fail: text`, or `fail: {code, message}`.
+pub(super) fn fail(all: &Gathered, node: &Node, seen: Seen) -> Option<(Code, Text)> {
+    if !matches!(node.value, Yaml::Map(_)) {
+        return Some((Code::Rejected, template::text(all, node, seen)?));
+    }
+    let mut fields = Fields::of(all, node, "`fail`")?;
+    let code = if fields.has("code") { fields.read("code", code) } else { Some(Code::Rejected) };
+    let message = fields.read("message", |all, node| template::text(all, node, seen));
+    fields.finish();
+    let code = code?;
+    Some((code, message.unwrap_or_else(|| Text::constant(code.default_message()))))
+}
+
+/// A fault's code.
+pub(super) fn code(all: &Gathered, node: &Node) -> Option<Code> {
+    values::word(all, node, &Code::ALL.map(|code| (code.as_str(), code)))
+}

@@ -1,0 +1,169 @@
+//! The cursor over a map: which keys are asked for is which keys there may be. Everything wrong is collected, nothing stops.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::codes;
+use super::diagnostic::Diagnostic;
+use super::node::{Entry, Node, Yaml};
+use super::plan::{ExpressionUse, FnRef, FunctionUse, Role, Span};
+
+/// A file that is wrong in more places than this is wrong as a whole.
+const DIAGNOSTICS_MAX: usize = 200;
+
+/// What reading gathers besides the plan.
+#[derive(Default)]
+pub(super) struct Gathered {
+    pub(super) diagnostics: RefCell<Vec<Diagnostic>>,
+    pub(super) functions: RefCell<Vec<FunctionUse>>,
+    pub(super) expressions: RefCell<Vec<ExpressionUse>>,
+    /// The plugins that were found: an expression is compiled along with its protocol's, or with none.
+    pub(super) plugins: RefCell<HashSet<Arc<str>>>,
+    /// Set when a mistake may hide channels, so that looking for one would only add noise.
+    pub(super) channels_uncertain: Cell<bool>,
+    /// Likewise for protocols and sources.
+    pub(super) names_uncertain: Cell<bool>,
+}
+
+impl Gathered {
+    /// Keeps a diagnostic. Aliases make one mistake appear at several places of the plan; it is told once.
+    pub(super) fn report(&self, diagnostic: Diagnostic) {
+        let mut all = self.diagnostics.borrow_mut();
+        if all.len() < DIAGNOSTICS_MAX && !all.contains(&diagnostic) {
+            all.push(diagnostic);
+        }
+    }
+
+    /// Reports and gives nothing, for readers.
+    pub(super) fn fail<T>(&self, code: &'static str, at: &Span, message: impl Into<String>) -> Option<T> {
+        self.report(Diagnostic::new(code, at.clone(), message));
+        None
+    }
+
+    /// Reports a value of the wrong type.
+    pub(super) fn wrong_type<T>(&self, node: &Node, wanted: &str) -> Option<T> {
+        self.fail(codes::TYPE, &node.span, format!("expected {wanted}, found {}", node.kind()))
+    }
+
+    /// Keeps that a function is used.
+    pub(super) fn function(&self, function: FnRef, role: Role, at: &Span) -> FnRef {
+        self.functions.borrow_mut().push(FunctionUse { function: function.clone(), role, at: at.clone() });
+        function
+    }
+
+    /// Keeps an expression under a name that no plugin can write.
+    pub(super) fn expression(&self, plugin: &Arc<str>, source: String, parameters: &'static [&'static str], at: &Span) -> FnRef {
+        let mut all = self.expressions.borrow_mut();
+        let plugin = if self.plugins.borrow().contains(plugin) { plugin.clone() } else { "".into() };
+        let function = FnRef { plugin, name: format!("when#{}", all.len() + 1).into() };
+        all.push(ExpressionUse { function: function.clone(), source: source.into(), parameters, at: at.clone() });
+        function
+    }
+}
+
+/// A map being read.
+pub(super) struct Fields<'a> {
+    all: &'a Gathered,
+    what: &'a str,
+    at: &'a Span,
+    entries: &'a [Entry],
+    asked: Vec<&'static str>,
+    missing: Vec<&'static str>,
+}
+
+impl<'a> Fields<'a> {
+    /// Begins to read a map. `what` is what a person calls it: "a protocol".
+    pub(super) fn of(all: &'a Gathered, node: &'a Node, what: &'a str) -> Option<Self> {
+        match &node.value {
+            Yaml::Map(entries) => Some(Self { all, what, at: &node.span, entries, asked: Vec::new(), missing: Vec::new() }),
+            _ => all.wrong_type(node, &format!("a map for {what}")),
+        }
+    }
+
+    /// The value of a key, even if it is `null`.
+    pub(super) fn raw(&mut self, key: &'static str) -> Option<&'a Node> {
+        if !self.asked.contains(&key) {
+            self.asked.push(key);
+        }
+        self.entries.iter().find(|entry| &*entry.key == key).map(|entry| &entry.value)
+    }
+
+    /// The value of a key. Nothing and empty text count as absent.
+    pub(super) fn get(&mut self, key: &'static str) -> Option<&'a Node> {
+        self.raw(key).filter(|node| !node.is_empty())
+    }
+
+    /// The value of a key that must be there.
+    pub(super) fn need(&mut self, key: &'static str) -> Option<&'a Node> {
+        let found = self.get(key);
+        if found.is_none() {
+            self.missing.push(key);
+        }
+        found
+    }
+
+    /// Reads the value of a key.
+    pub(super) fn read<T>(&mut self, key: &'static str, reader: impl FnOnce(&'a Gathered, &'a Node) -> Option<T>) -> Option<T> {
+        self.get(key).and_then(|node| reader(self.all, node))
+    }
+
+    /// Reads the value of a key, even if it is `null` or empty text.
+    pub(super) fn read_raw<T>(&mut self, key: &'static str, reader: impl FnOnce(&'a Gathered, &'a Node) -> Option<T>) -> Option<T> {
+        self.raw(key).and_then(|node| reader(self.all, node))
+    }
+
+    /// Whether the map says anything under a key. Does not count as asking for it.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|entry| &*entry.key == key)
+    }
+
+    /// The place of a key.
+    pub(super) fn key_span(&self, key: &str) -> Option<&'a Span> {
+        self.entries.iter().find(|entry| &*entry.key == key).map(|entry| &entry.key_span)
+    }
+
+    /// Reports that two keys exclude each other, if both are there.
+    pub(super) fn exclude(&self, key: &str, others: &[&str]) {
+        for other in others.iter().filter(|other| self.has(key) && self.has(other)) {
+            if let Some(span) = self.key_span(other) {
+                self.all.report(Diagnostic::new(codes::CONFLICT, span.clone(), format!("`{other}` beside `{key}`: one of them only")));
+            }
+        }
+    }
+
+    /// Reports keys that nothing asked for and keys that are missing. Says whether all was well.
+    pub(super) fn finish(self) -> bool {
+        let unknown = self.entries.iter().filter(|entry| !self.asked.contains(&&*entry.key));
+        let (mut well, mut meant) = (true, Vec::new());
+        for entry in unknown {
+            let free = self.asked.iter().copied().filter(|key| !self.has(key));
+            let near = nearest(&entry.key, free);
+            let hint = near.map_or_else(|| format!("known here: {}", self.asked.join(", ")), |near| format!("did you mean `{near}`?"));
+            meant.extend(near);
+            let message = format!("{} has no key `{}`", self.what, entry.key);
+            self.all.report(Diagnostic::new(codes::UNKNOWN_KEY, entry.key_span.clone(), message).hint(hint));
+            well = false;
+        }
+        // A misspelt key is one mistake, not two.
+        for key in self.missing.iter().filter(|key| !meant.contains(key)) {
+            self.all.report(Diagnostic::new(codes::MISSING, self.at.clone(), format!("{} needs `{key}`", self.what)));
+            well = false;
+        }
+        well
+    }
+}
+
+/// The known word that was most likely meant.
+pub(super) fn nearest<'w>(written: &str, known: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
+    const CHARS_MAX: usize = 64;
+    let length = written.chars().count();
+    let comparable = |word: &&str| length <= CHARS_MAX && word.len() <= CHARS_MAX;
+    let allowed = (length / 3).max(1);
+    let near = known
+        .into_iter()
+        .filter(comparable)
+        .map(|word| (strsim::osa_distance(written, word), word))
+        .filter(|(distance, _)| *distance <= allowed);
+    near.min_by_key(|(distance, _)| *distance).map(|(_, word)| word)
+}

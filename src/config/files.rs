@@ -1,0 +1,40 @@
+//! Reads files that may be anything: bounded in size, and not through links that lead elsewhere.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// Why a file is not read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("cannot be read: {0}")]
+    Io(#[from] io::Error),
+    #[error("larger than {0} KiB")]
+    TooLarge(usize),
+    #[error("not UTF-8")]
+    NotText,
+    #[error("it leads out of the folder it must stay in")]
+    Outside,
+    #[error("not a regular file")]
+    NotAFile,
+}
+
+/// Reads a text of bounded size.
+pub(super) fn read(path: &Path, bytes_max: usize) -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > bytes_max {
+        return Err(Error::TooLarge(bytes_max >> 10));
+    }
+    String::from_utf8(bytes).map_err(|_| Error::NotText)
+}
+
+/// The true path of a regular file that lies below a folder, links followed.
+pub(super) fn below(folder: &Path, relative: &Path) -> Result<PathBuf, Error> {
+    let folder = folder.canonicalize()?;
+    let path = folder.join(relative).canonicalize()?;
+    if !path.starts_with(&folder) {
+        return Err(Error::Outside);
+    }
+    if path.is_file() { Ok(path) } else { Err(Error::NotAFile) }
+}

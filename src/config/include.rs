@@ -1,0 +1,110 @@
+//! The files of a configuration: the main one and what it includes, each read once into a tree. Knows `include`, nothing else.
+
+use std::collections::HashSet;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use super::codes;
+use super::diagnostic::{Diagnostic, Files};
+use super::env::Env;
+use super::fields::Gathered;
+use super::files;
+use super::node::{Node, Yaml};
+use super::positions::Weight;
+use super::values;
+
+/// The largest file.
+const BYTES_MAX: usize = 1 << 20;
+/// How many files one configuration may include.
+const FILES_MAX: usize = 64;
+/// How deep files may include files.
+const DEPTH_MAX: usize = 8;
+
+/// Reads a configuration's files. The main one comes first; what could not be read is reported and left out.
+pub(super) struct Reader<'a> {
+    pub(super) all: &'a Gathered,
+    pub(super) env: Env<'a>,
+    /// The folder of the main file.
+    pub(super) folder: &'a Path,
+    pub(super) texts: &'a mut Files,
+    weight: Weight,
+    seen: HashSet<PathBuf>,
+    open: Vec<PathBuf>,
+    trees: Vec<Node>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(all: &'a Gathered, env: Env<'a>, folder: &'a Path, texts: &'a mut Files) -> Self {
+        Self { all, env, folder, texts, weight: Weight::default(), seen: HashSet::new(), open: Vec::new(), trees: Vec::new() }
+    }
+
+    /// Reads the main file and what it includes.
+    pub(super) fn read(mut self, main: &Path) -> Vec<Node> {
+        let shown: Arc<str> = main.to_string_lossy().into();
+        match files::read(main, BYTES_MAX) {
+            Ok(text) => {
+                let path = main.canonicalize().unwrap_or_else(|_| main.to_owned());
+                self.seen.insert(path.clone());
+                self.tree(path, Path::new(""), shown, text);
+            }
+            Err(why) => self.all.report(Diagnostic::placeless(codes::FILE, format!("{shown}: {why}"))),
+        }
+        self.trees
+    }
+
+    fn tree(&mut self, path: PathBuf, relative: &Path, shown: Arc<str>, text: String) {
+        let read = Node::read(&text, &shown, self.env, &mut self.weight);
+        self.texts.insert(shown, text.into());
+        let tree = match read {
+            Ok(tree) => tree,
+            Err(flaws) => {
+                flaws.into_iter().for_each(|flaw| self.all.report(flaw));
+                self.incomplete();
+                return;
+            }
+        };
+        let include = match &tree.value {
+            Yaml::Map(entries) => entries.iter().find(|entry| &*entry.key == "include").map(|entry| entry.value.clone()),
+            _ => None,
+        };
+        self.trees.push(tree);
+        self.open.push(path);
+        for (name, at) in include.and_then(|node| values::list(self.all, &node)).unwrap_or_default() {
+            if let Err(why) = self.include(relative, &name) {
+                self.incomplete();
+                self.all.report(Diagnostic::new(codes::INCLUDE, at, format!("`{name}` cannot be included: {why}")));
+            }
+        }
+        self.open.pop();
+    }
+
+    /// What was not read may have declared anything.
+    fn incomplete(&self) {
+        self.all.channels_uncertain.set(true);
+        self.all.names_uncertain.set(true);
+    }
+
+    fn include(&mut self, from: &Path, name: &str) -> Result<(), String> {
+        let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        if !plain {
+            return Err("a path below the folder of the main file, without `..`, belongs here".into());
+        }
+        let relative: PathBuf =
+            from.parent().unwrap_or(Path::new("")).join(name).components().filter(|c| *c != Component::CurDir).collect();
+        let path =
+            files::below(if self.folder == Path::new("") { Path::new(".") } else { self.folder }, &relative).map_err(|e| e.to_string())?;
+        if self.open.contains(&path) {
+            return Err("it includes itself".into());
+        }
+        if self.open.len() >= DEPTH_MAX || self.seen.len() > FILES_MAX {
+            return Err(format!("at most {FILES_MAX} files, {DEPTH_MAX} deep"));
+        }
+        if !self.seen.insert(path.clone()) {
+            return Err("it is included already".into());
+        }
+        let text = files::read(&path, BYTES_MAX).map_err(|e| e.to_string())?;
+        let shown = self.folder.join(&relative).to_string_lossy().into();
+        self.tree(path, &relative, shown, text);
+        Ok(())
+    }
+}

@@ -1,0 +1,173 @@
+//! Addresses and paths, and who shares them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use super::codes;
+use super::diagnostic::Diagnostic;
+use super::fields::Gathered;
+use super::node::Node;
+use super::plan::{Listen, Span};
+use super::values;
+use crate::model::pattern::Pattern;
+
+/// An address with nothing behind it.
+pub(super) fn address(all: &Gathered, node: &Node) -> Option<Listen> {
+    let (listen, path) = split(all, node)?;
+    if path.is_empty() {
+        Some(listen)
+    } else {
+        all.fail(codes::ADDRESS, &node.span, format!("no path belongs here, only an address: `{listen}`"))
+    }
+}
+
+/// An address and a path; no path is `/`.
+pub(super) fn address_and_path(all: &Gathered, node: &Node) -> Option<(Listen, Pattern)> {
+    let (listen, path) = split(all, node)?;
+    Some((listen, self::path(all, if path.is_empty() { "/" } else { &path }, &node.span)?))
+}
+
+/// What stands for an address that was reported, so that the rest is still read.
+pub(super) fn nowhere() -> Option<(Listen, Pattern)> {
+    Some((Listen { host: "localhost".into(), port: 0 }, Pattern::path("/").ok()?))
+}
+
+/// A URL path, with parameters.
+pub(super) fn path(all: &Gathered, written: &str, at: &Span) -> Option<Pattern> {
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '%' | '"' | '<' | '>' | '\\');
+    if !written.starts_with('/') || !written.chars().all(plain) {
+        return all.fail(codes::ADDRESS, at, format!("`{written}` is no path: it begins with `/` and has no spaces, `?`, `#` or `%`"));
+    }
+    Pattern::path(written).map_or_else(|why| all.fail(codes::PATTERN, at, format!("`{written}` is no path pattern: {why}")), Some)
+}
+
+fn split(all: &Gathered, node: &Node) -> Option<(Listen, String)> {
+    let written = values::text(all, node)?;
+    let (address, path) = written.find('/').map_or((&*written, ""), |i| written.split_at(i));
+    match parse(address) {
+        Some(listen) => Some((listen, path.into())),
+        None => {
+            let message = format!("`{address}` is no address");
+            let hint = "write `localhost:3000`, `0.0.0.0:3000` or `[::]:3000`, and a path behind it where one belongs";
+            all.report(Diagnostic::new(codes::ADDRESS, node.span.clone(), message).hint(hint));
+            None
+        }
+    }
+}
+
+fn parse(address: &str) -> Option<Listen> {
+    let (host, port) = address.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|_| port.bytes().all(|b| b.is_ascii_digit()))?;
+    let host: Arc<str> = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(v6) => v6.parse::<Ipv6Addr>().ok()?.to_string().into(),
+        None if host == "localhost" => host.into(),
+        None => host.parse::<Ipv4Addr>().ok()?.to_string().into(),
+    };
+    Some(Listen { host, port })
+}
+
+/// Whether two listeners that are not the same would get in each other's way.
+pub(super) fn overlap(a: &Listen, b: &Listen) -> bool {
+    let ips = |listen: &Listen| -> Vec<IpAddr> {
+        listen.host.parse().map_or_else(|_| vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], |ip| vec![ip])
+    };
+    let meet = |a: &IpAddr, b: &IpAddr| a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()));
+    a.port == b.port && a.port != 0 && ips(a).iter().any(|a| ips(b).iter().any(|b| meet(a, b)))
+}
+
+/// A pattern without the names of its captures: two patterns of one shape match the same names.
+pub(super) fn shape(pattern: &Pattern) -> String {
+    let (mut out, mut inside) = (String::new(), false);
+    for c in pattern.as_str().chars() {
+        inside = inside && c != '}';
+        if !inside || c == '*' {
+            out.push(c);
+        }
+        inside |= c == '{';
+    }
+    out
+}
+
+/// Everything that listens, gathered while reading, to find what clashes.
+#[derive(Default)]
+pub(super) struct Doors(Vec<Door>);
+
+struct Door {
+    listen: Listen,
+    /// `GET`, …, or `WebSocket`.
+    method: Arc<str>,
+    path: Pattern,
+    /// "the protocol `canvas`"
+    owner: String,
+    at: Span,
+}
+
+impl Doors {
+    pub(super) fn add(&mut self, listen: &Listen, method: &str, path: &Pattern, owner: String, at: &Span) {
+        self.0.push(Door { listen: listen.clone(), method: method.into(), path: path.clone(), owner, at: at.clone() });
+    }
+
+    /// Reports every door that an earlier one, or `api`, stands in the way of.
+    pub(super) fn check(&self, all: &Gathered, api: &Listen) {
+        let mut listeners: HashMap<u16, Vec<&Door>> = HashMap::new();
+        let mut taken: HashMap<(&Listen, &str, String), &Door> = HashMap::new();
+        for door in self.0.iter().filter(|door| door.listen.port != 0) {
+            if overlap(&door.listen, api) {
+                let message = format!("{} listens on the address of `api`, {api}", door.owner);
+                all.report(Diagnostic::new(codes::API_SHARED, door.at.clone(), message).hint("give one of them another port"));
+            }
+            let told = |other: &Door, message: String| {
+                let hint = format!("{} is on line {}", other.owner, other.at.place.line);
+                all.report(Diagnostic::new(codes::CLASH, door.at.clone(), message).hint(hint));
+            };
+            let same_port = listeners.entry(door.listen.port).or_default();
+            if !same_port.iter().any(|other| other.listen == door.listen) {
+                if let Some(other) = same_port.iter().find(|other| overlap(&other.listen, &door.listen)) {
+                    told(other, format!("{} and {} cannot both be bound; write the same address", door.listen, other.listen));
+                }
+                same_port.push(door);
+            }
+            match taken.entry((&door.listen, &door.method, shape(&door.path))) {
+                Entry::Occupied(other) => told(other.get(), format!("{} {} on {} is taken", door.method, door.path, door.listen)),
+                Entry::Vacant(free) => {
+                    free.insert(door);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listen(text: &str) -> Listen {
+        parse(text).unwrap()
+    }
+
+    #[test]
+    fn addresses() {
+        assert_eq!(listen("localhost:0").port, 0);
+        assert_eq!(listen("[::1]:80").to_string(), "[::1]:80");
+        for wrong in ["", "localhost", "example.org:80", "127.0.0.1:99999", "::1:80", "127.0.0.1:+80", ":80", "[127.0.0.1]:80", "1.2.3:80"]
+        {
+            assert!(parse(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn listeners_that_get_in_each_others_way() {
+        assert!(overlap(&listen("localhost:1"), &listen("127.0.0.1:1")));
+        assert!(overlap(&listen("0.0.0.0:1"), &listen("localhost:1")));
+        assert!(!overlap(&listen("0.0.0.0:1"), &listen("[::1]:1")));
+        assert!(!overlap(&listen("localhost:1"), &listen("localhost:2")));
+        assert!(!overlap(&listen("localhost:0"), &listen("localhost:0")));
+    }
+
+    #[test]
+    fn names_of_captures_are_no_difference() {
+        assert_eq!(shape(&Pattern::path("/a/{b}/c/{d*}").unwrap()), "/a/{}/c/{*}");
+    }
+}

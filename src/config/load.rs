@@ -1,0 +1,197 @@
+//! The whole file: its sections in the order in which they need each other.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::channels::Channels;
+use super::codes;
+use super::diagnostic::{Diagnostic, Files};
+use super::fields::{Fields, Gathered};
+use super::include::Reader;
+use super::listen::{self, Doors};
+use super::node::{Entry, Node, Yaml};
+use super::plan::{ApiPlan, ExpressionUse, FunctionUse, Listen, Plan, Plugins, Span, StorePlan};
+use super::{plugins, protocols, sources, values};
+use crate::model::Place;
+
+/// The version of the language.
+const VERSION: usize = 1;
+const STORE: &str = "sqlite://data/tramline.db";
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// What came of reading a configuration.
+#[derive(Debug)]
+pub struct Loaded {
+    /// None when anything is wrong.
+    pub plan: Option<Plan>,
+    /// The plugins next to the routes file, as text.
+    pub plugins: Plugins,
+    /// Functions that the file names.
+    pub functions: Vec<FunctionUse>,
+    /// Expressions in the file.
+    pub expressions: Vec<ExpressionUse>,
+    /// Everything that is wrong.
+    pub diagnostics: Vec<Diagnostic>,
+    /// The texts that diagnostics point into.
+    pub files: Files,
+}
+
+/// Reads a routes file, what it includes, and the plugins next to it. `env` gives environment variables.
+pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Loaded {
+    let all = Gathered::default();
+    let mut files = Files::new();
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let trees = Reader::new(&all, env, folder, &mut files).read(path);
+    let plugin_folder = folder.join("plugins");
+    let plugins = plugins::read(&all, &plugin_folder, &plugin_folder.to_string_lossy(), &mut files);
+    all.plugins.borrow_mut().extend(plugins.sources.keys().cloned());
+    let plan = if trees.is_empty() { None } else { plan(&all, &trees, folder) };
+    let diagnostics = all.diagnostics.into_inner();
+    Loaded {
+        plan: plan.filter(|_| diagnostics.is_empty()),
+        plugins,
+        functions: all.functions.into_inner(),
+        expressions: all.expressions.into_inner(),
+        diagnostics,
+        files,
+    }
+}
+
+/// The sections that files have in common, merged.
+#[derive(Default)]
+struct Sections<'a> {
+    channels: Vec<&'a Entry>,
+    protocols: Vec<&'a Entry>,
+    sources: Vec<&'a Entry>,
+}
+
+fn plan(all: &Gathered, trees: &[Node], folder: &Path) -> Option<Plan> {
+    let mut sections = Sections::default();
+    let (main, included) = trees.split_first()?;
+    let mut head = None;
+    if let Some(mut fields) = Fields::of(all, main, "the routes file") {
+        head = Some(read_head(all, &mut fields, folder));
+        read_sections(all, fields, &mut sections);
+    }
+    for tree in included {
+        if let Some(fields) = Fields::of(all, tree, "an included file") {
+            read_sections(all, fields, &mut sections);
+        }
+    }
+    no_name_twice(all, "channel", &sections.channels);
+    let speakers: Vec<&Entry> = sections.protocols.iter().chain(&sections.sources).copied().collect();
+    no_name_twice(all, "protocol or source", &speakers);
+
+    let mut channels = Channels::default();
+    sections.channels.iter().for_each(|entry| channels.add(all, entry));
+    channels.check_names(all, &names(&sections.protocols), &names(&sections.sources));
+    let mut doors = Doors::default();
+    let protocols = sections.protocols.iter().filter_map(|entry| protocols::protocol(all, &channels, &mut doors, entry));
+    let protocols = protocols.map(Arc::new).collect();
+    let sources = sections.sources.iter().filter_map(|entry| sources::source(all, &channels, &mut doors, entry));
+    let sources = sources.map(Arc::new).collect();
+    let Head { store, api, stop_within } = head?;
+    doors.check(all, &api.listen);
+    Some(Plan { store, api, channels: channels.plans, protocols, sources, stop_within })
+}
+
+fn names<'a>(entries: &[&'a Entry]) -> Vec<&'a str> {
+    entries.iter().map(|entry| &*entry.key).collect()
+}
+
+fn read_sections<'a>(all: &Gathered, mut fields: Fields<'a>, sections: &mut Sections<'a>) {
+    fields.raw("include");
+    for (key, into) in [("channels", &mut sections.channels), ("protocols", &mut sections.protocols), ("sources", &mut sections.sources)] {
+        match fields.get(key).map(|node| (node, &node.value)) {
+            None => {}
+            Some((_, Yaml::Map(entries))) => into.extend(entries),
+            Some((node, _)) => {
+                all.wrong_type::<()>(node, &format!("a map of {key} by name"));
+                all.channels_uncertain.set(true);
+                all.names_uncertain.set(true);
+            }
+        }
+    }
+    // A section under a misspelt key is not there; what it would have declared is not missed besides.
+    if !fields.finish() {
+        all.channels_uncertain.set(true);
+        all.names_uncertain.set(true);
+    }
+}
+
+/// Reports names that an earlier entry has, in whichever file.
+fn no_name_twice(all: &Gathered, what: &str, entries: &[&Entry]) {
+    let mut seen: HashMap<&str, &Place> = HashMap::new();
+    for entry in entries {
+        if let Some(first) = seen.insert(&entry.key, &entry.key_span.place) {
+            let message = format!("a {what} named `{}` is declared already", entry.key);
+            all.report(Diagnostic::new(codes::DUPLICATE_NAME, entry.key_span.clone(), message).hint(format!("the first is at {first}")));
+        }
+    }
+}
+
+/// What only the main file says.
+struct Head {
+    store: StorePlan,
+    api: ApiPlan,
+    stop_within: Duration,
+}
+
+fn read_head(all: &Gathered, fields: &mut Fields<'_>, folder: &Path) -> Head {
+    fields.need("version").and_then(|node| version(all, node));
+    let api = fields.read("api", api).unwrap_or_else(|| ApiPlan { listen: api_listen(), token: None, origins: Vec::new() });
+    Head {
+        store: fields.read("store", |all, node| store(all, node, folder)).unwrap_or_else(|| sqlite(STORE, folder)),
+        api,
+        stop_within: fields.read("stop_within", values::duration).unwrap_or(STOP_WITHIN),
+    }
+}
+
+fn version(all: &Gathered, node: &Node) -> Option<()> {
+    let written = values::count(all, node)?;
+    if written == VERSION {
+        return Some(());
+    }
+    all.fail(codes::VERSION, &node.span, format!("version {written} of the language is not known here; there is {VERSION}"))
+}
+
+fn store(all: &Gathered, node: &Node, folder: &Path) -> Option<StorePlan> {
+    let url = values::text(all, node)?;
+    if url == "sqlite::memory:" {
+        return Some(StorePlan::Memory);
+    }
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return all.fail(codes::NOT_YET, &node.span, "PostgreSQL is not supported yet; there is `sqlite://path`");
+    }
+    match url.strip_prefix("sqlite://") {
+        Some(path) if !path.is_empty() && !path.contains('?') => Some(sqlite(&url, folder)),
+        _ => all.fail(codes::VALUE, &node.span, "no store: write `sqlite://path` or `sqlite::memory:`"),
+    }
+}
+
+fn sqlite(url: &str, folder: &Path) -> StorePlan {
+    StorePlan::Sqlite(folder.join(PathBuf::from(url.trim_start_matches("sqlite://"))))
+}
+
+fn api(all: &Gathered, node: &Node) -> Option<ApiPlan> {
+    let mut fields = Fields::of(all, node, "`api`")?;
+    let at: &Span = fields.get("listen").map_or(&node.span, |node| &node.span);
+    let plan = ApiPlan {
+        listen: fields.read("listen", listen::address).unwrap_or_else(api_listen),
+        token: fields.read("token", values::secret),
+        origins: fields.read("origins", values::origins).unwrap_or_default(),
+    };
+    let said_token = fields.has("token");
+    if fields.finish() && !plan.listen.is_loopback() && plan.token.is_none() {
+        let message = format!("`api` on {} can be reached from other machines and has no token", plan.listen);
+        let hint = if said_token { "its `token` is empty" } else { "add `token`, or listen on localhost" };
+        all.report(Diagnostic::new(codes::API_OPEN, at.clone(), message).hint(hint));
+    }
+    Some(plan)
+}
+
+fn api_listen() -> Listen {
+    Listen { host: "localhost".into(), port: 4000 }
+}

@@ -1,0 +1,67 @@
+//! Finds and reads plugin files. What is in them is the scripts' business.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::codes;
+use super::diagnostic::{Diagnostic, Files};
+use super::fields::Gathered;
+use super::files;
+use super::plan::{PluginSource, Plugins, Span};
+use crate::model::Place;
+
+/// The largest plugin.
+const BYTES_MAX: usize = 256 << 10;
+/// The most plugins.
+const FILES_MAX: usize = 256;
+
+/// Whether a text is a plugin's name.
+pub(super) fn is_plugin(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+/// Reads every `NAME.rhai` in a folder that need not be there. `shown` is how the folder is called in diagnostics.
+pub(super) fn read(all: &Gathered, folder: &Path, shown: &str, texts: &mut Files) -> Plugins {
+    let mut plugins = Plugins { folder: folder.to_owned(), ..Plugins::default() };
+    let listing = match std::fs::read_dir(folder) {
+        Ok(listing) => listing,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return plugins,
+        Err(e) => {
+            all.report(Diagnostic::placeless(codes::PLUGIN, format!("cannot read the folder {shown}: {e}")));
+            return plugins;
+        }
+    };
+    let names = listing.filter_map(|file| file.ok()?.file_name().into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(".rhai") && !name.starts_with('.')).collect();
+    names.sort();
+    if names.len() > FILES_MAX {
+        all.report(Diagnostic::placeless(codes::PLUGIN, format!("{} plugins in {shown}: at most {FILES_MAX}", names.len())));
+        names.truncate(FILES_MAX);
+    }
+    for file_name in names {
+        let file: Arc<str> = format!("{shown}/{file_name}").into();
+        match one(folder, &file_name) {
+            Ok((name, text)) => {
+                let text: Arc<str> = text.into();
+                texts.insert(file.clone(), text.clone());
+                plugins.sources.insert(name.clone(), PluginSource { name, file, text });
+            }
+            Err(why) => {
+                let at = Span { place: Place { file, line: 1, column: 1 }, len: 1 };
+                all.report(Diagnostic::new(codes::PLUGIN, at, why));
+            }
+        }
+    }
+    plugins
+}
+
+fn one(folder: &Path, file_name: &str) -> Result<(Arc<str>, String), String> {
+    let name = file_name.trim_end_matches(".rhai");
+    if !is_plugin(name) {
+        return Err(format!("`{name}` is no plugin's name: lower-case letters, digits and `_`, at most 64"));
+    }
+    let path = files::below(folder, Path::new(file_name)).map_err(|e| e.to_string())?;
+    let text = files::read(&path, BYTES_MAX).map_err(|e| e.to_string())?;
+    Ok((name.into(), text))
+}

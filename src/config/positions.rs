@@ -1,0 +1,241 @@
+//! Where everything stands in a YAML text, and whether it is safe to read: one pass over parser events that builds no values
+//! and never recurses. Knows nothing of what the file means.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use saphyr_parser::{Event, Parser};
+
+use super::codes;
+use super::diagnostic::Diagnostic;
+use super::plan::Span;
+use crate::model::Place;
+
+/// How deep a file may nest, aliases expanded. Whatever walks it may recurse.
+pub(super) const DEPTH_MAX: usize = 64;
+/// How many values a configuration may have, aliases expanded.
+pub(super) const NODES_MAX: usize = 200_000;
+/// How many bytes of text a configuration may have, aliases expanded.
+pub(super) const EXPANDED_BYTES_MAX: usize = 8 << 20;
+
+/// The positions of one document. Aliases stay aliases here.
+pub(super) struct Positions {
+    spots: Vec<Spot>,
+    root: Option<usize>,
+}
+
+/// One value of the document.
+pub(super) struct Spot {
+    pub(super) span: Span,
+    pub(super) kind: Kind,
+    weight: Weight,
+    height: usize,
+}
+
+pub(super) enum Kind {
+    Scalar,
+    List(Vec<usize>),
+    /// Key, its place, and the value.
+    Map(Vec<(Box<str>, Span, usize)>),
+    Alias(usize),
+}
+
+/// What a value costs once aliases are expanded. Shared by all files of a configuration.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Weight {
+    nodes: usize,
+    bytes: usize,
+}
+
+impl Weight {
+    fn add(&mut self, other: Weight) {
+        self.nodes = self.nodes.saturating_add(other.nodes);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
+impl Positions {
+    /// Reads a text. The weight of the document is added to `total`.
+    pub(super) fn of(text: &str, file: &Arc<str>, total: &mut Weight) -> Result<Self, Vec<Diagnostic>> {
+        let lines: Vec<usize> = text.lines().map(|line| line.trim_end().chars().count()).collect();
+        let mut scan =
+            Scan { file, lines, total, spots: Vec::new(), open: Vec::new(), anchors: HashMap::new(), root: None, doubles: Vec::new() };
+        let mut documents = 0;
+        for event in Parser::new_from_str(text) {
+            let (event, span) = event.map_err(|e| vec![scan.syntax_error(*e.marker(), e.info())])?;
+            if matches!(event, Event::DocumentStart(_)) {
+                documents += 1;
+                if documents > 1 {
+                    return Err(vec![Diagnostic::new(codes::SYNTAX, scan.span(&span), "a second document: a routes file is one document")]);
+                }
+            }
+            scan.event(event, &span).map_err(|d| vec![d])?;
+        }
+        if scan.doubles.is_empty() { Ok(Self { root: scan.root, spots: scan.spots }) } else { Err(scan.doubles) }
+    }
+
+    /// The whole document, if there is anything in it.
+    pub(super) fn root(&self) -> Option<&Spot> {
+        self.root.map(|i| &self.spots[i])
+    }
+
+    /// What stands at an index, aliases followed.
+    pub(super) fn get(&self, index: usize) -> (&Span, &Kind) {
+        let spot = &self.spots[index];
+        let mut target = spot;
+        while let Kind::Alias(to) = target.kind {
+            target = &self.spots[to];
+        }
+        (&spot.span, &target.kind)
+    }
+}
+
+struct Scan<'a> {
+    file: &'a Arc<str>,
+    /// Length of each line in characters.
+    lines: Vec<usize>,
+    total: &'a mut Weight,
+    spots: Vec<Spot>,
+    open: Vec<Open>,
+    /// None: the anchor's value has begun and not ended.
+    anchors: HashMap<usize, Option<usize>>,
+    root: Option<usize>,
+    doubles: Vec<Diagnostic>,
+}
+
+/// A list or map that has begun and not ended.
+struct Open {
+    span: Span,
+    anchor: usize,
+    kind: Kind,
+    weight: Weight,
+    height: usize,
+    key: Option<(Box<str>, Span)>,
+    seen: HashMap<Box<str>, Place>,
+}
+
+impl Scan<'_> {
+    fn event(&mut self, event: Event<'_>, span: &saphyr_parser::Span) -> Result<(), Diagnostic> {
+        let span = self.span(span);
+        match event {
+            Event::Scalar(text, _, anchor, _) => {
+                if self.expects_key() {
+                    self.key(&text, span);
+                    return Ok(());
+                }
+                // An empty value has no place of its own: its key stands for it.
+                let key_span = self.open.last().and_then(|open| open.key.as_ref()).map(|(_, span)| span.clone());
+                let span = if text.is_empty() || &*text == "~" { key_span.unwrap_or(span) } else { span };
+                let weight = Weight { nodes: 1, bytes: text.len() };
+                self.add(Spot { span, kind: Kind::Scalar, weight, height: 0 }, anchor)
+            }
+            Event::Alias(anchor) => {
+                self.refuse_as_key(&span)?;
+                let Some(Some(target)) = self.anchors.get(&anchor).copied() else {
+                    return Err(Diagnostic::new(codes::BOUNDS, span, "an alias inside of what it stands for"));
+                };
+                let (weight, height) = (self.spots[target].weight, self.spots[target].height);
+                self.add(Spot { span, kind: Kind::Alias(target), weight, height }, 0)
+            }
+            Event::SequenceStart(anchor, _) => self.begin(Kind::List(Vec::new()), anchor, span),
+            Event::MappingStart(anchor, _) => self.begin(Kind::Map(Vec::new()), anchor, span),
+            Event::SequenceEnd | Event::MappingEnd => {
+                let Some(Open { span, anchor, kind, mut weight, height, .. }) = self.open.pop() else { return Ok(()) };
+                weight.nodes = weight.nodes.saturating_add(1);
+                self.add(Spot { span, kind, weight, height: height + 1 }, anchor)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn expects_key(&self) -> bool {
+        self.open.last().is_some_and(|open| matches!(open.kind, Kind::Map(_)) && open.key.is_none())
+    }
+
+    fn refuse_as_key(&self, span: &Span) -> Result<(), Diagnostic> {
+        if self.expects_key() { Err(Diagnostic::new(codes::TYPE, span.clone(), "a key must be text")) } else { Ok(()) }
+    }
+
+    fn begin(&mut self, kind: Kind, anchor: usize, span: Span) -> Result<(), Diagnostic> {
+        self.refuse_as_key(&span)?;
+        if self.open.len() >= DEPTH_MAX {
+            return Err(too_deep(span));
+        }
+        if anchor > 0 {
+            self.anchors.insert(anchor, None);
+        }
+        self.open.push(Open { span, anchor, kind, weight: Weight::default(), height: 0, key: None, seen: HashMap::new() });
+        Ok(())
+    }
+
+    fn key(&mut self, text: &str, span: Span) {
+        let Some(open) = self.open.last_mut() else { return };
+        if let Some(first) = open.seen.insert(text.into(), span.place.clone()) {
+            let message = format!("`{text}` stands twice in this map");
+            self.doubles.push(Diagnostic::new(codes::DUPLICATE_KEY, span.clone(), message).hint(format!("first on line {}", first.line)));
+        }
+        open.weight.bytes = open.weight.bytes.saturating_add(text.len());
+        open.key = Some((text.into(), span));
+    }
+
+    fn add(&mut self, spot: Spot, anchor: usize) -> Result<(), Diagnostic> {
+        let index = self.spots.len();
+        let (weight, height, span) = (spot.weight, spot.height, spot.span.clone());
+        // A list or map was counted value by value; an alias counts with all it stands for.
+        let cost = if matches!(spot.kind, Kind::List(_) | Kind::Map(_)) { Weight { nodes: 1, bytes: 0 } } else { weight };
+        self.total.add(cost);
+        if self.total.nodes > NODES_MAX || self.total.bytes > EXPANDED_BYTES_MAX {
+            let message = format!("more than {NODES_MAX} values or {} MiB of text with aliases expanded", EXPANDED_BYTES_MAX >> 20);
+            return Err(Diagnostic::new(codes::BOUNDS, span, message));
+        }
+        if self.open.len() + height > DEPTH_MAX {
+            return Err(too_deep(span));
+        }
+        self.spots.push(spot);
+        if anchor > 0 {
+            self.anchors.insert(anchor, Some(index));
+        }
+        let Some(open) = self.open.last_mut() else {
+            self.root = Some(index);
+            return Ok(());
+        };
+        open.weight.add(weight);
+        open.height = open.height.max(height);
+        match &mut open.kind {
+            Kind::List(items) => items.push(index),
+            Kind::Map(entries) => {
+                if let Some((key, key_span)) = open.key.take() {
+                    entries.push((key, key_span, index));
+                }
+            }
+            Kind::Scalar | Kind::Alias(_) => {}
+        }
+        Ok(())
+    }
+
+    /// A span on one line: what goes on over several is shown up to the end of its first.
+    fn span(&self, span: &saphyr_parser::Span) -> Span {
+        let (start, end) = (span.start, span.end);
+        let line_len = self.lines.get(start.line().saturating_sub(1)).copied().unwrap_or(0);
+        let on_line = if end.line() == start.line() && end.col() > start.col() { end.col() } else { line_len };
+        let len = on_line.min(line_len.max(start.col() + 1)).saturating_sub(start.col()).max(1);
+        Span { place: place(self.file, start), len: u32::try_from(len).unwrap_or(u32::MAX) }
+    }
+
+    fn syntax_error(&self, at: saphyr_parser::Marker, info: &str) -> Diagnostic {
+        // At the end of the text the last line is what there is to show.
+        let line = at.line().clamp(1, self.lines.len().max(1));
+        let column = if line < at.line() { self.lines.last().copied().unwrap_or(0) } else { at.col() };
+        let at = saphyr_parser::Marker::new(at.index(), line, column);
+        Diagnostic::new(codes::SYNTAX, Span { place: place(self.file, at), len: 1 }, format!("not YAML: {info}"))
+    }
+}
+
+fn place(file: &Arc<str>, at: saphyr_parser::Marker) -> Place {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).max(1);
+    Place { file: file.clone(), line: number(at.line()), column: number(at.col() + 1) }
+}
+
+fn too_deep(span: Span) -> Diagnostic {
+    Diagnostic::new(codes::BOUNDS, span, format!("nested deeper than {DEPTH_MAX} levels"))
+}

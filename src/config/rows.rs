@@ -1,0 +1,200 @@
+//! Rows: what a message, a moment or a request does. One reader for all places where rows stand; the place says which keys
+//! and references there are.
+
+use std::sync::Arc;
+
+use super::channels::Channels;
+use super::codes;
+use super::diagnostic::Diagnostic;
+use super::effects;
+use super::expression;
+use super::fields::{Fields, Gathered};
+use super::node::{Node, Yaml};
+use super::plan::{FnRef, Role, Row, Span, Table};
+use super::template::Seen;
+use super::values;
+use crate::model::pattern::Glob;
+
+/// Where a row stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Message,
+    Open,
+    Close,
+    Every,
+    Idle,
+    Http,
+    Source,
+    HttpSource,
+}
+
+impl Kind {
+    /// What a person calls it.
+    fn what(self) -> &'static str {
+        match self {
+            Kind::Message => "a row of `messages`",
+            Kind::Open => "a row of `open`",
+            Kind::Close => "a row of `close`",
+            Kind::Every => "a row of `every`",
+            Kind::Idle => "`idle`",
+            Kind::Http => "a row of `http`",
+            Kind::Source | Kind::HttpSource => "a row of a source",
+        }
+    }
+
+    fn seen(self) -> Seen {
+        match self {
+            Kind::Message => Seen::MESSAGE,
+            Kind::Open | Kind::Close | Kind::Every | Kind::Idle => Seen::CONNECTION,
+            Kind::Http => Seen::HTTP,
+            Kind::Source => Seen::SOURCE,
+            Kind::HttpSource => Seen::HTTP_SOURCE,
+        }
+    }
+
+    fn has_message(self) -> bool {
+        matches!(self, Kind::Message | Kind::Http | Kind::Source | Kind::HttpSource)
+    }
+
+    /// Whether there is a connection that can be changed.
+    fn has_connection(self) -> bool {
+        matches!(self, Kind::Message | Kind::Open | Kind::Every)
+    }
+}
+
+/// What reading rows needs to know of the protocol or source they belong to.
+pub(super) struct Rows<'a> {
+    pub(super) all: &'a Gathered,
+    pub(super) channels: &'a Channels,
+    /// The protocol's or source's name.
+    pub(super) actor: &'a str,
+    /// Where bare function names are looked for.
+    pub(super) plugin: &'a Arc<str>,
+}
+
+impl Rows<'_> {
+    /// One row, or a list of which the first counts that holds.
+    pub(super) fn rows(&self, node: &Node, kind: Kind, name: &str) -> Vec<Row> {
+        let Yaml::List(items) = &node.value else { return self.row(node, kind, name).into_iter().collect() };
+        let ends = |item: &Node| !matches!(&item.value, Yaml::Map(entries) if entries.iter().any(|entry| &*entry.key == "when"));
+        if let Some(after) = items.iter().position(ends).and_then(|last| items.get(last + 1)) {
+            let message = "this row is never reached: the one before it has no `when`";
+            self.all.report(Diagnostic::new(codes::UNREACHABLE, after.span.clone(), message).hint("put the row without `when` last"));
+        }
+        items.iter().enumerate().filter_map(|(i, item)| self.row(item, kind, &format!("{name}[{i}]"))).collect()
+    }
+
+    fn row(&self, node: &Node, kind: Kind, name: &str) -> Option<Row> {
+        if let Some(word) = node.as_text() {
+            let call = if word == "ignore" { None } else { Some(self.function(node, Role::Handler)?) };
+            return Some(Row { call, ..empty(name, &node.span) });
+        }
+        let mut fields = Fields::of(self.all, node, kind.what())?;
+        let row = self.fill(&mut fields, kind, name, &node.span);
+        fields.finish();
+        Some(row)
+    }
+
+    /// Reads the keys of a row out of a map that may have others.
+    pub(super) fn fill(&self, fields: &mut Fields<'_>, kind: Kind, name: &str, at: &Span) -> Row {
+        let mut row = empty(name, at);
+        if kind != Kind::Idle {
+            let when = |all: &Gathered, node: &Node| expression::when(all, node, self.plugin, kind.seen(), expression::ROW);
+            row.when = fields.read("when", when).map(|when| when.function);
+            row.call = fields.read("call", |_, node| self.function(node, Role::Handler));
+        }
+        if kind == Kind::Message {
+            row.limit = fields.read("limit", values::rate);
+        }
+        if kind.has_message() {
+            row.schema = fields.read("schema", values::schema);
+            row.validate = fields.read("validate", |_, node| self.function(node, Role::Validate));
+            row.transform = fields.read("transform", |_, node| self.function(node, Role::Transform));
+            fields.exclude("fail", &["call", "transform", "set", "leave", "join", "to", "reply", "send", "close"]);
+        }
+        let seen = kind.seen().with_result(fields.has("call"));
+        if kind.has_message() {
+            row.fail = fields.read("fail", |all, node| effects::fail(all, node, seen));
+        }
+        if kind.has_connection() {
+            row.set = fields.read("set", |all, node| effects::set(all, node, seen)).unwrap_or_default();
+            row.leave = fields.read("leave", |_, node| effects::leave(self, node, seen)).unwrap_or_default();
+            row.join = fields.read("join", |_, node| effects::join(self, node, seen)).unwrap_or_default();
+        }
+        if kind != Kind::Idle {
+            row.to = effects::publish(self, fields, seen, kind.has_message(), kind.has_connection());
+        }
+        if kind.has_connection() || matches!(kind, Kind::Http | Kind::Idle) {
+            fields.exclude("reply", &["send"]);
+            let reply = |node| effects::reply(self, node, seen);
+            row.reply = fields.get("reply").or(fields.get("send")).and_then(reply);
+        }
+        if kind == Kind::Http {
+            row.status = fields.read("status", effects::status);
+        }
+        if kind.has_connection() || kind == Kind::Idle {
+            row.close = fields.read("close", |all, node| effects::close(all, node, seen));
+        }
+        row
+    }
+
+    /// `messages:`
+    pub(super) fn table(&self, node: &Node, kind: Kind, name: &str) -> Option<Table> {
+        let Yaml::Map(entries) = &node.value else { return self.all.wrong_type(node, "a map of rows by message type") };
+        let mut table = Table::default();
+        for entry in entries {
+            let rows = self.rows(&entry.value, kind, &format!("{name}.{}", entry.key));
+            match &*entry.key {
+                "_" => table.otherwise = Some(rows),
+                key if Glob::is_glob(key) => table.globs.push((Glob::new(key), rows)),
+                key => {
+                    table.exact.insert(key.into(), rows);
+                }
+            }
+        }
+        Some(table)
+    }
+
+    /// A function by its name: `name`, or `plugin.name`.
+    pub(super) fn function(&self, node: &Node, role: Role) -> Option<FnRef> {
+        let written = values::text(self.all, node)?;
+        if !is_function(&written) {
+            let message = format!("`{written}` names no function");
+            let hint = "write `name` for a function of this plugin, `plugin.name` for one of another";
+            self.all.report(Diagnostic::new(codes::FUNCTION, node.span.clone(), message).hint(hint));
+            return None;
+        }
+        let (plugin, name) = written.split_once('.').map_or((self.plugin.clone(), &*written), |(plugin, name)| (plugin.into(), name));
+        Some(self.all.function(FnRef { plugin, name: name.into() }, role, &node.span))
+    }
+}
+
+/// A row that does nothing.
+fn empty(name: &str, at: &Span) -> Row {
+    Row {
+        name: name.into(),
+        at: at.place.clone(),
+        when: None,
+        limit: None,
+        schema: None,
+        validate: None,
+        transform: None,
+        call: None,
+        set: Vec::new(),
+        leave: Vec::new(),
+        join: Vec::new(),
+        to: Vec::new(),
+        reply: None,
+        status: None,
+        close: None,
+        fail: None,
+    }
+}
+
+/// Whether a word has the shape of a function's name.
+pub(super) fn is_function(word: &str) -> bool {
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    word.len() <= 128 && word.split_once('.').map_or(is_name(word), |(plugin, name)| super::plugins::is_plugin(plugin) && is_name(name))
+}

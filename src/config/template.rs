@@ -1,0 +1,199 @@
+//! From YAML to compiled templates and texts, and which references may stand where.
+
+use super::codes;
+use super::diagnostic::Diagnostic;
+use super::fields::{Gathered, nearest};
+use super::node::{Entry as YamlEntry, Node, Yaml};
+use super::plan::Span;
+use crate::model::json;
+use crate::model::template::{Entry, Error, Reference, Root, Template, Text};
+
+/// What has a value at one place of the language.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// What a person calls the place: "in a row".
+    pub(super) place: &'static str,
+    pub(super) roots: &'static [Root],
+    /// `$result` too.
+    pub(super) result: bool,
+}
+
+impl Seen {
+    const fn new(place: &'static str, roots: &'static [Root]) -> Self {
+        Self { place, roots, result: false }
+    }
+
+    /// The same place after a function was called.
+    pub(super) fn with_result(self, result: bool) -> Self {
+        Self { result, ..self }
+    }
+
+    /// A row of a protocol's `messages`.
+    pub(super) const MESSAGE: Seen = Seen::new(
+        "in a row",
+        &[Root::Message, Root::Type, Root::Data, Root::Raw, Root::Conn, Root::Query, Root::Path, Root::Header, Root::Cookie],
+    );
+    /// Rows of a connection without a message: `open`, `close`, `every`, `idle`.
+    pub(super) const CONNECTION: Seen =
+        Seen::new("where no message has come in", &[Root::Conn, Root::Query, Root::Path, Root::Header, Root::Cookie]);
+    /// A connection that is being opened.
+    pub(super) const REQUEST: Seen = Seen::new("before the connection is open", &[Root::Query, Root::Path, Root::Header, Root::Cookie]);
+    /// A row of `http`.
+    pub(super) const HTTP: Seen = Seen::new(
+        "in an HTTP row",
+        &[Root::Message, Root::Type, Root::Data, Root::Raw, Root::Query, Root::Path, Root::Header, Root::Cookie],
+    );
+    /// A row of a source.
+    pub(super) const SOURCE: Seen = Seen::new("in a source", &[Root::Message, Root::Type, Root::Data]);
+    /// A row of a source fed over HTTP.
+    pub(super) const HTTP_SOURCE: Seen = Seen { place: "in a source", ..Seen::HTTP };
+    /// What a source makes out of nothing.
+    pub(super) const EMIT: Seen = Seen::new("in `emit`", &[]);
+    /// `deliver`
+    pub(super) const DELIVER: Seen = Seen::new("in `deliver`", &[Root::Event, Root::Sub, Root::Conn]);
+    /// `data` of a channel.
+    pub(super) const CHANNEL: Seen = Seen::new("in a channel's `data`", &[Root::Type, Root::Data, Root::Channel]);
+    /// `error` and `errors`.
+    pub(super) const ERROR: Seen = Seen::new(
+        "in `error`",
+        &[Root::Error, Root::Message, Root::Type, Root::Data, Root::Raw, Root::Conn, Root::Query, Root::Path, Root::Header, Root::Cookie],
+    );
+
+    /// Whether a root has a value here. What is made afresh has one everywhere.
+    pub(super) fn has(self, root: Root) -> bool {
+        matches!(root, Root::Now | Root::NowMs | Root::Uuid | Root::Random)
+            || (root == Root::Result && self.result)
+            || self.roots.contains(&root)
+    }
+
+    /// What there is, for a hint.
+    pub(super) fn known(self) -> String {
+        let names = Root::ALL.iter().filter(|(_, root)| self.has(*root));
+        names.map(|(name, root)| if *root == Root::Message { "`$.`".into() } else { format!("`${name}`") }).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Compiles any value. What holds no reference becomes one constant.
+pub(super) fn template(all: &Gathered, node: &Node, seen: Seen) -> Option<Template> {
+    Some(match &node.value {
+        Yaml::Null => Template::Constant("null".into()),
+        Yaml::Bool(is) => Template::constant(&(*is).into()),
+        Yaml::Number(_) => match node.to_json() {
+            Ok(number) => Template::constant(&number),
+            Err(span) => return all.fail(codes::TYPE, &span, "JSON has no such number"),
+        },
+        Yaml::Text(written) if Reference::is_meant(written) => Template::Value(reference(all, written, &node.span, seen)?),
+        Yaml::Text(_) => {
+            let text = text(all, node, seen)?;
+            text.as_constant().map(|constant| Template::constant(&constant.into())).unwrap_or(Template::Text(text))
+        }
+        Yaml::List(items) => {
+            let compiled: Vec<Option<Template>> = items.iter().map(|item| template(all, item, seen)).collect();
+            let compiled: Vec<Template> = compiled.into_iter().collect::<Option<_>>()?;
+            match constants(compiled.iter()) {
+                Some(constants) => Template::Constant(format!("[{}]", constants.join(",")).into()),
+                None => Template::Array(compiled),
+            }
+        }
+        Yaml::Map(entries) => object(all, entries, seen)?,
+        Yaml::Encoded(inner) => match template(all, inner, seen)? {
+            Template::Constant(text) => Template::constant(&(*text).into()),
+            other => Template::Encoded(Box::new(other)),
+        },
+    })
+}
+
+fn object(all: &Gathered, entries: &[YamlEntry], seen: Seen) -> Option<Template> {
+    let compiled: Vec<Option<Entry>> = entries
+        .iter()
+        .map(|entry| {
+            let value = template(all, &entry.value, seen)?;
+            if &*entry.key != "..." {
+                return Some(Entry::Field(entry.key.clone(), value));
+            }
+            match value {
+                Template::Value(_) | Template::Object(_) => Some(Entry::Spread(value)),
+                Template::Constant(text) if text.starts_with('{') => Some(Entry::Spread(Template::Constant(text))),
+                _ => all.fail(codes::TYPE, &entry.value.span, "`...` spreads a map or a reference to one"),
+            }
+        })
+        .collect();
+    let compiled: Vec<Entry> = compiled.into_iter().collect::<Option<_>>()?;
+    let fields =
+        compiled.iter().map(|entry| if let Entry::Field(key, Template::Constant(value)) = entry { Some((key, value)) } else { None });
+    match fields.collect::<Option<Vec<_>>>() {
+        None => Some(Template::Object(compiled)),
+        Some(fields) => {
+            let mut out = String::from("{");
+            for (key, value) in fields {
+                if out.len() > 1 {
+                    out.push(',');
+                }
+                json::push_string(&mut out, key);
+                out.push(':');
+                out.push_str(value);
+            }
+            out.push('}');
+            Some(Template::Constant(out.into()))
+        }
+    }
+}
+
+fn constants<'t>(templates: impl Iterator<Item = &'t Template>) -> Option<Vec<&'t str>> {
+    templates.map(|template| if let Template::Constant(text) = template { Some(&**text) } else { None }).collect()
+}
+
+/// Compiles text with references in it.
+pub(super) fn text(all: &Gathered, node: &Node, seen: Seen) -> Option<Text> {
+    let written = super::values::text(all, node)?;
+    let text = Text::parse(&written).map_err(|e| explain(all, e, &node.span, seen)).ok()?;
+    let mut well = true;
+    for reference in text.references() {
+        well &= may_stand(all, reference, &node.span, seen);
+    }
+    well.then_some(text)
+}
+
+fn reference(all: &Gathered, written: &str, at: &Span, seen: Seen) -> Option<Reference> {
+    let reference = Reference::parse(written).map_err(|e| explain(all, e, at, seen)).ok()?;
+    may_stand(all, &reference, at, seen).then_some(reference)
+}
+
+fn may_stand(all: &Gathered, reference: &Reference, at: &Span, seen: Seen) -> bool {
+    if seen.has(reference.root) {
+        return true;
+    }
+    let message = format!("`{reference}` has no value {}", seen.place);
+    all.report(Diagnostic::new(codes::NOT_HERE, at.clone(), message).hint(not_here_hint(reference.root, seen)));
+    false
+}
+
+/// What to do about a reference that has no value here.
+pub(super) fn not_here_hint(root: Root, seen: Seen) -> String {
+    match root {
+        Root::Result => "`$result` is what the row's `call` gave".into(),
+        _ => format!("there is {}", seen.known()),
+    }
+}
+
+fn explain(all: &Gathered, error: Error, at: &Span, seen: Seen) {
+    let hint = match &error {
+        Error::UnknownRoot(name) => Some(root_hint(name, seen)),
+        Error::UnknownField { root, field, known } => Some(match nearest(field, known.iter().copied()) {
+            Some(near) => format!("did you mean `${root}.{near}`?"),
+            None => format!("it has {}", known.join(", ")),
+        }),
+        _ => None,
+    };
+    let diagnostic = Diagnostic::new(codes::REFERENCE, at.clone(), error.to_string());
+    all.report(match hint {
+        Some(hint) => diagnostic.hint(hint),
+        None => diagnostic,
+    });
+}
+
+/// What was meant by an unknown reference, or what there is.
+pub(super) fn root_hint(name: &str, seen: Seen) -> String {
+    let names = Root::ALL.iter().filter(|(known, root)| !known.is_empty() && seen.has(*root)).map(|(known, _)| *known);
+    nearest(name, names).map_or_else(|| format!("there is {}", seen.known()), |near| format!("did you mean `${near}`?"))
+}
