@@ -48,7 +48,7 @@ pub fn apply(
     let mut permit = match rows {
         0 => None,
         _ => Some(store.reserve(rows, bytes).map_err(|why| {
-            runtime.metrics.dropped(DropReason::StoreUnavailable, rows as u64);
+            runtime.counters.drop_many(DropReason::StoreUnavailable, rows as u64);
             Fault::new(Code::Unavailable).detail(why.to_string())
         })?),
     };
@@ -67,14 +67,15 @@ pub fn apply(
                     }
                 };
                 if let Some(published) = held.publish(&channel, event, except, &mut renderer, &mut stored) {
-                    runtime.metrics.published(1, published.delivered as u64);
-                    runtime.metrics.dropped(DropReason::Slow, published.dropped as u64);
+                    count(context, &published);
                     applied.published.push(published);
                 }
             }
             (Effect::Direct { receivers, event, except }, _, _) => {
                 let event = Arc::new(Event { new: event, channel: None, offset: 0, epoch: 0 });
-                applied.published.push(direct(hub, &receivers, event, except, &mut renderer));
+                let published = direct(hub, &receivers, event, except, &mut renderer);
+                count(context, &published);
+                applied.published.push(published);
             }
             (Effect::Send(frame), Some(actor), _) => {
                 let _: Sent = actor.send(frame);
@@ -85,6 +86,13 @@ pub fn apply(
         }
     }
     Ok(applied)
+}
+
+fn count(context: &Context, published: &Published) {
+    let counters = &context.runtime.counters;
+    counters.published.inc();
+    counters.delivered.add(published.delivered as u64);
+    counters.drop_many(DropReason::OutboxFull, published.dropped as u64);
 }
 
 fn direct(hub: &Hub, receivers: &Receivers, event: Arc<Event>, except: Option<u64>, renderer: &mut Renderer<'_>) -> Published {

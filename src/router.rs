@@ -63,7 +63,7 @@ impl Router {
     pub fn client(&self, connection: &Arc<Connection>, limits: &mut ClientLimits, input: Input<'_>, now: Now) {
         let protocol = &self.context.runtime.protocols[connection.protocol];
         if let Input::Message(frame) = &input {
-            protocol.metrics.message_in(frame.len(), now.wall_ms);
+            protocol.metrics.message_in(frame.len() as u64, now.wall_ms);
         }
         let mut decision = pipeline::decide(&self.context, connection, limits, input, now);
         self.note(&decision, &protocol.plan.name, Some(connection));
@@ -99,9 +99,14 @@ impl Router {
 
     /// An event of a source.
     pub fn source(&self, source: &SourcePlan, body: Json, request: Option<&RequestView>, now: Now) -> Result<Outcome, Fault> {
-        self.context.runtime.metrics.source_event(&source.name);
+        let counted = self.context.runtime.metrics.source(&source.name);
+        counted.events.inc();
         let decision = pipeline::decide_source(&self.context, source, body, request, now);
-        self.conclude(decision, &source.name, now)
+        let outcome = self.conclude(decision, &source.name, now);
+        if outcome.is_err() {
+            counted.faults.inc();
+        }
+        outcome
     }
 
     /// An HTTP request for a protocol's row.
@@ -139,7 +144,11 @@ impl Router {
     /// Counts a decision and logs its fault.
     fn note(&self, decision: &Decision, door: &str, connection: Option<&Connection>) {
         for route in &decision.routes {
-            self.context.runtime.metrics.route(route, decision.fault.is_some());
+            let counted = self.context.runtime.route_metrics(route);
+            counted.calls.inc();
+            if decision.fault.is_some() {
+                counted.faults.inc();
+            }
         }
         let Some(fault) = &decision.fault else { return };
         if let Some(connection) = connection {

@@ -1,6 +1,7 @@
 //! A configuration made ready to run: names indexed, scripts compiled, limiters and counters in place. Built beside the
 //! running one and never changed; what changes lives in the hub, the store and the counters.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::Loaded;
@@ -8,9 +9,12 @@ use crate::config::diagnostic::Diagnostic;
 use crate::config::plan::{Plan, ProtocolPlan};
 use crate::limits::KeyedLimiter;
 use crate::model::Now;
-use crate::routing::ChannelTable;
+use crate::routing::{ChannelTable, table};
 use crate::script::Scripts;
-use crate::telemetry::metrics::{Metrics, ProtocolMetrics};
+use crate::telemetry::metrics::{ChannelMetrics, Metrics, ProtocolMetrics, RouteMetrics};
+
+/// Users or addresses a limit remembers at once.
+const LIMITED_KEYS_MAX: usize = 100_000;
 
 /// What a decision reads.
 pub struct Runtime {
@@ -24,6 +28,9 @@ pub struct Runtime {
     pub scripts: Arc<Scripts>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What is counted of all channels together.
+    pub counters: Arc<ChannelMetrics>,
+    routes: HashMap<Arc<str>, Arc<RouteMetrics>>,
     /// When the server started.
     pub started: Now,
 }
@@ -56,7 +63,7 @@ pub fn build(loaded: Loaded, metrics: &Arc<Metrics>, now: Now) -> Result<Runtime
         .iter()
         .map(|protocol| {
             let limits = &protocol.limits;
-            let keyed = |rate: &Option<_>| rate.as_ref().map(|rate| KeyedLimiter::new(rate, now));
+            let keyed = |rate: &Option<_>| rate.as_ref().map(|rate| KeyedLimiter::new(rate, LIMITED_KEYS_MAX, now));
             Protocol {
                 user_limit: keyed(&limits.user_rate),
                 address_limit: keyed(&limits.address_rate),
@@ -66,13 +73,28 @@ pub fn build(loaded: Loaded, metrics: &Arc<Metrics>, now: Now) -> Result<Runtime
             }
         })
         .collect();
-    Ok(Runtime { channels: ChannelTable::new(&plan.channels), plan, protocols, scripts, metrics: metrics.clone(), started: now })
+    let routes = table::row_names(&plan).into_iter().map(|name| (name.clone(), metrics.route(&name))).collect();
+    Ok(Runtime {
+        channels: ChannelTable::new(&plan.channels),
+        plan,
+        protocols,
+        scripts,
+        counters: metrics.channels(),
+        metrics: metrics.clone(),
+        routes,
+        started: now,
+    })
 }
 
 impl Runtime {
     /// The place of a protocol.
     pub fn protocol_index(&self, name: &str) -> Option<usize> {
         self.protocols.iter().position(|p| *p.plan.name == *name)
+    }
+
+    /// The counters of a row.
+    pub fn route_metrics(&self, name: &str) -> Arc<RouteMetrics> {
+        self.routes.get(name).cloned().unwrap_or_else(|| self.metrics.route(name))
     }
 
     /// Forgets the limiters' keys that would pass anyway. Called now and then.

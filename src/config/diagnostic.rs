@@ -49,14 +49,23 @@ pub type Files = HashMap<Arc<str>, Arc<str>>;
 
 /// All diagnostics as text, in the order of their places, with the line each is about.
 pub fn render(diagnostics: &[Diagnostic], files: &Files) -> String {
-    let mut sorted: Vec<&Diagnostic> = diagnostics.iter().collect();
-    sorted.sort_by(|a, b| (a.at.as_ref().map(|s| &s.place), a.code).cmp(&(b.at.as_ref().map(|s| &s.place), b.code)));
-    sorted.dedup();
     let mut out = String::new();
-    for diagnostic in sorted {
+    for diagnostic in sorted(diagnostics) {
         render_one(diagnostic, files, &mut out);
     }
     out
+}
+
+/// How many different things [`render`] tells.
+pub fn distinct(diagnostics: &[Diagnostic]) -> usize {
+    sorted(diagnostics).len()
+}
+
+fn sorted(diagnostics: &[Diagnostic]) -> Vec<&Diagnostic> {
+    let mut sorted: Vec<&Diagnostic> = diagnostics.iter().collect();
+    sorted.sort_by(|a, b| (a.at.as_ref().map(|s| &s.place), a.code).cmp(&(b.at.as_ref().map(|s| &s.place), b.code)));
+    sorted.dedup();
+    sorted
 }
 
 fn render_one(diagnostic: &Diagnostic, files: &Files, out: &mut String) {

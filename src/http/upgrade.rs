@@ -116,12 +116,12 @@ impl Upgrader {
                 let limits = &entry.plan.limits;
                 let connection = Connection::new(router.context.hub.next_key(), protocol, now, view, limits.outbox, limits.slow.clone(), entry.metrics.clone());
                 let connection = Arc::new(connection);
-                router.admit(&connection)?;
+                router.admit(&connection).inspect_err(|_| entry.metrics.refused.inc())?;
                 self.tasks.spawn(run(router.clone(), connection, upgrade, expires, self.stop.clone(), permit));
             }
             Err(why) => {
                 tracing::info!(protocol = %entry.plan.name, %why, "a connection without a valid token was closed");
-                entry.metrics.closed(&Close::Unauthorized);
+                entry.metrics.refused.inc();
                 self.tasks.spawn(turn_away(upgrade, Close::Unauthorized, permit));
             }
         }

@@ -9,6 +9,7 @@ use crate::pipeline::world::NO_WORLD;
 use crate::protocol::{self, Frame};
 use crate::runtime::Runtime;
 use crate::script::{Arguments, Call};
+use crate::telemetry::metrics::DropReason;
 
 /// Writes the events of one transaction. What is the same for all receivers of a protocol is written once and kept here.
 pub struct Renderer<'a> {
@@ -98,7 +99,7 @@ impl<'a> Renderer<'a> {
     }
 
     fn failed(&self, receiver: &Receiver<'_>, why: &str) {
-        self.runtime.metrics.dropped(crate::telemetry::metrics::DropReason::ScriptFailed, 1);
+        self.runtime.counters.drop_one(DropReason::ByScript);
         tracing::warn!(protocol = %self.runtime.protocols[receiver.connection.protocol].plan.name, why, "an event was not delivered: its script failed");
     }
 }

@@ -1,5 +1,6 @@
 //! What scripts may ask about the world, answered from memory.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock};
 
 use crate::hub::Hub;
@@ -52,12 +53,12 @@ impl World for HubWorld {
     fn statistics(&self, protocol: &str) -> Option<Json> {
         let index = self.runtime.protocol_index(protocol)?;
         let metrics = &self.runtime.protocols[index].metrics;
-        let (started, last_ms) = (self.runtime.started, metrics.last_activity_ms());
+        let (started, last_ms) = (self.runtime.started, metrics.last_activity_ms.load(Relaxed));
         Some(Json::of(&serde_json::json!({
             "connections": self.hub.connection_count(Some(index)),
-            "connections_total": metrics.connections_total(),
-            "messages_in": metrics.messages_in(),
-            "messages_out": metrics.messages_out(),
+            "connections_total": metrics.connections_total.get(),
+            "messages_in": metrics.messages_in.get(),
+            "messages_out": metrics.messages_out.get(),
             "last_activity": clock::iso(if last_ms == 0 { started.wall_ms } else { last_ms }),
             "uptime_s": Now::read().instant.saturating_duration_since(started.instant).as_secs(),
         })))

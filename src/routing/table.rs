@@ -1,5 +1,7 @@
 //! The running configuration as one table: from where, through what, to where. For people and for REST.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::config::plan::{DeliverForm, Plan, Publish, Rate, Reply, Row, SourceKind, Table, Target};
@@ -65,6 +67,22 @@ pub fn table(plan: &Plan) -> Vec<Entry> {
         });
     }
     entries
+}
+
+/// The names of all rows.
+pub fn row_names(plan: &Plan) -> Vec<Arc<str>> {
+    let mut names = Vec::new();
+    let mut add = |rows: &[Row]| names.extend(rows.iter().map(|row| row.name.clone()));
+    for protocol in &plan.protocols {
+        add(&protocol.open);
+        add(&protocol.close);
+        each(&protocol.messages, |_, rows| add(rows));
+        protocol.every.iter().for_each(|(_, row)| add(std::slice::from_ref(row)));
+        protocol.idle.iter().for_each(|idle| add(std::slice::from_ref(&idle.row)));
+        protocol.http.iter().for_each(|http| add(&http.rows));
+    }
+    plan.sources.iter().for_each(|source| each(&source.messages, |_, rows| add(rows)));
+    names
 }
 
 /// The rows of a table by what selects them, in a fixed order.

@@ -156,6 +156,8 @@ pub struct ProtocolMetrics {
     pub bytes_in: Counter,
     /// Bytes sent.
     pub bytes_out: Counter,
+    /// When the last message went either way, in milliseconds since the epoch; 0 before any.
+    pub last_activity_ms: AtomicI64,
     faults: Counters<{ Code::ALL.len() }>,
     closes: Counters<{ CAUSES.len() }>,
     window: Mutex<Window>,
@@ -166,6 +168,19 @@ impl ProtocolMetrics {
     pub fn opened(&self) {
         self.connections.inc();
         self.connections_total.inc();
+    }
+
+    /// A message came in.
+    pub fn message_in(&self, bytes: u64, now_ms: i64) {
+        self.messages_in.inc();
+        self.bytes_in.add(bytes);
+        self.last_activity_ms.store(now_ms, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// A message was queued for a client.
+    pub fn message_out(&self, bytes: u64) {
+        self.messages_out.inc();
+        self.bytes_out.add(bytes);
     }
 
     /// A connection ended.
@@ -227,7 +242,14 @@ pub struct ChannelMetrics {
 impl ChannelMetrics {
     /// Something was dropped.
     pub fn drop_one(&self, reason: DropReason) {
-        self.dropped.0[reason as usize].inc();
+        self.drop_many(reason, 1);
+    }
+
+    /// So many were dropped.
+    pub fn drop_many(&self, reason: DropReason, n: u64) {
+        if n > 0 {
+            self.dropped.0[reason as usize].add(n);
+        }
     }
 
     /// Drops by reason.

@@ -10,10 +10,12 @@ use serde_json::{Value, json as value};
 
 use crate::config::plan::SourceKind;
 use crate::http::api::{Api, Parameters};
+use crate::http::measure;
 use crate::http::problem::Problem;
 use crate::http::site::json;
 use crate::hub::connection::report;
 use crate::hub::ChannelReport;
+use crate::model::Now;
 use crate::model::clock::iso;
 use crate::model::event::epoch_text;
 use crate::script::PluginState;
@@ -124,7 +126,7 @@ pub async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
                 SourceKind::Every { period, .. } => format!("every {}", humantime::format_duration(*period)),
                 SourceKind::Http { method, path, listen, .. } => format!("{method} {listen}{path}"),
             };
-            value!({ "name": source.name, "from": from, "events": runtime.metrics.source_events(&source.name), "state": "running" })
+            value!({ "name": source.name, "from": from, "events": runtime.metrics.source(&source.name).events.get(), "state": "running" })
         })
         .collect();
     ok(&value!({ "sources": all }))
@@ -133,12 +135,12 @@ pub async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
 /// `GET /api/stats`
 pub async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Parameters::of(&uri, &[])?;
-    ok(&api.measure().to_json())
+    ok(&measure::json(&api.router, Now::read()))
 }
 
 /// `GET /metrics`
 pub async fn metrics(State(api): State<Arc<Api>>) -> Answer {
-    let mut response = json(StatusCode::OK, api.measure().to_prometheus());
+    let mut response = json(StatusCode::OK, measure::prometheus(&api.router, Now::read()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     Ok(response)
 }

@@ -21,11 +21,9 @@ use crate::http::guard;
 use crate::http::listen::Serve;
 use crate::http::problem::Problem;
 use crate::http::site::{allow_methods, name_origin};
-use crate::model::Now;
 use crate::model::fault::Flaw;
 use crate::router::Router;
 use crate::routing::paths::parse_query;
-use crate::telemetry::metrics::Measured;
 
 /// What the calls share.
 pub struct Api {
@@ -94,13 +92,6 @@ impl Serve for ApiSite {
         let mut response = self.answer(request).await.unwrap_or_else(IntoResponse::into_response);
         response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
         response
-    }
-}
-
-impl Api {
-    /// Everything that is counted, now.
-    fn measure(&self) -> Measured {
-        crate::http::measure::measure(&self.router, Now::read())
     }
 }
 

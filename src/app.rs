@@ -1,0 +1,327 @@
+//! Puts the parts together, runs them, and takes them down in order. The only place that owns tasks.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cli::{Cli, Command, LogFormat};
+use crate::config::diagnostic;
+use crate::config::plan::{Listen, SourceKind};
+use crate::http::api::ApiSite;
+use crate::http::listen::{Bound, bind, serve};
+use crate::http::site::Site;
+use crate::http::upgrade::Upgrader;
+use crate::hub::Hub;
+use crate::model::Now;
+use crate::pipeline::Context;
+use crate::router::{Router, total_name};
+use crate::routing::table;
+use crate::runtime::{self, Runtime};
+use crate::store::{Store, Writer};
+use crate::telemetry::log::{self, Format};
+use crate::telemetry::metrics::Metrics;
+use crate::{config, sources};
+
+/// Threads run scripts, whose nesting needs more than the usual 2 MiB.
+const STACK_BYTES: usize = 16 << 20;
+
+/// How often limiters forget keys that would pass anyway.
+const SWEEP_SECONDS: u64 = 30;
+
+/// Runs a command.
+pub fn main(cli: Cli) -> ExitCode {
+    // On a thread of its own: loading compiles scripts, and the first thread's stack is the system's choice.
+    let run = move || match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => start(&cli),
+        Command::Check => check(&cli.config),
+        Command::Routes => routes(&cli.config),
+    };
+    let spawned = std::thread::Builder::new().name("main".into()).stack_size(STACK_BYTES).spawn(run);
+    match spawned.map(std::thread::JoinHandle::join) {
+        Ok(Ok(code)) => code,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Loads and compiles a configuration, or says everything that is wrong with it, ready to be shown.
+fn load(path: &Path, metrics: &Arc<Metrics>, now: Now) -> Result<Runtime, String> {
+    let loaded = config::load(path, &|name| std::env::var(name).ok());
+    let files = loaded.files.clone();
+    runtime::build(loaded, metrics, now).map_err(|diagnostics| {
+        let count = diagnostic::distinct(&diagnostics);
+        let noun = if count == 1 { "error" } else { "errors" };
+        format!("{}{} {noun}\n", diagnostic::render(&diagnostics, &files), count)
+    })
+}
+
+fn load_alone(path: &Path) -> Result<Runtime, String> {
+    let now = Now::read();
+    load(path, &Arc::new(Metrics::new(now)), now)
+}
+
+fn check(path: &Path) -> ExitCode {
+    match load_alone(path) {
+        Ok(runtime) => {
+            let plan = &runtime.plan;
+            say(&format!(
+                "{} is sound: {}, {}, {}\n",
+                path.display(),
+                count(plan.protocols.len(), "protocol"),
+                count(plan.channels.len(), "channel"),
+                count(plan.sources.len(), "source")
+            ));
+            ExitCode::SUCCESS
+        }
+        Err(text) => {
+            say(&text);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn routes(path: &Path) -> ExitCode {
+    match load_alone(path) {
+        Ok(runtime) => {
+            say(&in_columns(&table::table(&runtime.plan)));
+            ExitCode::SUCCESS
+        }
+        Err(text) => {
+            complain(&text);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn in_columns(entries: &[table::Entry]) -> String {
+    let head = ["FROM", "LIMIT", "SCRIPT", "TO"].map(String::from);
+    let rows: Vec<[String; 4]> =
+        std::iter::once(head).chain(entries.iter().map(|e| [e.from.clone(), e.limit.clone(), e.script.clone(), e.to.clone()])).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..4).map(width).collect();
+    let line = |row: &[String; 4]| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+fn start(cli: &Cli) -> ExitCode {
+    log::init(match cli.log {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    });
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build();
+    let runtime = match built {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start the runtime: {error}\n"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(run(cli));
+    // What did not end in time was named; it is not waited for again.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("tramline: {error:#}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: &Cli) -> anyhow::Result<()> {
+    let now = Now::read();
+    let metrics = Arc::new(Metrics::new(now));
+    let runtime = Arc::new(load(&cli.config, &metrics, now).map_err(|text| anyhow::anyhow!("{} is not sound\n{text}", cli.config.display()))?);
+    // Signals are caught before anything is open, so that a stop during the start is an orderly one.
+    let signal = signals().context("cannot catch signals")?;
+    let (store, writer, recovered) = Store::open(&runtime.plan.store, now).await?;
+    if !recovered.clean {
+        tracing::warn!("the last run did not stop in order: channels with a history begin new epochs");
+    }
+    for protocol in &runtime.protocols {
+        protocol.metrics.connections_total.add(recovered.counters.get(&total_name(&protocol.plan.name)).copied().unwrap_or(0));
+    }
+    let hub = Arc::new(Hub::new(runtime.protocols.len(), recovered.channels));
+    let router = Arc::new(Router { context: Context::new(runtime, hub), store });
+    let app = App { router, tasks: TaskTracker::new(), stop: CancellationToken::new() };
+    app.run(cli, writer, signal).await
+}
+
+/// The running server.
+struct App {
+    router: Arc<Router>,
+    /// Everything but the store's writer, which must outlive it.
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl App {
+    async fn run(self, cli: &Cli, writer: Writer, signal: impl Future<Output = &'static str>) -> anyhow::Result<()> {
+        let write_until = CancellationToken::new();
+        let written = tokio::spawn(writer.run(write_until.clone().cancelled_owned()));
+        let opened = self.open().await;
+        let result = match opened {
+            Ok(served) => {
+                announce(cli, &self.router, &served);
+                let why = signal.await;
+                tracing::info!(signal = why, "stopping");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        let deadline = Instant::now() + self.router.context.runtime.plan.stop_within;
+        self.close(deadline).await;
+        write_until.cancel();
+        if timeout_at(deadline.max(Instant::now() + Duration::from_secs(1)), written).await.is_err() {
+            tracing::error!(still = "store", queued = self.router.store.stats().queued_rows, "did not end in time");
+        }
+        if result.is_ok() {
+            tracing::info!("stopped");
+        }
+        result
+    }
+
+    /// Binds every address first, so that nothing is served unless everything can be, then serves.
+    async fn open(&self) -> anyhow::Result<Vec<Served>> {
+        let plan = &self.router.context.runtime.plan;
+        let mut bound: Vec<(Listen, Bound)> = Vec::new();
+        for listen in addresses(&self.router.context.runtime) {
+            let socket = bind(&listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+            bound.push((listen, socket));
+        }
+        let served = bound.iter().map(|(listen, bound)| Served { listen: listen.clone(), port: bound.address.port() }).collect();
+        for (listen, socket) in bound {
+            if listen == plan.api.listen {
+                let site = Arc::new(ApiSite::new(self.router.clone(), self.stop.clone()));
+                serve(socket, &site, &self.tasks, &self.stop);
+            } else {
+                let upgrader = Upgrader { tasks: self.tasks.clone(), stop: self.stop.clone() };
+                let site = Arc::new(Site::new(self.router.clone(), upgrader, &listen));
+                serve(socket, &site, &self.tasks, &self.stop);
+            }
+        }
+        for source in &plan.sources {
+            if matches!(source.kind, SourceKind::Every { .. }) {
+                self.tasks.spawn(sources::every(self.router.clone(), source.clone(), self.stop.clone()));
+            }
+        }
+        self.tasks.spawn(housekeep(self.router.clone(), self.stop.clone()));
+        Ok(served)
+    }
+
+    /// Stops accepting, closes connections, waits until the deadline, names what is left.
+    async fn close(&self, deadline: Instant) {
+        self.stop.cancel();
+        self.tasks.close();
+        if timeout_at(deadline, self.tasks.wait()).await.is_err() {
+            let clients = self.router.context.hub.ids();
+            tracing::warn!(tasks = self.tasks.len(), clients = ?clients.iter().take(20).collect::<Vec<_>>(), "did not end in time");
+        }
+    }
+}
+
+/// An address that is served.
+struct Served {
+    listen: Listen,
+    /// The port in use, also where the system chose it.
+    port: u16,
+}
+
+fn addresses(runtime: &Runtime) -> BTreeSet<Listen> {
+    let sources = runtime.plan.sources.iter().filter_map(|source| match &source.kind {
+        SourceKind::Http { listen, .. } => Some(listen.clone()),
+        SourceKind::Every { .. } => None,
+    });
+    runtime.protocols.iter().map(|p| p.plan.listen.clone()).chain(sources).chain([runtime.plan.api.listen.clone()]).collect()
+}
+
+/// Says what is served where: as a table for people, as log lines for programs.
+fn announce(cli: &Cli, router: &Router, served: &[Served]) {
+    let plan = &router.context.runtime.plan;
+    let at = |listen: &Listen| {
+        let port = served.iter().find(|s| s.listen == *listen).map_or(listen.port, |s| s.port);
+        Listen { host: listen.host.clone(), port }
+    };
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    for protocol in &plan.protocols {
+        lines.push((&protocol.name, format!("ws://{}{}", at(&protocol.listen), protocol.path)));
+        for row in &protocol.http {
+            lines.push((&protocol.name, format!("{} http://{}{}", row.method, at(&protocol.listen), row.path)));
+        }
+    }
+    for source in &plan.sources {
+        match &source.kind {
+            SourceKind::Http { method, path, listen, .. } => lines.push((&source.name, format!("{method} http://{}{path}", at(listen)))),
+            SourceKind::Every { period, .. } => lines.push((&source.name, format!("every {}", humantime::format_duration(*period)))),
+        }
+    }
+    lines.push(("api", format!("http://{}", at(&plan.api.listen))));
+    match cli.log {
+        LogFormat::Json => lines.iter().for_each(|(name, url)| tracing::info!(name, url, "serving")),
+        LogFormat::Text => {
+            let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+            let text: String = lines.iter().map(|(name, url)| format!("  {name:<width$}  {url}\n")).collect();
+            say(&format!("tramline {} serves {}\n{text}", env!("CARGO_PKG_VERSION"), cli.config.display()));
+        }
+    }
+    tracing::info!(protocols = plan.protocols.len(), sources = plan.sources.len(), channels = plan.channels.len(), "ready");
+}
+
+/// What is to be done now and then.
+async fn housekeep(router: Arc<Router>, stop: CancellationToken) {
+    let mut ticks = interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut seconds = 0u64;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let now = Now::read();
+        let context = &router.context;
+        context.runtime.metrics.tick(now);
+        context.hub.trim_tails();
+        seconds += 1;
+        if seconds.is_multiple_of(SWEEP_SECONDS) {
+            context.runtime.sweep(now);
+        }
+    }
+}
+
+/// Resolves with the name of the first SIGINT or SIGTERM.
+fn signals() -> std::io::Result<impl Future<Output = &'static str>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        }
+    })
+}
+
+fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Writes to standard output. A reader that has gone is no error of ours.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _: std::io::Result<()> = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn complain(text: &str) {
+    let mut err = std::io::stderr().lock();
+    let _: std::io::Result<()> = err.write_all(text.as_bytes());
+}
