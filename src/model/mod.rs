@@ -11,6 +11,7 @@ pub mod pattern;
 pub mod place;
 pub mod schema;
 pub mod template;
+pub mod view;
 
 pub use clock::Now;
 pub use close::Close;
@@ -21,3 +22,4 @@ pub use name::{ChannelName, ClientId};
 pub use place::Place;
 pub use schema::Schema;
 pub use template::Template;
+pub use view::{ConnView, RequestView, SubView};

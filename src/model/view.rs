@@ -1,0 +1,54 @@
+//! What a script or a template may see of a connection and a subscription: a copy taken when a message passes.
+//! Pure data; whose connection it is and how it is kept is the connection's business.
+
+use std::sync::Arc;
+
+use crate::model::{ChannelName, ClientId, Json};
+
+/// A connection at one moment.
+#[derive(Clone, Debug)]
+pub struct ConnView {
+    /// Its public id. Empty for an HTTP request.
+    pub id: ClientId,
+    /// Its protocol.
+    pub protocol: Arc<str>,
+    /// Whose it is.
+    pub user: Option<Arc<str>>,
+    /// Its session.
+    pub session: Option<Arc<str>>,
+    /// The address it came from.
+    pub ip: Arc<str>,
+    /// When it was opened, in milliseconds since the Unix epoch.
+    pub opened_ms: i64,
+    /// What rows and scripts keep with it: always an object.
+    pub state: Json,
+    /// The request it began with.
+    pub request: Arc<RequestView>,
+}
+
+/// Names and values in the order in which they came.
+pub type Pairs = Vec<(Box<str>, Box<str>)>;
+
+/// The parts of a request that templates and scripts may read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestView {
+    /// The query string, decoded.
+    pub query: Pairs,
+    /// Parameters of the path.
+    pub path: Pairs,
+    /// Headers, their names in lower case.
+    pub header: Pairs,
+    /// Cookies.
+    pub cookie: Pairs,
+}
+
+/// A subscription at one moment.
+#[derive(Clone, Debug)]
+pub struct SubView {
+    /// Its channel.
+    pub channel: ChannelName,
+    /// What tells it apart from others of the connection on that channel.
+    pub key: Arc<str>,
+    /// What was said of it when it was made.
+    pub meta: Option<Json>,
+}

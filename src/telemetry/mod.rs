@@ -1,0 +1,3 @@
+//! What the router knows about itself.
+
+pub mod memory;
