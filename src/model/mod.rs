@@ -22,3 +22,4 @@ pub use name::{ChannelName, ClientId};
 pub use place::Place;
 pub use schema::Schema;
 pub use template::Template;
+pub use view::{ConnView, RequestView, SubView};

@@ -1,56 +1,59 @@
-//! What templates and scripts see of a connection, of the request it came by, and of a subscription. Snapshots: data, no behaviour.
+//! What a script or a template may see of a connection and a subscription: a copy taken when a message passes.
+//! Pure data; whose connection it is and how it is kept is the connection's business.
 
 use std::sync::Arc;
 
-use crate::model::json::Json;
-use crate::model::name::{ChannelName, ClientId};
+use crate::model::{ChannelName, ClientId, Json};
 
-/// A connection at one moment. A change makes a new one.
+/// A connection at one moment.
 #[derive(Clone, Debug)]
 pub struct ConnView {
-    /// Its public id; empty where there is no connection, as in an HTTP row.
+    /// Its public id. Empty for an HTTP request.
     pub id: ClientId,
-    /// The name of its protocol.
+    /// Its protocol.
     pub protocol: Arc<str>,
-    /// Who it is.
+    /// Whose it is.
     pub user: Option<Arc<str>>,
-    /// The session it belongs to.
+    /// Its session.
     pub session: Option<Arc<str>>,
-    /// The other side's address, without port.
+    /// The address it came from.
     pub ip: Arc<str>,
-    /// When it opened, in milliseconds since the epoch.
+    /// When it was opened, in milliseconds since the Unix epoch.
     pub opened_ms: i64,
-    /// State that rows and scripts keep: always an object.
+    /// What rows and scripts keep with it: always an object.
     pub state: Json,
-    /// The request it came by.
+    /// The request it began with.
     pub request: Arc<RequestView>,
 }
 
-/// An HTTP request's parts that templates may use. Values are decoded.
-#[derive(Clone, Debug, Default)]
+/// Names and values in the order in which they came.
+pub type Pairs = Vec<(Box<str>, Box<str>)>;
+
+/// The parts of a request that templates and scripts may read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestView {
-    /// Query parameters.
-    pub query: Vec<(Box<str>, Box<str>)>,
-    /// Path parameters.
-    pub path: Vec<(Box<str>, Box<str>)>,
-    /// Headers, names in lower case.
-    pub header: Vec<(Box<str>, Box<str>)>,
+    /// The query string, decoded.
+    pub query: Pairs,
+    /// Parameters of the path.
+    pub path: Pairs,
+    /// Headers, their names in lower case.
+    pub header: Pairs,
     /// Cookies.
-    pub cookie: Vec<(Box<str>, Box<str>)>,
+    pub cookie: Pairs,
+}
+
+/// A subscription at one moment.
+#[derive(Clone, Debug)]
+pub struct SubView {
+    /// Its channel.
+    pub channel: ChannelName,
+    /// What tells it apart from others of the connection on that channel.
+    pub key: Arc<str>,
+    /// What was said of it when it was made.
+    pub meta: Option<Json>,
 }
 
 /// The first value of a name.
 pub fn lookup<'a>(pairs: &'a [(Box<str>, Box<str>)], name: &str) -> Option<&'a str> {
     pairs.iter().find(|(key, _)| **key == *name).map(|(_, value)| &**value)
-}
-
-/// One subscription.
-#[derive(Clone, Debug)]
-pub struct SubView {
-    /// The channel.
-    pub channel: ChannelName,
-    /// Tells several subscriptions of one connection to one channel apart.
-    pub key: Arc<str>,
-    /// What was said when it began.
-    pub meta: Option<Json>,
 }

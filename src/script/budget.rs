@@ -1,0 +1,118 @@
+//! What one call may still spend, on this thread: operations, wall time, memory. Asked by the engine at every operation.
+//!
+//! The engine counts operations too, but on a copy inside call-backs of `map`, `sort` and the like, where the count is then lost.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use rhai::Dynamic;
+
+use super::engine::{CLOCK_ALWAYS_BYTES, CLOCK_EVERY, MEMORY_BYTES_MAX, OPERATIONS_MAX, TIME_MAX};
+use crate::telemetry::memory::thread_live_bytes;
+
+/// Which bound was hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trip {
+    Operations,
+    Time,
+    Memory,
+}
+
+impl Trip {
+    pub(super) fn why(self) -> String {
+        match self {
+            Trip::Operations => format!("more than {OPERATIONS_MAX} operations"),
+            Trip::Time => format!("took longer than {} ms", TIME_MAX.as_millis()),
+            Trip::Memory => format!("held more than {} MiB", MEMORY_BYTES_MAX >> 20),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Budget {
+    operations: u32,
+    until: Instant,
+    bytes_before: isize,
+    /// Bytes that were taken meanwhile and are not the script's: caches of the host.
+    excused: isize,
+    look_soon: bool,
+    trip: Option<Trip>,
+}
+
+thread_local! {
+    static BUDGET: Cell<Option<Budget>> = const { Cell::new(None) };
+}
+
+/// Holds while a call runs. Dropping it, on whatever path, ends the budget.
+pub(super) struct Running(());
+
+/// Begins a budget. `None` when a call already runs on this thread: scripts are not called from within scripts.
+pub(super) fn begin() -> Option<Running> {
+    if BUDGET.get().is_some() {
+        return None;
+    }
+    let until = Instant::now() + TIME_MAX;
+    BUDGET.set(Some(Budget { operations: 0, until, bytes_before: thread_live_bytes(), excused: 0, look_soon: false, trip: None }));
+    Some(Running(()))
+}
+
+impl Running {
+    /// The bound that was hit, if one was.
+    pub(super) fn trip(&self) -> Option<Trip> {
+        BUDGET.get().and_then(|budget| budget.trip)
+    }
+
+    /// Bytes held now that were not held when the call began.
+    pub(super) fn held(&self) -> isize {
+        BUDGET.get().map_or(0, |budget| thread_live_bytes() - budget.bytes_before - budget.excused)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        BUDGET.set(None);
+    }
+}
+
+/// One operation. Something to say ends the script.
+pub(super) fn spend() -> Option<Dynamic> {
+    let mut budget = BUDGET.get()?;
+    budget.operations += 1;
+    let held = thread_live_bytes() - budget.bytes_before;
+    let look = budget.look_soon || held > CLOCK_ALWAYS_BYTES || budget.operations % CLOCK_EVERY == 0;
+    budget.look_soon = false;
+    budget.trip = if held > MEMORY_BYTES_MAX {
+        Some(Trip::Memory)
+    } else if budget.operations > OPERATIONS_MAX {
+        Some(Trip::Operations)
+    } else if look && Instant::now() > budget.until {
+        Some(Trip::Time)
+    } else {
+        budget.trip
+    };
+    BUDGET.set(Some(budget));
+    budget.trip.map(|_| Dynamic::UNIT)
+}
+
+/// Bytes the running call may still take: for host functions that build large values in one go.
+pub(super) fn bytes_left() -> usize {
+    let held = BUDGET.get().map_or(0, |budget| thread_live_bytes() - budget.bytes_before);
+    usize::try_from(MEMORY_BYTES_MAX - held).unwrap_or(0)
+}
+
+/// The clock is read at the next operation: for host functions that may take long.
+pub(super) fn look_soon() {
+    change(|budget| budget.look_soon = true);
+}
+
+/// Bytes that a host function keeps for later calls.
+pub(super) fn excuse(bytes: isize) {
+    change(|budget| budget.excused += bytes);
+}
+
+fn change(f: impl FnOnce(&mut Budget)) {
+    if let Some(mut budget) = BUDGET.get() {
+        f(&mut budget);
+        BUDGET.set(Some(budget));
+    }
+}

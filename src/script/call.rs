@@ -1,0 +1,190 @@
+//! What goes into a call of a script and what comes out of it. Plain data and one trait; no engine.
+
+use std::sync::Arc;
+
+use crate::model::{ConnView, Event, Json, Now, SubView};
+
+/// One call.
+pub struct Call<'a> {
+    /// The time, for the whole call.
+    pub now: Now,
+    /// The connection the message came from or the event goes to. None for sources. For HTTP rows one with an empty id.
+    pub conn: Option<&'a ConnView>,
+    /// What the function is about.
+    pub arguments: Arguments<'a>,
+    /// What scripts may ask about the rest of the router.
+    pub world: &'a Arc<dyn World>,
+}
+
+/// What a function is about.
+#[derive(Clone, Copy)]
+pub enum Arguments<'a> {
+    /// A message passes a row.
+    Message {
+        /// The message.
+        msg: Option<&'a Json>,
+        /// Its type.
+        kind: Option<&'a str>,
+        /// Its data, as the protocol defines it.
+        data: Option<&'a Json>,
+    },
+    /// An event goes out.
+    Deliver {
+        /// The event.
+        event: &'a Event,
+        /// The subscription it goes out on.
+        sub: &'a SubView,
+    },
+}
+
+/// What scripts may ask about the rest of the router. Answers come from memory, at once.
+pub trait World: Send + Sync {
+    /// Who is on a channel: one object each.
+    fn members(&self, channel: &str) -> Vec<Json>;
+    /// The last events of a channel, at most `count`, oldest first.
+    fn history(&self, channel: &str, count: usize) -> Vec<Arc<Event>>;
+    /// The open connections of a protocol: one object each.
+    fn connections(&self, protocol: &str) -> Vec<Json>;
+    /// The numbers of a protocol: one object. None: there is no such protocol.
+    fn statistics(&self, protocol: &str) -> Option<Json>;
+}
+
+/// What a call gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Returned {
+    /// Its value. None for `()`.
+    pub value: Option<Json>,
+    /// What is to happen, in the order in which the script asked for it.
+    pub effects: Vec<ScriptEffect>,
+    /// The connection's state, where the script changed it.
+    pub state: Option<Json>,
+    /// The connection's user, where the script set it; none within: it has none any more.
+    pub user: Option<Option<Arc<str>>>,
+    /// The connection's session, likewise.
+    pub session: Option<Option<Arc<str>>>,
+}
+
+/// Something a script asked for. Nothing of it has happened yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScriptEffect {
+    /// To the connection of the call.
+    Reply(Json),
+    /// The connection joins a channel.
+    Join {
+        /// The channel.
+        channel: String,
+        /// Tells several subscriptions on one channel apart.
+        key: Option<String>,
+        /// What is known of the subscription.
+        meta: Option<Json>,
+    },
+    /// The connection leaves channels.
+    Leave {
+        /// A name or a glob.
+        channel: String,
+    },
+    /// An event on a channel.
+    Publish {
+        /// The channel.
+        channel: String,
+        /// The event's type.
+        kind: String,
+        /// Its data.
+        data: Json,
+        /// What travels beside it.
+        metadata: Option<Json>,
+        /// Not to the connection of the call.
+        except_sender: bool,
+        /// Not to this connection.
+        except: Option<String>,
+    },
+    /// An event to one client, user or session.
+    SendTo {
+        /// To whom.
+        target: SendTarget,
+        /// The event's type.
+        kind: String,
+        /// Its data.
+        data: Json,
+    },
+    /// The connection ends.
+    Close {
+        /// A code that may be sent.
+        code: u16,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// To whom [`ScriptEffect::SendTo`] goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SendTarget {
+    /// One connection, by its public id.
+    Client(String),
+    /// A user.
+    User(String),
+    /// A session.
+    Session(String),
+}
+
+/// Why a call gave nothing. Nothing of what it asked for remains.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScriptError {
+    /// The script said no: `throw "text"` or `throw #{ code, message, … }`.
+    #[error("{message}")]
+    Thrown {
+        /// What the sender is told.
+        message: String,
+        /// The other members of what was thrown.
+        data: Option<Json>,
+        /// Its `code`, where that is a text.
+        code: Option<String>,
+    },
+    /// The script broke: where, in which function, why, and how it came there.
+    #[error("{0}")]
+    Failed(String),
+    /// The plugin is out of service, and why.
+    #[error("{0}")]
+    OutOfService(String),
+}
+
+/// How one plugin does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PluginReport {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its file.
+    pub file: Arc<str>,
+    /// SHA-256 of its text and of all it imports, in hexadecimal.
+    pub hash: String,
+    /// The functions that may be called from outside, with their parameters: `page(msg)`.
+    pub functions: Vec<String>,
+    /// Calls since it was loaded.
+    pub calls: u64,
+    /// Calls that failed; a `throw` is none.
+    pub failures: u64,
+    /// Mean time of a call, in microseconds.
+    pub mean_us: f64,
+    /// Longest time of a call, in microseconds.
+    pub max_us: u64,
+    /// The last failure and when it was, in milliseconds since the Unix epoch.
+    pub last_error: Option<(String, i64)>,
+    /// Log lines that were over the limit and left out.
+    pub log_lines_dropped: u64,
+    /// Whether it is called.
+    pub state: PluginState,
+}
+
+/// Whether a plugin is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PluginState {
+    /// It is.
+    InService,
+    /// It failed too often in a row. Every call is refused until it is loaded anew.
+    OutOfService {
+        /// Since when, in milliseconds since the Unix epoch.
+        since_ms: i64,
+        /// The last failure.
+        why: String,
+    },
+}

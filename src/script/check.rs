@@ -1,0 +1,311 @@
+//! From the texts of plugins and the uses the routes file makes of them to programs, and all that is wrong with them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use rhai::{AST, Engine, EvalAltResult, Position};
+use sha2::{Digest, Sha256};
+
+use super::engine::{self, MODULES_MAX};
+use super::error::parsing;
+use super::health::Health;
+use super::program::{EXPRESSION_PREFIX, Entry, Expression, Imports, Param, Program, Sources, compile, parse};
+use super::{budget, library, walk};
+use crate::config::diagnostic::Diagnostic;
+use crate::config::plan::{ExpressionUse, FunctionUse, PluginSource, Plugins, Role, Span};
+use crate::model::Place;
+
+/// The diagnostics of scripts.
+pub const CODES: &[(&str, &str)] = &[
+    ("S001", "The script is not Rhai, or a constant at its top cannot be worked out."),
+    ("S002", "The routes file names a function the plugin does not have."),
+    ("S003", "A function has the wrong parameters for what the routes file uses it for."),
+    ("S004", "A script calls a function that does not exist."),
+    ("S005", "The routes file names a plugin that does not exist."),
+    ("S006", "An import is not allowed: only other plugins, by a literal name, at the top of the file, and not in a circle."),
+    ("S007", "A script defines a function of the host anew."),
+    ("S008", "Only functions, constants and imports may stand at the top of a script."),
+    ("S009", "An expression of the routes file is wrong."),
+];
+
+/// Checks everything. Programs are there for all plugins that compile.
+pub(super) fn check(
+    plugins: &Plugins,
+    functions: &[FunctionUse],
+    expressions: &[ExpressionUse],
+) -> (BTreeMap<Arc<str>, Arc<Program>>, Vec<Diagnostic>) {
+    let sources = Arc::new(plugins.sources.clone());
+    let mut found = Vec::new();
+    let mut programs = BTreeMap::new();
+    let mut asts: HashMap<Arc<str>, AST> = HashMap::new();
+    for source in sources.values() {
+        if let Some(ast) = plugin(&sources, source, &mut found) {
+            asts.insert(source.name.clone(), ast);
+        }
+    }
+    // A plugin that exists in expressions only has no file and no functions of its own.
+    let names: BTreeSet<Arc<str>> = sources.keys().chain(expressions.iter().map(|e| &e.function.plugin)).cloned().collect();
+    for name in names {
+        let none = PluginSource { name: name.clone(), file: format!("plugins/{name}.rhai").into(), text: "".into() };
+        let source = sources.get(&name).unwrap_or(&none);
+        let ast = match asts.remove(&name) {
+            Some(ast) => ast,
+            None if sources.contains_key(&name) => continue,
+            None => AST::empty(),
+        };
+        let uses: Vec<&FunctionUse> = functions.iter().filter(|u| u.function.plugin == name).collect();
+        let own: Vec<&ExpressionUse> = expressions.iter().filter(|e| e.function.plugin == name).collect();
+        let program = program(&sources, source, &ast, &uses, &own, &mut found);
+        programs.insert(name, Arc::new(program));
+    }
+    for use_ in functions.iter().filter(|u| !sources.contains_key(&u.function.plugin)) {
+        let name = &use_.function.plugin;
+        let near = nearest(name, sources.keys().map(|key| &**key)).map(|near| format!("did you mean `{near}`?"));
+        let hint = near.unwrap_or_else(|| format!("`plugins/{name}.rhai` is looked for next to the routes file"));
+        found.push(Diagnostic::new("S005", use_.at.clone(), format!("there is no plugin `{name}`")).hint(hint));
+    }
+    (programs, found)
+}
+
+/// Checks one plugin by itself.
+fn plugin(sources: &Arc<Sources>, source: &PluginSource, found: &mut Vec<Diagnostic>) -> Option<AST> {
+    let engine = engine::new(Imports::new(sources.clone()));
+    let before = found.len();
+    let parsed = match parse(&engine, &source.text) {
+        Ok(parsed) => parsed,
+        Err(e) => {
+            found.push(at("S001", &source.file, e.position(), parsing(e.err_type())));
+            return None;
+        }
+    };
+    walk::check(&engine, &parsed, source, sources, found);
+    circle(source, sources, found);
+    if found.len() > before {
+        return None;
+    }
+    // Constants run here for the first time, within the limits of any call.
+    let budget = budget::begin();
+    let compiled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| compile(&engine, &source.text, &source.file)));
+    let trip = budget.as_ref().and_then(budget::Running::trip);
+    match compiled {
+        Ok(Ok(ast)) => Some(ast),
+        Ok(Err(e)) => {
+            found.push(compile_error(source, *e, trip));
+            None
+        }
+        Err(_) => {
+            found.push(at("S001", &source.file, Position::NONE, "the script engine panicked"));
+            None
+        }
+    }
+}
+
+fn compile_error(source: &PluginSource, error: EvalAltResult, trip: Option<budget::Trip>) -> Diagnostic {
+    let position = error.position();
+    let message = match (trip, error) {
+        (Some(trip), _) => format!("the constants at the top: {}", trip.why()),
+        (None, EvalAltResult::ErrorParsing(error, _)) => parsing(&error),
+        (None, error) => {
+            let text = error.to_string();
+            text[..text.rfind(" (line ").unwrap_or(text.len())].to_owned()
+        }
+    };
+    at("S001", &source.file, position, message)
+}
+
+/// An import that leads back to its own file would never end.
+fn circle(source: &PluginSource, sources: &Sources, found: &mut Vec<Diagnostic>) {
+    let reached = closure(source, sources);
+    if reached.len() > MODULES_MAX {
+        found.push(at("S006", &source.file, Position::NONE, format!("more than {MODULES_MAX} imports, those of imports included")));
+    }
+    if reached.contains(&source.name) {
+        found.push(at("S006", &source.file, Position::NONE, format!("the imports of `{}` lead back to itself", source.name)));
+    }
+}
+
+/// All that a plugin imports, directly or not.
+fn closure(source: &PluginSource, sources: &Sources) -> BTreeSet<Arc<str>> {
+    let mut reached = BTreeSet::new();
+    let mut open = vec![source];
+    while let Some(source) = open.pop() {
+        for name in walk::imports(&source.text) {
+            if let Some((name, source)) = sources.get_key_value(&*name) {
+                if reached.insert(name.clone()) {
+                    open.push(source);
+                }
+            }
+        }
+    }
+    reached
+}
+
+/// Adds the expressions and finds out who is called how.
+fn program(
+    sources: &Arc<Sources>,
+    source: &PluginSource,
+    ast: &AST,
+    uses: &[&FunctionUse],
+    own: &[&ExpressionUse],
+    found: &mut Vec<Diagnostic>,
+) -> Program {
+    let engine = engine::new(Imports::new(sources.clone()));
+    let mut entries = HashMap::new();
+    let mut expressions = Vec::new();
+    let mut text = source.text.to_string();
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    for (i, expression) in own.iter().enumerate() {
+        let function = format!("{EXPRESSION_PREFIX}{i}");
+        if let Some(diagnostic) = wrong_expression(&engine, ast, source, expression) {
+            found.push(diagnostic);
+            continue;
+        }
+        let first = text.lines().count() + 1;
+        text.push_str(&wrapped(&function, expression));
+        let lines = Range { start: first, end: text.lines().count() + 1 };
+        expressions.push(Expression { lines, at: expression.at.clone() });
+        let params: Option<Vec<Param>> = expression.parameters.iter().map(|name| Param::by_name(name)).collect();
+        entries.insert(expression.function.name.clone(), Entry { function, message: params.clone(), deliver: params });
+    }
+    for use_ in uses {
+        match entry(ast, use_) {
+            Ok(params) => {
+                let name = &use_.function.name;
+                let entry =
+                    entries.entry(name.clone()).or_insert_with(|| Entry { function: name.to_string(), message: None, deliver: None });
+                *(if use_.role == Role::Deliver { &mut entry.deliver } else { &mut entry.message }) = Some(params);
+            }
+            Err(diagnostic) => found.push(diagnostic),
+        }
+    }
+    let mut functions: Vec<String> = ast
+        .iter_functions()
+        .filter(|f| f.access == rhai::FnAccess::Public && !f.name.starts_with("anon$"))
+        .map(|f| format!("{}({})", f.name, f.params.join(", ")))
+        .collect();
+    functions.sort();
+    let mut hash = Sha256::new();
+    hash.update(source.text.as_bytes());
+    for name in closure(source, sources) {
+        hash.update([0]);
+        hash.update(name.as_bytes());
+        hash.update([0]);
+        hash.update(sources.get(&name).map_or("", |source| &source.text));
+    }
+    Program {
+        name: source.name.clone(),
+        file: source.file.clone(),
+        text: text.into(),
+        expressions,
+        entries,
+        functions,
+        hash: library::hex(&hash.finalize()),
+        has_imports: !walk::imports(&source.text).is_empty(),
+        sources: sources.clone(),
+        health: Arc::new(Health::default()),
+    }
+}
+
+fn wrapped(function: &str, expression: &ExpressionUse) -> String {
+    format!("fn {function}({}) {{\n{}\n}}\n", expression.parameters.join(", "), expression.source)
+}
+
+/// An expression must be one by itself: it cannot close the function it is put in and go on behind it.
+fn wrong_expression(engine: &Engine, plugin: &AST, source: &PluginSource, expression: &ExpressionUse) -> Option<Diagnostic> {
+    let name = format!("{EXPRESSION_PREFIX}0");
+    let wrong = |message: String| Some(Diagnostic::new("S009", expression.at.clone(), message));
+    let alone = match parse(engine, &wrapped(&name, expression)) {
+        Ok(alone) => alone,
+        Err(e) => return wrong(parsing(e.err_type())),
+    };
+    let named = alone.iter_functions().filter(|f| !f.name.starts_with("anon$")).count();
+    if named != 1 || !alone.statements().is_empty() {
+        return wrong("not one expression".to_owned());
+    }
+    let mut inner = Vec::new();
+    walk::calls(engine, &alone, Some(plugin), source, &mut inner);
+    if let Some(first) = inner.into_iter().next() {
+        let diagnostic = Diagnostic::new("S009", expression.at.clone(), first.message);
+        return Some(match first.hint {
+            Some(hint) => diagnostic.hint(hint),
+            None => diagnostic,
+        });
+    }
+    // Once more with everything around it, for names it may not use.
+    let whole = format!("{}\n{}", source.text, wrapped(&name, expression));
+    let _running = budget::begin();
+    match compile(engine, &whole, &source.file) {
+        Ok(_) => None,
+        Err(e) => match *e {
+            EvalAltResult::ErrorParsing(error, _) => wrong(parsing(&error)),
+            error => wrong(error.to_string()),
+        },
+    }
+}
+
+/// What the function of a use is called with.
+fn entry(ast: &AST, use_: &FunctionUse) -> Result<Vec<Param>, Diagnostic> {
+    let name = &use_.function.name;
+    let mut forms: Vec<Vec<String>> = ast
+        .iter_functions()
+        .filter(|f| *f.name == **name && f.access == rhai::FnAccess::Public)
+        .map(|f| f.params.iter().map(|p| (*p).to_string()).collect())
+        .collect();
+    forms.sort_by_key(|params| std::cmp::Reverse(params.len()));
+    if forms.is_empty() {
+        let known: Vec<String> = ast
+            .iter_functions()
+            .filter(|f| f.access == rhai::FnAccess::Public && !f.name.starts_with("anon$"))
+            .map(|f| f.name.to_string())
+            .collect();
+        let message = format!("plugin `{}` has no function `{name}`", use_.function.plugin);
+        let diagnostic = Diagnostic::new("S002", use_.at.clone(), message);
+        return Err(match nearest(name, known.iter().map(String::as_str)) {
+            Some(near) => diagnostic.hint(format!("did you mean `{near}`?")),
+            None => diagnostic,
+        });
+    }
+    let fits = |params: &Vec<String>| -> Option<Vec<Param>> {
+        let one_is_conn = params.first().is_some_and(|name| name.trim_start_matches('_') == "conn");
+        Some(match (use_.role, params.len()) {
+            (Role::Deliver, 1) => vec![Param::Event],
+            (Role::Deliver, 2) => vec![Param::Event, Param::Sub],
+            (Role::Deliver, 3) => vec![Param::Event, Param::Sub, Param::Conn],
+            (Role::Handler, 1) if one_is_conn => vec![Param::Conn],
+            (Role::Validate | Role::Transform | Role::Handler, 1) => vec![Param::Msg],
+            (Role::Validate | Role::Transform | Role::Handler, 2) => vec![Param::Conn, Param::Msg],
+            _ => return None,
+        })
+    };
+    forms.iter().find_map(fits).ok_or_else(|| {
+        let (what, wanted) = match use_.role {
+            Role::Validate => ("`validate`", "(msg) or (conn, msg)"),
+            Role::Transform => ("`transform`", "(msg) or (conn, msg)"),
+            Role::Handler | Role::Expression => ("what handles a message", "(msg), (conn) or (conn, msg)"),
+            Role::Deliver => ("`deliver`", "(event), (event, sub) or (event, sub, conn)"),
+        };
+        let has = forms.iter().map(|params| format!("({})", params.join(", "))).collect::<Vec<_>>().join(" and ");
+        Diagnostic::new("S003", use_.at.clone(), format!("`{name}` has the parameters {has}"))
+            .hint(format!("{what} is called with {wanted}"))
+    })
+}
+
+/// A diagnostic at a position in a script.
+pub(super) fn at(code: &'static str, file: &Arc<str>, position: Position, message: impl Into<String>) -> Diagnostic {
+    let line = u32::try_from(position.line().unwrap_or(1)).unwrap_or(1);
+    let column = u32::try_from(position.position().unwrap_or(1)).unwrap_or(1).max(1);
+    let place = Place { file: file.clone(), line, column };
+    Diagnostic::new(code, Span { place, len: 1 }, message)
+}
+
+/// The name that was probably meant.
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|known| (strsim::damerau_levenshtein(name, known), known))
+        .filter(|(distance, known)| *distance <= 1 + known.chars().count().min(name.chars().count()) / 4)
+        .min()
+        .map(|(_, known)| known)
+}

@@ -1,0 +1,240 @@
+//! JSON text to script values and back, without a tree in between. Knows neither engine nor host API.
+//!
+//! Integers stay integers (beyond 64 bits signed they become floats, as in JavaScript), the last of two equal keys counts, and both
+//! ways are bounded in depth and size.
+
+use std::cell::Cell;
+use std::fmt;
+
+use rhai::{Array, Dynamic, ImmutableString, Map};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+use super::engine::{ITEMS_MAX, MEMBERS_MAX, TEXT_BYTES_MAX};
+use crate::model::Json;
+use crate::model::json::{DEPTH_MAX, push_string};
+
+/// Script values of a JSON text. The error says what about the text is too much for a script.
+pub(super) fn to_dynamic(json: &Json) -> Result<Dynamic, String> {
+    parse(json.as_str())
+}
+
+/// Like [`to_dynamic`], for text nobody has checked.
+pub(super) fn parse(text: &str) -> Result<Dynamic, String> {
+    // Texts within a value add up for the engine's limit. What has no more bytes than that needs no count of its own.
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(format!("larger than the {} KiB a script may hold", TEXT_BYTES_MAX / 1024));
+    }
+    let room = Room { items: Cell::new(ITEMS_MAX), members: Cell::new(MEMBERS_MAX) };
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let value = Seed { depth: DEPTH_MAX, room: &room }.deserialize(&mut reader).map_err(|e| e.to_string())?;
+    reader.end().map_err(|e| e.to_string())?;
+    Ok(value)
+}
+
+/// How many more array items and object members one text may bring.
+struct Room {
+    items: Cell<usize>,
+    members: Cell<usize>,
+}
+
+fn take_one(left: &Cell<usize>) -> bool {
+    left.get().checked_sub(1).map(|n| left.set(n)).is_some()
+}
+
+#[derive(Clone, Copy)]
+struct Seed<'a> {
+    depth: usize,
+    room: &'a Room,
+}
+
+impl Seed<'_> {
+    fn deeper<E: Error>(self) -> Result<Self, E> {
+        let depth = self.depth.checked_sub(1).ok_or_else(|| E::custom(format!("nested deeper than {DEPTH_MAX} levels")))?;
+        Ok(Self { depth, ..self })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Dynamic;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Dynamic, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Dynamic;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Dynamic, E> {
+        Ok(Dynamic::UNIT)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Dynamic, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Dynamic, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Dynamic, E> {
+        Ok(i64::try_from(value).map_or_else(|_| Dynamic::from_float(value as f64), Dynamic::from_int))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Dynamic, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Dynamic, E> {
+        Ok(ImmutableString::from(value).into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Dynamic, A::Error> {
+        let seed = self.deeper()?;
+        let mut array = Array::new();
+        while let Some(item) = seq.next_element_seed(seed)? {
+            if !take_one(&self.room.items) {
+                return Err(A::Error::custom(format!("more than the {ITEMS_MAX} array items a script may hold")));
+            }
+            array.push(item);
+        }
+        Ok(array.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Dynamic, A::Error> {
+        let seed = self.deeper()?;
+        let mut map = Map::new();
+        while let Some(key) = members.next_key_seed(Key)? {
+            if !take_one(&self.room.members) {
+                return Err(A::Error::custom(format!("more than the {MEMBERS_MAX} object members a script may hold")));
+            }
+            map.insert(key, members.next_value_seed(seed)?);
+        }
+        Ok(map.into())
+    }
+}
+
+/// A key goes straight into the engine's small string.
+struct Key;
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = rhai::Identifier;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<rhai::Identifier, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Key {
+    type Value = rhai::Identifier;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<rhai::Identifier, E> {
+        Ok(value.into())
+    }
+}
+
+/// JSON of a script value, at most `bytes_max` long. The error names the place within the value: `data.when is not JSON: …`.
+pub(super) fn to_json(value: &Dynamic, bytes_max: usize) -> Result<Json, String> {
+    let mut out = String::new();
+    match write(&mut out, value, DEPTH_MAX, bytes_max) {
+        Ok(()) => {
+            // Kept for long, perhaps, and counted by its length.
+            out.shrink_to_fit();
+            Ok(Json::trusted(out))
+        }
+        Err(flaw) => {
+            let path: String = flaw.path.iter().rev().map(String::as_str).collect();
+            let path = path.strip_prefix('.').unwrap_or(&path);
+            Err(if path.is_empty() { flaw.why } else { format!("`{path}`: {}", flaw.why) })
+        }
+    }
+}
+
+/// What cannot be written, with the path to it from the inside out.
+struct Flaw {
+    path: Vec<String>,
+    why: String,
+}
+
+impl Flaw {
+    fn new(why: impl Into<String>) -> Self {
+        Self { path: Vec::new(), why: why.into() }
+    }
+
+    fn below(mut self, step: String) -> Self {
+        self.path.push(step);
+        self
+    }
+}
+
+fn write(out: &mut String, value: &Dynamic, depth: usize, bytes_max: usize) -> Result<(), Flaw> {
+    if out.len() > bytes_max {
+        return Err(Flaw::new(format!("more than {} KiB of JSON", bytes_max / 1024)));
+    }
+    if value.is_unit() {
+        out.push_str("null");
+    } else if let Ok(value) = value.as_bool() {
+        out.push_str(if value { "true" } else { "false" });
+    } else if let Ok(value) = value.as_int() {
+        push_display(out, value);
+    } else if let Ok(value) = value.as_float() {
+        let number = serde_json::Number::from_f64(value).ok_or_else(|| Flaw::new(format!("{value} is not JSON")))?;
+        push_display(out, number);
+    } else if let Ok(text) = value.as_immutable_string_ref() {
+        push_string(out, &text);
+    } else if let Ok(value) = value.as_char() {
+        push_string(out, value.encode_utf8(&mut [0; 4]));
+    } else if let Ok(array) = value.as_array_ref() {
+        let depth = depth.checked_sub(1).ok_or_else(too_deep)?;
+        out.push('[');
+        for (i, item) in array.iter().enumerate() {
+            if i > 0 {
+                out.push(',');
+            }
+            write(out, item, depth, bytes_max).map_err(|flaw| flaw.below(format!("[{i}]")))?;
+        }
+        out.push(']');
+    } else if let Ok(map) = value.as_map_ref() {
+        let depth = depth.checked_sub(1).ok_or_else(too_deep)?;
+        out.push('{');
+        for (i, (key, item)) in map.iter().enumerate() {
+            if i > 0 {
+                out.push(',');
+            }
+            push_string(out, key);
+            out.push(':');
+            write(out, item, depth, bytes_max).map_err(|flaw| flaw.below(format!(".{key}")))?;
+        }
+        out.push('}');
+    } else {
+        return Err(Flaw::new(format!("{} is not JSON", kind(value))));
+    }
+    Ok(())
+}
+
+fn too_deep() -> Flaw {
+    Flaw::new(format!("nested deeper than {DEPTH_MAX} levels"))
+}
+
+fn push_display(out: &mut String, value: impl fmt::Display) {
+    use fmt::Write;
+    // Writing to a String does not fail.
+    write!(out, "{value}").unwrap_or_default();
+}
+
+/// What a person calls a value that JSON does not know.
+fn kind(value: &Dynamic) -> &str {
+    match value.type_name() {
+        "Fn" => "a function",
+        name if name.contains("Range") => "a range",
+        name => name.rsplit("::").next().unwrap_or(name),
+    }
+}

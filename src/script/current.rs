@@ -1,0 +1,108 @@
+//! The call that runs on this thread: who is called, what it asked for so far. Host functions read and write it.
+//!
+//! Registered functions outlive a call, so what belongs to one call reaches them through a thread-local.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use rhai::{Dynamic, EvalAltResult};
+
+use super::call::{ScriptEffect, World};
+use super::convert;
+use super::engine::{EFFECTS_MAX, OUTPUT_BYTES_MAX};
+use super::health::Health;
+use super::host::failure;
+use crate::model::{Json, Now};
+
+/// What the running call may do and has done.
+pub(super) struct Current {
+    pub(super) now: Now,
+    pub(super) plugin: Arc<str>,
+    pub(super) health: Arc<Health>,
+    pub(super) world: Arc<dyn World>,
+    /// Whether it may ask for effects. Conditions and rendering must not.
+    pub(super) may_act: bool,
+    pub(super) effects: Vec<ScriptEffect>,
+    pub(super) output_left: usize,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
+}
+
+/// Holds while a call runs. Dropping it forgets the call and what it asked for.
+pub(super) struct Entered(());
+
+pub(super) fn enter(current: Current) -> Entered {
+    CURRENT.with(|cell| *cell.borrow_mut() = Some(current));
+    Entered(())
+}
+
+impl Entered {
+    /// Ends the call and gives what it asked for.
+    pub(super) fn finish(self) -> Option<Current> {
+        CURRENT.with(|cell| cell.borrow_mut().take())
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        drop(CURRENT.with(|cell| cell.borrow_mut().take()));
+    }
+}
+
+type Result<T> = std::result::Result<T, Box<EvalAltResult>>;
+
+/// Runs `f` with the running call. `f` must not call back into the engine.
+pub(super) fn with<T>(f: impl FnOnce(&mut Current) -> Result<T>) -> Result<T> {
+    CURRENT.with(|cell| match cell.borrow_mut().as_mut() {
+        Some(current) => f(current),
+        None => Err(failure("only functions may ask this, not constants of a plugin")),
+    })
+}
+
+/// The world, without keeping the call borrowed while it answers.
+pub(super) fn world() -> Result<Arc<dyn World>> {
+    with(|current| Ok(current.world.clone()))
+}
+
+/// Fails where the call may have no effects.
+pub(super) fn may_act(what: &str) -> Result<()> {
+    with(|current| current.check_may_act(what))
+}
+
+impl Current {
+    fn check_may_act(&self, what: &str) -> Result<()> {
+        if self.may_act {
+            Ok(())
+        } else {
+            Err(failure(format!("{what}: conditions, `validate` and `deliver` only look, they change nothing")))
+        }
+    }
+
+    /// Records an effect.
+    pub(super) fn push(&mut self, what: &str, effect: ScriptEffect) -> Result<()> {
+        self.check_may_act(what)?;
+        if self.effects.len() >= EFFECTS_MAX {
+            return Err(failure(format!("{what}: one call may ask for at most {EFFECTS_MAX} effects")));
+        }
+        self.effects.push(effect);
+        Ok(())
+    }
+
+    /// JSON of a value that leaves the script, counted.
+    pub(super) fn json(&mut self, what: &str, value: &Dynamic) -> Result<Json> {
+        let json = self.output(value).map_err(|why| failure(format!("{what}: {why}")))?;
+        Ok(json)
+    }
+
+    /// Likewise, for the value of the call itself.
+    pub(super) fn output(&mut self, value: &Dynamic) -> std::result::Result<Json, String> {
+        let json = convert::to_json(value, self.output_left)?;
+        self.output_left = self.output_left.saturating_sub(json.as_str().len());
+        Ok(json)
+    }
+}
+
+/// The room for output a call begins with.
+pub(super) const OUTPUT_ROOM: usize = OUTPUT_BYTES_MAX;

@@ -1,0 +1,191 @@
+//! What scripts may call besides the language's own library: events, who is where, and the modules of [`super::library`].
+//! Everything here only records or looks; nothing waits and nothing reaches outside.
+
+use rhai::{Array, Dynamic, Engine, EvalAltResult, ImmutableString, Map, Position};
+use uuid::Uuid;
+
+use super::call::{ScriptEffect, SendTarget};
+use super::conn::only;
+use super::engine::ITEMS_MAX;
+use super::{budget, conn, convert, current, library};
+use crate::model::event::epoch_text;
+use crate::model::{Event, Json, clock};
+
+type Result<T> = std::result::Result<T, Box<EvalAltResult>>;
+
+/// The host's functions and their forms. A plugin cannot define functions of these names with as many parameters. Methods of `conn`
+/// count `conn` as their first.
+pub(super) const FUNCTIONS: &[(&str, usize, &str)] = &[
+    ("send", 2, "conn.send(value)"),
+    ("reply", 2, "conn.reply(value)"),
+    ("join", 2, "conn.join(channel)"),
+    ("join", 3, "conn.join(channel, #{ key, meta })"),
+    ("leave", 2, "conn.leave(channel)"),
+    ("close", 2, "conn.close(code)"),
+    ("close", 3, "conn.close(code, reason)"),
+    ("publish", 2, "publish(channel, #{ type, data })"),
+    ("publish", 3, "publish(channel, #{ type, data }, #{ except })"),
+    ("send_to", 2, "send_to(id or #{ user } or #{ session }, #{ type, data })"),
+    ("members", 1, "members(channel)"),
+    ("history", 2, "history(channel, count)"),
+    ("connections", 1, "connections(protocol)"),
+    ("statistics", 1, "statistics(protocol)"),
+    ("pick", 2, "pick(object or list, #{ new: \"old\" })"),
+    ("has", 2, "map.has(name)"),
+    ("uuid", 0, "uuid()"),
+    ("now", 0, "now()"),
+    ("now_ms", 0, "now_ms()"),
+];
+
+/// Why a host function refused. Kept apart from what scripts throw themselves.
+#[derive(Clone, Debug)]
+pub(super) struct HostError(pub(super) String);
+
+/// An error of a host function.
+pub(super) fn failure(why: impl Into<String>) -> Box<EvalAltResult> {
+    EvalAltResult::ErrorRuntime(Dynamic::from(HostError(why.into())), Position::NONE).into()
+}
+
+pub(super) fn register(engine: &mut Engine) {
+    engine.register_type_with_name::<HostError>("error");
+    for name in ["to_string", "to_debug"] {
+        engine.register_fn(name, |error: &mut HostError| error.0.clone());
+    }
+    engine.register_get("message", |error: &mut HostError| error.0.clone());
+    engine.on_print(|text| library::log(tracing::Level::INFO, text).unwrap_or(()));
+    engine.on_debug(|text, _, _| library::log(tracing::Level::DEBUG, text).unwrap_or(()));
+
+    conn::register(engine);
+    library::register(engine);
+
+    engine.register_fn("publish", |channel: &str, event: Map| publish(channel, &event, &Map::new()));
+    engine.register_fn("publish", |channel: &str, event: Map, options: Map| publish(channel, &event, &options));
+    engine.register_fn("send_to", |client: &str, event: Map| send_to(SendTarget::Client(client.to_owned()), &event));
+    engine.register_fn("send_to", |target: Map, event: Map| -> Result<()> {
+        only("send_to", &target, &["user", "session"])?;
+        let target = match (optional_text("send_to", &target, "user")?, optional_text("send_to", &target, "session")?) {
+            (Some(user), None) => SendTarget::User(user),
+            (None, Some(session)) => SendTarget::Session(session),
+            _ => return Err(failure("send_to: the target is an id, #{ user: … } or #{ session: … }")),
+        };
+        send_to(target, &event)
+    });
+
+    engine.register_fn("members", |channel: &str| list(&current::world()?.members(channel)));
+    engine.register_fn("connections", |protocol: &str| list(&current::world()?.connections(protocol)));
+    engine.register_fn("history", |channel: &str, count: i64| -> Result<Array> {
+        let count = usize::try_from(count).unwrap_or(0).min(1000);
+        let events = current::world()?.history(channel, count);
+        events.iter().map(|event| Ok(Dynamic::from_map(event_map(event).map_err(failure)?))).collect()
+    });
+    engine.register_fn("statistics", |protocol: &str| -> Result<Dynamic> {
+        let statistics = current::world()?.statistics(protocol);
+        let statistics = statistics.ok_or_else(|| failure(format!("statistics: there is no protocol `{protocol}`")))?;
+        convert::to_dynamic(&statistics).map_err(failure)
+    });
+
+    engine.register_fn("pick", |list: Array, names: Map| -> Result<Array> {
+        list.into_iter().map(|item| Ok(Dynamic::from_map(pick(&item, &names)?))).collect()
+    });
+    engine.register_fn("pick", |map: Map, names: Map| pick(&Dynamic::from_map(map), &names));
+    engine.register_fn("has", |map: &mut Map, name: &str| map.contains_key(name));
+    engine.register_fn("uuid", || Uuid::now_v7().to_string());
+    engine.register_fn("now", || current::with(|call| Ok(call.now.iso())));
+    engine.register_fn("now_ms", || current::with(|call| Ok(call.now.wall_ms)));
+}
+
+fn publish(channel: &str, event: &Map, options: &Map) -> Result<()> {
+    only("publish", event, &["type", "data", "metadata"])?;
+    only("publish", options, &["except"])?;
+    let except = optional_text("publish", options, "except")?;
+    let except_sender = except.as_deref() == Some("sender");
+    let kind = kind("publish", event)?;
+    current::with(|call| {
+        let data = call.json("publish: data", event.get("data").unwrap_or(&Dynamic::UNIT))?;
+        let metadata = event.get("metadata").filter(|value| !value.is_unit());
+        let metadata = metadata.map(|value| call.json("publish: metadata", value)).transpose()?;
+        let except = except.filter(|_| !except_sender);
+        call.push("publish", ScriptEffect::Publish { channel: channel.to_owned(), kind, data, metadata, except_sender, except })
+    })
+}
+
+fn send_to(target: SendTarget, event: &Map) -> Result<()> {
+    only("send_to", event, &["type", "data"])?;
+    let kind = kind("send_to", event)?;
+    current::with(|call| {
+        let data = call.json("send_to: data", event.get("data").unwrap_or(&Dynamic::UNIT))?;
+        call.push("send_to", ScriptEffect::SendTo { target, kind, data })
+    })
+}
+
+fn kind(what: &str, event: &Map) -> Result<String> {
+    optional_text(what, event, "type")?.ok_or_else(|| failure(format!("{what}: the event has no `type`")))
+}
+
+/// A member that is a text, or is not there.
+pub(super) fn optional_text(what: &str, map: &Map, name: &str) -> Result<Option<String>> {
+    match map.get(name) {
+        None => Ok(None),
+        Some(value) if value.is_unit() => Ok(None),
+        Some(value) => match value.as_immutable_string_ref() {
+            Ok(text) => Ok(Some(text.to_string())),
+            Err(kind) => Err(failure(format!("{what}: `{name}` is a text, not {kind}"))),
+        },
+    }
+}
+
+/// A list from the host. It is cut where the engine would refuse it, and fails where it would not fit into the call's memory.
+fn list(items: &[Json]) -> Result<Array> {
+    let mut out = Array::new();
+    let mut bytes = 0;
+    for item in items.iter().take(ITEMS_MAX / 2) {
+        bytes += item.as_str().len();
+        // As values JSON takes several times its text.
+        if bytes.saturating_mul(8) > budget::bytes_left() {
+            return Err(failure("the list is too large for a script"));
+        }
+        out.push(convert::to_dynamic(item).map_err(failure)?);
+    }
+    Ok(out)
+}
+
+/// Members of an object under new names. What is missing stays missing.
+fn pick(item: &Dynamic, names: &Map) -> Result<Map> {
+    let item = item.as_map_ref().map_err(|kind| failure(format!("pick: takes objects, not {kind}")))?;
+    let mut out = Map::new();
+    for (new, old) in names {
+        let old = old.as_immutable_string_ref().map_err(|_| failure(format!("pick: `{new}` must say a name")))?;
+        if let Some(value) = item.get(old.as_str()) {
+            out.insert(new.clone(), value.clone());
+        }
+    }
+    Ok(out)
+}
+
+/// An event as scripts see it. What it does not have is missing.
+pub(super) fn event_map(event: &Event) -> std::result::Result<Map, String> {
+    let new = &event.new;
+    let mut map = Map::new();
+    let mut set = |name: &str, value: Dynamic| drop(map.insert(name.into(), value));
+    let text = |text: &str| Dynamic::from(ImmutableString::from(text));
+    set("id", text(new.id.hyphenated().encode_lower(&mut Uuid::encode_buffer())));
+    set("type", text(&new.kind));
+    set("data", convert::to_dynamic(&new.data)?);
+    set("time", text(&clock::iso(new.time_ms)));
+    set("time_ms", new.time_ms.into());
+    set("source", text(&new.origin.source));
+    if let Some(channel) = &event.channel {
+        set("channel", text(channel.as_str()));
+        set("offset", i64::try_from(event.offset).unwrap_or(i64::MAX).into());
+        set("epoch", text(&epoch_text(event.epoch)));
+    }
+    for (name, value) in [("from", &new.origin.client), ("user", &new.origin.user), ("session", &new.origin.session)] {
+        if let Some(value) = value {
+            set(name, text(value));
+        }
+    }
+    if let Some(metadata) = &new.metadata {
+        set("metadata", convert::to_dynamic(metadata)?);
+    }
+    Ok(map)
+}

@@ -1,0 +1,30 @@
+//! Scripts: plugins and the expressions of the routes file, compiled, limited and called.
+//!
+//! A call gets values and gives values; what a script asks for comes back as effects that others carry out. Knows nothing of
+//! sockets, channels or the store: what scripts may ask about them goes through [`World`].
+//!
+//! Read [`engine`] for the limits, then [`run`] for how a call goes, [`check`] for what is found when plugins are loaded, [`host`]
+//! and [`conn`] for what scripts may call.
+
+mod budget;
+mod call;
+mod check;
+mod conn;
+mod convert;
+mod current;
+mod engine;
+mod error;
+mod health;
+mod host;
+mod library;
+mod overrides;
+mod program;
+mod run;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+pub use call::{Arguments, Call, PluginReport, PluginState, Returned, ScriptEffect, ScriptError, SendTarget, World};
+pub use check::CODES;
+pub use run::Scripts;

@@ -1,0 +1,178 @@
+//! A plugin ready to be compiled on any thread: its text, the expressions of the routes file that belong to it, and who may be called how.
+//! Compiling is here too; checking is in [`super::check`].
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use rhai::{AST, Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, Shared};
+
+use super::engine::{self, FUNCTIONS_MAX};
+use super::health::Health;
+use crate::config::plan::{PluginSource, Span};
+
+/// Functions of this prefix are ours: the expressions of the routes file.
+pub(super) const EXPRESSION_PREFIX: &str = "tramline_expression_";
+
+/// One plugin.
+pub(super) struct Program {
+    pub(super) name: Arc<str>,
+    pub(super) file: Arc<str>,
+    /// The plugin's text and, behind it, one function for each expression.
+    pub(super) text: Arc<str>,
+    pub(super) expressions: Vec<Expression>,
+    /// By the name the routes file uses.
+    pub(super) entries: HashMap<Arc<str>, Entry>,
+    /// As people read them: `page(msg)`.
+    pub(super) functions: Vec<String>,
+    pub(super) hash: String,
+    /// Whether something at its top must run before a function is called: imports.
+    pub(super) has_imports: bool,
+    pub(super) sources: Arc<Sources>,
+    pub(super) health: Arc<Health>,
+}
+
+/// The texts of all plugins: what can be imported.
+pub(super) type Sources = BTreeMap<Arc<str>, PluginSource>;
+
+/// An expression of the routes file as a function behind the plugin's text.
+pub(super) struct Expression {
+    /// Its first line and the one after its last, in the whole text.
+    pub(super) lines: std::ops::Range<usize>,
+    /// Where it stands in the routes file.
+    pub(super) at: Span,
+}
+
+/// A function that may be called.
+pub(super) struct Entry {
+    /// Its name in the text.
+    pub(super) function: String,
+    /// Its parameters when it is called about a message.
+    pub(super) message: Option<Vec<Param>>,
+    /// Its parameters when it is called about an event that goes out.
+    pub(super) deliver: Option<Vec<Param>>,
+}
+
+/// What a parameter gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Param {
+    Conn,
+    Msg,
+    Kind,
+    Data,
+    Event,
+    Sub,
+}
+
+impl Param {
+    /// By the names expressions use.
+    pub(super) fn by_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "conn" => Param::Conn,
+            "msg" => Param::Msg,
+            "kind" | "type" => Param::Kind,
+            "data" => Param::Data,
+            "event" => Param::Event,
+            "sub" => Param::Sub,
+            _ => return None,
+        })
+    }
+}
+
+/// A program on one thread.
+pub(super) struct Loaded {
+    pub(super) engine: Engine,
+    pub(super) ast: AST,
+    /// What its calls left behind on this thread, in bytes.
+    pub(super) leaked: std::cell::Cell<isize>,
+}
+
+impl Program {
+    /// Compiles on this thread. Fails only where checking would have.
+    pub(super) fn load(&self) -> Result<Loaded, Box<EvalAltResult>> {
+        let mut engine = engine::new(Imports::new(self.sources.clone()));
+        engine.set_max_functions(FUNCTIONS_MAX + self.expressions.len());
+        let ast = compile(&engine, &self.text, &self.file)?;
+        Ok(Loaded { engine, ast, leaked: std::cell::Cell::new(0) })
+    }
+}
+
+/// Compiles a text. Its top-level constants are worked out and put where functions use them: functions do not see them otherwise.
+pub(super) fn compile(engine: &Engine, text: &str, file: &str) -> Result<AST, Box<EvalAltResult>> {
+    let scope = constants(engine, text, file)?;
+    let mut ast = engine.compile_with_scope(&scope, text)?;
+    ast.set_source(file);
+    Ok(ast)
+}
+
+/// Runs what stands at the top of a text: constants and imports, nothing else is let through by the checks.
+fn constants(engine: &Engine, text: &str, file: &str) -> Result<Scope<'static>, Box<EvalAltResult>> {
+    let mut top = parse(engine, text)?.clone_statements_only();
+    let mut scope = Scope::new();
+    if !top.statements().is_empty() {
+        top.set_source(file);
+        engine.run_ast_with_scope(&mut scope, &top)?;
+    }
+    Ok(scope)
+}
+
+/// Parses without asking whether variables exist: constants are not known yet.
+pub(super) fn parse(limits: &Engine, text: &str) -> Result<AST, rhai::ParseError> {
+    let mut parser = Engine::new_raw();
+    parser.set_optimization_level(rhai::OptimizationLevel::None);
+    parser.disable_symbol("eval");
+    parser.set_max_expr_depths(limits.max_expr_depth(), limits.max_function_expr_depth());
+    parser.set_max_functions(limits.max_functions());
+    parser.set_max_string_size(limits.max_string_size());
+    parser.set_max_array_size(limits.max_array_size());
+    parser.set_max_map_size(limits.max_map_size());
+    parser.compile(text)
+}
+
+/// Finds what scripts import: other plugins by their plain names, out of texts already read. It opens no file.
+pub(super) struct Imports {
+    sources: Arc<Sources>,
+    ready: RefCell<HashMap<String, Shared<Module>>>,
+    /// Being compiled now: an import that leads back is refused.
+    open: RefCell<Vec<String>>,
+}
+
+impl Imports {
+    pub(super) fn new(sources: Arc<Sources>) -> Self {
+        Self { sources, ready: RefCell::default(), open: RefCell::default() }
+    }
+
+    fn compile(&self, engine: &Engine, name: &str) -> Result<Shared<Module>, Box<EvalAltResult>> {
+        let missing = || EvalAltResult::ErrorModuleNotFound(name.to_owned(), Position::NONE);
+        let source = self.sources.get(name).ok_or_else(missing)?;
+        let ast = compile(engine, &source.text, &source.file)?;
+        Ok(Module::eval_ast_as_new(Scope::new(), &ast, engine)?.into())
+    }
+}
+
+impl ModuleResolver for Imports {
+    fn resolve(
+        &self,
+        engine: &Engine,
+        _source: Option<&str>,
+        path: &str,
+        position: Position,
+    ) -> Result<Shared<Module>, Box<EvalAltResult>> {
+        if let Some(module) = self.ready.borrow().get(path) {
+            return Ok(module.clone());
+        }
+        if self.open.borrow().iter().any(|open| open == path) {
+            let why = "it leads back to itself".into();
+            return Err(EvalAltResult::ErrorInModule(path.to_owned(), why, position).into());
+        }
+        self.open.borrow_mut().push(path.to_owned());
+        let module = self.compile(engine, path);
+        self.open.borrow_mut().pop();
+        let module = module.map_err(|mut e| {
+            e.set_position(position);
+            e
+        })?;
+        self.ready.borrow_mut().insert(path.to_owned(), module.clone());
+        Ok(module)
+    }
+}
