@@ -141,7 +141,8 @@ fn start(cli: &Cli) -> ExitCode {
 async fn run(cli: &Cli) -> anyhow::Result<()> {
     let now = Now::read();
     let metrics = Arc::new(Metrics::new(now));
-    let runtime = Arc::new(load(&cli.config, &metrics, now).map_err(|text| anyhow::anyhow!("{} is not sound\n{text}", cli.config.display()))?);
+    let runtime =
+        Arc::new(load(&cli.config, &metrics, now).map_err(|text| anyhow::anyhow!("{} is not sound\n{text}", cli.config.display()))?);
     // Signals are caught before anything is open, so that a stop during the start is an orderly one.
     let signal = signals().context("cannot catch signals")?;
     let (store, writer, recovered) = Store::open(&runtime.plan.store, now).await?;

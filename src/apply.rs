@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::config::plan::ChannelPlan;
 use crate::hub::{Connection, Hub, Published, Render, Sent};
 use crate::model::{ChannelName, Code, Event, Fault, Now};
-use crate::config::plan::ChannelPlan;
 use crate::pipeline::Context;
 use crate::pipeline::deliver::Renderer;
 use crate::pipeline::effect::{Effect, Receivers};
@@ -21,13 +21,7 @@ pub struct Applied {
 }
 
 /// Applies effects in order. `actor` is the connection they are about. Fails as a whole, before anything happened.
-pub fn apply(
-    context: &Context,
-    store: &Store,
-    actor: Option<&Arc<Connection>>,
-    effects: Vec<Effect>,
-    now: Now,
-) -> Result<Applied, Fault> {
+pub fn apply(context: &Context, store: &Store, actor: Option<&Arc<Connection>>, effects: Vec<Effect>, now: Now) -> Result<Applied, Fault> {
     let Context { runtime, hub, .. } = context;
     let mut channels: Vec<(ChannelName, Arc<ChannelPlan>)> = Vec::new();
     let (mut rows, mut bytes) = (0, 0);
@@ -82,7 +76,11 @@ pub fn apply(
             }
             (Effect::Close(close), Some(actor), _) => actor.outbox.close(close),
             // Effects on a connection, where there is none: the pipeline makes no such decision.
-            (Effect::View(_) | Effect::Leave { .. } | Effect::Join { .. } | Effect::Publish { .. } | Effect::Send(_) | Effect::Close(_), _, _) => {}
+            (
+                Effect::View(_) | Effect::Leave { .. } | Effect::Join { .. } | Effect::Publish { .. } | Effect::Send(_) | Effect::Close(_),
+                _,
+                _,
+            ) => {}
         }
     }
     Ok(applied)

@@ -50,7 +50,9 @@ impl Router {
             }
             Admission::Full => return Err(Fault::with(Code::LimitReached, "too many connections")),
             Admission::AddressFull => return Err(Fault::with(Code::LimitReached, "too many connections from this address")),
-            Admission::IdTaken => return Err(Fault::with(Code::LimitReached, "the connection's id is taken: `client:` does not make unique ids")),
+            Admission::IdTaken => {
+                return Err(Fault::with(Code::LimitReached, "the connection's id is taken: `client:` does not make unique ids"));
+            }
         }
         protocol.metrics.opened();
         self.store.append_connection_opened(record(connection));
@@ -160,7 +162,6 @@ impl Router {
             _ => tracing::debug!(door, client, code = fault.code.as_str(), why, "a message was refused"),
         }
     }
-
 }
 
 /// The name of the total that counts a protocol's connections over restarts.

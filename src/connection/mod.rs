@@ -32,7 +32,13 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 /// Runs a connection that the hub has let in, until it has ended, and says how it ended.
 ///
 /// `expires` is when its token runs out. When `stop` fires it closes with 1001.
-pub async fn run<T: Transport>(router: Arc<Router>, connection: Arc<Connection>, transport: T, expires: Option<Instant>, stop: CancellationToken) -> Close {
+pub async fn run<T: Transport>(
+    router: Arc<Router>,
+    connection: Arc<Connection>,
+    transport: T,
+    expires: Option<Instant>,
+    stop: CancellationToken,
+) -> Close {
     let plan = router.context.runtime.protocols[connection.protocol].plan.clone();
     // Cleans up even where this future is dropped half-way.
     let guard = Departure { router: &router, connection: &connection, close: Close::Lost };
@@ -81,7 +87,10 @@ struct Wire<T> {
 enum Phase {
     Open,
     /// The close frame is written or on its way; what still comes in is thrown away. `broken`: not even frames can be read any more.
-    Closing { close: Close, broken: bool },
+    Closing {
+        close: Close,
+        broken: bool,
+    },
 }
 
 /// What one turn of the wheel brought.
@@ -95,7 +104,13 @@ enum Turn {
 }
 
 impl<'a, T: Transport> Task<'a, T> {
-    fn new(router: &'a Arc<Router>, connection: &'a Arc<Connection>, plan: &'a ProtocolPlan, transport: T, expires: Option<Instant>) -> Self {
+    fn new(
+        router: &'a Arc<Router>,
+        connection: &'a Arc<Connection>,
+        plan: &'a ProtocolPlan,
+        transport: T,
+        expires: Option<Instant>,
+    ) -> Self {
         let now = Instant::now();
         let mut timers = Timers::default();
         if let Some(heartbeat) = &plan.heartbeat {

@@ -88,7 +88,13 @@ mod tests {
     use crate::config::plan::Secret;
 
     fn plan() -> AuthPlan {
-        AuthPlan { secret: Some(Secret("s3cret".into())), keys: None, from: vec![TokenFrom::Query("token".into()), TokenFrom::Header("authorization".into())], audience: None, issuer: None }
+        AuthPlan {
+            secret: Some(Secret("s3cret".into())),
+            keys: None,
+            from: vec![TokenFrom::Query("token".into()), TokenFrom::Header("authorization".into())],
+            audience: None,
+            issuer: None,
+        }
     }
 
     fn token(claims: serde_json::Value, secret: &str) -> String {

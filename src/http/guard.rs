@@ -23,7 +23,9 @@ pub fn is_loopback_host(host: &str) -> bool {
 /// Host and port of an authority: `a:1`, `[::1]:1`, `a`.
 fn split_port(authority: &str) -> (&str, Option<&str>) {
     match authority.rsplit_once(':') {
-        Some((host, port)) if !host.ends_with(':') && !port.contains(']') && (!host.contains(':') || host.ends_with(']')) => (host, Some(port)),
+        Some((host, port)) if !host.ends_with(':') && !port.contains(']') && (!host.contains(':') || host.ends_with(']')) => {
+            (host, Some(port))
+        }
         _ => (authority, None),
     }
 }
@@ -141,7 +143,14 @@ mod tests {
     #[test]
     fn none_the_same_loopback_and_listed_origins_are_let_in() {
         let at = |origin| let_in(&[("host", "tool.example:8080"), ("origin", origin)]);
-        for origin in ["http://tool.example:8080", "http://localhost:5173", "https://127.0.0.1", "http://[::1]:9", "https://app.example", "HTTPS://APP.EXAMPLE"] {
+        for origin in [
+            "http://tool.example:8080",
+            "http://localhost:5173",
+            "https://127.0.0.1",
+            "http://[::1]:9",
+            "https://app.example",
+            "HTTPS://APP.EXAMPLE",
+        ] {
             assert!(at(origin), "{origin}");
         }
         for origin in [
@@ -174,12 +183,20 @@ mod tests {
     #[test]
     fn tokens_and_json() {
         let token = Secret("s3cret".into());
-        for (value, fits) in [("Bearer s3cret", true), ("bearer s3cret", true), ("Bearer s3cre", false), ("s3cret", false), ("Basic s3cret", false)] {
+        for (value, fits) in
+            [("Bearer s3cret", true), ("bearer s3cret", true), ("Bearer s3cre", false), ("s3cret", false), ("Basic s3cret", false)]
+        {
             assert_eq!(check_token(&headers(&[("authorization", value)]), Some(&token)).is_ok(), fits, "{value}");
         }
         assert!(check_token(&headers(&[]), Some(&token)).is_err());
         assert!(check_token(&headers(&[]), None).is_ok());
-        for (value, fits) in [("application/json", true), ("application/json; charset=utf-8", true), ("application/vnd.api+json", true), ("text/plain", false), ("text/json", false)] {
+        for (value, fits) in [
+            ("application/json", true),
+            ("application/json; charset=utf-8", true),
+            ("application/vnd.api+json", true),
+            ("text/plain", false),
+            ("text/json", false),
+        ] {
             assert_eq!(check_json(&headers(&[("content-type", value)])).is_ok(), fits, "{value}");
         }
     }

@@ -7,8 +7,8 @@ use crate::model::clock::iso;
 use crate::router::Router;
 use crate::script::PluginState;
 use crate::store::StoreState;
-use crate::telemetry::memory;
 use crate::telemetry::metrics::{Kind, Sample};
+use crate::telemetry::process;
 
 /// The numbers as JSON.
 pub fn json(router: &Router, now: Now) -> Value {
@@ -51,7 +51,7 @@ pub fn json(router: &Router, now: Now) -> Value {
         })
         .collect::<serde_json::Map<_, _>>()
         .into();
-    all["memory"] = value!({ "liveBytes": memory::live_bytes() });
+    all["memory"] = value!({ "residentBytes": process::resident_bytes() });
     all
 }
 
@@ -68,14 +68,16 @@ pub fn prometheus(router: &Router, now: Now) -> String {
         sample("store_queue_bytes", "Bytes that wait to be stored.", Kind::Gauge, stats.queued_bytes as f64),
         sample("store_lag_seconds", "How long the oldest row has waited.", Kind::Gauge, stats.lag.as_secs_f64()),
         sample("store_rows_total", "Rows stored.", Kind::Counter, stats.committed_rows as f64),
-        sample("memory_live_bytes", "Bytes allocated and not freed.", Kind::Gauge, memory::live_bytes() as f64),
     ];
+    more.extend(process::resident_bytes().map(|n| sample("memory_resident_bytes", "Memory in use.", Kind::Gauge, n as f64)));
     let scripts = context.runtime.scripts.report();
     let mut per_plugin = |name, help, kind, of: &dyn Fn(&crate::script::PluginReport) -> f64| {
         more.extend(scripts.iter().map(|p| Sample { name, help, kind, labels: vec![("plugin", p.name.to_string())], value: of(p) }));
     };
     per_plugin("script_calls_total", "Calls of a plugin.", Kind::Counter, &|p| p.calls as f64);
     per_plugin("script_failures_total", "Calls of a plugin that failed.", Kind::Counter, &|p| p.failures as f64);
-    per_plugin("script_in_service", "Whether a plugin is called.", Kind::Gauge, &|p| f64::from(u8::from(p.state == PluginState::InService)));
+    per_plugin("script_in_service", "Whether a plugin is called.", Kind::Gauge, &|p| {
+        f64::from(u8::from(p.state == PluginState::InService))
+    });
     context.runtime.metrics.prometheus(now, &more)
 }

@@ -82,7 +82,8 @@ impl Site {
         let preflight = request.method() == Method::OPTIONS;
         let origin = guard::check_origin(request.method(), request.headers(), self.origins(target))?;
         let (parts, incoming) = request.into_parts();
-        let answered = if preflight { Ok(preflight_answer(endpoint)) } else { self.run(target, parts, Body::new(incoming), parameters).await };
+        let answered =
+            if preflight { Ok(preflight_answer(endpoint)) } else { self.run(target, parts, Body::new(incoming), parameters).await };
         let mut response = answered.unwrap_or_else(IntoResponse::into_response);
         if let Some(origin) = origin {
             name_origin(response.headers_mut(), origin);
@@ -167,7 +168,7 @@ pub fn published(applied: &Applied) -> serde_json::Value {
         .iter()
         .map(|published| {
             let event = &published.event;
-            let mut answer = serde_json::json!({ "id": event.new.id });
+            let mut answer = serde_json::json!({ "id": event.new.id.to_string() });
             if let Some(channel) = &event.channel {
                 answer["channel"] = channel.as_str().into();
                 answer["offset"] = event.offset.into();

@@ -22,11 +22,11 @@ use tokio_util::task::TaskTracker;
 use crate::config::plan::ProtocolPlan;
 use crate::connection;
 use crate::connection::websocket::WebSocket;
-use crate::hub::Connection;
 use crate::http::auth;
 use crate::http::body::request_view;
 use crate::http::listen::SocketPermit;
 use crate::http::problem::Problem;
+use crate::hub::Connection;
 use crate::limits::Verdict;
 use crate::model::view::{ConnView, RequestView};
 use crate::model::{Close, Code, Fault, Json, Now};
@@ -114,7 +114,15 @@ impl Upgrader {
         match identify(&entry.plan, view, ip, now) {
             Ok((view, expires)) => {
                 let limits = &entry.plan.limits;
-                let connection = Connection::new(router.context.hub.next_key(), protocol, now, view, limits.outbox, limits.slow.clone(), entry.metrics.clone());
+                let connection = Connection::new(
+                    router.context.hub.next_key(),
+                    protocol,
+                    now,
+                    view,
+                    limits.outbox,
+                    limits.slow.clone(),
+                    entry.metrics.clone(),
+                );
                 let connection = Arc::new(connection);
                 router.admit(&connection).inspect_err(|_| entry.metrics.refused.inc())?;
                 self.tasks.spawn(run(router.clone(), connection, upgrade, expires, self.stop.clone(), permit));
@@ -159,8 +167,16 @@ fn identify(plan: &ProtocolPlan, request: Arc<RequestView>, ip: Arc<str>, now: N
         Instant::now() + Duration::from_millis(left_ms.min(365 * 24 * 3600 * 1000))
     });
     let session = text(&plan.session);
-    let view =
-        ConnView { id, protocol: plan.name.clone(), user, session, ip, opened_ms: now.wall_ms, state: Json::empty_object(), request: request.clone() };
+    let view = ConnView {
+        id,
+        protocol: plan.name.clone(),
+        user,
+        session,
+        ip,
+        opened_ms: now.wall_ms,
+        state: Json::empty_object(),
+        request: request.clone(),
+    };
     Ok((view, expires))
 }
 
@@ -171,7 +187,14 @@ async fn socket(upgrade: OnUpgrade) -> Option<(TcpStream, Bytes)> {
     Some((parts.io.into_inner(), parts.read_buf))
 }
 
-async fn run(router: Arc<Router>, connection: Arc<Connection>, upgrade: OnUpgrade, expires: Option<Instant>, stop: CancellationToken, permit: Option<SocketPermit>) {
+async fn run(
+    router: Arc<Router>,
+    connection: Arc<Connection>,
+    upgrade: OnUpgrade,
+    expires: Option<Instant>,
+    stop: CancellationToken,
+    permit: Option<SocketPermit>,
+) {
     let bytes_max = router.context.runtime.protocols[connection.protocol].plan.limits.message;
     match socket(upgrade).await {
         // A fresh future, so that nothing of the handshake's lives as long as the connection.

@@ -51,7 +51,16 @@ pub struct Member {
 
 impl State {
     pub(super) fn new(epoch: Epoch, offset: u64) -> Self {
-        Self { epoch, offset, tail: VecDeque::new(), tail_bytes: 0, members: Vec::new(), by_member: HashMap::new(), dead: false, last_ms: 0 }
+        Self {
+            epoch,
+            offset,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            members: Vec::new(),
+            by_member: HashMap::new(),
+            dead: false,
+            last_ms: 0,
+        }
     }
 
     /// Adds a subscription. One with the same key is replaced; `false` then.

@@ -58,7 +58,15 @@ pub struct Traffic {
 
 impl Connection {
     /// A connection that is about to open.
-    pub fn new(key: u64, protocol: usize, opened: Now, view: ConnView, outbox_bytes: usize, slow: (u16, Arc<str>), metrics: Arc<ProtocolMetrics>) -> Self {
+    pub fn new(
+        key: u64,
+        protocol: usize,
+        opened: Now,
+        view: ConnView,
+        outbox_bytes: usize,
+        slow: (u16, Arc<str>),
+        metrics: Arc<ProtocolMetrics>,
+    ) -> Self {
         Self {
             key,
             id: view.id.clone(),

@@ -164,7 +164,13 @@ impl Outbox {
     /// Bytes waiting, the most that ever waited, and frames dropped.
     pub fn measure(&self) -> Measure {
         let queue = self.queue.lock();
-        Measure { frames: queue.frames.len(), bytes: queue.bytes, bytes_peak: queue.bytes_peak, bytes_max: self.bytes_max, dropped: queue.dropped }
+        Measure {
+            frames: queue.frames.len(),
+            bytes: queue.bytes,
+            bytes_peak: queue.bytes_peak,
+            bytes_max: self.bytes_max,
+            dropped: queue.dropped,
+        }
     }
 }
 

@@ -264,11 +264,14 @@ impl Text {
 
     /// The text as it was written, for people.
     pub fn source(&self) -> String {
-        self.0.iter().map(|part| match part {
-            Part::Literal(text) => text.to_string(),
-            Part::Value(reference) if self.0.len() == 1 => reference.to_string(),
-            Part::Value(reference) => format!("{{{reference}}}"),
-        }).collect()
+        self.0
+            .iter()
+            .map(|part| match part {
+                Part::Literal(text) => text.to_string(),
+                Part::Value(reference) if self.0.len() == 1 => reference.to_string(),
+                Part::Value(reference) => format!("{{{reference}}}"),
+            })
+            .collect()
     }
 
     /// The text up to its first reference.

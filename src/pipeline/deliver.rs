@@ -50,7 +50,8 @@ impl<'a> Renderer<'a> {
             }
         }
         let (view, sub) = receiver.views();
-        let call = Call { now: self.now, conn: Some(&view), arguments: Arguments::Deliver { event: receiver.event, sub: &sub }, world: &NO_WORLD };
+        let call =
+            Call { now: self.now, conn: Some(&view), arguments: Arguments::Deliver { event: receiver.event, sub: &sub }, world: &NO_WORLD };
         let holds = self.runtime.scripts.test(function, call).unwrap_or_else(|error| {
             self.failed(receiver, &format!("{error}"));
             false

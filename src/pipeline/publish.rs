@@ -66,12 +66,8 @@ fn to_channel(channels: &ChannelTable, name: &str, mut proposal: Proposal, now: 
         return Err(Fault::with(Code::Forbidden, format!("{} may not publish to {name}", proposal.origin.source)));
     }
     if let Some(template) = &plan.data {
-        let reach = Reach {
-            data: Some(&proposal.data),
-            kind: Some(&proposal.kind),
-            channel: Some((&name, &plan.pattern)),
-            ..Reach::at(now)
-        };
+        let reach =
+            Reach { data: Some(&proposal.data), kind: Some(&proposal.kind), channel: Some((&name, &plan.pattern)), ..Reach::at(now) };
         if let Some(text) = template.render(&reach) {
             proposal.data = Json::trusted(text);
         }

@@ -39,12 +39,8 @@ impl<'a> Run<'a> {
     /// A decision about a connection.
     pub(super) fn for_connection(context: &'a Context, connection: &'a Connection, now: Now) -> Self {
         let view = connection.view();
-        let origin = Origin {
-            source: view.protocol.clone(),
-            client: Some(view.id.clone()),
-            user: view.user.clone(),
-            session: view.session.clone(),
-        };
+        let origin =
+            Origin { source: view.protocol.clone(), client: Some(view.id.clone()), user: view.user.clone(), session: view.session.clone() };
         Self { connection: Some(connection), view, ..Self::new(context, Arc::new(origin), None, now) }
     }
 
@@ -306,8 +302,7 @@ impl<'a> Run<'a> {
         };
         let metadata = publish.metadata.as_ref().and_then(|m| m.render(&self.reach(message, result))).map(Json::trusted);
         let except = publish.except_sender.then(|| self.connection.map(|c| c.key)).flatten();
-        let proposal =
-            Proposal { kind, data: data.unwrap_or_else(Json::null), metadata, origin: self.origin.clone(), id: None, except };
+        let proposal = Proposal { kind, data: data.unwrap_or_else(Json::null), metadata, origin: self.origin.clone(), id: None, except };
         self.publish(&wrap(name), proposal)
     }
 

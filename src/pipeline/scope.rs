@@ -128,7 +128,9 @@ impl Scope for Reach<'_> {
             Root::Type => Value::text(self.kind.or(self.message.map(|m| &*m.kind))),
             Root::Data => Value::below(self.data.or_else(|| self.message.and_then(Message::data)).map(Json::as_str), path),
             Root::Conn => self.view.map_or(Value::Missing, |view| connection(view, first, path)),
-            Root::Query if path.is_empty() => self.requested().map_or(Value::Missing, |request| Value::Json(Cow::Owned(query_object(request)))),
+            Root::Query if path.is_empty() => {
+                self.requested().map_or(Value::Missing, |request| Value::Json(Cow::Owned(query_object(request))))
+            }
             Root::Query => pair(self.requested().map(|r| &*r.query)),
             Root::Path => pair(self.requested().map(|r| &*r.path)),
             Root::Header => pair(self.requested().map(|r| &*r.header)),
@@ -197,7 +199,8 @@ fn channel<'a>(channel: Option<(&'a ChannelName, &'a Pattern)>, capture: &str) -
 }
 
 fn query_object(request: &RequestView) -> String {
-    let map: serde_json::Map<String, serde_json::Value> = request.query.iter().map(|(k, v)| (k.to_string(), v.to_string().into())).collect();
+    let map: serde_json::Map<String, serde_json::Value> =
+        request.query.iter().map(|(k, v)| (k.to_string(), v.to_string().into())).collect();
     serde_json::Value::Object(map).to_string()
 }
 

@@ -33,7 +33,9 @@ impl Frame {
 pub fn decode_json(frame: Frame) -> Result<Json, Fault> {
     let text = match frame {
         Frame::Text(text) => text,
-        Frame::Binary(bytes) => ByteString::try_from(bytes).map_err(|_| Fault::new(Code::InvalidJson).detail("a binary frame that is not UTF-8"))?,
+        Frame::Binary(bytes) => {
+            ByteString::try_from(bytes).map_err(|_| Fault::new(Code::InvalidJson).detail("a binary frame that is not UTF-8"))?
+        }
     };
     Json::parse(text).map_err(|e| Fault::new(Code::InvalidJson).detail(e.to_string()))
 }

@@ -78,6 +78,9 @@ mod tests {
 
     #[test]
     fn queries_are_decoded() {
-        assert_eq!(parse_query("a=1&b=x%20y+z&c&=&%zz=%ff"), [("a", "1"), ("b", "x y z"), ("c", ""), ("", ""), ("%zz", "\u{fffd}")].map(|(a, b)| (a.into(), b.into())));
+        assert_eq!(
+            parse_query("a=1&b=x%20y+z&c&=&%zz=%ff"),
+            [("a", "1"), ("b", "x y z"), ("c", ""), ("", ""), ("%zz", "\u{fffd}")].map(|(a, b)| (a.into(), b.into()))
+        );
     }
 }

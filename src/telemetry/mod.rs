@@ -3,5 +3,6 @@
 pub mod log;
 pub mod memory;
 pub mod metrics;
+pub mod process;
 mod prometheus;
 mod rates;

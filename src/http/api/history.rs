@@ -12,7 +12,7 @@ use crate::http::site::json;
 use crate::store::{HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, StoreError};
 
 /// `GET /api/history?channel=&type=&limit=&cursor=`
-pub async fn history(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response<Body>, Problem> {
+pub(super) async fn history(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response<Body>, Problem> {
     let parameters = Parameters::of(&uri, &["channel", "type", "limit", "cursor"])?;
     let limit = match parameters.get("limit") {
         None => HISTORY_LIMIT_DEFAULT,

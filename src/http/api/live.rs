@@ -13,8 +13,8 @@ use crate::http::api::{Api, Parameters};
 use crate::http::measure;
 use crate::http::problem::Problem;
 use crate::http::site::json;
-use crate::hub::connection::report;
 use crate::hub::ChannelReport;
+use crate::hub::connection::report;
 use crate::model::Now;
 use crate::model::clock::iso;
 use crate::model::event::epoch_text;
@@ -41,20 +41,20 @@ fn channel(report: &ChannelReport) -> Value {
 }
 
 /// `GET /api/channels`
-pub async fn channels(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
+pub(super) async fn channels(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Parameters::of(&uri, &[])?;
     ok(&value!({ "channels": api.router.context.hub.channels().iter().map(channel).collect::<Vec<_>>() }))
 }
 
 /// `GET /api/channels/{name}`
-pub async fn one_channel(State(api): State<Arc<Api>>, Path(name): Path<String>, uri: Uri) -> Answer {
+pub(super) async fn one_channel(State(api): State<Arc<Api>>, Path(name): Path<String>, uri: Uri) -> Answer {
     Parameters::of(&uri, &[])?;
     let missing = || Problem::new(StatusCode::NOT_FOUND, format!("no channel `{name}` is live"));
     ok(&channel(&api.router.context.hub.channel_report(&name).ok_or_else(missing)?))
 }
 
 /// `GET /api/connections`
-pub async fn connections(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
+pub(super) async fn connections(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     let parameters = Parameters::of(&uri, &["protocol"])?;
     let context = &api.router.context;
     let protocol = match parameters.get("protocol") {
@@ -66,20 +66,20 @@ pub async fn connections(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
 }
 
 /// `GET /api/connections/{id}`
-pub async fn one_connection(State(api): State<Arc<Api>>, Path(id): Path<String>, uri: Uri) -> Answer {
+pub(super) async fn one_connection(State(api): State<Arc<Api>>, Path(id): Path<String>, uri: Uri) -> Answer {
     Parameters::of(&uri, &[])?;
     let missing = || Problem::new(StatusCode::NOT_FOUND, format!("no connection `{id}` is open"));
     ok(&value!(report(&*api.router.context.hub.connection(&id).ok_or_else(missing)?)))
 }
 
 /// `GET /api/routes`
-pub async fn routes(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
+pub(super) async fn routes(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Parameters::of(&uri, &[])?;
     ok(&value!({ "routes": crate::routing::table::table(&api.router.context.runtime.plan) }))
 }
 
 /// `GET /api/plugins`
-pub async fn plugins(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
+pub(super) async fn plugins(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Parameters::of(&uri, &[])?;
     let all: Vec<Value> = api
         .router
@@ -114,7 +114,7 @@ pub async fn plugins(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
 }
 
 /// `GET /api/sources`
-pub async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
+pub(super) async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Parameters::of(&uri, &[])?;
     let runtime = &api.router.context.runtime;
     let all: Vec<Value> = runtime
@@ -133,25 +133,25 @@ pub async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
 }
 
 /// `GET /api/stats`
-pub async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
+pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Parameters::of(&uri, &[])?;
     ok(&measure::json(&api.router, Now::read()))
 }
 
 /// `GET /metrics`
-pub async fn metrics(State(api): State<Arc<Api>>) -> Answer {
+pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Answer {
     let mut response = json(StatusCode::OK, measure::prometheus(&api.router, Now::read()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     Ok(response)
 }
 
 /// `GET /healthz`: the process answers.
-pub async fn healthz() -> Answer {
+pub(super) async fn healthz() -> Answer {
     ok(&value!({ "status": "ok" }))
 }
 
 /// `GET /readyz`: it can do its work, or why not.
-pub async fn readyz(State(api): State<Arc<Api>>) -> Answer {
+pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Answer {
     let mut reasons = Vec::new();
     if let StoreState::Degraded { since_ms, reason } = api.router.store.state() {
         reasons.push(value!({ "part": "store", "reason": &*reason, "since": iso(since_ms) }));
@@ -163,4 +163,3 @@ pub async fn readyz(State(api): State<Arc<Api>>) -> Answer {
     let word = if reasons.is_empty() { "ready" } else { "not ready" };
     Ok(json(status, value!({ "status": word, "reasons": reasons }).to_string()))
 }
-

@@ -106,13 +106,18 @@ impl Parameters {
         for (i, (name, _)) in all.iter().enumerate() {
             let shown: String = name.chars().take(100).collect();
             if !known.contains(&&**name) {
-                let there = if known.is_empty() { "this call takes no parameters".to_owned() } else { format!("there is {}", known.join(", ")) };
+                let there =
+                    if known.is_empty() { "this call takes no parameters".to_owned() } else { format!("there is {}", known.join(", ")) };
                 flaws.push(Flaw { path: shown, message: format!("unknown parameter; {there}") });
             } else if all[..i].iter().any(|(earlier, _)| earlier == name) {
                 flaws.push(Flaw { path: shown, message: "given twice".into() });
             }
         }
-        if flaws.is_empty() { Ok(Self(all)) } else { Err(Problem::new(StatusCode::BAD_REQUEST, "the query is not what this call takes").errors(flaws)) }
+        if flaws.is_empty() {
+            Ok(Self(all))
+        } else {
+            Err(Problem::new(StatusCode::BAD_REQUEST, "the query is not what this call takes").errors(flaws))
+        }
     }
 
     fn get(&self, name: &str) -> Option<&str> {
@@ -120,6 +125,7 @@ impl Parameters {
     }
 
     fn wrong(name: &str, message: &str) -> Problem {
-        Problem::new(StatusCode::BAD_REQUEST, format!("{name}: {message}")).errors(vec![Flaw { path: name.into(), message: message.into() }])
+        Problem::new(StatusCode::BAD_REQUEST, format!("{name}: {message}"))
+            .errors(vec![Flaw { path: name.into(), message: message.into() }])
     }
 }

@@ -36,7 +36,7 @@ const ONCE_WITHIN: Duration = Duration::from_secs(300);
 const IDS_MAX: usize = 50_000;
 
 /// `POST /api/publish`
-pub async fn publish(State(api): State<Arc<Api>>, request: Request<Body>) -> Result<Response<Body>, Problem> {
+pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>) -> Result<Response<Body>, Problem> {
     let (parts, body) = request.into_parts();
     let body = read_json(&parts, body, BODY_BYTES_MAX).await?.ok_or_else(no_body)?;
     let order = Order::read(&body).map_err(invalid)?;
@@ -75,7 +75,11 @@ pub async fn publish(State(api): State<Arc<Api>>, request: Request<Body>) -> Res
 }
 
 /// `POST /api/sources/{name}`
-pub async fn source(State(api): State<Arc<Api>>, Path(name): Path<String>, request: Request<Body>) -> Result<Response<Body>, Problem> {
+pub(super) async fn source(
+    State(api): State<Arc<Api>>,
+    Path(name): Path<String>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Problem> {
     let sources = &api.router.context.runtime.plan.sources;
     let known = || sources.iter().map(|s| format!("`{}`", s.name)).collect::<Vec<_>>().join(", ");
     let source = sources
@@ -110,7 +114,8 @@ struct Order {
 impl Order {
     /// Reads a body and names everything that is wrong with it.
     fn read(body: &Json) -> Result<Self, Vec<Flaw>> {
-        let mut order = Order { targets: Vec::new(), is_list: false, kind: "event".into(), data: None, metadata: None, id: None, except: None };
+        let mut order =
+            Order { targets: Vec::new(), is_list: false, kind: "event".into(), data: None, metadata: None, id: None, except: None };
         let mut flaws = Vec::new();
         if !body.as_str().trim_start().starts_with('{') {
             return Err(vec![Flaw { path: String::new(), message: "must be an object".into() }]);
@@ -172,13 +177,13 @@ const TARGETS: [(&str, Wrap); 4] =
 
 /// The ids of the last minutes with the answers they got.
 #[derive(Default)]
-pub struct Recent {
+pub(super) struct Recent {
     answers: HashMap<String, (Instant, serde_json::Value)>,
     order: VecDeque<(Instant, String)>,
 }
 
 /// [`Recent`], shared. Held from the look-up to the entry, over one publish.
-pub type RecentIds = Mutex<Recent>;
+pub(super) type RecentIds = Mutex<Recent>;
 
 impl Recent {
     fn get(&mut self, id: &str, now: Instant) -> Option<serde_json::Value> {
