@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -144,7 +145,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
     let runtime =
         Arc::new(load(&cli.config, &metrics, now).map_err(|text| anyhow::anyhow!("{} is not sound\n{text}", cli.config.display()))?);
     // Signals are caught before anything is open, so that a stop during the start is an orderly one.
-    let signal = signals().context("cannot catch signals")?;
+    let signals = Signals::catch().context("cannot catch signals")?;
     let (store, writer, recovered) = Store::open(&runtime.plan.store, now).await?;
     if !recovered.clean {
         tracing::warn!("the last run did not stop in order: channels with a history begin new epochs");
@@ -155,7 +156,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
     let hub = Arc::new(Hub::new(runtime.protocols.len(), recovered.channels));
     let router = Arc::new(Router { context: Context::new(runtime, hub), store });
     let app = App { router, tasks: TaskTracker::new(), stop: CancellationToken::new() };
-    app.run(cli, writer, signal).await
+    app.run(cli, writer, signals).await
 }
 
 /// The running server.
@@ -167,21 +168,25 @@ struct App {
 }
 
 impl App {
-    async fn run(self, cli: &Cli, writer: Writer, signal: impl Future<Output = &'static str>) -> anyhow::Result<()> {
+    async fn run(self, cli: &Cli, writer: Writer, mut signals: Signals) -> anyhow::Result<()> {
         let write_until = CancellationToken::new();
         let written = tokio::spawn(writer.run(write_until.clone().cancelled_owned()));
         let opened = self.open().await;
         let result = match opened {
             Ok(served) => {
                 announce(cli, &self.router, &served);
-                let why = signal.await;
+                let why = signals.next().await;
                 tracing::info!(signal = why, "stopping");
                 Ok(())
             }
             Err(error) => Err(error),
         };
         let deadline = Instant::now() + self.router.context.runtime.plan.stop_within;
-        self.close(deadline).await;
+        tokio::select! {
+            () = self.close(deadline) => {}
+            // A person who asks twice does not want to wait; what was accepted is written all the same.
+            why = signals.next() => tracing::warn!(signal = why, clients = self.router.context.hub.connection_count(None), "not waiting for connections to close"),
+        }
         write_until.cancel();
         if timeout_at(deadline.max(Instant::now() + Duration::from_secs(1)), written).await.is_err() {
             tracing::error!(still = "store", queued = self.router.store.stats().queued_rows, "did not end in time");
@@ -299,17 +304,24 @@ async fn housekeep(router: Arc<Router>, stop: CancellationToken) {
     }
 }
 
-/// Resolves with the name of the first SIGINT or SIGTERM.
-fn signals() -> std::io::Result<impl Future<Output = &'static str>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
+/// SIGINT and SIGTERM, caught from the start on.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
         tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
         }
-    })
+    }
 }
 
 fn count(n: usize, noun: &str) -> String {

@@ -99,6 +99,7 @@ fn direct(hub: &Hub, receivers: &Receivers, event: Arc<Event>, except: Option<u6
         Receivers::User(user) => hub.of_user(user),
         Receivers::Session(session) => hub.of_session(session),
     };
+    renderer.begin();
     let mut published = Published { event, delivered: 0, dropped: 0 };
     for connection in connections.iter().filter(|c| except != Some(c.key)) {
         if let Some(frame) = renderer.render(&published.event, connection, None) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::Loaded;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::plan::{Plan, ProtocolPlan};
-use crate::limits::KeyedLimiter;
+use crate::limits::{KeyedLimiter, Limiter};
 use crate::model::Now;
 use crate::routing::{ChannelTable, table};
 use crate::script::Scripts;
@@ -30,6 +30,8 @@ pub struct Runtime {
     pub metrics: Arc<Metrics>,
     /// What is counted of all channels together.
     pub counters: Arc<ChannelMetrics>,
+    /// Limits of rows that no connection speaks through: HTTP rows and sources.
+    pub row_limits: HashMap<Arc<str>, Limiter>,
     routes: HashMap<Arc<str>, Arc<RouteMetrics>>,
     /// When the server started.
     pub started: Now,
@@ -73,6 +75,9 @@ pub fn build(loaded: Loaded, metrics: &Arc<Metrics>, now: Now) -> Result<Runtime
             }
         })
         .collect();
+    let http = plan.protocols.iter().flat_map(|p| &p.http).flat_map(|http| &http.rows);
+    let sources = plan.sources.iter().flat_map(|source| source.messages.all());
+    let row_limits = http.chain(sources).filter_map(|row| Some((row.name.clone(), Limiter::new(row.limit.as_ref()?, now)))).collect();
     let routes = table::row_names(&plan).into_iter().map(|name| (name.clone(), metrics.route(&name))).collect();
     Ok(Runtime {
         channels: ChannelTable::new(&plan.channels),
@@ -81,6 +86,7 @@ pub fn build(loaded: Loaded, metrics: &Arc<Metrics>, now: Now) -> Result<Runtime
         scripts,
         counters: metrics.channels(),
         metrics: metrics.clone(),
+        row_limits,
         routes,
         started: now,
     })

@@ -280,6 +280,12 @@ pub struct Table {
 }
 
 impl Table {
+    /// Every row.
+    pub fn all(&self) -> impl Iterator<Item = &Row> {
+        let globs = self.globs.iter().map(|(_, rows)| rows);
+        self.exact.values().chain(globs).chain(&self.otherwise).flatten()
+    }
+
     /// The rows of a type: exact before globs before `_`.
     pub fn rows(&self, kind: &str) -> Option<&[Row]> {
         let by_glob = || self.globs.iter().find(|(glob, _)| glob.matches(kind)).map(|(_, rows)| rows);

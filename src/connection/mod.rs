@@ -149,13 +149,12 @@ impl<'a, T: Transport> Task<'a, T> {
             }
             let ending_known = self.timers.is_set(Timer::CloseDue);
             tokio::select! {
+                // What is rare comes first, so that a busy client cannot hold it up.
                 biased;
-                turn = poll_fn(|cx| self.wire.turn(cx, self.connection, ending_known)) => match turn {
-                    Turn::Frame(frame) => self.frame(frame),
-                    Turn::Pong => self.pong(),
-                    Turn::Ended(close) => return close,
-                    Turn::Ending => self.timers.set(Timer::CloseDue, Instant::now() + CLOSE_WITHIN),
-                },
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    self.connection.outbox.close(Close::GoingAway);
+                }
                 () = &mut deadline, if next.is_some() => {
                     while let Some(timer) = self.timers.take_due(Instant::now()) {
                         if let Some(close) = self.due(timer) {
@@ -163,10 +162,16 @@ impl<'a, T: Transport> Task<'a, T> {
                         }
                     }
                 }
-                () = stop.cancelled(), if !stopping => {
-                    stopping = true;
-                    self.connection.outbox.close(Close::GoingAway);
-                }
+                turn = poll_fn(|cx| self.wire.turn(cx, self.connection, ending_known)) => match turn {
+                    Turn::Frame(frame) => {
+                        self.frame(frame);
+                        // Many small messages come with one read: every so often others on this thread have their turn.
+                        tokio::task::coop::consume_budget().await;
+                    }
+                    Turn::Pong => self.pong(),
+                    Turn::Ended(close) => return close,
+                    Turn::Ending => self.timers.set(Timer::CloseDue, Instant::now() + CLOSE_WITHIN),
+                },
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, HeaderValue, VARY};
@@ -17,13 +18,17 @@ use crate::http::listen::Serve;
 use crate::http::problem::Problem;
 use crate::http::upgrade::{self, Upgrader};
 use crate::http::{body, guard};
+use crate::limits::Verdict;
 use crate::model::event::epoch_text;
-use crate::model::{Json, Now};
+use crate::model::{Code, Fault, Json, Now};
 use crate::router::{Outcome, Router};
 use crate::routing::paths::{Parameters, PathTable};
 
 /// The largest body of a source's request.
 const SOURCE_BODY_BYTES_MAX: usize = 1 << 20;
+
+/// What a client far over its rate is told to wait.
+const FLOODING_RETRY: Duration = Duration::from_secs(60);
 
 /// One listener's table.
 pub struct Site {
@@ -83,7 +88,7 @@ impl Site {
         let origin = guard::check_origin(request.method(), request.headers(), self.origins(target))?;
         let (parts, incoming) = request.into_parts();
         let answered =
-            if preflight { Ok(preflight_answer(endpoint)) } else { self.run(target, parts, Body::new(incoming), parameters).await };
+            if preflight { Ok(preflight_answer(endpoint)) } else { self.run(target, parts, Body::new(incoming), parameters, peer).await };
         let mut response = answered.unwrap_or_else(IntoResponse::into_response);
         if let Some(origin) = origin {
             name_origin(response.headers_mut(), origin);
@@ -93,6 +98,19 @@ impl Site {
 
     fn protocol(&self, index: usize) -> &ProtocolPlan {
         &self.router.context.runtime.protocols[index].plan
+    }
+
+    /// Requests count towards the limit of their address, as messages do.
+    fn check_rate(&self, protocol: usize, peer: SocketAddr) -> Result<(), Problem> {
+        let Some(limit) = &self.router.context.runtime.protocols[protocol].address_limit else { return Ok(()) };
+        let retry_after = match limit.check(&peer.ip().to_canonical().to_string(), Now::read()) {
+            Verdict::Pass => return Ok(()),
+            Verdict::Over { retry_after } => retry_after,
+            Verdict::Flooding => FLOODING_RETRY,
+        };
+        let mut fault = Fault::new(Code::RateLimited);
+        fault.retry_after = Some(retry_after);
+        Err(fault.into())
     }
 
     fn source(&self, index: usize) -> &SourcePlan {
@@ -119,11 +137,19 @@ impl Site {
         endpoint.methods.get(method).copied()
     }
 
-    async fn run(&self, target: Target, parts: Parts, body: Body, parameters: Parameters) -> Result<Response<Body>, Problem> {
+    async fn run(
+        &self,
+        target: Target,
+        parts: Parts,
+        body: Body,
+        parameters: Parameters,
+        peer: SocketAddr,
+    ) -> Result<Response<Body>, Problem> {
         let view = body::request_view(&parts, parameters);
         let (outcome, row_answers) = match target {
             Target::Row { protocol, row } => {
                 let plan = self.protocol(protocol);
+                self.check_rate(protocol, peer)?;
                 let json = body::read_json(&parts, body, plan.limits.message).await?.unwrap_or_else(Json::null);
                 (self.router.http(plan, &plan.http[row], json, &view, Now::read())?, true)
             }

@@ -35,7 +35,7 @@ use directory::Directory;
 
 const SHARDS: usize = 16;
 
-/// The most live channels. Channels with a history stay; those without go with their last member.
+/// The most live channels. Those that a pattern made and that have no history go with their last member.
 const CHANNELS_MAX: usize = 100_000;
 
 /// Bytes that all tails together may hold before the least recently used are forgotten.
@@ -296,6 +296,8 @@ pub struct Held<'h> {
 
 /// How an event is written for a connection: nothing where it is not for it. `None` for the subscription: it was sent directly.
 pub trait Render {
+    /// The next event begins: what was kept of the one before no longer counts.
+    fn begin(&mut self);
     /// The frame for this receiver.
     fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Frame>;
 }
@@ -351,6 +353,7 @@ impl Held<'_> {
         if channel.plan.history.is_some() {
             stored(&event);
         }
+        render.begin();
         let (mut delivered, mut dropped) = (0, 0);
         for member in &state.members {
             if except == Some(member.connection.key) {
@@ -370,7 +373,9 @@ impl Held<'_> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         for (channel, state) in &mut self.channels {
-            if state.members.is_empty() && channel.plan.history.is_none() && !state.dead {
+            // A channel that the file names keeps its place; one made from a pattern goes with its last member.
+            let passing = channel.plan.history.is_none() && !channel.plan.pattern.is_exact();
+            if passing && state.members.is_empty() && !state.dead {
                 state.dead = true;
                 self.hub.shard(channel.name.as_str()).write().remove(&channel.name);
                 self.hub.channels_live.fetch_sub(1, Relaxed);

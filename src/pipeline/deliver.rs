@@ -15,8 +15,7 @@ use crate::telemetry::metrics::DropReason;
 pub struct Renderer<'a> {
     runtime: &'a Runtime,
     now: Now,
-    /// Of which event the rest is.
-    event: Option<uuid::Uuid>,
+    /// Of the present event.
     shared: Vec<Shared>,
 }
 
@@ -31,7 +30,7 @@ struct Shared {
 impl<'a> Renderer<'a> {
     /// A renderer for one transaction.
     pub fn new(runtime: &'a Runtime, now: Now) -> Self {
-        Self { runtime, now, event: None, shared: Vec::new() }
+        Self { runtime, now, shared: Vec::new() }
     }
 
     fn shared(&mut self, protocol: usize, row: usize) -> &mut Shared {
@@ -119,11 +118,11 @@ impl Receiver<'_> {
 }
 
 impl Render for Renderer<'_> {
+    fn begin(&mut self) {
+        self.shared.clear();
+    }
+
     fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Frame> {
-        if self.event != Some(event.new.id) {
-            self.event = Some(event.new.id);
-            self.shared.clear();
-        }
         let receiver = Receiver { event, connection, subscription };
         let runtime = self.runtime;
         let rows = &runtime.protocols[connection.protocol].plan.deliver;

@@ -22,7 +22,7 @@ use crate::model::template::Text;
 use crate::model::view::{ConnView, RequestView};
 use crate::model::{Close, Code, Fault, Json, Now};
 use crate::protocol::{self, Frame};
-use crate::runtime::Protocol;
+use crate::runtime::{Protocol, Runtime};
 use crate::script::{Arguments, Call};
 
 pub use effect::{Decision, Effect, Receivers};
@@ -56,11 +56,26 @@ impl ClientLimits {
     pub fn new(plan: &ProtocolPlan, now: Now) -> Self {
         Self { connection: plan.limits.rate.as_ref().map(|rate| Limiter::new(rate, now)), rows: HashMap::new() }
     }
+}
 
-    /// One more message through a row that has a limit.
-    pub(crate) fn row(&mut self, row: &Row, now: Now) -> Verdict {
-        let Some(rate) = &row.limit else { return Verdict::Pass };
-        self.rows.entry(row.name.clone()).or_insert_with(|| Limiter::new(rate, now)).check(now)
+/// Who counts the messages through a row that has a limit.
+pub(crate) enum RowLimits<'l> {
+    /// The connection they come from.
+    Client(&'l mut ClientLimits),
+    /// The row itself: there is no connection.
+    Shared,
+}
+
+impl RowLimits<'_> {
+    /// One more message through this row.
+    fn check(&mut self, runtime: &Runtime, row: &Row, now: Now) -> Verdict {
+        match (&row.limit, self) {
+            (None, _) => Verdict::Pass,
+            (Some(rate), RowLimits::Client(client)) => {
+                client.rows.entry(row.name.clone()).or_insert_with(|| Limiter::new(rate, now)).check(now)
+            }
+            (Some(_), RowLimits::Shared) => runtime.row_limits.get(&row.name).map_or(Verdict::Pass, |limiter| limiter.check(now)),
+        }
     }
 }
 
@@ -69,20 +84,25 @@ pub fn decide(context: &Context, connection: &Connection, limits: &mut ClientLim
     let protocol = &context.runtime.protocols[connection.protocol];
     let plan = &protocol.plan;
     let mut run = Run::for_connection(context, connection, now);
+    let is_over = matches!(input, Input::Closed(_));
     let outcome = match input {
         Input::Message(frame) => {
             if let Err(refusal) = admit(protocol, &run.view(), limits, now) {
                 return refuse(plan, &run, refusal, now);
             }
-            message(&mut run, protocol, limits, frame, now)
+            message(&mut run, protocol, &mut RowLimits::Client(limits), frame, now)
         }
-        Input::Open => run.rows(&plan.open, None, limits),
-        Input::Every(index) => plan.every.get(index).map_or(Ok(()), |(_, row)| run.rows(std::slice::from_ref(row), None, limits)),
-        Input::Idle => plan.idle.as_ref().map_or(Ok(()), |idle| run.rows(std::slice::from_ref(&idle.row), None, limits)),
+        Input::Open => run.rows(&plan.open, None, &mut RowLimits::Client(limits)),
+        Input::Every(index) => {
+            plan.every.get(index).map_or(Ok(()), |(_, row)| run.rows(std::slice::from_ref(row), None, &mut RowLimits::Client(limits)))
+        }
+        Input::Idle => {
+            plan.idle.as_ref().map_or(Ok(()), |idle| run.rows(std::slice::from_ref(&idle.row), None, &mut RowLimits::Client(limits)))
+        }
         Input::Closed(close) => {
             let told = Json::of(&serde_json::json!({ "code": close.code(), "reason": close.reason() }));
             let message = Message::new(told, "close".into(), &[], Some(&[]));
-            run.rows(&plan.close, Some(&message), limits)
+            run.rows(&plan.close, Some(&message), &mut RowLimits::Client(limits))
         }
     };
     let view = run.view();
@@ -93,6 +113,10 @@ pub fn decide(context: &Context, connection: &Connection, limits: &mut ClientLim
             decision.effects.push(Effect::Send(frame));
         }
         decision.fault = Some(fault);
+    }
+    if is_over {
+        // There is no connection any more that could join, change or be told anything.
+        decision.effects.retain(|effect| matches!(effect, Effect::Publish { .. } | Effect::Direct { .. }));
     }
     decision
 }
@@ -145,7 +169,7 @@ fn refuse(plan: &ProtocolPlan, run: &Run<'_>, refusal: Refusal, now: Now) -> Dec
     decision
 }
 
-fn message(run: &mut Run<'_>, protocol: &Protocol, limits: &mut ClientLimits, frame: Frame, now: Now) -> Result<(), Failed> {
+fn message(run: &mut Run<'_>, protocol: &Protocol, limits: &mut RowLimits<'_>, frame: Frame, now: Now) -> Result<(), Failed> {
     let plan = &protocol.plan;
     let json = protocol::decode_json(frame).map_err(|fault| (fault, None))?;
     let kind = protocol::message_kind(&json, &plan.kind);
@@ -197,7 +221,7 @@ pub fn decide_source(context: &Context, source: &SourcePlan, body: Json, request
             None => Err((Fault::new(Code::UnknownType), None)),
             Some(rows) => {
                 let message = Message::new(body, kind.into(), &kind_at, Some(&data_at));
-                run.rows(rows, Some(&message), &mut ClientLimits::default())
+                run.rows(rows, Some(&message), &mut RowLimits::Shared)
             }
         },
     };
@@ -210,7 +234,7 @@ pub fn decide_http(context: &Context, protocol: &ProtocolPlan, row: &HttpRow, bo
     let mut run = Run::new(context, origin, Some(request), now);
     let kind = protocol::message_kind(&body, &protocol.kind).unwrap_or_default();
     let message = Message::new(body, kind.into(), &protocol.kind, protocol.data.as_deref());
-    let outcome = run.rows(&row.rows, Some(&message), &mut ClientLimits::default());
+    let outcome = run.rows(&row.rows, Some(&message), &mut RowLimits::Shared);
     conclude(run, outcome)
 }
 

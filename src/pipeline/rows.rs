@@ -15,7 +15,7 @@ use crate::model::{ChannelName, Close, Code, Fault, Json, Now, Schema, json};
 use crate::pipeline::effect::{Decision, Effect};
 use crate::pipeline::publish::{self, Destination, Proposal};
 use crate::pipeline::scope::{Message, Reach};
-use crate::pipeline::{ClientLimits, Context, Failed, NO_MESSAGE};
+use crate::pipeline::{Context, Failed, NO_MESSAGE, RowLimits};
 use crate::protocol;
 use crate::script::{Arguments, Call, Returned, ScriptEffect, ScriptError, SendTarget};
 
@@ -70,11 +70,11 @@ impl<'a> Run<'a> {
     }
 
     /// Runs the first row whose `when` holds. None holds: nothing happens.
-    pub(super) fn rows(&mut self, rows: &[Row], message: Option<&Message>, limits: &mut ClientLimits) -> Result<(), Failed> {
+    pub(super) fn rows(&mut self, rows: &[Row], message: Option<&Message>, limits: &mut RowLimits<'_>) -> Result<(), Failed> {
         self.first_row(rows, message, limits).map_err(|fault| (fault, None))
     }
 
-    fn first_row(&mut self, rows: &[Row], message: Option<&Message>, limits: &mut ClientLimits) -> Result<(), Fault> {
+    fn first_row(&mut self, rows: &[Row], message: Option<&Message>, limits: &mut RowLimits<'_>) -> Result<(), Fault> {
         for row in rows {
             let holds = match &row.when {
                 None => true,
@@ -92,9 +92,9 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn row(&mut self, row: &Row, message: Option<&Message>, limits: &mut ClientLimits) -> Result<(), Fault> {
+    fn row(&mut self, row: &Row, message: Option<&Message>, limits: &mut RowLimits<'_>) -> Result<(), Fault> {
         if row.limit.is_some() {
-            match limits.row(row, self.now) {
+            match limits.check(&self.context.runtime, row, self.now) {
                 Verdict::Pass => {}
                 Verdict::Over { retry_after } => {
                     let mut fault = Fault::new(Code::RateLimited);

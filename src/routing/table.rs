@@ -71,18 +71,13 @@ pub fn table(plan: &Plan) -> Vec<Entry> {
 
 /// The names of all rows.
 pub fn row_names(plan: &Plan) -> Vec<Arc<str>> {
-    let mut names = Vec::new();
-    let mut add = |rows: &[Row]| names.extend(rows.iter().map(|row| row.name.clone()));
-    for protocol in &plan.protocols {
-        add(&protocol.open);
-        add(&protocol.close);
-        each(&protocol.messages, |_, rows| add(rows));
-        protocol.every.iter().for_each(|(_, row)| add(std::slice::from_ref(row)));
-        protocol.idle.iter().for_each(|idle| add(std::slice::from_ref(&idle.row)));
-        protocol.http.iter().for_each(|http| add(&http.rows));
-    }
-    plan.sources.iter().for_each(|source| each(&source.messages, |_, rows| add(rows)));
-    names
+    let of_protocols = plan.protocols.iter().flat_map(|p| {
+        let timed = p.every.iter().map(|(_, row)| row).chain(p.idle.iter().map(|idle| &idle.row));
+        let http = p.http.iter().flat_map(|http| &http.rows);
+        p.open.iter().chain(&p.close).chain(p.messages.all()).chain(timed).chain(http)
+    });
+    let of_sources = plan.sources.iter().flat_map(|source| source.messages.all());
+    of_protocols.chain(of_sources).map(|row| row.name.clone()).collect()
 }
 
 /// The rows of a table by what selects them, in a fixed order.

@@ -47,7 +47,8 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>)
         data: order.data.clone().unwrap_or_else(Json::empty_object),
         metadata: order.metadata.clone(),
         origin: Arc::new(Origin { source: "api".into(), ..Origin::default() }),
-        id: order.id.as_deref().and_then(|id| Uuid::parse_str(id).ok()),
+        // One event may take the id it was given; of several, each has its own.
+        id: order.id.as_deref().filter(|_| order.targets.len() == 1).and_then(|id| Uuid::parse_str(id).ok()),
         except,
     };
     let go = || api.router.publish(&order.targets, &proposal, now).map_err(Problem::from);
