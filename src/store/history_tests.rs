@@ -121,6 +121,8 @@ async fn a_filter_without_an_index_looks_at_a_bounded_number_of_rows_and_goes_on
     }
     assert_eq!(seen, [("rare:2".to_owned(), 1), ("rare:1".to_owned(), 1)]);
     assert_eq!(pages, 6);
+    let indexed = page(&rig.store.shared.readers, &super::HistoryQuery::default(), 10).await.unwrap();
+    assert_eq!((indexed.events.len(), indexed.truncated), (52, false));
     rig.stop().await;
 }
 

@@ -149,6 +149,11 @@ async fn a_stop_writes_what_is_queued_and_waits_for_reservations() {
     while store.reserve(1, 1).err() != Some(Unavailable::Stopped) {
         tokio::task::yield_now().await;
     }
+    // Time enough for a writer that does not look at reservations to end.
+    while store.stats().queued_rows > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(50), store.committed(Ticket(501))).await.is_err());
     let ticket = held.append(Arc::new(event("a", 501, 1, "x")));
     drop(held);
     rig.task.await.unwrap();

@@ -153,7 +153,8 @@ impl Writer {
     async fn transaction(&self, items: &[Item], totals: &[(String, u64)]) -> sqlx::Result<()> {
         let mut db = self.database.writer.acquire().await?;
         let done = commit(&mut db, items, totals).await;
-        // After an error a fresh connection is worth more than the statements of this one. In memory it is the database itself.
+        // A connection whose thread has died would fail for ever: after an error the next try has a fresh one. In memory it is
+        // the database itself and stays.
         if done.is_err() && self.database.lock.is_some() {
             db.close_on_drop();
         }
