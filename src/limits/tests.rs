@@ -1,3 +1,5 @@
+//! Rates at chosen times.
+
 use std::time::Instant;
 
 use proptest::prelude::*;
