@@ -80,7 +80,7 @@ pub enum Unavailable {
     /// The database cannot be written to; what it said.
     #[error("the store cannot be written to: {0}")]
     Degraded(Arc<str>),
-    /// The server is stopping.
-    #[error("the store has stopped")]
+    /// The server is starting or stopping.
+    #[error("the store is not running")]
     Stopped,
 }

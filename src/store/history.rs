@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::{CursorError, StoreError};
 use crate::model::event::{Event, NewEvent, Origin};
+use crate::model::name::CHANNEL_BYTES_MAX;
 use crate::model::pattern::Glob;
 use crate::model::{ChannelName, Json};
 
@@ -111,10 +112,10 @@ async fn channels(db: &SqlitePool, text: Option<&str>) -> Result<Option<Channels
         return Ok(id.map(Channels::One));
     }
     // The index gives the names that begin right, our own glob decides: SQLite's knows more than `*`, and can be made to take
-    // time that grows with a power of the name's length. No name holds a character above the last one.
+    // time that grows with a power of the name's length. Names have at most 256 bytes, so none that begins right is above `end`.
     let glob = Glob::new(text);
     let prefix = text.split('*').next().unwrap_or_default();
-    let end = format!("{prefix}\u{10ffff}");
+    let end = format!("{prefix}{}", "\u{10ffff}".repeat(CHANNEL_BYTES_MAX / 4));
     let sql = "SELECT name, id FROM channels WHERE name >= $1 AND name <= $2";
     let mut rows = sqlx::query(sql).bind(prefix).bind(end).fetch(db);
     let mut ids = Vec::new();
@@ -211,3 +212,7 @@ fn read_cursor(text: &str, filters: [u8; 8]) -> Result<i64, CursorError> {
     }
     Ok(i64::from_be_bytes(std::array::from_fn(|i| bytes[1 + i])))
 }
+
+#[cfg(test)]
+#[path = "history_tests.rs"]
+mod tests;

@@ -34,6 +34,8 @@ use crate::model::Now;
 
 /// How long [`Store::committed`] waits before it says that it does not know.
 const COMMIT_WAIT: Duration = Duration::from_secs(10);
+/// How long a query waits for what was appended just before it.
+const SETTLE_WAIT: Duration = Duration::from_secs(1);
 
 /// A handle to the store. Cheap to clone.
 #[derive(Clone)]
@@ -105,7 +107,7 @@ pub struct StoreStats {
 
 impl Store {
     /// Opens the database: makes the folder, keeps a second process out, runs migrations, reads what is known.
-    /// Nothing is written until the [`Writer`] runs.
+    /// No event is taken until [`Writer::begin`].
     pub async fn open(plan: &StorePlan, now: Now) -> Result<(Store, Writer, Recovered), StoreError> {
         Self::open_with(plan, now, Bounds::default()).await
     }
@@ -142,8 +144,8 @@ impl Store {
         self.shared.queue.last()
     }
 
-    /// Resolves when everything appended up to the ticket is committed: before an acknowledgement, and before a query that
-    /// is to see it. An error where the ticket's own row was refused, the writer has ended, or it takes too long.
+    /// Resolves when everything appended up to the ticket is committed: what an acknowledgement waits for. An error where the
+    /// ticket's own row was refused, the writer has ended, or it takes too long; then the row may still be written.
     pub async fn committed(&self, ticket: Ticket) -> Result<(), StoreError> {
         let mut progress = self.shared.progress.subscribe();
         let reached = progress.wait_for(|p| p.committed >= ticket.0 || p.ended);
@@ -154,6 +156,17 @@ impl Store {
             Err(StoreError::RowRefused)
         } else {
             Ok(())
+        }
+    }
+
+    /// Resolves when everything appended so far is settled, so that a query sees it. Does not wait for a store that cannot
+    /// write: the query then shows what there is.
+    pub async fn settled(&self) {
+        let last = self.ticket().0;
+        let mut progress = self.shared.progress.subscribe();
+        let reached = progress.wait_for(|p| p.committed >= last || p.ended);
+        if self.state() == StoreState::Ok && tokio::time::timeout(SETTLE_WAIT, reached).await.is_err() {
+            tracing::debug!("a query did not wait for the store any longer");
         }
     }
 
@@ -171,7 +184,7 @@ impl Store {
         }
     }
 
-    /// Stored events, newest first. Sees what is committed; wait for [`Store::committed`] to see what was just appended.
+    /// Stored events, newest first. Sees what is committed; call [`Store::settled`] first to see what was just appended.
     pub async fn history(&self, query: &HistoryQuery) -> Result<Page, StoreError> {
         history::page(&self.shared.readers, query, history::SCAN_ROWS_MAX).await
     }

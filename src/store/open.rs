@@ -151,7 +151,8 @@ fn lock(path: &Path) -> Result<(PathBuf, File), StoreError> {
     Ok((path, file))
 }
 
-/// Reads what the last run left, and marks this one as running, in one transaction.
+/// Reads what the last run left and puts it in order, in one transaction. After it the file is clean until the writer begins,
+/// so a start that fails for another reason costs no epoch.
 async fn recover(writer: &SqlitePool, now: Now) -> Result<Recovered, StoreError> {
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
     let flag: Option<String> = sqlx::query_scalar("SELECT value FROM meta WHERE key = 'clean'").fetch_optional(&mut *tx).await?;
@@ -165,7 +166,7 @@ async fn recover(writer: &SqlitePool, now: Now) -> Result<Recovered, StoreError>
         .bind(LOST_REASON)
         .execute(&mut *tx)
         .await?;
-    sqlx::query("INSERT INTO meta (key, value) VALUES ('clean', '0') ON CONFLICT (key) DO UPDATE SET value = '0'")
+    sqlx::query("INSERT INTO meta (key, value) VALUES ('clean', '1') ON CONFLICT (key) DO UPDATE SET value = '1'")
         .execute(&mut *tx)
         .await?;
     let mut recovered = Recovered { clean, ..Recovered::default() };

@@ -80,7 +80,8 @@ struct Inner {
     /// When the oldest of what was taken had been pushed.
     taken_since: Option<Instant>,
     dropped_records: u64,
-    stopped: bool,
+    /// Between the writer's begin and the stop.
+    open: bool,
     state: StoreState,
 }
 
@@ -96,7 +97,7 @@ impl Queue {
             taken_rows: 0,
             taken_since: None,
             dropped_records: 0,
-            stopped: false,
+            open: false,
             state: StoreState::Ok,
         };
         Self { bounds, inner: Mutex::new(inner), wake: Notify::new() }
@@ -105,7 +106,7 @@ impl Queue {
     /// Records may fill half of the rows: a storm of connections must not keep events out.
     pub(super) fn push_record(&self, item: Item) {
         let mut inner = self.inner.lock();
-        if inner.stopped || inner.rows >= self.bounds.rows / 2 || inner.bytes + RECORD_BYTES > self.bounds.bytes {
+        if !inner.open || inner.rows >= self.bounds.rows / 2 || inner.bytes + RECORD_BYTES > self.bounds.bytes {
             inner.dropped_records += 1;
             return;
         }
@@ -156,9 +157,14 @@ impl Queue {
         }
     }
 
+    /// Takes reservations from now on.
+    pub(super) fn begin(&self) {
+        self.inner.lock().open = true;
+    }
+
     /// Takes no more reservations.
     pub(super) fn stop(&self) {
-        self.inner.lock().stopped = true;
+        self.inner.lock().open = false;
         self.wake.notify_one();
     }
 
@@ -199,11 +205,11 @@ impl Inner {
 pub(super) fn reserve(shared: &Arc<Shared>, rows: usize, bytes: usize) -> Result<Permit, Unavailable> {
     let queue = &shared.queue;
     let mut inner = queue.inner.lock();
-    if inner.stopped {
-        return Err(Unavailable::Stopped);
-    }
     if let StoreState::Degraded { reason, .. } = &inner.state {
         return Err(Unavailable::Degraded(reason.clone()));
+    }
+    if !inner.open {
+        return Err(Unavailable::Stopped);
     }
     if inner.rows.saturating_add(rows) > queue.bounds.rows || inner.bytes.saturating_add(bytes) > queue.bounds.bytes {
         return Err(Unavailable::Full);
@@ -255,7 +261,7 @@ impl Drop for Permit {
         inner.bytes -= self.bytes;
         inner.reserved_rows -= self.rows;
         inner.reserved_bytes -= self.bytes;
-        if inner.stopped {
+        if !inner.open {
             queue.wake.notify_one();
         }
     }

@@ -14,6 +14,8 @@ use crate::model::{ChannelName, Event, Json};
 pub(super) struct Rig {
     pub(super) store: Store,
     pub(super) recovered: Recovered,
+    /// The writer's own connection.
+    writing: sqlx::SqlitePool,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -24,14 +26,16 @@ impl Rig {
     }
 
     pub(super) async fn open_with(plan: &StorePlan, bounds: Bounds) -> Self {
-        let (store, writer, recovered) = Store::open_with(plan, Now::read(), bounds).await.unwrap();
+        let (store, mut writer, recovered) = Store::open_with(plan, Now::read(), bounds).await.unwrap();
+        writer.begin().await.unwrap();
+        let writing = writer.database.writer.clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(writer.run(async { drop(stopped.await) }));
-        Self { store, recovered, stop, task }
+        Self { store, recovered, writing, stop, task }
     }
 
     /// Ends in order.
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.stop.send(()).unwrap();
         self.task.await.unwrap();
     }
@@ -145,6 +149,11 @@ async fn a_stop_writes_what_is_queued_and_waits_for_reservations() {
     while store.reserve(1, 1).err() != Some(Unavailable::Stopped) {
         tokio::task::yield_now().await;
     }
+    // Time enough for a writer that does not look at reservations to end.
+    while store.stats().queued_rows > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(50), store.committed(Ticket(501))).await.is_err());
     let ticket = held.append(Arc::new(event("a", 501, 1, "x")));
     drop(held);
     rig.task.await.unwrap();
@@ -159,7 +168,9 @@ async fn a_stop_writes_what_is_queued_and_waits_for_reservations() {
 #[tokio::test]
 async fn a_full_queue_refuses_and_gives_back_what_was_not_used() {
     let bounds = Bounds { rows: 10, bytes: 10_000, ..Bounds::default() };
-    let (store, _writer, _) = Store::open_with(&StorePlan::Memory, Now::read(), bounds).await.unwrap();
+    let (store, mut writer, _) = Store::open_with(&StorePlan::Memory, Now::read(), bounds).await.unwrap();
+    assert_eq!(store.reserve(1, 1).err(), Some(Unavailable::Stopped));
+    writer.begin().await.unwrap();
     let permit = store.reserve(10, 100).unwrap();
     assert_eq!(store.reserve(1, 1).err(), Some(Unavailable::Full));
     drop(permit);
@@ -291,9 +302,48 @@ async fn one_bad_row_costs_only_itself() {
     for ticket in &tickets[1..] {
         rig.store.committed(*ticket).await.unwrap();
     }
+    rig.store.settled().await;
     assert_eq!(all(&rig.store).await.len(), 100);
     let stats = rig.store.stats();
     assert_eq!((stats.refused_rows, stats.committed_rows, stats.queued_rows), (1, 100, 0));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_degrades_it_and_room_brings_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    for plan in [StorePlan::Memory, file(&folder).1] {
+        let rig = Rig::open(&plan).await;
+        rig.write([event("a", 1, 1, "x")]).await;
+        sqlx::query("PRAGMA max_page_count = 1").execute(&rig.writing).await.unwrap();
+        let mut large = event("a", 2, 1, "x");
+        large.new.data = Json::string(&"x".repeat(1 << 20));
+        let ticket = append(&rig.store, large).unwrap();
+        while rig.store.state() == StoreState::Ok {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(rig.store.reserve(1, 1), Err(Unavailable::Degraded(reason)) if reason.contains("full")));
+        assert_eq!(all(&rig.store).await.len(), 1);
+        sqlx::query("PRAGMA max_page_count = 100000").execute(&rig.writing).await.unwrap();
+        rig.store.committed(ticket).await.unwrap();
+        assert_eq!(rig.store.state(), StoreState::Ok);
+        rig.write([event("a", 3, 1, "x")]).await;
+        assert_eq!(all(&rig.store).await.len(), 3);
+        rig.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_goes_no_further_costs_no_epoch() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, plan) = file(&folder);
+    let rig = Rig::open(&plan).await;
+    rig.write([event("a", 1, 7, "x")]).await;
+    rig.stop().await;
+    drop(Store::open(&plan, Now::read()).await.unwrap());
+    let rig = Rig::open(&plan).await;
+    assert!(rig.recovered.clean);
+    assert_eq!(rig.recovered.channels[0].1, 7);
     rig.stop().await;
 }
 

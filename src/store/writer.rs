@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::open::Database;
 use super::queue::{Batch, Item};
-use super::{Shared, StoreState, insert};
+use super::{Shared, StoreError, StoreState, insert};
 use crate::model::Now;
 
 /// Between two writes of the totals that changed.
@@ -29,7 +29,8 @@ const REFUSED_KEPT: usize = 1024;
 /// The writing side of a store. There is one; it holds the lock on the file.
 pub struct Writer {
     shared: Arc<Shared>,
-    database: Database,
+    pub(super) database: Database,
+    begun: bool,
 }
 
 /// The stop that was asked for, and until when the writer goes on trying.
@@ -43,16 +44,28 @@ struct GaveUp;
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, database: Database) -> Self {
-        Self { shared, database }
+        Self { shared, database, begun: false }
     }
 
-    /// Writes until `stop` resolves, then what is still queued, the totals, and that this was an orderly end.
-    pub async fn run(self, stop: impl Future<Output = ()> + Send) {
+    /// Notes in the file that it is in use, and takes reservations from now on. Last step of a start: what fails before it
+    /// leaves no trace.
+    pub async fn begin(&mut self) -> Result<(), StoreError> {
+        if !self.begun {
+            self.note_running().await?;
+            self.begun = true;
+            self.shared.queue.begin();
+        }
+        Ok(())
+    }
+
+    /// Writes until `stop` resolves, then what is still queued, the totals, and that this was an orderly end. Begins where
+    /// that was not done.
+    pub async fn run(mut self, stop: impl Future<Output = ()> + Send) {
         let mut stop = Stop { asked: pin!(stop), until: None };
         let mut counters = interval(COUNTERS_EVERY);
         counters.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut gave_up = false;
-        loop {
+        let mut gave_up = self.begin_at_last(&mut stop).await.is_err();
+        while !gave_up {
             let mut totals = Vec::new();
             tokio::select! {
                 () = self.shared.queue.woken() => {}
@@ -61,11 +74,25 @@ impl Writer {
                 () = sleep_until(stop.until.unwrap_or_else(Instant::now)), if stop.until.is_some() => gave_up = true,
             }
             gave_up |= self.step(totals, &mut stop).await.is_err();
-            if gave_up || (stop.until.is_some() && self.shared.queue.is_done()) {
+            if stop.until.is_some() && self.shared.queue.is_done() {
                 break;
             }
         }
         self.end(gave_up).await;
+    }
+
+    async fn begin_at_last(&mut self, stop: &mut Stop<'_>) -> Result<(), GaveUp> {
+        while let Err(StoreError::Query(error)) = self.begin().await {
+            self.degraded(&error);
+            self.pause(RETRY_LAST, stop).await?;
+        }
+        self.recovered();
+        Ok(())
+    }
+
+    async fn note_running(&self) -> sqlx::Result<()> {
+        sqlx::query("UPDATE meta SET value = '0' WHERE key = 'clean'").execute(&self.database.writer).await?;
+        Ok(())
     }
 
     fn begin_stop(&self, stop: &mut Stop<'_>) {
@@ -126,7 +153,8 @@ impl Writer {
     async fn transaction(&self, items: &[Item], totals: &[(String, u64)]) -> sqlx::Result<()> {
         let mut db = self.database.writer.acquire().await?;
         let done = commit(&mut db, items, totals).await;
-        // After an error a fresh connection is worth more than the statements of this one. In memory it is the database itself.
+        // A connection whose thread has died would fail for ever: after an error the next try has a fresh one. In memory it is
+        // the database itself and stays.
         if done.is_err() && self.database.lock.is_some() {
             db.close_on_drop();
         }
@@ -205,11 +233,23 @@ impl Drop for Writer {
     }
 }
 
+/// By hand rather than as a transaction of sqlx's: a full disk ends a transaction on its own, which that one never learns.
 async fn commit(db: &mut SqliteConnection, items: &[Item], totals: &[(String, u64)]) -> sqlx::Result<()> {
-    let mut tx = db.begin_with("BEGIN IMMEDIATE").await?;
-    insert::items(&mut tx, items).await?;
-    insert::counters(&mut tx, totals).await?;
-    tx.commit().await
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut *db).await?;
+    let done = fill(db, items, totals).await;
+    if done.is_err()
+        && let Err(error) = sqlx::query("ROLLBACK").execute(db).await
+    {
+        tracing::debug!(%error, "the database had rolled back by itself");
+    }
+    done
+}
+
+async fn fill(db: &mut SqliteConnection, items: &[Item], totals: &[(String, u64)]) -> sqlx::Result<()> {
+    insert::items(db, items).await?;
+    insert::counters(db, totals).await?;
+    sqlx::query("COMMIT").execute(db).await?;
+    Ok(())
 }
 
 /// The whole into halves, a half into rows.
