@@ -168,19 +168,15 @@ struct App {
 }
 
 impl App {
-    async fn run(self, cli: &Cli, writer: Writer, mut signals: Signals) -> anyhow::Result<()> {
+    async fn run(self, cli: &Cli, mut writer: Writer, mut signals: Signals) -> anyhow::Result<()> {
+        let bound = self.bind().await?;
+        // Only now, so that a start that fails for an address leaves the store as it was.
+        writer.begin().await?;
         let write_until = CancellationToken::new();
         let written = tokio::spawn(writer.run(write_until.clone().cancelled_owned()));
-        let opened = self.open().await;
-        let result = match opened {
-            Ok(served) => {
-                announce(cli, &self.router, &served);
-                let why = signals.next().await;
-                tracing::info!(signal = why, "stopping");
-                Ok(())
-            }
-            Err(error) => Err(error),
-        };
+        let served = self.serve(bound);
+        announce(cli, &self.router, &served);
+        tracing::info!(signal = signals.next().await, "stopping");
         let deadline = Instant::now() + self.router.context.runtime.plan.stop_within;
         tokio::select! {
             () = self.close(deadline) => {}
@@ -191,20 +187,23 @@ impl App {
         if timeout_at(deadline.max(Instant::now() + Duration::from_secs(1)), written).await.is_err() {
             tracing::error!(still = "store", queued = self.router.store.stats().queued_rows, "did not end in time");
         }
-        if result.is_ok() {
-            tracing::info!("stopped");
-        }
-        result
+        tracing::info!("stopped");
+        Ok(())
     }
 
-    /// Binds every address first, so that nothing is served unless everything can be, then serves.
-    async fn open(&self) -> anyhow::Result<Vec<Served>> {
-        let plan = &self.router.context.runtime.plan;
+    /// Binds every address, so that nothing is served unless everything can be.
+    async fn bind(&self) -> anyhow::Result<Vec<(Listen, Bound)>> {
         let mut bound: Vec<(Listen, Bound)> = Vec::new();
         for listen in addresses(&self.router.context.runtime) {
             let socket = bind(&listen).await.with_context(|| format!("cannot listen on {listen}"))?;
             bound.push((listen, socket));
         }
+        Ok(bound)
+    }
+
+    /// Serves what is bound, and starts the sources.
+    fn serve(&self, bound: Vec<(Listen, Bound)>) -> Vec<Served> {
+        let plan = &self.router.context.runtime.plan;
         let served = bound.iter().map(|(listen, bound)| Served { listen: listen.clone(), port: bound.address.port() }).collect();
         for (listen, socket) in bound {
             if listen == plan.api.listen {
@@ -222,7 +221,7 @@ impl App {
             }
         }
         self.tasks.spawn(housekeep(self.router.clone(), self.stop.clone()));
-        Ok(served)
+        served
     }
 
     /// Stops accepting, closes connections, waits until the deadline, names what is left.

@@ -29,9 +29,7 @@ pub(super) async fn history(State(api): State<Arc<Api>>, uri: Uri) -> Result<Res
         cursor: parameters.get("cursor").map(Into::into),
     };
     // What was accepted before this question is part of the answer, where the store keeps up.
-    if let Err(error) = api.router.store.committed(api.router.store.ticket()).await {
-        tracing::debug!(%error, "a history query does not see the newest events");
-    }
+    api.router.store.settled().await;
     let page = api.router.store.history(&query).await.map_err(problem)?;
     let mut out = String::from("{\"events\":[");
     out.push_str(&page.events.join(","));
