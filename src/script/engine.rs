@@ -75,7 +75,8 @@ pub(super) fn new(resolver: impl rhai::ModuleResolver + 'static) -> Engine {
     engine.set_strict_variables(true);
     engine.disable_symbol("eval");
 
-    engine.set_max_operations(u64::from(OPERATIONS_MAX));
+    // Our own count includes call-backs and comes first; this one is there in case it fails.
+    engine.set_max_operations(u64::from(OPERATIONS_MAX) + 1);
     engine.set_max_call_levels(LEVELS_MAX);
     engine.set_max_string_size(TEXT_BYTES_MAX);
     engine.set_max_array_size(ITEMS_MAX);
