@@ -3,11 +3,11 @@
 //! The engine counts operations too, but on a copy inside call-backs of `map`, `sort` and the like, where the count is then lost.
 
 use std::cell::Cell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rhai::Dynamic;
 
-use super::engine::{CLOCK_ALWAYS_BYTES, CLOCK_EVERY, MEMORY_BYTES_MAX, OPERATIONS_MAX, TIME_MAX};
+use super::engine::{CLOCK_ALWAYS_BYTES, CLOCK_EVERY, HOST_TIME_MAX, MEMORY_BYTES_MAX, OPERATIONS_MAX, TIME_MAX};
 use crate::telemetry::memory::thread_live_bytes;
 
 /// Which bound was hit.
@@ -36,6 +36,8 @@ struct Budget {
     /// Bytes that were taken meanwhile and are not the script's: caches of the host.
     excused: isize,
     look_soon: bool,
+    /// Time host functions may still take without it counting.
+    host_left: Duration,
     trip: Option<Trip>,
 }
 
@@ -52,7 +54,15 @@ pub(super) fn begin() -> Option<Running> {
         return None;
     }
     let until = Instant::now() + TIME_MAX;
-    BUDGET.set(Some(Budget { operations: 0, until, bytes_before: thread_live_bytes(), excused: 0, look_soon: false, trip: None }));
+    BUDGET.set(Some(Budget {
+        operations: 0,
+        until,
+        bytes_before: thread_live_bytes(),
+        excused: 0,
+        look_soon: false,
+        host_left: HOST_TIME_MAX,
+        trip: None,
+    }));
     Some(Running(()))
 }
 
@@ -103,6 +113,21 @@ pub(super) fn bytes_left() -> usize {
 /// The clock is read at the next operation: for host functions that may take long.
 pub(super) fn look_soon() {
     change(|budget| budget.look_soon = true);
+}
+
+/// Runs what the host does for a script. Its time does not count, up to a bound of its own: how long a list of connections is, is not
+/// the script's doing, how often it asks is.
+pub(super) fn host_work<T>(work: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let done = work();
+    let took = began.elapsed();
+    change(|budget| {
+        let free = took.min(budget.host_left);
+        budget.host_left -= free;
+        budget.until += free;
+        budget.look_soon = true;
+    });
+    done
 }
 
 /// Bytes that a host function keeps for later calls.

@@ -128,10 +128,10 @@ fn closure(source: &PluginSource, sources: &Sources) -> BTreeSet<Arc<str>> {
     let mut open = vec![source];
     while let Some(source) = open.pop() {
         for name in walk::imports(&source.text) {
-            if let Some((name, source)) = sources.get_key_value(&*name) {
-                if reached.insert(name.clone()) {
-                    open.push(source);
-                }
+            if let Some((name, source)) = sources.get_key_value(&*name)
+                && reached.insert(name.clone())
+            {
+                open.push(source);
             }
         }
     }

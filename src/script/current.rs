@@ -66,15 +66,16 @@ pub(super) fn with<T>(f: impl FnOnce(&mut Current) -> Result<T>) -> Result<T> {
 /// of shared texts, is not the script's.
 pub(super) fn ask<A, T>(ask: impl FnOnce(&dyn World) -> A, read: impl FnOnce(&A) -> Result<T>) -> Result<T> {
     let world = with(|current| Ok(current.world.clone()))?;
-    budget::look_soon();
-    let before = thread_live_bytes();
-    let answer = ask(&*world);
-    let asked = thread_live_bytes();
-    let read = read(&answer);
-    let ours = thread_live_bytes() - asked;
-    drop(answer);
-    budget::excuse(thread_live_bytes() - before - ours);
-    read
+    budget::host_work(|| {
+        let before = thread_live_bytes();
+        let answer = ask(&*world);
+        let asked = thread_live_bytes();
+        let read = read(&answer);
+        let ours = thread_live_bytes() - asked;
+        drop(answer);
+        budget::excuse(thread_live_bytes() - before - ours);
+        read
+    })
 }
 
 /// Fails where the call may have no effects.

@@ -16,6 +16,8 @@ use super::{budget, host, overrides};
 pub(super) const OPERATIONS_MAX: u32 = 50_000;
 /// Wall time of one call.
 pub(super) const TIME_MAX: Duration = Duration::from_millis(20);
+/// Time the host may take for one call's questions without it counting as the script's.
+pub(super) const HOST_TIME_MAX: Duration = Duration::from_millis(200);
 /// Memory one call may hold at a time.
 pub(super) const MEMORY_BYTES_MAX: isize = 32 << 20;
 /// The clock is read once in so many operations …
@@ -29,7 +31,7 @@ pub(super) const TEXT_BYTES_MAX: usize = 1 << 20;
 /// Array items within one value, those of nested arrays included.
 pub(super) const ITEMS_MAX: usize = 20_000;
 /// Object members within one value, those of nested objects included.
-pub(super) const MEMBERS_MAX: usize = 100_000;
+pub(super) const MEMBERS_MAX: usize = 200_000;
 /// Variables at one time.
 const VARIABLES_MAX: usize = 256;
 /// Functions of a plugin.

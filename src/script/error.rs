@@ -27,10 +27,11 @@ struct Frame {
 /// Reads the engine's error of a call of `function`.
 pub(super) fn explain(program: &Program, function: &str, error: EvalAltResult, trip: Option<Trip>) -> Failure {
     let (frames, error) = unwind(program, function, error);
-    if let EvalAltResult::ErrorRuntime(value, _) = &error {
-        if !value.is::<HostError>() && trip.is_none() {
-            return Failure { error: thrown(value), tripped: false };
-        }
+    if let EvalAltResult::ErrorRuntime(value, _) = &error
+        && !value.is::<HostError>()
+        && trip.is_none()
+    {
+        return Failure { error: thrown(value), tripped: false };
     }
     let tripped = trip.is_some()
         || matches!(
@@ -84,10 +85,10 @@ fn unwind(program: &Program, function: &str, mut error: EvalAltResult) -> (Vec<F
 /// `plugins/x.rhai:12:9`, or a place in the routes file for an expression.
 fn place(program: &Program, file: &str, at: Position) -> String {
     let Some(line) = at.line() else { return file.to_owned() };
-    if *file == *program.file {
-        if let Some(expression) = program.expressions.iter().find(|e| e.lines.contains(&line)) {
-            return expression.at.place.to_string();
-        }
+    if *file == *program.file
+        && let Some(expression) = program.expressions.iter().find(|e| e.lines.contains(&line))
+    {
+        return expression.at.place.to_string();
     }
     format!("{file}:{line}:{}", at.position().unwrap_or(1))
 }

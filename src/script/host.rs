@@ -17,7 +17,7 @@ type Result<T> = std::result::Result<T, Box<EvalAltResult>>;
 
 /// The host's functions and their forms. A plugin cannot define functions of these names with as many parameters. Methods of `conn`
 /// count `conn` as their first.
-pub(super) const FUNCTIONS: &[(&str, usize, &str)] = &[
+pub(super) const FUNCTIONS: &[library::Form] = &[
     ("send", 2, "conn.send(value)"),
     ("reply", 2, "conn.reply(value)"),
     ("join", 2, "conn.join(channel)"),
@@ -90,7 +90,7 @@ pub(super) fn register(engine: &mut Engine) {
     });
 
     engine.register_fn("pick", |list: Array, names: Map| -> Result<Array> {
-        list.into_iter().map(|item| Ok(Dynamic::from_map(pick(&item, &names)?))).collect()
+        budget::host_work(|| list.into_iter().map(|item| Ok(Dynamic::from_map(pick(&item, &names)?))).collect())
     });
     engine.register_fn("pick", |map: Map, names: Map| pick(&Dynamic::from_map(map), &names));
     engine.register_fn("has", |map: &mut Map, name: &str| map.contains_key(name));

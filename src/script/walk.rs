@@ -67,10 +67,10 @@ fn top(ast: &AST, source: &PluginSource, sources: &Sources, found: &mut Vec<Diag
     }
     let top: HashSet<Position> = ast.statements().iter().filter(|s| matches!(s, Stmt::Import(..))).map(Stmt::position).collect();
     ast.walk(&mut |path| {
-        if let Some(ASTNode::Stmt(stmt @ Stmt::Import(..))) = path.last() {
-            if !top.contains(&stmt.position()) {
-                found.push(at("S006", &source.file, stmt.position(), "an import stands at the top of the file, not in a function"));
-            }
+        if let Some(ASTNode::Stmt(stmt @ Stmt::Import(..))) = path.last()
+            && !top.contains(&stmt.position())
+        {
+            found.push(at("S006", &source.file, stmt.position(), "an import stands at the top of the file, not in a function"));
         }
         true
     });

@@ -139,6 +139,39 @@ fn questions_about_the_router() {
 }
 
 #[test]
+fn long_lists_of_the_host_reach_scripts() {
+    struct Many;
+    impl World for Many {
+        fn members(&self, _: &str) -> Vec<crate::model::Json> {
+            Vec::new()
+        }
+        fn history(&self, channel: &str, count: usize) -> Vec<Arc<crate::model::Event>> {
+            let data = format!(r#"{{"text":"{}"}}"#, "x".repeat(500));
+            (1..=count).map(|n| Arc::new(event(channel, n as u64, &data))).collect()
+        }
+        fn connections(&self, _: &str) -> Vec<crate::model::Json> {
+            let one = r#"{"id":"client_1704067200000_abcdefgh","user":"user_123","session":"session_456","alive":true,"ready_state":1,"protocol":"canvas"}"#;
+            (0..2000).map(|_| json(one)).collect()
+        }
+        fn statistics(&self, _: &str) -> Option<crate::model::Json> {
+            None
+        }
+    }
+    let text = "fn f(msg) { pick(connections(\"x\"), #{ id: \"id\", who: \"user\" }).len() }\nfn g(msg) { history(\"x\", 300).len() }";
+    let (scripts, _) = Scripts::build(&plugins(&[("p", text)]), &[used("f", Role::Handler), used("g", Role::Handler)], &[]);
+    let (msg, world): (_, Arc<dyn World>) = (json("1"), Arc::new(Many));
+    let arguments = Arguments::Message { msg: Some(&msg), kind: None, data: None };
+    let length = |name: &str| scripts.call(&f(name), Call { now: at(0), conn: None, arguments, world: &world }).unwrap().value;
+    assert_eq!((length("f"), length("g")), (Some(json("2000")), Some(json("300"))));
+}
+
+#[test]
+fn scripts_are_shared_by_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Scripts>();
+}
+
+#[test]
 fn helpers() {
     assert_eq!(gives("pick(msg, #{ letters: \"text\", none: \"x\" })"), r#"{"letters":"hi"}"#);
     assert_eq!(gives("pick([msg, msg], #{ t: \"text\" })"), r#"[{"t":"hi"},{"t":"hi"}]"#);

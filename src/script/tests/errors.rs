@@ -18,11 +18,7 @@ fn every_code_has_its_text() {
         ("fn f(msg) {\n  msg.a\n", "plugins/p.rhai:3:1 error[S001] expecting ';' to terminate this statement"),
         ("fn f(msg) {\n  mgs.a }", "plugins/p.rhai:2:3 error[S001] undefined variable: mgs"),
         ("const A = 1 / 0;\nfn f(msg) { A }", "plugins/p.rhai:1:13 error[S001] Division by zero: 1 / 0"),
-        (
-            "const A = { let n = 0; loop { n += 1; } };\nfn f(msg) { A }",
-            "plugins/p.rhai:1:33 error[S001] the constants at the top: more than 50000 operations",
-        ),
-        ("fn ff(msg) { 1 }", "routes.yaml:3:5 error[S002] plugin `p` has no function `f` | did you mean `ff`?"),
+        ("fn ff(msg) { 1 }", "routes.yaml:3:5 error[S002] plugin `p` has no function `f`"),
         (
             "fn f(a, b, c) { 1 }",
             "routes.yaml:3:5 error[S003] `f` has the parameters (a, b, c) | what handles a message is called with (msg), (conn) or (conn, msg)",
@@ -88,6 +84,9 @@ fn every_code_has_its_text() {
     let many: String = (0..=200).map(|i| format!("fn f{i}(msg) {{ 1 }}\n")).collect();
     assert!(found(&long).iter().any(|line| line.contains("S001] expression exceeds maximum complexity")));
     assert!(found(&many).iter().any(|line| line.contains("S001] number of functions defined exceeds maximum limit")));
+    // Which of the two it is depends on how busy the machine is.
+    let endless = found("const A = { let n = 0; loop { n += 1; } };\nfn f(msg) { A }");
+    assert!(endless.iter().any(|line| line.starts_with("plugins/p.rhai:1:3") && line.contains("error[S001] the constants at the top: ")));
     let mut wrong = Vec::new();
     for (text, wanted) in cases {
         let found = found(text);
@@ -100,6 +99,12 @@ fn every_code_has_its_text() {
         found("import \"back\" as b;\nfn f(msg) { 1 }").iter().any(|line| line.contains("S006] the imports of `p` lead back to itself"))
     );
     assert!(found("fn f(msg) { let g = Fn(\"eval\"); eval(\"1\") }")[0].contains("S001"));
+}
+
+#[test]
+fn a_function_that_is_nearly_there_is_suggested() {
+    let (_, diagnostics) = Scripts::build(&plugins(&[("p", "fn handle(msg) { 1 }")]), &[used("p.handel", Role::Handler)], &[]);
+    assert_eq!(lines(&diagnostics), ["routes.yaml:3:5 error[S002] plugin `p` has no function `handel` | did you mean `handle`?"]);
 }
 
 #[test]
