@@ -141,3 +141,32 @@ fn change(f: impl FnOnce(&mut Budget)) {
         BUDGET.set(Some(budget));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_looked_at_at_every_operation() {
+        let running = begin().unwrap();
+        assert!(begin().is_none());
+        let held: Vec<u8> = Vec::with_capacity(MEMORY_BYTES_MAX.cast_unsigned() - 1000);
+        assert!(spend().is_none());
+        let more: Vec<u8> = Vec::with_capacity(2000);
+        assert!(spend().is_some());
+        assert_eq!(running.trip(), Some(Trip::Memory));
+        drop((held, more, running));
+        // Outside of a call nothing is counted.
+        assert!(spend().is_none() && begin().is_some());
+    }
+
+    #[test]
+    fn the_hosts_time_does_not_count_but_is_bounded() {
+        let running = begin().unwrap();
+        host_work(|| std::thread::sleep(TIME_MAX * 2));
+        assert!(spend().is_none());
+        host_work(|| std::thread::sleep(HOST_TIME_MAX + TIME_MAX));
+        assert!(spend().is_some());
+        assert_eq!(running.trip(), Some(Trip::Time));
+    }
+}

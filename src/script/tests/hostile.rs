@@ -37,6 +37,7 @@ const ATTACKS: &[Attack] = &[
     ("replace a character by much", "let s = \"a\"; s.pad(60000, 'a'); s.replace('a', s);", "too large"),
     ("replace nothing by much", "let s = \"a\"; s.pad(60000, 'a'); s.replace(\"\", s);", "too large"),
     ("pad far", "let s = \"\"; s.pad(9000000000000000000, \"x\");", "too large"),
+    ("pad with nothing", "let s = \"\"; s.pad(64, \"\"); s", "*"),
     ("split into letters", "let s = \"\"; s.pad(30000, \"x\"); s.split(\"\")", "too large"),
     ("letters", "let s = \"\"; s.pad(30000, \"x\"); s.to_chars()", "too large"),
     ("sleep by pointer", "Fn(\"sleep\").call(5)", "not available"),
@@ -76,6 +77,7 @@ const ATTACKS: &[Attack] = &[
     ("value too large to return", "let s = \"\"; s.pad(900000, \"\\u0001\"); s", ""),
     ("many frames of big variables", "frame(0)", ""),
     ("memory in many variables", "let a = []; a.pad(20000, 0); hold(a, 0)", ""),
+    ("many large texts", "fill()", "held more than 32 MiB|took longer"),
     ("many variables", "let f = 0; many()", "too many variables"),
     ("try and try again", "loop { try { loop { } } catch { } }", "more than|took longer"),
     ("try to survive recursion", "try { deep(0) } catch { } loop { }", ""),
@@ -99,7 +101,9 @@ fn fine(msg) { msg.n + 1 }
 
 fn hostile(body: &str) -> Arc<Scripts> {
     let many: String = (0..300).map(|i| format!("let v{i} = {i}; ")).collect();
-    let text = format!("{HELPERS}\nfn many() {{ {many} 1 }}\nfn f(conn, msg) {{ {body} }}");
+    let fill: String = (0..100).map(|i| format!("let w{i} = s + {i}; ")).collect();
+    let fill = format!("let s = \"x\"; for i in 0..19 {{ s += s; }} {fill}");
+    let text = format!("{HELPERS}\nfn many() {{ {many} 1 }}\nfn fill() {{ {fill} 1 }}\nfn f(conn, msg) {{ {body} }}");
     let uses = [used("f", Role::Handler), used("fine", Role::Handler)];
     let (scripts, diagnostics) = Scripts::build(&plugins(&[("p", &text)]), &uses, &[]);
     assert!(diagnostics.is_empty(), "{body}: {:?}", super::lines(&diagnostics));
