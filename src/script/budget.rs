@@ -32,6 +32,8 @@ impl Trip {
 struct Budget {
     operations: u32,
     until: Instant,
+    /// Whether the time was given a second time already.
+    extended: bool,
     bytes_before: isize,
     /// Bytes that were taken meanwhile and are not the script's: caches of the host.
     excused: isize,
@@ -57,6 +59,7 @@ pub(super) fn begin() -> Option<Running> {
     BUDGET.set(Some(Budget {
         operations: 0,
         until,
+        extended: false,
         bytes_before: thread_live_bytes(),
         excused: 0,
         look_soon: false,
@@ -91,11 +94,23 @@ pub(super) fn spend() -> Option<Dynamic> {
     let held = thread_live_bytes() - budget.bytes_before;
     let look = budget.look_soon || held > CLOCK_ALWAYS_BYTES || budget.operations % CLOCK_EVERY == 0;
     budget.look_soon = false;
+    let mut late = false;
+    if look {
+        let now = Instant::now();
+        late = now > budget.until;
+        // The clock also runs while the machine does something else. The time is given once more, so that a script that was
+        // only kept waiting comes to its end.
+        if late && !budget.extended {
+            budget.until = now + TIME_MAX;
+            budget.extended = true;
+            late = false;
+        }
+    }
     budget.trip = if held > MEMORY_BYTES_MAX {
         Some(Trip::Memory)
     } else if budget.operations > OPERATIONS_MAX {
         Some(Trip::Operations)
-    } else if look && Instant::now() > budget.until {
+    } else if late {
         Some(Trip::Time)
     } else {
         budget.trip
@@ -166,6 +181,9 @@ mod tests {
         host_work(|| std::thread::sleep(TIME_MAX * 2));
         assert!(spend().is_none());
         host_work(|| std::thread::sleep(HOST_TIME_MAX + TIME_MAX));
+        assert!(spend().is_none(), "once, the machine may have been busy");
+        std::thread::sleep(TIME_MAX * 2);
+        look_soon();
         assert!(spend().is_some());
         assert_eq!(running.trip(), Some(Trip::Time));
     }

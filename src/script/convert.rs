@@ -144,7 +144,8 @@ impl Visitor<'_> for Key {
 /// JSON of a script value, at most `bytes_max` long. The error names the place within the value: `data.when is not JSON: …`.
 pub(super) fn to_json(value: &Dynamic, bytes_max: usize) -> Result<Json, String> {
     let mut out = String::new();
-    match write(&mut out, value, DEPTH_MAX, bytes_max) {
+    let too_long = |out: &String| if out.len() > bytes_max { Err(too_large(bytes_max)) } else { Ok(()) };
+    match write(&mut out, value, DEPTH_MAX, bytes_max).and_then(|()| too_long(&out)) {
         Ok(()) => {
             // Kept for long, perhaps, and counted by its length.
             out.shrink_to_fit();
@@ -177,7 +178,7 @@ impl Flaw {
 
 fn write(out: &mut String, value: &Dynamic, depth: usize, bytes_max: usize) -> Result<(), Flaw> {
     if out.len() > bytes_max {
-        return Err(Flaw::new(format!("more than {} KiB of JSON", bytes_max / 1024)));
+        return Err(too_large(bytes_max));
     }
     if value.is_unit() {
         out.push_str("null");
@@ -218,6 +219,10 @@ fn write(out: &mut String, value: &Dynamic, depth: usize, bytes_max: usize) -> R
         return Err(Flaw::new(format!("{} is not JSON", kind(value))));
     }
     Ok(())
+}
+
+fn too_large(bytes_max: usize) -> Flaw {
+    Flaw::new(format!("more than {} KiB of JSON", bytes_max / 1024))
 }
 
 fn too_deep() -> Flaw {
@@ -291,6 +296,7 @@ mod tests {
         assert!(parse(&format!("{{{}}}", members.join(","))).is_err());
         let wide = Dynamic::from_array(vec!["x".repeat(100).into(); 100]);
         assert!(to_json(&wide, 5000).unwrap_err().contains("KiB of JSON"));
+        assert!(to_json(&"\u{1}".repeat(1000).into(), 5000).unwrap_err().contains("KiB of JSON"));
         assert!(parse("1 2").is_err());
     }
 }

