@@ -1,7 +1,6 @@
 //! What a person reads when a file is wrong: what, where, why, and what to do. Rendering is the only thing it does.
 
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::sync::Arc;
 
 use super::plan::Span;
@@ -69,10 +68,10 @@ fn sorted(diagnostics: &[Diagnostic]) -> Vec<&Diagnostic> {
 }
 
 fn render_one(diagnostic: &Diagnostic, files: &Files, out: &mut String) {
-    let _ = writeln!(out, "{}", diagnostic.line());
+    out.push_str(&format!("{}\n", diagnostic.line()));
     let Some(span) = &diagnostic.at else {
         if let Some(hint) = &diagnostic.hint {
-            let _ = writeln!(out, "  = {hint}");
+            out.push_str(&format!("  = {hint}\n"));
         }
         return;
     };
@@ -84,7 +83,7 @@ fn render_one(diagnostic: &Diagnostic, files: &Files, out: &mut String) {
     let skip = if column > WIDTH - 40 { column - 40 } else { 0 };
     let shown: String = line.chars().skip(skip).take(WIDTH).map(|c| if c == '\t' { ' ' } else { c }).collect();
     let carets = (span.len as usize).min(shown.chars().count().saturating_sub(column - skip)).max(1);
-    let _ = writeln!(out, "  {number} | {shown}");
+    out.push_str(&format!("  {number} | {shown}\n"));
     let hint = diagnostic.hint.as_deref().map_or_else(String::new, |hint| format!(" {hint}"));
-    let _ = writeln!(out, "  {} | {}{}{hint}", " ".repeat(number.len()), " ".repeat(column - skip), "^".repeat(carets));
+    out.push_str(&format!("  {} | {}{}{hint}\n", " ".repeat(number.len()), " ".repeat(column - skip), "^".repeat(carets)));
 }
