@@ -51,13 +51,11 @@ pub(super) fn join(rows: &Rows<'_>, node: &Node, seen: Seen) -> Option<Vec<Join>
             return Some(Join { channel: channel(rows, item, seen, Access::Join)?, key: None, meta: None });
         }
         let mut fields = Fields::of(rows.all, item, "an entry of `join`")?;
-        let join = fields.need("channel").and_then(|node| channel(rows, node, seen, Access::Join)).map(|channel| Join {
-            channel,
-            key: fields.read("key", |all, node| template::text(all, node, seen)),
-            meta: fields.read("meta", |all, node| template::template(all, node, seen)),
-        });
+        let channel = fields.need("channel").and_then(|node| channel(rows, node, seen, Access::Join));
+        let key = fields.read("key", |all, node| template::text(all, node, seen));
+        let meta = fields.read("meta", |all, node| template::template(all, node, seen));
         fields.finish();
-        join
+        Some(Join { channel: channel?, key, meta })
     };
     Some(each(node).iter().filter_map(one).collect())
 }
