@@ -131,16 +131,13 @@ pub(super) fn publish(rows: &Rows<'_>, fields: &mut Fields<'_>, seen: Seen, has_
 
 fn target(rows: &Rows<'_>, node: &Node, seen: Seen, has_sender: bool) -> Option<(Target, Option<Shape>, bool)> {
     let mut fields = Fields::of(rows.all, node, "a target of `to`")?;
-    const KINDS: [(&str, fn(Text) -> Target); 3] = [("client", Target::Client), ("user", Target::User), ("session", Target::Session)];
     fields.exclude("channel", &["client", "user", "session"]);
     fields.exclude("client", &["user", "session"]);
     fields.exclude("user", &["session"]);
     let mut found = fields.get("channel").map(|node| channel(rows, node, seen, Access::Publish).map(Target::Channel));
-    for (key, make) in KINDS {
-        if let Some(node) = fields.get(key) {
-            found = found.or_else(|| Some(template::text(rows.all, node, seen).map(make)));
-        }
-    }
+    let mut named = |key, make: fn(Text) -> Target| fields.get(key).map(|node| template::text(rows.all, node, seen).map(make));
+    let others = [named("client", Target::Client), named("user", Target::User), named("session", Target::Session)];
+    found = found.or(others.into_iter().flatten().next());
     let own_as = fields.has("as");
     let shape = Shape::read(&mut fields, seen, has_sender);
     if fields.finish() && found.is_none() {

@@ -8,6 +8,7 @@ use super::codes;
 use super::diagnostic::Diagnostic;
 use super::node::{Entry, Node, Yaml};
 use super::plan::{ExpressionUse, FnRef, FunctionUse, Role, Span};
+use crate::model::Place;
 
 /// A file that is wrong in more places than this is wrong as a whole.
 const DIAGNOSTICS_MAX: usize = 200;
@@ -160,6 +161,11 @@ impl<'a> Fields<'a> {
         }
         well
     }
+}
+
+/// Where something else stands, as seen from a place: the line, and the file if it is another.
+pub(super) fn elsewhere(other: &Place, from: &Span) -> String {
+    if other.file == from.place.file { format!("on line {}", other.line) } else { format!("at {other}") }
 }
 
 /// The known word that was most likely meant.
