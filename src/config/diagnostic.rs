@@ -76,14 +76,15 @@ fn render_one(diagnostic: &Diagnostic, files: &Files, out: &mut String) {
         return;
     };
     let number = span.place.line.to_string();
-    let line = files.get(&span.place.file).and_then(|text| text.lines().nth(span.place.line as usize - 1)).unwrap_or("");
+    let line = files.get(&span.place.file).and_then(|text| text.lines().nth((span.place.line as usize).saturating_sub(1))).unwrap_or("");
     // A long line is shown around the place, so that the caret stays under what it means.
     const WIDTH: usize = 120;
-    let column = span.place.column as usize - 1;
+    let column = (span.place.column as usize).saturating_sub(1);
     let skip = if column > WIDTH - 40 { column - 40 } else { 0 };
     let shown: String = line.chars().skip(skip).take(WIDTH).map(|c| if c == '\t' { ' ' } else { c }).collect();
     let carets = (span.len as usize).min(shown.chars().count().saturating_sub(column - skip)).max(1);
     out.push_str(&format!("  {number} | {shown}\n"));
     let hint = diagnostic.hint.as_deref().map_or_else(String::new, |hint| format!(" {hint}"));
-    out.push_str(&format!("  {} | {}{}{hint}\n", " ".repeat(number.len()), " ".repeat(column - skip), "^".repeat(carets)));
+    let (margin, indent) = (" ".repeat(number.len()), " ".repeat(column - skip));
+    out.push_str(&format!("  {margin} | {indent}{}{hint}\n", "^".repeat(carets)));
 }
