@@ -95,28 +95,29 @@ fn hostile_files_are_refused_in_bounded_time() {
     let n = 100_000;
     let laughs: String = (1..30).map(|i| format!("a{i}: &a{i} [{}]\n", format!("*a{}, ", i - 1).repeat(9))).collect();
     let long = format!("a: &a \"{}\"\nb: [{}]\n", "x".repeat(100_000), "*a, ".repeat(1000));
-    for (what, text) in [
-        ("flow lists", "[".repeat(n)),
-        ("flow maps", "{a: ".repeat(n)),
-        ("block lists", "- ".repeat(n)),
-        ("block maps", (0..2000).map(|i| format!("{}a:\n", " ".repeat(i % 400))).collect()),
-        ("explicit keys", "? ".repeat(n)),
-        ("closed lists", format!("{}{}", "[".repeat(n), "]".repeat(n))),
-        ("laughs", format!("a0: &a0 [x, x, x]\n{laughs}")),
-        ("a long text many times", long),
-        ("one long line", format!("version: 1\nstore: {}", "x".repeat(n * 9))),
-        ("more than a mebibyte", format!("version: 1\n# {}", "x".repeat(1 << 20))),
-        ("many unknown keys", (0..n / 4).map(|i| format!("k{i}: 1\n")).collect()),
-        ("many channels and targets", {
+    for (what, code, text) in [
+        ("flow lists", "R003", "[".repeat(n)),
+        ("flow maps", "R003", "{a: ".repeat(n)),
+        ("block lists", "R003", "- ".repeat(n)),
+        ("block maps", "", (0..2000).map(|i| format!("{}a:\n", " ".repeat(i % 400))).collect()),
+        ("explicit keys", "", "? ".repeat(n)),
+        ("closed lists", "R003", format!("{}{}", "[".repeat(n), "]".repeat(n))),
+        ("laughs", "R003", format!("a0: &a0 [x, x, x]\n{laughs}")),
+        ("a long text many times", "R003", long),
+        ("one long line", "", format!("version: 1\nstore: {}", "x".repeat(n * 9))),
+        ("more than a mebibyte", "R001", format!("version: 1\n# {}", "x".repeat(1 << 20))),
+        ("many unknown keys", "R005", (0..n / 4).map(|i| format!("k{i}: 1\n")).collect()),
+        ("many channels and targets", "", {
             let channels: String = (0..2000).map(|i| format!("  \"c{i}:{{x}}\": {{}}\n")).collect();
             let rows: String = (0..2000).map(|i| format!("      m{i}: {{ to: \"c{i}:1\" }}\n")).collect();
             format!("version: 1.5\nchannels:\n{channels}protocols:\n  a:\n    listen: localhost:1/\n    messages:\n{rows}")
         }),
-        ("anchors", (0..n / 10).map(|i| format!("k{i}: &a{i} 1\n")).collect()),
+        ("anchors", "R005", (0..n / 10).map(|i| format!("k{i}: &a{i} 1\n")).collect()),
     ] {
         let start = Instant::now();
         let loaded = load_text(&text);
         assert!(loaded.plan.is_none() && !loaded.diagnostics.is_empty(), "{what}");
+        assert!(code.is_empty() || loaded.diagnostics[0].code == code, "{what}: {}", told(&loaded));
         told(&loaded);
         assert!(start.elapsed() < Duration::from_secs(5), "{what} took {:?}", start.elapsed());
     }

@@ -229,7 +229,12 @@ impl Scan<'_> {
         let line = at.line().clamp(1, self.lines.len().max(1));
         let column = if line < at.line() { self.lines.last().copied().unwrap_or(0) } else { at.col() };
         let at = saphyr_parser::Marker::new(at.index(), line, column);
-        let diagnostic = Diagnostic::new(codes::SYNTAX, Span { place: place(self.file, at), len: 1 }, format!("not YAML: {info}"));
+        let span = Span { place: place(self.file, at), len: 1 };
+        // The scanner looks ahead, and has a bound of its own.
+        if info.starts_with("recursion limit") {
+            return too_deep(span);
+        }
+        let diagnostic = Diagnostic::new(codes::SYNTAX, span, format!("not YAML: {info}"));
         if info.starts_with("mapping values") { diagnostic.hint("text with `:` in it may need quotes") } else { diagnostic }
     }
 }
