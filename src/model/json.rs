@@ -78,6 +78,13 @@ impl Json {
         Json(self.0.slice_ref(part))
     }
 
+    /// The same text in a buffer of its own, just as large as it is. For what is kept: a part of a message would keep alive the
+    /// buffer it was read into, which may be many times larger.
+    #[must_use]
+    pub fn detached(&self) -> Json {
+        Json(ByteString::from(&*self.0))
+    }
+
     /// The value as a tree.
     pub fn to_value(&self) -> serde_json::Value {
         serde_json::from_str(&self.0).unwrap_or_default()
