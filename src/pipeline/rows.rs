@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::plan::{Join, Publish, Reply, Row, SetTarget, Target};
+use crate::config::plan::{ChannelPlan, Join, Publish, Reply, Row, SetTarget, Target};
 use crate::hub::Connection;
 use crate::limits::Verdict;
 use crate::model::event::Origin;
@@ -148,8 +148,11 @@ impl<'a> Run<'a> {
         let result = result.as_ref();
         self.set(row, message, result);
         for name in &row.leave {
-            if let Some(name) = self.text(name, message, result) {
-                self.leave(&name)?;
+            match (name.as_constant(), self.text(name, message, result)) {
+                (Some(glob), _) if Glob::is_glob(glob) => self.leave_all(&Glob::new(glob)),
+                // What a client writes is a name, never a glob.
+                (_, Some(name)) => self.leave(&name)?,
+                (_, None) => {}
             }
         }
         for join in &row.join {
@@ -235,13 +238,19 @@ impl<'a> Run<'a> {
         self.subscriptions.get_or_insert_with(|| connection.map(Connection::subscriptions).unwrap_or_default())
     }
 
-    /// Ends every subscription whose channel has this name or fits this glob.
+    /// Ends every subscription to a channel that this connection may join.
     fn leave(&mut self, name: &str) -> Result<(), Fault> {
-        if !Glob::is_glob(name) {
-            publish::known(&self.context.runtime.channels, name)?;
-        }
-        let glob = Glob::new(name);
-        let (gone, kept) = std::mem::take(self.subscriptions()).into_iter().partition(|(channel, _)| glob.matches(channel.as_str()));
+        self.joinable(name)?;
+        self.leave_where(|channel| channel.as_str() == name);
+        Ok(())
+    }
+
+    fn leave_all(&mut self, glob: &Glob) {
+        self.leave_where(|channel| glob.matches(channel.as_str()));
+    }
+
+    fn leave_where(&mut self, goes: impl Fn(&ChannelName) -> bool) {
+        let (gone, kept) = std::mem::take(self.subscriptions()).into_iter().partition(|(channel, _)| goes(channel));
         *self.subscriptions() = kept;
         let gone: Vec<(ChannelName, Arc<str>)> = gone;
         for (channel, key) in gone {
@@ -249,7 +258,15 @@ impl<'a> Run<'a> {
                 self.decision.effects.push(Effect::Leave { channel, plan, key });
             }
         }
-        Ok(())
+    }
+
+    /// The channel of this name, where clients of this protocol may join it.
+    fn joinable(&self, name: &str) -> Result<(ChannelName, Arc<ChannelPlan>), Fault> {
+        let (channel, plan) = publish::known(&self.context.runtime.channels, name)?;
+        match &plan.join {
+            Some(allowed) if !allowed.contains(&self.view.protocol) => Err(publish::unknown(name)),
+            _ => Ok((channel, plan)),
+        }
     }
 
     fn join_row(&mut self, join: &Join, message: Option<&Message>, result: Option<&Json>) -> Result<(), Fault> {
@@ -263,10 +280,7 @@ impl<'a> Run<'a> {
     }
 
     fn join(&mut self, name: &str, key: &str, meta: Option<Json>) -> Result<(), Fault> {
-        let (channel, plan) = publish::known(&self.context.runtime.channels, name)?;
-        if plan.join.as_ref().is_some_and(|allowed| !allowed.contains(&self.view.protocol)) {
-            return Err(publish::unknown(name));
-        }
+        let (channel, plan) = self.joinable(name)?;
         let Some(connection) = self.connection else {
             return Err(Fault::with(Code::Forbidden, "only a connection can join a channel"));
         };
@@ -341,6 +355,7 @@ impl<'a> Run<'a> {
         match effect {
             ScriptEffect::Reply(value) => self.reply(value),
             ScriptEffect::Join { channel, key, meta } => self.join(&channel, key.as_deref().unwrap_or(""), meta)?,
+            ScriptEffect::Leave { channel } if Glob::is_glob(&channel) => self.leave_all(&Glob::new(&channel)),
             ScriptEffect::Leave { channel } => self.leave(&channel)?,
             ScriptEffect::Close { code, reason } => {
                 self.decision.effects.push(Effect::Close(Close::Asked(code, reason.into())));
