@@ -1,6 +1,6 @@
 //! Puts the parts together, runs them, and takes them down in order. The only place that owns tasks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -178,13 +178,13 @@ struct App {
 
 impl App {
     async fn run(self, cli: &Cli, mut writer: Writer, mut signals: Signals) -> anyhow::Result<()> {
-        let bound = self.bind().await?;
+        let doors = self.bind().await?;
         // Only now, so that a start that fails for an address leaves the store as it was.
         writer.begin().await?;
         let write_until = CancellationToken::new();
         let written = tokio::spawn(writer.run(write_until.clone().cancelled_owned()));
-        let served = self.serve(bound);
-        announce(cli, &self.router, &served);
+        let ports = self.serve(doors);
+        announce(cli, &self.router, &ports);
         tracing::info!(signal = signals.next().await, "stopping");
         let deadline = Instant::now() + self.router.context.runtime.plan.stop_within;
         tokio::select! {
@@ -201,36 +201,36 @@ impl App {
     }
 
     /// Binds every address, so that nothing is served unless everything can be.
-    async fn bind(&self) -> anyhow::Result<Vec<(Listen, Bound)>> {
-        let mut bound: Vec<(Listen, Bound)> = Vec::new();
-        for listen in addresses(&self.router.context.runtime) {
-            let socket = bind(&listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-            bound.push((listen, socket));
+    async fn bind(&self) -> anyhow::Result<Doors> {
+        let open = async |listen: &Listen| bind(listen).await.with_context(|| format!("cannot listen on {listen}"));
+        let runtime = &self.router.context.runtime;
+        let mut sites = Vec::new();
+        for listen in addresses(runtime) {
+            let bound = open(&listen).await?;
+            sites.push((listen, bound));
         }
-        Ok(bound)
+        Ok(Doors { sites, api: open(&runtime.plan.api.listen).await? })
     }
 
     /// Serves what is bound, and starts the sources.
-    fn serve(&self, bound: Vec<(Listen, Bound)>) -> Vec<Served> {
+    fn serve(&self, doors: Doors) -> Ports {
         let plan = &self.router.context.runtime.plan;
-        let served = bound.iter().map(|(listen, bound)| Served { listen: listen.clone(), port: bound.address.port() }).collect();
-        for (listen, socket) in bound {
-            if listen == plan.api.listen {
-                let site = Arc::new(ApiSite::new(self.router.clone(), self.stop.clone()));
-                serve(socket, &site, &self.tasks, &self.stop);
-            } else {
-                let upgrader = Upgrader { tasks: self.tasks.clone(), stop: self.stop.clone() };
-                let site = Arc::new(Site::new(self.router.clone(), upgrader, &listen));
-                serve(socket, &site, &self.tasks, &self.stop);
-            }
+        let ports = Ports {
+            sites: doors.sites.iter().map(|(listen, bound)| (listen.clone(), bound.address.port())).collect(),
+            api: doors.api.address.port(),
+        };
+        for (listen, bound) in doors.sites {
+            let upgrader = Upgrader { tasks: self.tasks.clone(), stop: self.stop.clone() };
+            serve(bound, &Arc::new(Site::new(self.router.clone(), upgrader, &listen)), &self.tasks, &self.stop);
         }
+        serve(doors.api, &Arc::new(ApiSite::new(self.router.clone(), self.stop.clone())), &self.tasks, &self.stop);
         for source in &plan.sources {
             if matches!(source.kind, SourceKind::Every { .. }) {
                 self.tasks.spawn(sources::every(self.router.clone(), source.clone(), self.stop.clone()));
             }
         }
         self.tasks.spawn(housekeep(self.router.clone(), self.stop.clone()));
-        served
+        ports
     }
 
     /// Stops accepting, closes connections, waits until the deadline, names what is left.
@@ -244,28 +244,32 @@ impl App {
     }
 }
 
-/// An address that is served.
-struct Served {
-    listen: Listen,
-    /// The port in use, also where the system chose it.
-    port: u16,
+/// What is bound.
+struct Doors {
+    /// Protocols and sources.
+    sites: Vec<(Listen, Bound)>,
+    api: Bound,
 }
 
+/// The ports in use, also where the system chose them.
+struct Ports {
+    sites: BTreeMap<Listen, u16>,
+    api: u16,
+}
+
+/// The addresses of protocols and sources.
 fn addresses(runtime: &Runtime) -> BTreeSet<Listen> {
     let sources = runtime.plan.sources.iter().filter_map(|source| match &source.kind {
         SourceKind::Http { listen, .. } => Some(listen.clone()),
         SourceKind::Every { .. } => None,
     });
-    runtime.protocols.iter().map(|p| p.plan.listen.clone()).chain(sources).chain([runtime.plan.api.listen.clone()]).collect()
+    runtime.protocols.iter().map(|p| p.plan.listen.clone()).chain(sources).collect()
 }
 
 /// Says what is served where: as a table for people, as log lines for programs.
-fn announce(cli: &Cli, router: &Router, served: &[Served]) {
+fn announce(cli: &Cli, router: &Router, ports: &Ports) {
     let plan = &router.context.runtime.plan;
-    let at = |listen: &Listen| {
-        let port = served.iter().find(|s| s.listen == *listen).map_or(listen.port, |s| s.port);
-        Listen { host: listen.host.clone(), port }
-    };
+    let at = |listen: &Listen| Listen { port: ports.sites.get(listen).copied().unwrap_or(listen.port), ..listen.clone() };
     let mut lines: Vec<(&str, String)> = Vec::new();
     for protocol in &plan.protocols {
         lines.push((&protocol.name, format!("ws://{}{}", at(&protocol.listen), protocol.path)));
@@ -279,7 +283,7 @@ fn announce(cli: &Cli, router: &Router, served: &[Served]) {
             SourceKind::Every { period, .. } => lines.push((&source.name, format!("every {}", humantime::format_duration(*period)))),
         }
     }
-    lines.push(("api", format!("http://{}", at(&plan.api.listen))));
+    lines.push(("api", format!("http://{}", Listen { port: ports.api, ..plan.api.listen.clone() })));
     match cli.log {
         LogFormat::Json => lines.iter().for_each(|(name, url)| tracing::info!(name, url, "serving")),
         LogFormat::Text => {

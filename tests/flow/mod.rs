@@ -3,4 +3,5 @@
 mod agent;
 mod canvas;
 mod canvas_tokens;
+mod load;
 mod workspace;

@@ -1,8 +1,10 @@
 //! A WebSocket client as applications have it.
 
+use std::net::SocketAddr;
+
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -35,6 +37,16 @@ impl Client {
             Err(Error::Http(response)) => Err(response.status().as_u16()),
             Err(error) => panic!("{url}: {error}"),
         }
+    }
+
+    /// Connects with a receive buffer so small that what is not read soon waits at the server.
+    pub async fn connect_narrow(url: &str) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let address = lookup_host(split(url).0).await.unwrap().find(SocketAddr::is_ipv4).unwrap();
+        let stream = soon("connect", socket.connect(address)).await.unwrap();
+        let (socket, _) = soon("handshake", client_async(url, stream)).await.unwrap();
+        Self { socket, fence: json!({ "type": "ping" }) }
     }
 
     /// The message that [`Client::expect_nothing`] sends: one that is answered by itself or with a `pong`.
@@ -121,6 +133,11 @@ impl Client {
     /// Closes in order.
     pub async fn close(mut self) {
         soon("close", self.socket.close(None)).await.unwrap();
+        self.lost_or_closed().await;
+    }
+
+    /// Reads whatever is left until the end.
+    pub async fn drained(&mut self) {
         self.lost_or_closed().await;
     }
 

@@ -14,7 +14,8 @@ use tempfile::TempDir;
 use super::{Answer, Client, SOON, request};
 
 /// What comes before a test's own channels, protocols and sources.
-const HEAD: &str = "version: 1\nstore: \"sqlite://t.db\"\napi: { listen: \"localhost:0\", token: \"${API_TOKEN:-}\", origins: \"${API_ORIGINS:-}\" }\n";
+const HEAD: &str =
+    "version: 1\nstore: \"sqlite://t.db\"\napi: { listen: \"localhost:0\", token: \"${API_TOKEN:-}\", origins: \"${API_ORIGINS:-}\" }\n";
 
 /// Addresses that the shipped file serves apart; workspace and agent share one, as they do by default.
 const SHIPPED: [(&str, &str); 9] = [
