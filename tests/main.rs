@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test fails by panicking, and nobody depends on it")]
 
 mod check;
+mod cli;
 mod flow;
 mod support;
 mod tidy;

@@ -88,18 +88,7 @@ impl Setup {
 
     /// Starts it and waits until it is ready.
     pub fn start(self) -> Server {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tramline"))
-            .args(["--log", "json"])
-            .current_dir(self.folder.path())
-            .env_remove("RUST_LOG")
-            .envs(self.env.iter().cloned())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Log::read(child.stderr.take().unwrap());
-        let mut server = Server { child, setup: self, log, urls: HashMap::new() };
+        let mut server = self.spawn();
         loop {
             let line = server.log.next();
             match line["message"].as_str() {
@@ -111,6 +100,26 @@ impl Setup {
                 _ => {}
             }
         }
+    }
+
+    /// Starts it, where it cannot, and waits until it has given up.
+    pub fn fails(self) -> Ended {
+        self.spawn().wait()
+    }
+
+    fn spawn(self) -> Server {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tramline"))
+            .args(["--log", "json"])
+            .current_dir(self.folder.path())
+            .env_remove("RUST_LOG")
+            .envs(self.env.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Log::read(child.stderr.take().unwrap());
+        Server { child, setup: self, log, urls: HashMap::new() }
     }
 }
 
@@ -136,6 +145,11 @@ impl Server {
     /// The shipped configuration, running.
     pub fn shipped() -> Self {
         Setup::shipped().start()
+    }
+
+    /// Its folder and environment, to start another in.
+    pub fn setup(&self) -> Setup {
+        self.setup.clone()
     }
 
     /// The first address announced under a name: `ws://…` of a protocol, `http://…` of `api`.

@@ -1,0 +1,74 @@
+//! The binary from the command line: what a newcomer sees, and what a start that cannot be says.
+
+use std::process::{Command, Output};
+
+use crate::support::{Server, Setup};
+
+fn tramline(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tramline")).args(arguments).env_remove("RUST_LOG").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn snapshot(name: &str, output: &[u8]) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("cli");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, text(output)));
+}
+
+#[test]
+fn help_says_what_there_is() {
+    let help = tramline(&["--help"]);
+    assert!(help.status.success());
+    snapshot("help", &help.stdout);
+    let version = tramline(&["--version"]);
+    assert_eq!(text(&version.stdout), concat!("tramline ", env!("CARGO_PKG_VERSION"), "\n"));
+    let wrong = tramline(&["chekc"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong.stderr).contains("'check'"), "{wrong:?}");
+}
+
+#[test]
+fn the_shipped_routes_are_sound_and_shown_as_one_table() {
+    let check = tramline(&["check"]);
+    assert!(check.status.success(), "{check:?}");
+    assert_eq!(text(&check.stdout), "routes.yaml is sound: 3 protocols, 13 channels, 2 sources\n");
+    let routes = tramline(&["routes"]);
+    assert!(routes.status.success());
+    snapshot("routes", &routes.stdout);
+}
+
+#[test]
+fn a_file_that_does_not_check_does_not_start() {
+    for command in [&["serve"][..], &[], &["routes"]] {
+        let arguments = [command, &["--config", "tests/check/cases/units.yaml"]].concat();
+        let run = tramline(&arguments);
+        assert_eq!(run.status.code(), Some(1), "{command:?}");
+        assert!(text(&run.stderr).contains("units.yaml:9:24 error[R008]"), "{run:?}");
+    }
+    let missing = tramline(&["--config", "no/such/file.yaml"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing.stderr).contains("no/such/file.yaml"), "{missing:?}");
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let ended = Setup::shipped().env("CANVAS_HOST", "127.0.0.1").env("CANVAS_PORT", &port).fails();
+    assert_eq!(ended.code, Some(1));
+    let told = ended.log.iter().any(|line| line.as_str().is_some_and(|line| line.contains(&format!("cannot listen on 127.0.0.1:{port}"))));
+    assert!(told, "{:?}", ended.log);
+}
+
+#[test]
+fn a_second_server_on_one_database_is_refused() {
+    let server = Server::shipped();
+    let ended = server.setup().fails();
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.log.iter().any(|line| line.as_str().is_some_and(|line| line.contains("in use"))), "{:?}", ended.log);
+}
