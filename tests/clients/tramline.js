@@ -15,7 +15,7 @@ import nodeTest from 'node:test';
 import { fileURLToPath } from 'node:url';
 import NodeWebSocket from 'ws';
 
-const here = dirname(fileURLToPath(import.meta.url));
+export const here = dirname(fileURLToPath(import.meta.url));
 export const root = resolve(here, '../..');
 export const binary = resolve(here, process.env.TRAMLINE_BIN ?? '../../target/debug/tramline');
 
@@ -55,11 +55,11 @@ export function folder(t) {
 /** The environment of a child: nothing of the caller's but the path. */
 export const bare = (more) => ({ PATH: process.env.PATH, HOME: process.env.HOME, ...more });
 
-/** Starts a server. `env` overrides ports and settings, `args` come before `--log json`, `db` is a folder that outlives the server. */
-export async function start(t, { env = {}, args = [], db = folder(t), cwd = root } = {}) {
+/** Starts a server. `env` overrides settings, `args` come before `--log json`, `db` is a folder that outlives the server. */
+export async function start(t, { env = {}, args = [], db = folder(t), cwd = root, ports = ANY_PORT } = {}) {
   const child = spawn(binary, [...args, '--log', 'json'], {
     cwd,
-    env: bare({ DATABASE_URL: `sqlite://${db}/tramline.db`, ...ANY_PORT, ...env }),
+    env: bare({ DATABASE_URL: `sqlite://${db}/tramline.db`, ...ports, ...env }),
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   const server = new Server(child);
