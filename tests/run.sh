@@ -63,7 +63,7 @@ client_tests() {
   all=$(cat tests/clients/*.test.js | grep -c '^ *test(')
   if [ "$built" = no ]; then skip "$all" 'the clients, for want of a binary' && return; fi
   if ! need node nodejs || ! need npm npm; then skip "$all" 'the clients, for want of Node.js' && return; fi
-  if ! node -e 'process.exit(parseInt(process.versions.node) < 20)'; then
+  if ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then
     skip "$all" "the clients, which want Node.js 20 or later; this is $(node --version)" && return
   fi
   if ! client_packages; then failed=$((failed + 1)) && echo 'failed: npm packages cannot be installed' && return; fi
