@@ -81,7 +81,7 @@ client_tests() {
 
 stage 'cargo fmt' cargo fmt --check
 stage 'cargo clippy' cargo clippy --all-targets -- -D warnings
-if command -v cargo-deny >/dev/null; then stage 'cargo deny' cargo deny --offline --log-level error check bans licenses sources; fi
+if command -v cargo-deny >/dev/null; then stage 'cargo deny' cargo deny --log-level error check bans licenses sources; fi
 
 if rust_tests; then built=yes; else built=no; fi
 client_tests

@@ -207,3 +207,15 @@ test('events of one session arrive in the order published', async (t) => {
   const events = await client.some(50);
   assert.deepEqual(events.map((event) => event.progress.chunksReceived), range(50));
 });
+
+test('users and sessions may be called what people call them', async (t) => {
+  const server = await start(t);
+  for (const name of ['Ann Lee', 'ann@example.org', 'a/b', 'Zoë', 'a:b', '{id}', '*', 'x'.repeat(200)]) {
+    const client = await connect(server, `?userId=${encodeURIComponent(name)}`);
+    await server.publish({ user: name }, 'notification', { message: name });
+    assert.equal((await client.next()).message, name);
+    assert.deepEqual(await client.ask({ type: 'subscribe', sessionId: name }), { type: 'subscribed', sessionId: name, timestamp: '<iso>' });
+    await server.publish({ session: name }, 'ai_error', { error: { message: 'm', type: 't' } });
+    assert.equal((await client.next()).sessionId, name);
+  }
+});
