@@ -1,0 +1,19 @@
+# What one does with Tramline's sources. `make` alone says so.
+
+.DEFAULT_GOAL := help
+.PHONY: help run check test deny
+
+help: ## Show this list.
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+run: ## Build for speed and start with ./routes.yaml.
+	cargo run --release
+
+check: ## Say whether ./routes.yaml and its plugins are sound.
+	cargo run --quiet -- check
+
+test: ## Run every test there is, and install what they need.
+	@tests/run.sh
+
+deny: ## Check licences, sources, bans and known advisories of the dependencies.
+	cargo deny check

@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Runs every test there is, stage by stage, and installs what they need. A stage that fails does not keep the later ones from running.
+# The last line is the sum: `N passed, N failed, N skipped`. The exit code is 0 only when nothing failed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+passed=0 failed=0 skipped=0
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+title() { printf '\n== %s\n' "$*"; }
+
+# Sums a number over the lines of a file: count FILE PATTERN, where the pattern's first group is the number.
+count() { sed -nE "s/$2/\1/p" "$1" | awk '{ sum += $1 } END { print sum + 0 }'; }
+
+# A stage that is one test: stage TITLE COMMAND…
+stage() {
+  title "$1"
+  if "${@:2}"; then passed=$((passed + 1)); else failed=$((failed + 1)) && echo "failed: $1"; fi
+}
+
+skip() { # skip COUNT WHY
+  skipped=$((skipped + $1))
+  echo "left out: $2 ($1 tests)"
+}
+
+# Whether a command is there, installed from a Debian package where that is allowed: need COMMAND PACKAGE
+need() {
+  command -v "$1" >/dev/null && return
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing $2 for $1"
+    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$2"; } >"$scratch/apt" 2>&1 || tail -n 3 "$scratch/apt"
+  fi
+  command -v "$1" >/dev/null || { echo "missing: $1 (Debian package $2)" && false; }
+}
+
+rust_tests() {
+  title 'cargo test'
+  if ! cargo test --no-run; then
+    failed=$((failed + 1))
+    echo 'failed: the tests do not build'
+    return 1
+  fi
+  local status=0
+  cargo test --no-fail-fast 2>&1 | tee "$scratch/cargo" || status=$?
+  passed=$((passed + $(count "$scratch/cargo" '^test result: .* ([0-9]+) passed;.*')))
+  skipped=$((skipped + $(count "$scratch/cargo" '^test result: .* ([0-9]+) ignored;.*')))
+  local red
+  red=$(count "$scratch/cargo" '^test result: .* ([0-9]+) failed;.*')
+  # A test program that dies prints no result.
+  if [ "$status" != 0 ] && [ "$red" = 0 ]; then red=1; fi
+  failed=$((failed + red))
+}
+
+client_packages() {
+  local installed=tests/clients/node_modules/.package-lock.json
+  [ "$installed" -nt tests/clients/package-lock.json ] || npm --prefix tests/clients ci --no-audit --no-fund --loglevel=error
+}
+
+client_tests() {
+  title 'client tests'
+  local status=0 red all
+  all=$(cat tests/clients/*.test.js | grep -c '^ *test(')
+  if [ "$built" = no ]; then skip "$all" 'the clients, for want of a binary' && return; fi
+  if ! need node nodejs || ! need npm npm; then skip "$all" 'the clients, for want of Node.js' && return; fi
+  if ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then
+    skip "$all" "the clients, which want Node.js 20 or later; this is $(node --version)" && return
+  fi
+  if ! client_packages; then failed=$((failed + 1)) && echo 'failed: npm packages cannot be installed' && return; fi
+  # The binary that cargo test has just built.
+  TRAMLINE_BIN=$(realpath "${CARGO_TARGET_DIR:-target}/debug/tramline") \
+    node --test --test-reporter=spec --test-reporter-destination=stdout \
+      --test-reporter=tap --test-reporter-destination="$scratch/node" tests/clients/*.test.js || status=$?
+  passed=$((passed + $(count "$scratch/node" '^# pass ([0-9]+)$')))
+  skipped=$((skipped + $(count "$scratch/node" '^# skipped ([0-9]+)$')))
+  red=$(count "$scratch/node" '^# fail ([0-9]+)$')
+  red=$((red + $(count "$scratch/node" '^# cancelled ([0-9]+)$')))
+  if [ "$status" != 0 ] && [ "$red" = 0 ]; then red=1; fi
+  failed=$((failed + red))
+}
+
+stage 'cargo fmt' cargo fmt --check
+stage 'cargo clippy' cargo clippy --all-targets -- -D warnings
+if command -v cargo-deny >/dev/null; then stage 'cargo deny' cargo deny --log-level error check bans licenses sources; fi
+
+if rust_tests; then built=yes; else built=no; fi
+client_tests
+
+printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+[ "$failed" = 0 ]
