@@ -39,6 +39,8 @@ pub mod script;
 pub mod sources;
 pub mod store;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 
 #[global_allocator]
 static ALLOCATOR: telemetry::memory::Counting = telemetry::memory::Counting;

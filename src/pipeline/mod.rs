@@ -9,6 +9,8 @@ pub mod effect;
 pub mod publish;
 pub mod rows;
 pub mod scope;
+#[cfg(test)]
+mod tests;
 pub mod world;
 
 use std::collections::HashMap;

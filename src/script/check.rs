@@ -8,10 +8,10 @@ use rhai::{AST, Engine, EvalAltResult, Position};
 use sha2::{Digest, Sha256};
 
 use super::engine::{self, MODULES_MAX};
-use super::error::parsing;
+use super::error::{parsing, plain};
 use super::health::Health;
 use super::program::{EXPRESSION_PREFIX, Entry, Expression, Imports, Param, Program, Sources, compile, parse};
-use super::{budget, library, walk};
+use super::{library, walk};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::plan::{ExpressionUse, FunctionUse, PluginSource, Plugins, Role, Span};
 use crate::model::Place;
@@ -84,14 +84,11 @@ fn plugin(sources: &Arc<Sources>, source: &PluginSource, found: &mut Vec<Diagnos
     if found.len() > before {
         return None;
     }
-    // Constants run here for the first time, within the limits of any call.
-    let budget = budget::begin();
     let compiled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| compile(&engine, &source.text, &source.file)));
-    let trip = budget.as_ref().and_then(budget::Running::trip);
     match compiled {
         Ok(Ok(ast)) => Some(ast),
         Ok(Err(e)) => {
-            found.push(compile_error(source, *e, trip));
+            found.push(compile_error(source, *e));
             None
         }
         Err(_) => {
@@ -101,17 +98,8 @@ fn plugin(sources: &Arc<Sources>, source: &PluginSource, found: &mut Vec<Diagnos
     }
 }
 
-fn compile_error(source: &PluginSource, error: EvalAltResult, trip: Option<budget::Trip>) -> Diagnostic {
-    let position = error.position();
-    let message = match (trip, error) {
-        (Some(trip), _) => format!("the constants at the top: {}", trip.why()),
-        (None, EvalAltResult::ErrorParsing(error, _)) => parsing(&error),
-        (None, error) => {
-            let text = error.to_string();
-            text[..text.rfind(" (line ").unwrap_or(text.len())].to_owned()
-        }
-    };
-    at("S001", &source.file, position, message)
+fn compile_error(source: &PluginSource, error: EvalAltResult) -> Diagnostic {
+    at("S001", &source.file, error.position(), plain(&error))
 }
 
 /// An import that leads back to its own file would never end.
@@ -119,6 +107,15 @@ fn circle(source: &PluginSource, sources: &Sources, found: &mut Vec<Diagnostic>)
     let reached = closure(source, sources);
     if reached.len() > MODULES_MAX {
         found.push(at("S006", &source.file, Position::NONE, format!("more than {MODULES_MAX} imports, those of imports included")));
+    }
+    let mut named: HashMap<String, Arc<str>> = HashMap::new();
+    for file in reached.iter().filter(|name| **name != source.name).filter_map(|name| sources.get(name)).chain([source]) {
+        for name in walk::constants(&file.text) {
+            if let Some(other) = named.insert(name.clone(), file.file.clone()) {
+                let message = format!("the constant `{name}` is defined in {other} and in {}", file.file);
+                found.push(at("S006", &source.file, Position::NONE, message).hint("give one of them another name"));
+            }
+        }
     }
     if reached.contains(&source.name) {
         found.push(at("S006", &source.file, Position::NONE, format!("the imports of `{}` lead back to itself", source.name)));
@@ -131,10 +128,10 @@ fn closure(source: &PluginSource, sources: &Sources) -> BTreeSet<Arc<str>> {
     let mut open = vec![source];
     while let Some(source) = open.pop() {
         for name in walk::imports(&source.text) {
-            if let Some((name, source)) = sources.get_key_value(&*name) {
-                if reached.insert(name.clone()) {
-                    open.push(source);
-                }
+            if let Some((name, source)) = sources.get_key_value(&*name)
+                && reached.insert(name.clone())
+            {
+                open.push(source);
             }
         }
     }
@@ -203,7 +200,7 @@ fn program(
         entries,
         functions,
         hash: library::hex(&hash.finalize()),
-        has_imports: !walk::imports(&source.text).is_empty(),
+        imports: closure(source, sources),
         sources: sources.clone(),
         health: Arc::new(Health::default()),
     }
@@ -236,13 +233,9 @@ fn wrong_expression(engine: &Engine, plugin: &AST, source: &PluginSource, expres
     }
     // Once more with everything around it, for names it may not use.
     let whole = format!("{}\n{}", source.text, wrapped(&name, expression));
-    let _running = budget::begin();
     match compile(engine, &whole, &source.file) {
         Ok(_) => None,
-        Err(e) => match *e {
-            EvalAltResult::ErrorParsing(error, _) => wrong(parsing(&error)),
-            error => wrong(error.to_string()),
-        },
+        Err(e) => wrong(plain(&e)),
     }
 }
 
@@ -305,7 +298,7 @@ pub(super) fn at(code: &'static str, file: &Arc<str>, position: Position, messag
 pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known
         .map(|known| (strsim::damerau_levenshtein(name, known), known))
-        .filter(|(distance, known)| *distance <= 1 + known.chars().count().min(name.chars().count()) / 4)
+        .filter(|(distance, known)| *distance <= known.chars().count().min(name.chars().count()).div_ceil(3) && known.len() > 2)
         .min()
         .map(|(_, known)| known)
 }

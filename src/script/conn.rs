@@ -33,8 +33,8 @@ pub(super) struct Changes {
 }
 
 impl ConnCell {
-    pub(super) fn new(view: &ConnView) -> Self {
-        Self { view: view.clone(), state: RefCell::new(None), changes: RefCell::default() }
+    pub(super) fn new(view: ConnView) -> Self {
+        Self { view, state: RefCell::new(None), changes: RefCell::default() }
     }
 
     pub(super) fn take_changes(&self) -> Changes {

@@ -144,7 +144,8 @@ impl Visitor<'_> for Key {
 /// JSON of a script value, at most `bytes_max` long. The error names the place within the value: `data.when is not JSON: …`.
 pub(super) fn to_json(value: &Dynamic, bytes_max: usize) -> Result<Json, String> {
     let mut out = String::new();
-    match write(&mut out, value, DEPTH_MAX, bytes_max) {
+    let too_long = |out: &String| if out.len() > bytes_max { Err(too_large(bytes_max)) } else { Ok(()) };
+    match write(&mut out, value, DEPTH_MAX, bytes_max).and_then(|()| too_long(&out)) {
         Ok(()) => {
             // Kept for long, perhaps, and counted by its length.
             out.shrink_to_fit();
@@ -177,7 +178,7 @@ impl Flaw {
 
 fn write(out: &mut String, value: &Dynamic, depth: usize, bytes_max: usize) -> Result<(), Flaw> {
     if out.len() > bytes_max {
-        return Err(Flaw::new(format!("more than {} KiB of JSON", bytes_max / 1024)));
+        return Err(too_large(bytes_max));
     }
     if value.is_unit() {
         out.push_str("null");
@@ -220,6 +221,10 @@ fn write(out: &mut String, value: &Dynamic, depth: usize, bytes_max: usize) -> R
     Ok(())
 }
 
+fn too_large(bytes_max: usize) -> Flaw {
+    Flaw::new(format!("more than {} KiB of JSON", bytes_max / 1024))
+}
+
 fn too_deep() -> Flaw {
     Flaw::new(format!("nested deeper than {DEPTH_MAX} levels"))
 }
@@ -234,7 +239,64 @@ fn push_display(out: &mut String, value: impl fmt::Display) {
 fn kind(value: &Dynamic) -> &str {
     match value.type_name() {
         "Fn" => "a function",
+        name if name.ends_with("::Conn") => "a connection",
+        name if name.ends_with("::HostError") => "an error",
         name if name.contains("Range") => "a range",
         name => name.rsplit("::").next().unwrap_or(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            (-1e300..1e300f64).prop_map(Into::into),
+            "\\PC{0,30}|[\\x00-\\x7f]{0,8}".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(5, 60, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Into::into),
+                prop::collection::vec((".{0,5}", inner), 0..6).prop_map(|m| m.into_iter().collect::<serde_json::Map<_, _>>().into()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out(value in any_json()) {
+            let json = Json::of(&value);
+            let back = to_json(&to_dynamic(&json).unwrap(), usize::MAX).unwrap();
+            prop_assert_eq!(back.to_value(), value);
+        }
+
+        #[test]
+        fn no_text_panics(text in "[\\[\\]{}\",:\\\\u0-9eE.a+-]{0,60}") {
+            if let Ok(value) = parse(&text) {
+                prop_assert!(Json::parse(to_json(&value, usize::MAX).unwrap().shared()).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn both_ways_are_bounded() {
+        let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert!(parse(&nested(DEPTH_MAX)).is_ok());
+        assert!(parse(&nested(DEPTH_MAX + 1)).unwrap_err().contains("nested deeper"));
+        let deep = (0..DEPTH_MAX + 1).fold(Dynamic::UNIT, |inner, _| Dynamic::from_array(vec![inner]));
+        assert!(to_json(&deep, usize::MAX).unwrap_err().contains("nested deeper"));
+        let members: Vec<String> = (0..=MEMBERS_MAX).map(|i| format!("\"{i}\":0")).collect();
+        assert!(parse(&format!("{{{}}}", members.join(","))).is_err());
+        let wide = Dynamic::from_array(vec!["x".repeat(100).into(); 100]);
+        assert!(to_json(&wide, 5000).unwrap_err().contains("KiB of JSON"));
+        assert!(to_json(&"\u{1}".repeat(1000).into(), 5000).unwrap_err().contains("KiB of JSON"));
+        assert!(parse("1 2").is_err());
     }
 }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use rhai::{Dynamic, EvalAltResult};
 
 use super::call::{ScriptEffect, World};
-use super::convert;
 use super::engine::{EFFECTS_MAX, OUTPUT_BYTES_MAX};
 use super::health::Health;
 use super::host::failure;
+use super::{budget, convert};
 use crate::model::{Json, Now};
+use crate::telemetry::memory::thread_live_bytes;
 
 /// What the running call may do and has done.
 pub(super) struct Current {
@@ -61,9 +62,20 @@ pub(super) fn with<T>(f: impl FnOnce(&mut Current) -> Result<T>) -> Result<T> {
     })
 }
 
-/// The world, without keeping the call borrowed while it answers.
-pub(super) fn world() -> Result<Arc<dyn World>> {
-    with(|current| Ok(current.world.clone()))
+/// Asks the world and reads its answer, without keeping the call borrowed meanwhile. What the world keeps of asking, like counters
+/// of shared texts, is not the script's.
+pub(super) fn ask<A, T>(ask: impl FnOnce(&dyn World) -> A, read: impl FnOnce(&A) -> Result<T>) -> Result<T> {
+    let world = with(|current| Ok(current.world.clone()))?;
+    budget::host_work(|| {
+        let before = thread_live_bytes();
+        let answer = ask(&*world);
+        let asked = thread_live_bytes();
+        let read = read(&answer);
+        let ours = thread_live_bytes() - asked;
+        drop(answer);
+        budget::excuse(thread_live_bytes() - before - ours);
+        read
+    })
 }
 
 /// Fails where the call may have no effects.

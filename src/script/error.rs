@@ -9,6 +9,7 @@ use super::engine::OUTPUT_BYTES_MAX;
 use super::host::{FUNCTIONS, HostError};
 use super::library::MODULES;
 use super::program::{EXPRESSION_PREFIX, Program};
+use super::walk::definition;
 
 /// An error, and whether a limit was hit rather than a mistake made.
 pub(super) struct Failure {
@@ -26,10 +27,11 @@ struct Frame {
 /// Reads the engine's error of a call of `function`.
 pub(super) fn explain(program: &Program, function: &str, error: EvalAltResult, trip: Option<Trip>) -> Failure {
     let (frames, error) = unwind(program, function, error);
-    if let EvalAltResult::ErrorRuntime(value, _) = &error {
-        if !value.is::<HostError>() && trip.is_none() {
-            return Failure { error: thrown(value), tripped: false };
-        }
+    if let EvalAltResult::ErrorRuntime(value, _) = &error
+        && !value.is::<HostError>()
+        && trip.is_none()
+    {
+        return Failure { error: thrown(value), tripped: false };
     }
     let tripped = trip.is_some()
         || matches!(
@@ -44,7 +46,9 @@ pub(super) fn explain(program: &Program, function: &str, error: EvalAltResult, t
     let why = trip.map_or_else(|| why(program, &frames, &error), Trip::why);
     let mut text = String::new();
     for (i, frame) in frames.iter().rev().enumerate() {
-        let place = place(program, &frame.file, frame.at);
+        // The engine forgets where a limit was hit. Then the function is the place.
+        let at = if frame.at.is_none() { definition(text_of(program, &frame.file), &frame.function) } else { frame.at };
+        let place = place(program, &frame.file, at);
         let function = named(&frame.function);
         text.push_str(&if i == 0 { format!("{place} in {function}: {why}") } else { format!("\n  called from {place} in {function}") });
         if i == 8 {
@@ -81,10 +85,10 @@ fn unwind(program: &Program, function: &str, mut error: EvalAltResult) -> (Vec<F
 /// `plugins/x.rhai:12:9`, or a place in the routes file for an expression.
 fn place(program: &Program, file: &str, at: Position) -> String {
     let Some(line) = at.line() else { return file.to_owned() };
-    if *file == *program.file {
-        if let Some(expression) = program.expressions.iter().find(|e| e.lines.contains(&line)) {
-            return expression.at.place.to_string();
-        }
+    if *file == *program.file
+        && let Some(expression) = program.expressions.iter().find(|e| e.lines.contains(&line))
+    {
+        return expression.at.place.to_string();
     }
     format!("{file}:{line}:{}", at.position().unwrap_or(1))
 }
@@ -119,6 +123,18 @@ fn why(program: &Program, frames: &[Frame], error: &EvalAltResult) -> String {
         let frame = frames.last()?;
         missing_at(program, &frame.file, frame.at)
     };
+    reason(error, before)
+}
+
+/// Likewise, where no source text is at hand.
+pub(super) fn plain(error: &EvalAltResult) -> String {
+    match error {
+        EvalAltResult::ErrorInFunctionCall(_, _, inner, _) | EvalAltResult::ErrorInModule(_, inner, _) => plain(inner),
+        _ => reason(error, || None),
+    }
+}
+
+fn reason(error: &EvalAltResult, before: impl Fn() -> Option<String>) -> String {
     match error {
         EvalAltResult::ErrorRuntime(value, _) => match value.clone().try_cast::<HostError>() {
             Some(HostError(why)) => why,
@@ -131,6 +147,7 @@ fn why(program: &Program, frames: &[Frame], error: &EvalAltResult) -> String {
         EvalAltResult::ErrorIndexingType(kind, _) if kind.starts_with("()") => {
             before().map_or_else(|| "a value before the `[` is missing".to_owned(), |name| format!("`{name}` is missing"))
         }
+        EvalAltResult::ErrorTooManyOperations(_) => Trip::Operations.why(),
         EvalAltResult::ErrorStackOverflow(_) => "calls itself too deeply".to_owned(),
         EvalAltResult::ErrorDataTooLarge(what, _) => format!("a value is too large for a script ({})", what.to_lowercase()),
         EvalAltResult::ErrorTooManyVariables(_) => "too many variables".to_owned(),
@@ -180,10 +197,16 @@ fn function_not_found(signature: &str, before: Option<String>) -> String {
     format!("no `{name}` takes ({shown})")
 }
 
+fn text_of<'a>(program: &'a Program, file: &str) -> &'a str {
+    if *file == *program.file {
+        return &program.text;
+    }
+    program.sources.values().find(|source| *source.file == *file).map_or("", |source| &source.text)
+}
+
 /// The text before the `.` or `[` of a failed access: what was missing.
 fn missing_at(program: &Program, file: &str, at: Position) -> Option<String> {
-    let text = if *file == *program.file { &program.text } else { &program.sources.values().find(|source| *source.file == *file)?.text };
-    let line = text.lines().nth(at.line()?.checked_sub(1)?)?;
+    let line = text_of(program, file).lines().nth(at.line()?.checked_sub(1)?)?;
     let chars: Vec<char> = line.chars().collect();
     let mut end = at.position()?.checked_sub(1)?.min(chars.len());
     // The position is that of the name behind the dot, or of the dot or bracket itself.

@@ -1,6 +1,8 @@
 //! What scripts may call besides the language's own library: events, who is where, and the modules of [`super::library`].
 //! Everything here only records or looks; nothing waits and nothing reaches outside.
 
+use std::sync::Arc;
+
 use rhai::{Array, Dynamic, Engine, EvalAltResult, ImmutableString, Map, Position};
 use uuid::Uuid;
 
@@ -15,7 +17,7 @@ type Result<T> = std::result::Result<T, Box<EvalAltResult>>;
 
 /// The host's functions and their forms. A plugin cannot define functions of these names with as many parameters. Methods of `conn`
 /// count `conn` as their first.
-pub(super) const FUNCTIONS: &[(&str, usize, &str)] = &[
+pub(super) const FUNCTIONS: &[library::Form] = &[
     ("send", 2, "conn.send(value)"),
     ("reply", 2, "conn.reply(value)"),
     ("join", 2, "conn.join(channel)"),
@@ -71,21 +73,24 @@ pub(super) fn register(engine: &mut Engine) {
         send_to(target, &event)
     });
 
-    engine.register_fn("members", |channel: &str| list(&current::world()?.members(channel)));
-    engine.register_fn("connections", |protocol: &str| list(&current::world()?.connections(protocol)));
+    engine.register_fn("members", |channel: &str| current::ask(|world| world.members(channel), |items| list(items)));
+    engine.register_fn("connections", |protocol: &str| current::ask(|world| world.connections(protocol), |items| list(items)));
     engine.register_fn("history", |channel: &str, count: i64| -> Result<Array> {
         let count = usize::try_from(count).unwrap_or(0).min(1000);
-        let events = current::world()?.history(channel, count);
-        events.iter().map(|event| Ok(Dynamic::from_map(event_map(event).map_err(failure)?))).collect()
+        let read =
+            |events: &Vec<Arc<Event>>| events.iter().map(|event| Ok(Dynamic::from_map(event_map(event).map_err(failure)?))).collect();
+        current::ask(|world| world.history(channel, count), read)
     });
     engine.register_fn("statistics", |protocol: &str| -> Result<Dynamic> {
-        let statistics = current::world()?.statistics(protocol);
-        let statistics = statistics.ok_or_else(|| failure(format!("statistics: there is no protocol `{protocol}`")))?;
-        convert::to_dynamic(&statistics).map_err(failure)
+        let read = |statistics: &Option<Json>| match statistics {
+            Some(statistics) => convert::to_dynamic(statistics).map_err(failure),
+            None => Err(failure(format!("statistics: there is no protocol `{protocol}`"))),
+        };
+        current::ask(|world| world.statistics(protocol), read)
     });
 
     engine.register_fn("pick", |list: Array, names: Map| -> Result<Array> {
-        list.into_iter().map(|item| Ok(Dynamic::from_map(pick(&item, &names)?))).collect()
+        budget::host_work(|| list.into_iter().map(|item| Ok(Dynamic::from_map(pick(&item, &names)?))).collect())
     });
     engine.register_fn("pick", |map: Map, names: Map| pick(&Dynamic::from_map(map), &names));
     engine.register_fn("has", |map: &mut Map, name: &str| map.contains_key(name));

@@ -19,8 +19,11 @@ use crate::telemetry::memory::thread_live_bytes;
 
 type Result<T> = std::result::Result<T, Box<EvalAltResult>>;
 
+/// A function's name, how many arguments it takes, and how a call of it looks.
+pub(super) type Form = (&'static str, usize, &'static str);
+
 /// The modules' functions: for checks when a plugin is loaded. A plugin cannot import anything under these names.
-pub(super) const MODULES: &[(&str, &[(&str, usize, &str)])] = &[
+pub(super) const MODULES: &[(&str, &[Form])] = &[
     ("json", &[("parse", 1, "json::parse(text)"), ("stringify", 1, "json::stringify(value)")]),
     (
         "crypto",

@@ -2,13 +2,15 @@
 //! Compiling is here too; checking is in [`super::check`].
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rhai::{AST, Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, Shared};
 
+use super::budget;
 use super::engine::{self, FUNCTIONS_MAX};
 use super::health::Health;
+use super::host::failure;
 use crate::config::plan::{PluginSource, Span};
 
 /// Functions of this prefix are ours: the expressions of the routes file.
@@ -26,8 +28,8 @@ pub(super) struct Program {
     /// As people read them: `page(msg)`.
     pub(super) functions: Vec<String>,
     pub(super) hash: String,
-    /// Whether something at its top must run before a function is called: imports.
-    pub(super) has_imports: bool,
+    /// All it imports, directly or not.
+    pub(super) imports: BTreeSet<Arc<str>>,
     pub(super) sources: Arc<Sources>,
     pub(super) health: Arc<Health>,
 }
@@ -92,12 +94,21 @@ impl Program {
     pub(super) fn load(&self) -> Result<Loaded, Box<EvalAltResult>> {
         let mut engine = engine::new(Imports::new(self.sources.clone()));
         engine.set_max_functions(FUNCTIONS_MAX + self.expressions.len());
+        // Functions do not see what stands at the top. Texts and numbers are put in place when the text is compiled; for lists and
+        // objects the engine looks here.
+        let mut top = Module::new();
+        for source in self.imports.iter().chain([&self.name]).filter_map(|name| self.sources.get(name)) {
+            for (name, _, value) in constants(&engine, &source.text, &source.file)?.iter() {
+                top.set_var(name, value);
+            }
+        }
+        engine.register_global_module(top.into());
         let ast = compile(&engine, &self.text, &self.file)?;
         Ok(Loaded { engine, ast, leaked: std::cell::Cell::new(0) })
     }
 }
 
-/// Compiles a text. Its top-level constants are worked out and put where functions use them: functions do not see them otherwise.
+/// Compiles a text, with the values of its constants at hand.
 pub(super) fn compile(engine: &Engine, text: &str, file: &str) -> Result<AST, Box<EvalAltResult>> {
     let scope = constants(engine, text, file)?;
     let mut ast = engine.compile_with_scope(&scope, text)?;
@@ -111,7 +122,14 @@ fn constants(engine: &Engine, text: &str, file: &str) -> Result<Scope<'static>, 
     let mut scope = Scope::new();
     if !top.statements().is_empty() {
         top.set_source(file);
-        engine.run_ast_with_scope(&mut scope, &top)?;
+        let running = budget::begin();
+        let ran = engine.run_ast_with_scope(&mut scope, &top);
+        if let Some(trip) = running.as_ref().and_then(budget::Running::trip) {
+            let mut error = failure(format!("the constants at the top: {}", trip.why()));
+            error.set_position(ran.err().map_or(Position::NONE, |e| e.position()));
+            return Err(error);
+        }
+        ran?;
     }
     Ok(scope)
 }

@@ -36,6 +36,16 @@ pub(super) fn imports(text: &str) -> Vec<String> {
     ast.statements().iter().filter_map(literal).collect()
 }
 
+/// The constants at the top of a text.
+pub(super) fn constants(text: &str) -> Vec<String> {
+    let Ok(ast) = super::program::parse(&Engine::new_raw(), text) else { return Vec::new() };
+    let constant = |stmt: &Stmt| match stmt {
+        Stmt::Var(var, flags, _) if flags.contains(rhai::ASTFlags::CONSTANT) => Some(var.0.name.to_string()),
+        _ => None,
+    };
+    ast.statements().iter().filter_map(constant).collect()
+}
+
 fn top(ast: &AST, source: &PluginSource, sources: &Sources, found: &mut Vec<Diagnostic>) {
     for stmt in ast.statements() {
         match stmt {
@@ -57,10 +67,10 @@ fn top(ast: &AST, source: &PluginSource, sources: &Sources, found: &mut Vec<Diag
     }
     let top: HashSet<Position> = ast.statements().iter().filter(|s| matches!(s, Stmt::Import(..))).map(Stmt::position).collect();
     ast.walk(&mut |path| {
-        if let Some(ASTNode::Stmt(stmt @ Stmt::Import(..))) = path.last() {
-            if !top.contains(&stmt.position()) {
-                found.push(at("S006", &source.file, stmt.position(), "an import stands at the top of the file, not in a function"));
-            }
+        if let Some(ASTNode::Stmt(stmt @ Stmt::Import(..))) = path.last()
+            && !top.contains(&stmt.position())
+        {
+            found.push(at("S006", &source.file, stmt.position(), "an import stands at the top of the file, not in a function"));
         }
         true
     });
@@ -101,7 +111,7 @@ fn definitions(ast: &AST, source: &PluginSource, found: &mut Vec<Diagnostic>) {
 }
 
 /// Where a function is defined. The syntax tree keeps no position for it.
-fn definition(text: &str, name: &str) -> Position {
+pub(super) fn definition(text: &str, name: &str) -> Position {
     for (i, line) in text.lines().enumerate() {
         for (at, _) in line.match_indices("fn ") {
             let rest = line[at + 3..].trim_start();
@@ -154,7 +164,8 @@ pub(super) fn calls(engine: &Engine, ast: &AST, beside: Option<&AST>, source: &P
             None => format!("there is no function `{name}`"),
         };
         let names = known.iter().map(|(known, _)| known.as_str()).chain(library.iter().map(String::as_str));
-        let near = nearest(name, names.filter(|known| *known != name && !known.starts_with("anon$")));
+        let near =
+            nearest(name, names.filter(|known| *known != name && known.starts_with(char::is_alphabetic) && !known.starts_with("anon$")));
         let diagnostic = at("S004", &source.file, position, message);
         found.push(match near {
             Some(near) => diagnostic.hint(format!("did you mean `{near}`?")),

@@ -1,5 +1,9 @@
 //! Scripts as the rest of the router uses them: built from texts, called with messages and events.
 
+mod api;
+mod errors;
+mod hostile;
+mod service;
 mod shipped;
 
 use std::sync::Arc;

@@ -1,0 +1,200 @@
+//! The connection's task against a transport that does what the test says, on a clock that the test moves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, advance};
+use tokio_util::sync::CancellationToken;
+
+use super::run;
+use super::transport::Incoming;
+use crate::hub::Connection;
+use crate::model::Close;
+use crate::protocol::Frame;
+use crate::router::Router;
+use crate::testing::{Double, connect, router};
+
+const YAML: &str = r#"
+version: 1
+channels: { room: {} }
+protocols:
+  p:
+    listen: localhost:1/
+    codec: json
+    type: /type
+    limits: { outbox: 1KiB, slow: [4008, too slow] }
+    heartbeat: { every: 30s }
+    idle: { after: 100s, send: { type: still there }, grace: 10s }
+    every: [{ every: 70s, send: { type: tick } }]
+    open: { join: room, send: { type: hello } }
+    messages: { say: { reply: { type: said } }, bye: { reply: { type: bye }, close: [4001, done] } }
+    error: { type: error, error: $error.message }
+"#;
+
+struct Running {
+    router: Arc<Router>,
+    connection: Arc<Connection>,
+    wire: Double,
+    stop: CancellationToken,
+    task: JoinHandle<Close>,
+}
+
+async fn running(expires_in: Option<Duration>) -> Running {
+    let router = router(YAML, &[]).await;
+    // Not before: the database answers from threads of its own, which a paused clock does not wait for.
+    tokio::time::pause();
+    let connection = connect(&router, "c1");
+    let (wire, stop) = (Double::default(), CancellationToken::new());
+    let expires = expires_in.map(|wait| Instant::now() + wait);
+    let task = tokio::spawn(run(router.clone(), connection.clone(), wire.clone(), expires, stop.clone()));
+    let running = Running { router, connection, wire, stop, task };
+    running.settle().await;
+    running
+}
+
+impl Running {
+    /// Lets the task do all it can do now.
+    async fn settle(&self) {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn pass(&self, seconds: u64) {
+        // A little more, because timers count whole milliseconds.
+        advance(Duration::from_secs(seconds) + Duration::from_millis(2)).await;
+        self.settle().await;
+    }
+
+    fn last(&self) -> String {
+        self.wire.written().last().cloned().unwrap_or_default()
+    }
+
+    fn says(&self, text: &str) {
+        self.wire.comes(Incoming::Frame(Frame::Text(text.to_owned().into())));
+    }
+
+    async fn ended(self) -> Close {
+        let close = self.task.await.unwrap();
+        assert_eq!(self.router.context.hub.connection_count(None), 0);
+        assert_eq!(self.router.context.hub.channel_report("room").unwrap().subscribers, 0);
+        close
+    }
+}
+
+#[tokio::test]
+async fn messages_are_answered_in_order_and_a_row_can_close() {
+    let running = running(None).await;
+    running.says(r#"{"type":"say"}"#);
+    running.says("nonsense");
+    running.says(r#"{"type":"bye"}"#);
+    running.says(r#"{"type":"say"}"#);
+    running.settle().await;
+    let written = running.wire.written();
+    assert_eq!(written, [r#"{"type":"hello"}"#, r#"{"type":"said"}"#, r#"{"type":"error","error":"invalid JSON"}"#, r#"{"type":"bye"}"#, "close 4001"]);
+    assert_eq!(running.ended().await, Close::Asked(4001, "done".into()));
+}
+
+#[tokio::test]
+async fn a_ping_that_is_not_answered_ends_the_connection_without_a_word() {
+    let running = running(None).await;
+    running.pass(30).await;
+    assert_eq!(running.last(), "ping");
+    running.wire.comes(Incoming::Pong);
+    running.pass(30).await;
+    assert_eq!(running.wire.written().iter().filter(|text| *text == "ping").count(), 2);
+    running.says(r#"{"type":"say"}"#);
+    running.pass(29).await;
+    assert!(!running.task.is_finished());
+    running.pass(1).await;
+    assert_eq!(running.ended().await, Close::PingTimeout);
+}
+
+#[tokio::test]
+async fn silence_is_noticed_and_then_ends_the_connection() {
+    let running = running(None).await;
+    let pass = async |seconds: u64| {
+        for _ in 0..seconds {
+            running.wire.comes(Incoming::Pong);
+            running.pass(1).await;
+        }
+    };
+    pass(70).await;
+    assert_eq!(running.last(), r#"{"type":"tick"}"#);
+    running.says(r#"{"type":"say"}"#);
+    pass(99).await;
+    assert!(!running.wire.written().contains(&r#"{"type":"still there"}"#.to_owned()));
+    pass(2).await;
+    assert!(running.wire.written().contains(&r#"{"type":"still there"}"#.to_owned()));
+    pass(11).await;
+    assert_eq!(running.last(), "close 1000");
+    assert_eq!(running.ended().await, Close::Idle);
+}
+
+#[tokio::test]
+async fn a_token_that_runs_out_ends_the_connection() {
+    let running = running(Some(Duration::from_secs(5))).await;
+    running.pass(4).await;
+    assert!(!running.task.is_finished());
+    running.pass(1).await;
+    assert_eq!(running.last(), "close 1008");
+    assert_eq!(running.ended().await, Close::Expired);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_ends_as_its_protocol_says() {
+    let running = running(None).await;
+    running.wire.stall(true);
+    for _ in 0..100 {
+        running.says(r#"{"type":"say"}"#);
+    }
+    running.settle().await;
+    let queue = running.connection.outbox.measure();
+    assert!(queue.bytes_peak <= 1024 && queue.dropped > 0, "{queue:?}");
+    running.pass(4).await;
+    assert_eq!(running.wire.written(), [r#"{"type":"hello"}"#]);
+    assert_eq!(running.ended().await, Close::Asked(4008, "too slow".into()));
+}
+
+#[tokio::test]
+async fn a_slow_client_that_reads_again_is_told_why() {
+    let running = running(None).await;
+    running.wire.stall(true);
+    for _ in 0..100 {
+        running.says(r#"{"type":"say"}"#);
+    }
+    running.settle().await;
+    running.wire.stall(false);
+    running.settle().await;
+    assert_eq!(running.last(), "close 4008");
+    assert_eq!(running.ended().await, Close::Asked(4008, "too slow".into()));
+}
+
+#[tokio::test]
+async fn a_stop_closes_after_what_waits() {
+    let running = running(None).await;
+    running.connection.send(Frame::Text("last".into()));
+    running.stop.cancel();
+    running.settle().await;
+    assert_eq!(running.wire.written()[1..], ["last", "close 1001"]);
+    assert_eq!(running.ended().await, Close::GoingAway);
+}
+
+#[tokio::test]
+async fn a_broken_rule_is_told_with_its_code() {
+    let running = running(None).await;
+    running.wire.comes(Incoming::Broken(Close::TooLarge));
+    running.settle().await;
+    assert_eq!(running.last(), "close 1009");
+    assert_eq!(running.ended().await, Close::TooLarge);
+}
+
+#[tokio::test]
+async fn a_task_that_is_dropped_leaves_nothing_behind() {
+    let running = running(None).await;
+    running.task.abort();
+    running.settle().await;
+    assert_eq!(running.router.context.hub.connection_count(None), 0);
+    assert_eq!(running.router.context.hub.channel_report("room").unwrap().subscribers, 0);
+}

@@ -1,0 +1,184 @@
+//! Rows as function calls: transactions, the order of effects, and the order that all subscribers see, with threads in each other's way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use crate::model::{Json, Now, Origin};
+use crate::pipeline::publish::{Destination, Proposal};
+use crate::router::Router;
+use crate::testing::{Client, router};
+
+const YAML: &str = r#"
+version: 1
+channels:
+  log: { history: true }
+  "room:{id}": {}
+  strict: { schema: { required: [n] } }
+  closed: { publish: [] , join: [] }
+protocols:
+  p:
+    listen: localhost:1/
+    codec: json
+    type: /type
+    limits: { outbox: 64MiB, subscriptions: 3 }
+    messages:
+      join: { join: $.channel, reply: { joined: $.channel } }
+      leave: { leave: $.channel, reply: { left: $.channel } }
+      state: { reply: { user: $conn.user, state: $conn.state.x, channels: $conn.state.none } }
+      whole: { set: { user: $.user, state.x: $.x }, leave: "room:*", join: "room:{$.room}", to: "room:{$.room}", reply: { ok: true } }
+      broken: { set: { user: $.user }, join: "room:b", to: ["room:b", strict], reply: { ok: true } }
+      forbidden: { to: $.channel }
+      keyed: { join: { channel: "room:k", key: $.key, meta: { n: $.n } } }
+      others: { to: "room:k", data: { by: $conn.id }, except: sender }
+      twice: { transform: twice, to: "room:t", reply: { did: $.n } }
+      none: { transform: none, reply: never }
+    deliver: { c: $event.channel, o: $event.offset, k: $sub.key, m: $sub.meta.n, d: $event.data }
+    error: { error: $error.code, message: $error.message }
+"#;
+
+const PLUGIN: &str = r#"
+fn twice(msg) { [#{ type: "a", n: 1 }, #{ type: "b", n: 2 }] }
+fn none(msg) { () }
+fn never(msg) { "never" }
+"#;
+
+async fn start() -> Arc<Router> {
+    router(YAML, &[("p", PLUGIN)]).await
+}
+
+fn publish(router: &Router, channel: &str, data: &str) {
+    let proposal = Proposal {
+        kind: "e".into(),
+        data: Json::parse(data.to_owned().into()).unwrap(),
+        metadata: None,
+        origin: Arc::new(Origin { source: "api".into(), ..Origin::default() }),
+        id: None,
+        except: None,
+    };
+    router.publish(&[Destination::Channel(channel.into())], &proposal, Now::read()).unwrap();
+}
+
+#[tokio::test]
+async fn effects_happen_in_the_order_that_is_promised() {
+    let router = start().await;
+    let mut client = Client::open(&router, "c");
+    client.say(r#"{"type":"whole","user":"u","x":[1],"room":"a"}"#);
+    assert_eq!(client.told(), [r#"{"c":"room:a","o":1,"k":"","d":{"user":"u","x":[1],"room":"a"}}"#, r#"{"ok":true}"#]);
+    client.say(r#"{"type":"state"}"#);
+    assert_eq!(client.told(), [r#"{"user":"u","state":[1]}"#]);
+    assert_eq!(router.context.hub.of_user("u").len(), 1);
+    client.say(r#"{"type":"whole","user":"v","room":"b"}"#);
+    let names: Vec<String> = client.connection.subscriptions().iter().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(names, ["room:b"]);
+    assert!(router.context.hub.of_user("u").is_empty() && router.context.hub.channel("room:a").is_none());
+}
+
+#[tokio::test]
+async fn of_a_row_that_fails_nothing_has_happened() {
+    let router = start().await;
+    let mut client = Client::open(&router, "c");
+    client.say(r#"{"type":"broken","user":"u"}"#);
+    assert_eq!(client.told(), [r#"{"error":"invalid","message":"/data: \"n\" is a required property"}"#]);
+    assert!(client.connection.subscriptions().is_empty() && client.connection.view().user.is_none());
+    assert!(router.context.hub.channel("room:b").is_none());
+    client.say(r#"{"type":"forbidden","channel":"closed"}"#);
+    assert_eq!(client.told(), [r#"{"error":"forbidden","message":"p may not publish to closed"}"#]);
+    for channel in ["closed", "nowhere", "room:a b", ""] {
+        client.say(&format!(r#"{{"type":"join","channel":"{channel}"}}"#));
+        assert_eq!(client.told(), [r#"{"error":"unknown_channel","message":"unknown channel"}"#], "{channel}");
+    }
+}
+
+#[tokio::test]
+async fn several_subscriptions_to_one_channel_are_told_apart_and_bounded() {
+    let router = start().await;
+    let (mut client, mut other) = (Client::open(&router, "c"), Client::open(&router, "d"));
+    client.say(r#"{"type":"keyed","key":"x","n":1}"#);
+    client.say(r#"{"type":"keyed","key":"y","n":2}"#);
+    client.say(r#"{"type":"keyed","key":"x","n":3}"#);
+    other.say(r#"{"type":"keyed","key":"z"}"#);
+    client.say(r#"{"type":"others"}"#);
+    assert!(client.told().is_empty());
+    assert_eq!(other.told(), [r#"{"c":"room:k","o":1,"k":"z","d":{"by":"c"}}"#]);
+    other.say(r#"{"type":"others"}"#);
+    assert_eq!(client.told(), [r#"{"c":"room:k","o":2,"k":"x","m":3,"d":{"by":"d"}}"#, r#"{"c":"room:k","o":2,"k":"y","m":2,"d":{"by":"d"}}"#]);
+    client.say(r#"{"type":"join","channel":"log"}"#);
+    client.say(r#"{"type":"join","channel":"strict"}"#);
+    assert_eq!(client.told(), [r#"{"joined":"log"}"#, r#"{"error":"limit_reached","message":"more than 3 subscriptions"}"#]);
+}
+
+#[tokio::test]
+async fn a_transform_makes_several_messages_or_none() {
+    let router = start().await;
+    let mut client = Client::open(&router, "c");
+    client.say(r#"{"type":"twice"}"#);
+    assert_eq!(client.told(), [r#"{"did":1}"#, r#"{"did":2}"#]);
+    client.say(r#"{"type":"none"}"#);
+    assert!(client.told().is_empty());
+}
+
+/// Offsets in the frames a client got, in order.
+fn offsets(frames: &[String]) -> Vec<u64> {
+    frames.iter().filter_map(|frame| serde_json::from_str::<serde_json::Value>(frame).unwrap()["o"].as_u64()).collect()
+}
+
+#[tokio::test]
+async fn all_subscribers_see_one_order_and_nothing_slips_between_a_join_and_its_answer() {
+    const EACH: u64 = 500;
+    let router = start().await;
+    let done = Arc::new(AtomicBool::new(false));
+    let mut early: Vec<Client> = (0..5).map(|i| Client::open(&router, &format!("early{i}"))).collect();
+    early.iter_mut().for_each(|client| client.say(r#"{"type":"join","channel":"log"}"#));
+    std::thread::scope(|threads| {
+        let publishers: Vec<_> = (0..4)
+            .map(|_| threads.spawn(|| (0..EACH).for_each(|n| publish(&router, "log", &n.to_string()))))
+            .collect();
+        // Clients come and go meanwhile, each with its answer before the first event and no gap after it.
+        let joiner = threads.spawn(|| {
+            let mut visits = 0;
+            while !done.load(Relaxed) {
+                let mut client = Client::open(&router, "late");
+                client.say(r#"{"type":"join","channel":"log"}"#);
+                std::thread::yield_now();
+                client.say(r#"{"type":"leave","channel":"log"}"#);
+                let frames = client.told();
+                assert_eq!(frames.first().map(String::as_str), Some(r#"{"joined":"log"}"#));
+                assert_eq!(frames.last().map(String::as_str), Some(r#"{"left":"log"}"#));
+                let seen = offsets(&frames);
+                assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1), "{seen:?}");
+                router.closed(&client.connection, &crate::model::Close::Lost, Now::read());
+                visits += 1;
+            }
+            visits
+        });
+        publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
+        done.store(true, Relaxed);
+        assert!(joiner.join().unwrap() > 0);
+    });
+    let all: Vec<Vec<String>> = early.iter().map(|client| client.told().split_off(1)).collect();
+    assert_eq!(offsets(&all[0]), (1..=4 * EACH).collect::<Vec<_>>());
+    assert!(all.iter().all(|frames| *frames == all[0]));
+    assert_eq!(router.context.hub.connection_count(None), 5);
+}
+
+#[tokio::test]
+async fn transactions_over_the_same_channels_never_wait_in_a_circle() {
+    let router = start().await;
+    let client = || Json::parse("0".into()).unwrap();
+    let proposal = |origin: &str| Proposal {
+        kind: "e".into(),
+        data: client(),
+        metadata: None,
+        origin: Arc::new(Origin { source: origin.into(), ..Origin::default() }),
+        id: None,
+        except: None,
+    };
+    let there: Vec<Destination> = ["room:1", "room:2", "log"].map(|name| Destination::Channel(name.into())).into();
+    let back: Vec<Destination> = there.iter().rev().cloned().collect();
+    std::thread::scope(|threads| {
+        for targets in [&there, &back, &there, &back] {
+            threads.spawn(|| (0..500).for_each(|_| drop(router.publish(targets, &proposal("api"), Now::read()).unwrap())));
+        }
+    });
+    assert_eq!(router.context.hub.channel_report("log").unwrap().offset, 2000);
+}
