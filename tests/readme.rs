@@ -48,7 +48,8 @@ fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.iter().map(|c| c.replace('|', "\\|")).collect::<Vec<_>>().join(" | "));
     let head: Vec<String> = head.iter().map(|h| (*h).to_owned()).collect();
     let rule = format!("|{}\n", " --- |".repeat(head.len()));
-    rows.into_iter().fold(line(&head) + &rule, |out, row| out + &line(&row))
+    let lines: String = rows.into_iter().map(|row| line(&row)).collect();
+    format!("{}{rule}{lines}", line(&head))
 }
 
 fn code(text: &str) -> String {
@@ -111,7 +112,7 @@ protocols:
     open: { Q: 1, set: { Q: 1 }, join: [{ Q: 1, channel: c }], to: [{ Q: 1, channel: c, as: x }] }
     close: { Q: 1 }
     errors: { Q: 1 }
-    messages: { m: { Q: 1, fail: { Q: 1 } } }
+    messages: { m: { Q: 1, fail: { Q: 1 } }, n: { fail: { Q: 1, code: invalid } } }
     deliver: [{ Q: 1, send: {} }]
     http: { GET /x: { Q: 1 } }
 sources:
@@ -201,7 +202,7 @@ fn every_reference_is_explained() {
 #[test]
 fn every_diagnostic_is_listed() {
     let all = tramline::config::CODES.iter().chain(tramline::script::CODES);
-    generated("diagnostics", &table(&["code", "about"], all.map(|(number, about)| vec![code(number), about.trim_end_matches('.').to_owned()])));
+    generated("diagnostics", &table(&["code", "about"], all.map(|(number, about)| vec![code(number), (*about).to_owned()])));
 }
 
 #[test]
