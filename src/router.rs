@@ -120,10 +120,10 @@ impl Router {
     /// Publishes from outside: to every destination or, where one cannot be, to none.
     pub fn publish(&self, to: &[Destination], proposal: &Proposal, now: Now) -> Result<Applied, Fault> {
         let effect = |to: &Destination| {
-            if let Destination::Client(id) = to {
-                if self.context.hub.connection(id).is_none() {
-                    return Err(Fault::with(Code::NotFound, format!("no connection has the id {id}")));
-                }
+            if let Destination::Client(id) = to
+                && self.context.hub.connection(id).is_none()
+            {
+                return Err(Fault::with(Code::NotFound, format!("no connection has the id {id}")));
             }
             prepare(&self.context.runtime.channels, to, proposal.clone(), now)
         };

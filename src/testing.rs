@@ -30,7 +30,8 @@ pub(crate) fn runtime(yaml: &str, plugins: &[(&str, &str)]) -> Runtime {
     let loaded = config::load(&folder.path().join("routes.yaml"), &|_| None);
     let files = loaded.files.clone();
     let now = Now::read();
-    runtime::build(loaded, &Arc::new(Metrics::new(now)), now).unwrap_or_else(|found| panic!("{}", config::diagnostic::render(&found, &files)))
+    runtime::build(loaded, &Arc::new(Metrics::new(now)), now)
+        .unwrap_or_else(|found| panic!("{}", config::diagnostic::render(&found, &files)))
 }
 
 /// A router on a database in memory.

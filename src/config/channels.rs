@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::codes;
 use super::diagnostic::Diagnostic;
-use super::fields::{Fields, Gathered, nearest};
+use super::fields::{Fields, Gathered, elsewhere, nearest};
 use super::listen::shape;
 use super::node::{Entry, Node, Yaml};
 use super::plan::{Audience, ChannelPlan, HistoryPlan, Span};
@@ -33,7 +33,7 @@ pub(super) struct Channels {
     pub(super) plans: Vec<Arc<ChannelPlan>>,
     exact: HashMap<Box<str>, usize>,
     patterns: Vec<usize>,
-    shapes: HashMap<String, Span>,
+    shapes: HashMap<String, (Box<str>, Span)>,
     /// Names in `join` and `publish`, to be looked up once all names are known.
     named: Vec<(&'static str, Box<str>, Span)>,
 }
@@ -63,9 +63,12 @@ impl Channels {
         if ChannelName::parse(&pattern.fill("x")).is_none() {
             return all.fail(codes::NAME, at, format!("`{written}` is no channel name: at most 256 bytes, no spaces, `*`, `?` or `[`"));
         }
-        if let Some(first) = self.shapes.insert(shape(&pattern), at.clone()) {
+        // The same text twice is a name that is taken, which is told elsewhere.
+        if let Some((_, first)) = self.shapes.insert(shape(&pattern), (written.into(), at.clone())).filter(|(text, _)| **text != *written) {
             let message = format!("`{written}` matches the same names as an entry before it");
-            all.report(Diagnostic::new(codes::AMBIGUOUS, at.clone(), message).hint(format!("the other is on line {}", first.place.line)));
+            all.report(
+                Diagnostic::new(codes::AMBIGUOUS, at.clone(), message).hint(format!("the other is {}", elsewhere(&first.place, at))),
+            );
         }
         // `name:` with nothing behind it is a channel with all defaults.
         let empty = Node { span: entry.value.span.clone(), value: Yaml::Map(Vec::new()) };
@@ -139,7 +142,8 @@ impl Channels {
             None => self.beginning_with(text.literal_prefix()),
         };
         if possible.is_empty() {
-            self.unknown(all, constant.unwrap_or(text.literal_prefix()), constant.is_some() && !glob, at);
+            let begins = constant.unwrap_or(text.literal_prefix());
+            self.unknown(all, begins.split('*').next().unwrap_or_default(), constant.is_some() && !glob, at);
             return None;
         }
         let allows = |plan: &&ChannelPlan| match access {
@@ -150,9 +154,9 @@ impl Channels {
         if possible.iter().any(allows) {
             return Some(());
         }
-        let (plan, key) = (possible[0], if access == Access::Join { "join" } else { "publish" });
-        let message = format!("`{actor}` may not {key} `{}`", plan.pattern);
-        let hint = format!("`{key}` of the channel on line {} does not name it", plan.at.line);
+        let (plan, key, verb) = if access == Access::Join { (possible[0], "join", "join") } else { (possible[0], "publish", "publish to") };
+        let message = format!("`{actor}` may not {verb} `{}`", plan.pattern);
+        let hint = format!("`{key}` of the channel {} does not name it", elsewhere(&plan.at, at));
         all.report(Diagnostic::new(codes::NOT_ALLOWED, at.clone(), message).hint(hint));
         None
     }
@@ -179,7 +183,7 @@ impl Channels {
         let near = nearest(written, names.filter(|name| !name.is_empty()));
         let plan = near.and_then(|near| self.plans.iter().find(|plan| plan.pattern.as_str().starts_with(near)));
         let hint = match plan {
-            Some(plan) => format!("a channel named `{}` is declared on line {}", plan.pattern, plan.at.line),
+            Some(plan) => format!("a channel named `{}` is declared {}", plan.pattern, elsewhere(&plan.at, at)),
             None => "declare it under `channels`".into(),
         };
         let message = if whole { format!("unknown channel `{written}`") } else { format!("no channel can be named `{written}…`") };

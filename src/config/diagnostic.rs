@@ -1,7 +1,6 @@
 //! What a person reads when a file is wrong: what, where, why, and what to do. Rendering is the only thing it does.
 
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::sync::Arc;
 
 use super::plan::Span;
@@ -69,22 +68,23 @@ fn sorted(diagnostics: &[Diagnostic]) -> Vec<&Diagnostic> {
 }
 
 fn render_one(diagnostic: &Diagnostic, files: &Files, out: &mut String) {
-    let _ = writeln!(out, "{}", diagnostic.line());
+    out.push_str(&format!("{}\n", diagnostic.line()));
     let Some(span) = &diagnostic.at else {
         if let Some(hint) = &diagnostic.hint {
-            let _ = writeln!(out, "  = {hint}");
+            out.push_str(&format!("  = {hint}\n"));
         }
         return;
     };
     let number = span.place.line.to_string();
-    let line = files.get(&span.place.file).and_then(|text| text.lines().nth(span.place.line as usize - 1)).unwrap_or("");
+    let line = files.get(&span.place.file).and_then(|text| text.lines().nth((span.place.line as usize).saturating_sub(1))).unwrap_or("");
     // A long line is shown around the place, so that the caret stays under what it means.
     const WIDTH: usize = 120;
-    let column = span.place.column as usize - 1;
+    let column = (span.place.column as usize).saturating_sub(1);
     let skip = if column > WIDTH - 40 { column - 40 } else { 0 };
     let shown: String = line.chars().skip(skip).take(WIDTH).map(|c| if c == '\t' { ' ' } else { c }).collect();
     let carets = (span.len as usize).min(shown.chars().count().saturating_sub(column - skip)).max(1);
-    let _ = writeln!(out, "  {number} | {shown}");
+    out.push_str(&format!("  {number} | {shown}\n"));
     let hint = diagnostic.hint.as_deref().map_or_else(String::new, |hint| format!(" {hint}"));
-    let _ = writeln!(out, "  {} | {}{}{hint}", " ".repeat(number.len()), " ".repeat(column - skip), "^".repeat(carets));
+    let (margin, indent) = (" ".repeat(number.len()), " ".repeat(column - skip));
+    out.push_str(&format!("  {margin} | {indent}{}{hint}\n", "^".repeat(carets)));
 }

@@ -51,13 +51,11 @@ pub(super) fn join(rows: &Rows<'_>, node: &Node, seen: Seen) -> Option<Vec<Join>
             return Some(Join { channel: channel(rows, item, seen, Access::Join)?, key: None, meta: None });
         }
         let mut fields = Fields::of(rows.all, item, "an entry of `join`")?;
-        let join = fields.need("channel").and_then(|node| channel(rows, node, seen, Access::Join)).map(|channel| Join {
-            channel,
-            key: fields.read("key", |all, node| template::text(all, node, seen)),
-            meta: fields.read("meta", |all, node| template::template(all, node, seen)),
-        });
+        let channel = fields.need("channel").and_then(|node| channel(rows, node, seen, Access::Join));
+        let key = fields.read("key", |all, node| template::text(all, node, seen));
+        let meta = fields.read("meta", |all, node| template::template(all, node, seen));
         fields.finish();
-        join
+        Some(Join { channel: channel?, key, meta })
     };
     Some(each(node).iter().filter_map(one).collect())
 }
@@ -133,16 +131,13 @@ pub(super) fn publish(rows: &Rows<'_>, fields: &mut Fields<'_>, seen: Seen, has_
 
 fn target(rows: &Rows<'_>, node: &Node, seen: Seen, has_sender: bool) -> Option<(Target, Option<Shape>, bool)> {
     let mut fields = Fields::of(rows.all, node, "a target of `to`")?;
-    const KINDS: [(&str, fn(Text) -> Target); 3] = [("client", Target::Client), ("user", Target::User), ("session", Target::Session)];
     fields.exclude("channel", &["client", "user", "session"]);
     fields.exclude("client", &["user", "session"]);
     fields.exclude("user", &["session"]);
     let mut found = fields.get("channel").map(|node| channel(rows, node, seen, Access::Publish).map(Target::Channel));
-    for (key, make) in KINDS {
-        if let Some(node) = fields.get(key) {
-            found = found.or_else(|| Some(template::text(rows.all, node, seen).map(make)));
-        }
-    }
+    let mut named = |key, make: fn(Text) -> Target| fields.get(key).map(|node| template::text(rows.all, node, seen).map(make));
+    let others = [named("client", Target::Client), named("user", Target::User), named("session", Target::Session)];
+    found = found.or(others.into_iter().flatten().next());
     let own_as = fields.has("as");
     let shape = Shape::read(&mut fields, seen, has_sender);
     if fields.finish() && found.is_none() {

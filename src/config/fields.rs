@@ -8,6 +8,7 @@ use super::codes;
 use super::diagnostic::Diagnostic;
 use super::node::{Entry, Node, Yaml};
 use super::plan::{ExpressionUse, FnRef, FunctionUse, Role, Span};
+use crate::model::Place;
 
 /// A file that is wrong in more places than this is wrong as a whole.
 const DIAGNOSTICS_MAX: usize = 200;
@@ -43,6 +44,9 @@ impl Gathered {
 
     /// Reports a value of the wrong type.
     pub(super) fn wrong_type<T>(&self, node: &Node, wanted: &str) -> Option<T> {
+        if matches!(node.value, Yaml::Broken) {
+            return None;
+        }
         self.fail(codes::TYPE, &node.span, format!("expected {wanted}, found {}", node.kind()))
     }
 
@@ -97,7 +101,7 @@ impl<'a> Fields<'a> {
     /// The value of a key that must be there.
     pub(super) fn need(&mut self, key: &'static str) -> Option<&'a Node> {
         let found = self.get(key);
-        if found.is_none() {
+        if found.is_none() && !self.raw(key).is_some_and(|node| matches!(node.value, Yaml::Broken)) {
             self.missing.push(key);
         }
         found
@@ -110,7 +114,7 @@ impl<'a> Fields<'a> {
 
     /// Reads the value of a key, even if it is `null` or empty text.
     pub(super) fn read_raw<T>(&mut self, key: &'static str, reader: impl FnOnce(&'a Gathered, &'a Node) -> Option<T>) -> Option<T> {
-        self.raw(key).and_then(|node| reader(self.all, node))
+        self.raw(key).filter(|node| !matches!(node.value, Yaml::Broken)).and_then(|node| reader(self.all, node))
     }
 
     /// Whether the map says anything under a key. Does not count as asking for it.
@@ -123,10 +127,15 @@ impl<'a> Fields<'a> {
         self.entries.iter().find(|entry| &*entry.key == key).map(|entry| &entry.key_span)
     }
 
-    /// Reports that two keys exclude each other, if both are there.
-    pub(super) fn exclude(&self, key: &str, others: &[&str]) {
-        for other in others.iter().filter(|other| self.has(key) && self.has(other)) {
+    /// Reports keys that exclude each other, if both are there. That is all that is said of them.
+    pub(super) fn exclude(&mut self, key: &'static str, others: &[&'static str]) {
+        for other in others {
+            if !self.has(key) {
+                continue;
+            }
             if let Some(span) = self.key_span(other) {
+                self.raw(key);
+                self.raw(other);
                 self.all.report(Diagnostic::new(codes::CONFLICT, span.clone(), format!("`{other}` beside `{key}`: one of them only")));
             }
         }
@@ -136,9 +145,9 @@ impl<'a> Fields<'a> {
     pub(super) fn finish(self) -> bool {
         let unknown = self.entries.iter().filter(|entry| !self.asked.contains(&&*entry.key));
         let (mut well, mut meant) = (true, Vec::new());
+        let free: Vec<&'static str> = self.asked.iter().copied().filter(|key| !self.has(key)).collect();
         for entry in unknown {
-            let free = self.asked.iter().copied().filter(|key| !self.has(key));
-            let near = nearest(&entry.key, free);
+            let near = nearest(&entry.key, free.iter().copied());
             let hint = near.map_or_else(|| format!("known here: {}", self.asked.join(", ")), |near| format!("did you mean `{near}`?"));
             meant.extend(near);
             let message = format!("{} has no key `{}`", self.what, entry.key);
@@ -152,6 +161,11 @@ impl<'a> Fields<'a> {
         }
         well
     }
+}
+
+/// Where something else stands, as seen from a place: the line, and the file if it is another.
+pub(super) fn elsewhere(other: &Place, from: &Span) -> String {
+    if other.file == from.place.file { format!("on line {}", other.line) } else { format!("at {other}") }
 }
 
 /// The known word that was most likely meant.

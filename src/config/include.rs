@@ -56,7 +56,10 @@ impl<'a> Reader<'a> {
         let read = Node::read(&text, &shown, self.env, &mut self.weight);
         self.texts.insert(shown, text.into());
         let tree = match read {
-            Ok(tree) => tree,
+            Ok((tree, flaws)) => {
+                flaws.into_iter().for_each(|flaw| self.all.report(flaw));
+                tree
+            }
             Err(flaws) => {
                 flaws.into_iter().for_each(|flaw| self.all.report(flaw));
                 self.incomplete();
@@ -69,7 +72,11 @@ impl<'a> Reader<'a> {
         };
         self.trees.push(tree);
         self.open.push(path);
-        for (name, at) in include.and_then(|node| values::list(self.all, &node)).unwrap_or_default() {
+        let names = include.map_or(Some(Vec::new()), |node| values::list(self.all, &node));
+        if names.is_none() {
+            self.incomplete();
+        }
+        for (name, at) in names.unwrap_or_default() {
             if let Err(why) = self.include(relative, &name) {
                 self.incomplete();
                 self.all.report(Diagnostic::new(codes::INCLUDE, at, format!("`{name}` cannot be included: {why}")));

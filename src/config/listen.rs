@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::codes;
 use super::diagnostic::Diagnostic;
-use super::fields::Gathered;
+use super::fields::{Gathered, elsewhere};
 use super::node::Node;
 use super::plan::{Listen, Span};
 use super::values;
@@ -119,7 +119,7 @@ impl Doors {
                 all.report(Diagnostic::new(codes::API_SHARED, door.at.clone(), message).hint("give one of them another port"));
             }
             let told = |other: &Door, message: String| {
-                let hint = format!("{} is on line {}", other.owner, other.at.place.line);
+                let hint = format!("{} is {}", other.owner, elsewhere(&other.at.place, &door.at));
                 all.report(Diagnostic::new(codes::CLASH, door.at.clone(), message).hint(hint));
             };
             let same_port = listeners.entry(door.listen.port).or_default();

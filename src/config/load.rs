@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::channels::Channels;
 use super::codes;
 use super::diagnostic::{Diagnostic, Files};
-use super::fields::{Fields, Gathered};
+use super::fields::{Fields, Gathered, elsewhere};
 use super::include::Reader;
 use super::listen::{self, Doors};
 use super::node::{Entry, Node, Yaml};
@@ -127,7 +127,10 @@ fn no_name_twice(all: &Gathered, what: &str, entries: &[&Entry]) {
     for entry in entries {
         if let Some(first) = seen.insert(&entry.key, &entry.key_span.place) {
             let message = format!("a {what} named `{}` is declared already", entry.key);
-            all.report(Diagnostic::new(codes::DUPLICATE_NAME, entry.key_span.clone(), message).hint(format!("the first is at {first}")));
+            all.report(
+                Diagnostic::new(codes::DUPLICATE_NAME, entry.key_span.clone(), message)
+                    .hint(format!("the first is {}", elsewhere(first, &entry.key_span))),
+            );
         }
     }
 }

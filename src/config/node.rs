@@ -29,6 +29,8 @@ pub(super) enum Yaml {
     Map(Vec<Entry>),
     /// `!json`
     Encoded(Box<Node>),
+    /// Something that was reported already: as if it were right, as far as anyone asks.
+    Broken,
 }
 
 /// One entry of a map.
@@ -40,11 +42,12 @@ pub(super) struct Entry {
 }
 
 impl Node {
-    /// Reads a text into a tree. Bounds are checked before serde_yaml builds anything.
-    pub(super) fn read(text: &str, file: &Arc<str>, env: Env<'_>, total: &mut Weight) -> Result<Self, Vec<Diagnostic>> {
+    /// Reads a text into a tree, which is broken where a flaw is told of; or says why there is none.
+    /// Bounds are checked before serde_yaml builds anything.
+    pub(super) fn read(text: &str, file: &Arc<str>, env: Env<'_>, total: &mut Weight) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
         let positions = Positions::of(text, file, total)?;
         let start = Span { place: Place { file: file.clone(), line: 1, column: 1 }, len: 1 };
-        let Some(root) = positions.root() else { return Ok(Self { span: start, value: Yaml::Null }) };
+        let Some(root) = positions.root() else { return Ok((Self { span: start, value: Yaml::Null }, Vec::new())) };
         let value: Value = serde_yaml::from_str(text).map_err(|e| {
             let at = e.location().map_or(start.clone(), |at| {
                 let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).max(1);
@@ -54,7 +57,7 @@ impl Node {
         })?;
         let mut join = Join { positions: &positions, env, flaws: Vec::new() };
         let node = join.node(value, root.span.clone(), &root.kind);
-        if join.flaws.is_empty() { Ok(node) } else { Err(join.flaws) }
+        Ok((node, join.flaws))
     }
 
     /// What a person calls this kind of value.
@@ -67,13 +70,14 @@ impl Node {
             Yaml::List(_) => "a list",
             Yaml::Map(_) => "a map",
             Yaml::Encoded(_) => "a value with `!json`",
+            Yaml::Broken => "a broken value",
         }
     }
 
-    /// Nothing, or text that is empty: what an unset `${NAME:-}` leaves.
+    /// Nothing, or text that is empty (what an unset `${NAME:-}` leaves), or broken.
     pub(super) fn is_empty(&self) -> bool {
         match &self.value {
-            Yaml::Null => true,
+            Yaml::Null | Yaml::Broken => true,
             Yaml::Text(text) => text.is_empty(),
             _ => false,
         }
@@ -88,7 +92,7 @@ impl Node {
     pub(super) fn to_json(&self) -> Result<serde_json::Value, Span> {
         use serde_json::Value as Json;
         Ok(match &self.value {
-            Yaml::Null => Json::Null,
+            Yaml::Null | Yaml::Broken => Json::Null,
             Yaml::Bool(is) => Json::Bool(*is),
             Yaml::Number(number) => number_to_json(number).ok_or_else(|| self.span.clone())?,
             Yaml::Text(text) => Json::String(text.clone()),
@@ -154,12 +158,12 @@ impl Join<'_> {
             (Value::Tagged(tagged), kind) if tagged.tag == "json" => Yaml::Encoded(Box::new(self.node(tagged.value, span.clone(), kind))),
             (Value::Tagged(tagged), _) => {
                 self.flaw(codes::TYPE, &span, format!("the tag `{}` means nothing here; there is `!json`", tagged.tag));
-                Yaml::Null
+                Yaml::Broken
             }
             // The two parsers follow different versions of YAML. Where they disagree, so would people.
             _ => {
                 self.flaw(codes::SYNTAX, &span, "this can be read in two ways; put quotes around it");
-                Yaml::Null
+                Yaml::Broken
             }
         };
         Node { span, value }
@@ -176,7 +180,7 @@ impl Join<'_> {
             Ok(filled) => Yaml::Text(filled.unwrap_or(text)),
             Err(why) => {
                 self.flaw(codes::ENVIRONMENT, span, why);
-                Yaml::Null
+                Yaml::Broken
             }
         }
     }

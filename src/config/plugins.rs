@@ -8,8 +8,7 @@ use super::codes;
 use super::diagnostic::{Diagnostic, Files};
 use super::fields::Gathered;
 use super::files;
-use super::plan::{PluginSource, Plugins, Span};
-use crate::model::Place;
+use super::plan::{PluginSource, Plugins};
 
 /// The largest plugin.
 const BYTES_MAX: usize = 256 << 10;
@@ -47,10 +46,7 @@ pub(super) fn read(all: &Gathered, folder: &Path, shown: &str, texts: &mut Files
                 texts.insert(file.clone(), text.clone());
                 plugins.sources.insert(name.clone(), PluginSource { name, file, text });
             }
-            Err(why) => {
-                let at = Span { place: Place { file, line: 1, column: 1 }, len: 1 };
-                all.report(Diagnostic::new(codes::PLUGIN, at, why));
-            }
+            Err(why) => all.report(Diagnostic::placeless(codes::PLUGIN, format!("{file}: {why}"))),
         }
     }
     plugins

@@ -116,6 +116,8 @@ struct Open {
 
 impl Scan<'_> {
     fn event(&mut self, event: Event<'_>, span: &saphyr_parser::Span) -> Result<(), Diagnostic> {
+        // A map or list in block style begins at its first entry; its own key says better what it is.
+        let own_key = self.open.last().and_then(|open| open.key.as_ref()).filter(|_| span.is_empty()).map(|(_, span)| span.clone());
         let span = self.span(span);
         match event {
             Event::Scalar(text, _, anchor, _) => {
@@ -137,8 +139,8 @@ impl Scan<'_> {
                 let (weight, height) = (self.spots[target].weight, self.spots[target].height);
                 self.add(Spot { span, kind: Kind::Alias(target), weight, height }, 0)
             }
-            Event::SequenceStart(anchor, _) => self.begin(Kind::List(Vec::new()), anchor, span),
-            Event::MappingStart(anchor, _) => self.begin(Kind::Map(Vec::new()), anchor, span),
+            Event::SequenceStart(anchor, _) => self.begin(Kind::List(Vec::new()), anchor, own_key.unwrap_or(span)),
+            Event::MappingStart(anchor, _) => self.begin(Kind::Map(Vec::new()), anchor, own_key.unwrap_or(span)),
             Event::SequenceEnd | Event::MappingEnd => {
                 let Some(Open { span, anchor, kind, mut weight, height, .. }) = self.open.pop() else { return Ok(()) };
                 weight.nodes = weight.nodes.saturating_add(1);
@@ -227,7 +229,13 @@ impl Scan<'_> {
         let line = at.line().clamp(1, self.lines.len().max(1));
         let column = if line < at.line() { self.lines.last().copied().unwrap_or(0) } else { at.col() };
         let at = saphyr_parser::Marker::new(at.index(), line, column);
-        Diagnostic::new(codes::SYNTAX, Span { place: place(self.file, at), len: 1 }, format!("not YAML: {info}"))
+        let span = Span { place: place(self.file, at), len: 1 };
+        // The scanner looks ahead, and has a bound of its own.
+        if info.starts_with("recursion limit") {
+            return too_deep(span);
+        }
+        let diagnostic = Diagnostic::new(codes::SYNTAX, span, format!("not YAML: {info}"));
+        if info.starts_with("mapping values") { diagnostic.hint("text with `:` in it may need quotes") } else { diagnostic }
     }
 }
 

@@ -103,10 +103,8 @@ impl Rows<'_> {
             row.when = fields.read("when", when).map(|when| when.function);
             row.call = fields.read("call", |_, node| self.function(node, Role::Handler));
         }
-        if kind == Kind::Message {
-            row.limit = fields.read("limit", values::rate);
-        }
         if kind.has_message() {
+            row.limit = fields.read("limit", values::rate);
             row.schema = fields.read("schema", values::schema);
             row.validate = fields.read("validate", |_, node| self.function(node, Role::Validate));
             row.transform = fields.read("transform", |_, node| self.function(node, Role::Transform));

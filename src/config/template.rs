@@ -77,6 +77,7 @@ impl Seen {
 pub(super) fn template(all: &Gathered, node: &Node, seen: Seen) -> Option<Template> {
     Some(match &node.value {
         Yaml::Null => Template::Constant("null".into()),
+        Yaml::Broken => return None,
         Yaml::Bool(is) => Template::constant(&(*is).into()),
         Yaml::Number(_) => match node.to_json() {
             Ok(number) => Template::constant(&number),

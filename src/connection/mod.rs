@@ -144,10 +144,10 @@ impl<'a, T: Transport> Task<'a, T> {
         let mut deadline = pin!(sleep_until(Instant::now()));
         loop {
             let next = self.timers.next();
-            if let Some(at) = next {
-                if deadline.deadline() != at {
-                    deadline.as_mut().reset(at);
-                }
+            if let Some(at) = next
+                && deadline.deadline() != at
+            {
+                deadline.as_mut().reset(at);
             }
             let ending_known = self.timers.is_set(Timer::CloseDue);
             tokio::select! {
@@ -269,7 +269,9 @@ impl<T: Transport> Wire<T> {
                     (Incoming::Closed(_), Phase::Closing { close, .. }) => return Poll::Ready(Turn::Ended(close.clone())),
                     (Incoming::Closed(close), Phase::Open) => {
                         // The answer to the other side's close frame is on its way with this flush.
-                        let _ = self.transport.poll_flush(cx);
+                        if self.transport.poll_flush(cx).is_pending() {
+                            tracing::trace!(client = %connection.id, "the answer to a close did not fit");
+                        }
                         return Poll::Ready(Turn::Ended(close));
                     }
                     (Incoming::Broken(_), Phase::Closing { close, .. }) => {
@@ -308,11 +310,11 @@ impl<T: Transport> Wire<T> {
             }
             self.unflushed = true;
         }
-        if self.unflushed {
-            if let Poll::Ready(flushed) = self.transport.poll_flush(cx) {
-                flushed?;
-                self.unflushed = false;
-            }
+        if self.unflushed
+            && let Poll::Ready(flushed) = self.transport.poll_flush(cx)
+        {
+            flushed?;
+            self.unflushed = false;
         }
         Ok(())
     }
@@ -328,5 +330,5 @@ pub async fn refuse<T: Transport>(mut transport: T, close: Close) {
         Ok::<(), Gone>(())
     };
     // Whether the client stays to hear it is its own affair.
-    let _: Result<Result<(), Gone>, _> = tokio::time::timeout(CLOSE_WITHIN, farewell).await;
+    tokio::time::timeout(CLOSE_WITHIN, farewell).await.ok();
 }

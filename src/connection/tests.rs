@@ -92,7 +92,10 @@ async fn messages_are_answered_in_order_and_a_row_can_close() {
     running.says(r#"{"type":"say"}"#);
     running.settle().await;
     let written = running.wire.written();
-    assert_eq!(written, [r#"{"type":"hello"}"#, r#"{"type":"said"}"#, r#"{"type":"error","error":"invalid JSON"}"#, r#"{"type":"bye"}"#, "close 4001"]);
+    assert_eq!(
+        written,
+        [r#"{"type":"hello"}"#, r#"{"type":"said"}"#, r#"{"type":"error","error":"invalid JSON"}"#, r#"{"type":"bye"}"#, "close 4001"]
+    );
     assert_eq!(running.ended().await, Close::Asked(4001, "done".into()));
 }
 

@@ -65,10 +65,10 @@ impl Site {
             }
         }
         for (index, source) in router.context.runtime.plan.sources.iter().enumerate() {
-            if let SourceKind::Http { method, path, listen: at, .. } = &source.kind {
-                if at == listen {
-                    paths.entry(path).methods.insert(method.clone(), Target::Source(index));
-                }
+            if let SourceKind::Http { method, path, listen: at, .. } = &source.kind
+                && at == listen
+            {
+                paths.entry(path).methods.insert(method.clone(), Target::Source(index));
             }
         }
         Self { router, upgrader, loopback: listen.is_loopback(), paths }

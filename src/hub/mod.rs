@@ -224,10 +224,10 @@ impl Hub {
         let mut tails: Vec<(i64, usize, Arc<Channel>)> = Vec::new();
         for shard in &self.channels {
             for channel in shard.read().values() {
-                if let Some(state) = channel.state.try_lock() {
-                    if state.tail_bytes > 0 {
-                        tails.push((state.last_ms, state.tail_bytes, channel.clone()));
-                    }
+                if let Some(state) = channel.state.try_lock()
+                    && state.tail_bytes > 0
+                {
+                    tails.push((state.last_ms, state.tail_bytes, channel.clone()));
                 }
             }
         }
@@ -322,19 +322,19 @@ impl Held<'_> {
     pub fn join(&mut self, connection: &Arc<Connection>, view: SubView, now: Now) {
         let name = view.channel.clone();
         let key = view.key.clone();
-        if let Some((_, state)) = self.find(&name) {
-            if state.join(connection, view, now.wall_ms) {
-                connection.subscriptions.lock().push((name, key));
-            }
+        if let Some((_, state)) = self.find(&name)
+            && state.join(connection, view, now.wall_ms)
+        {
+            connection.subscriptions.lock().push((name, key));
         }
     }
 
     /// Ends a subscription. The channel must be held.
     pub fn leave(&mut self, connection: &Arc<Connection>, name: &ChannelName, key: &Arc<str>) {
-        if let Some((_, state)) = self.find(name) {
-            if state.leave(connection.key, key) {
-                connection.subscriptions.lock().retain(|(n, k)| (n, k) != (name, key));
-            }
+        if let Some((_, state)) = self.find(name)
+            && state.leave(connection.key, key)
+        {
+            connection.subscriptions.lock().retain(|(n, k)| (n, k) != (name, key));
         }
     }
 

@@ -196,11 +196,11 @@ impl Reference {
         if matches!(root, Root::Path | Root::Header | Root::Cookie | Root::Query | Root::Channel) && path.len() > 1 {
             return Err(Error::Shape(format!("`${name}.{}` is text and has no members", path[0])));
         }
-        if let (Some(known), Some(field)) = (root.fields(), path.first()) {
-            if !known.contains(&&**field) {
-                let (root, _) = Root::ALL[Root::ALL.iter().position(|(_, r)| *r == root).unwrap_or(0)];
-                return Err(Error::UnknownField { root, field: field.to_string(), known });
-            }
+        if let (Some(known), Some(field)) = (root.fields(), path.first())
+            && !known.contains(&&**field)
+        {
+            let (root, _) = Root::ALL[Root::ALL.iter().position(|(_, r)| *r == root).unwrap_or(0)];
+            return Err(Error::UnknownField { root, field: field.to_string(), known });
         }
         Ok(Self { root, path })
     }

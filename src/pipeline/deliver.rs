@@ -43,10 +43,10 @@ impl<'a> Renderer<'a> {
 
     fn holds(&mut self, index: usize, row: &DeliverRow, receiver: &Receiver<'_>) -> bool {
         let Some(function) = &row.when else { return true };
-        if !row.when_per_subscription {
-            if let Some(known) = self.shared(receiver.connection.protocol, index).holds {
-                return known;
-            }
+        if !row.when_per_subscription
+            && let Some(known) = self.shared(receiver.connection.protocol, index).holds
+        {
+            return known;
         }
         let (view, sub) = receiver.views();
         let call =
@@ -63,10 +63,10 @@ impl<'a> Renderer<'a> {
 
     fn frame(&mut self, index: usize, row: &DeliverRow, receiver: &Receiver<'_>) -> Option<Frame> {
         let form = row.form.as_ref()?;
-        if !row.per_subscription {
-            if let Some(known) = &self.shared(receiver.connection.protocol, index).frame {
-                return known.clone();
-            }
+        if !row.per_subscription
+            && let Some(known) = &self.shared(receiver.connection.protocol, index).frame
+        {
+            return known.clone();
         }
         let frame = self.write(form, receiver);
         if !row.per_subscription {

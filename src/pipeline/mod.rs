@@ -87,12 +87,13 @@ pub fn decide(context: &Context, connection: &Connection, limits: &mut ClientLim
     let plan = &protocol.plan;
     let mut run = Run::for_connection(context, connection, now);
     let is_over = matches!(input, Input::Closed(_));
+    let mut seen = None;
     let outcome = match input {
         Input::Message(frame) => {
             if let Err(refusal) = admit(protocol, &run.view(), limits, now) {
                 return refuse(plan, &run, refusal, now);
             }
-            message(&mut run, protocol, &mut RowLimits::Client(limits), frame, now)
+            message(&mut run, protocol, &mut RowLimits::Client(limits), frame, &mut seen)
         }
         Input::Open => run.rows(&plan.open, None, &mut RowLimits::Client(limits)),
         Input::Every(index) => {
@@ -109,9 +110,9 @@ pub fn decide(context: &Context, connection: &Connection, limits: &mut ClientLim
     };
     let view = run.view();
     let mut decision = run.finish();
-    if let Err((fault, message)) = outcome {
+    if let Err(fault) = outcome {
         decision.effects.clear();
-        if let Some(frame) = tell(plan, &fault, message.as_ref(), &view, now) {
+        if let Some(frame) = tell(plan, &fault, seen.as_ref(), &view, now) {
             decision.effects.push(Effect::Send(frame));
         }
         decision.fault = Some(fault);
@@ -122,9 +123,6 @@ pub fn decide(context: &Context, connection: &Connection, limits: &mut ClientLim
     }
     decision
 }
-
-/// A fault, and the message it is about where that could be read.
-type Failed = (Fault, Option<Message>);
 
 enum Refusal {
     Over(Fault),
@@ -171,31 +169,32 @@ fn refuse(plan: &ProtocolPlan, run: &Run<'_>, refusal: Refusal, now: Now) -> Dec
     decision
 }
 
-fn message(run: &mut Run<'_>, protocol: &Protocol, limits: &mut RowLimits<'_>, frame: Frame, now: Now) -> Result<(), Failed> {
+/// `seen` is the message, once it could be read: a fault is told in its terms.
+fn message(
+    run: &mut Run<'_>,
+    protocol: &Protocol,
+    limits: &mut RowLimits<'_>,
+    frame: Frame,
+    seen: &mut Option<Message>,
+) -> Result<(), Fault> {
     let plan = &protocol.plan;
-    let json = protocol::decode_json(frame).map_err(|fault| (fault, None))?;
+    let json = protocol::decode_json(frame)?;
     let kind = protocol::message_kind(&json, &plan.kind);
-    let message = Message::new(json, kind.clone().unwrap_or_default().into(), &plan.kind, plan.data.as_deref());
-    let checked = envelope(run, plan, &message, now);
-    let rows = match (checked, kind) {
-        (Err(fault), _) => return Err((fault, Some(message))),
-        (Ok(()), None) => return Err((Fault::new(Code::MissingType), Some(message))),
-        (Ok(()), Some(kind)) => plan.messages.rows(&kind),
-    };
-    match rows {
-        None => Err((Fault::new(Code::UnknownType), Some(message))),
-        Some(rows) => run.rows(rows, Some(&message), limits).map_err(|(fault, _)| (fault, Some(message))),
-    }
+    let message = seen.insert(Message::new(json, kind.clone().unwrap_or_default().into(), &plan.kind, plan.data.as_deref()));
+    envelope(run, plan, message)?;
+    let kind = kind.ok_or_else(|| Fault::new(Code::MissingType))?;
+    let rows = plan.messages.rows(&kind).ok_or_else(|| Fault::new(Code::UnknownType))?;
+    run.rows(rows, Some(message), limits)
 }
 
 /// What every message of a protocol must hold to.
-fn envelope(run: &mut Run<'_>, plan: &ProtocolPlan, message: &Message, now: Now) -> Result<(), Fault> {
+fn envelope(run: &Run<'_>, plan: &ProtocolPlan, message: &Message) -> Result<(), Fault> {
     if let Some(schema) = &plan.schema {
         rows::check_schema(schema, &message.json)?;
     }
     let Some(function) = &plan.validate else { return Ok(()) };
     let view = run.view();
-    let call = Call { now, conn: Some(&view), arguments: rows::arguments(Some(message)), world: &run.context.world };
+    let call = Call { now: run.now, conn: Some(&view), arguments: rows::arguments(Some(message)), world: &run.context.world };
     match run.context.runtime.scripts.test(function, call) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Fault::new(Code::Rejected)),
@@ -218,9 +217,9 @@ pub fn decide_source(context: &Context, source: &SourcePlan, body: Json, request
     let mut run = Run::new(context, origin, request, now);
     let (kind_at, data_at) = ([Box::from("type")], [Box::from("data")]);
     let outcome = match protocol::message_kind(&body, &kind_at) {
-        None => Err((Fault::new(Code::MissingType), None)),
+        None => Err(Fault::new(Code::MissingType)),
         Some(kind) => match source.messages.rows(&kind) {
-            None => Err((Fault::new(Code::UnknownType), None)),
+            None => Err(Fault::new(Code::UnknownType)),
             Some(rows) => {
                 let message = Message::new(body, kind.into(), &kind_at, Some(&data_at));
                 run.rows(rows, Some(&message), &mut RowLimits::Shared)
@@ -240,9 +239,9 @@ pub fn decide_http(context: &Context, protocol: &ProtocolPlan, row: &HttpRow, bo
     conclude(run, outcome)
 }
 
-fn conclude(run: Run<'_>, outcome: Result<(), Failed>) -> Decision {
+fn conclude(run: Run<'_>, outcome: Result<(), Fault>) -> Decision {
     let mut decision = run.finish();
-    if let Err((fault, _)) = outcome {
+    if let Err(fault) = outcome {
         decision.effects.clear();
         decision.reply = None;
         decision.fault = Some(fault);

@@ -73,6 +73,11 @@ fn to_channel(channels: &ChannelTable, name: &str, mut proposal: Proposal, now: 
         }
     }
     check(&plan, &proposal)?;
+    if plan.history.is_some() {
+        proposal.data = proposal.data.detached();
+        proposal.metadata = proposal.metadata.as_ref().map(Json::detached);
+        proposal.kind = ByteString::from(&*proposal.kind);
+    }
     Ok(Effect::Publish { except: proposal.except, event: event(proposal, now), channel: name, plan })
 }
 

@@ -15,7 +15,7 @@ use crate::model::{ChannelName, Close, Code, Fault, Json, Now, Schema, json};
 use crate::pipeline::effect::{Decision, Effect};
 use crate::pipeline::publish::{self, Destination, Proposal};
 use crate::pipeline::scope::{Message, Reach};
-use crate::pipeline::{Context, Failed, NO_MESSAGE, RowLimits};
+use crate::pipeline::{Context, NO_MESSAGE, RowLimits};
 use crate::protocol;
 use crate::script::{Arguments, Call, Returned, ScriptEffect, ScriptError, SendTarget};
 
@@ -25,7 +25,7 @@ const MESSAGES_MAX: usize = 1000;
 /// One decision in the making.
 pub struct Run<'a> {
     pub(super) context: &'a Context,
-    now: Now,
+    pub(super) now: Now,
     connection: Option<&'a Connection>,
     /// The connection as the rows so far leave it.
     view: Arc<ConnView>,
@@ -70,11 +70,7 @@ impl<'a> Run<'a> {
     }
 
     /// Runs the first row whose `when` holds. None holds: nothing happens.
-    pub(super) fn rows(&mut self, rows: &[Row], message: Option<&Message>, limits: &mut RowLimits<'_>) -> Result<(), Failed> {
-        self.first_row(rows, message, limits).map_err(|fault| (fault, None))
-    }
-
-    fn first_row(&mut self, rows: &[Row], message: Option<&Message>, limits: &mut RowLimits<'_>) -> Result<(), Fault> {
+    pub(super) fn rows(&mut self, rows: &[Row], message: Option<&Message>, limits: &mut RowLimits<'_>) -> Result<(), Fault> {
         for row in rows {
             let holds = match &row.when {
                 None => true,
@@ -307,10 +303,10 @@ impl<'a> Run<'a> {
     }
 
     fn publish(&mut self, to: &Destination, proposal: Proposal) -> Result<(), Fault> {
-        if let Destination::Client(id) = to {
-            if self.context.hub.connection(id).is_none() {
-                return Err(Fault::with(Code::NotFound, format!("no connection has the id {id}")));
-            }
+        if let Destination::Client(id) = to
+            && self.context.hub.connection(id).is_none()
+        {
+            return Err(Fault::with(Code::NotFound, format!("no connection has the id {id}")));
         }
         let effect = publish::prepare(&self.context.runtime.channels, to, proposal, self.now)?;
         self.decision.effects.push(effect);

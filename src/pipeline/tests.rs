@@ -101,7 +101,10 @@ async fn several_subscriptions_to_one_channel_are_told_apart_and_bounded() {
     assert!(client.told().is_empty());
     assert_eq!(other.told(), [r#"{"c":"room:k","o":1,"k":"z","d":{"by":"c"}}"#]);
     other.say(r#"{"type":"others"}"#);
-    assert_eq!(client.told(), [r#"{"c":"room:k","o":2,"k":"x","m":3,"d":{"by":"d"}}"#, r#"{"c":"room:k","o":2,"k":"y","m":2,"d":{"by":"d"}}"#]);
+    assert_eq!(
+        client.told(),
+        [r#"{"c":"room:k","o":2,"k":"x","m":3,"d":{"by":"d"}}"#, r#"{"c":"room:k","o":2,"k":"y","m":2,"d":{"by":"d"}}"#]
+    );
     client.say(r#"{"type":"join","channel":"log"}"#);
     client.say(r#"{"type":"join","channel":"strict"}"#);
     assert_eq!(client.told(), [r#"{"joined":"log"}"#, r#"{"error":"limit_reached","message":"more than 3 subscriptions"}"#]);
@@ -130,9 +133,8 @@ async fn all_subscribers_see_one_order_and_nothing_slips_between_a_join_and_its_
     let mut early: Vec<Client> = (0..5).map(|i| Client::open(&router, &format!("early{i}"))).collect();
     early.iter_mut().for_each(|client| client.say(r#"{"type":"join","channel":"log"}"#));
     std::thread::scope(|threads| {
-        let publishers: Vec<_> = (0..4)
-            .map(|_| threads.spawn(|| (0..EACH).for_each(|n| publish(&router, "log", &n.to_string()))))
-            .collect();
+        let publishers: Vec<_> =
+            (0..4).map(|_| threads.spawn(|| (0..EACH).for_each(|n| publish(&router, "log", &n.to_string())))).collect();
         // Clients come and go meanwhile, each with its answer before the first event and no gap after it.
         let joiner = threads.spawn(|| {
             let mut visits = 0;

@@ -150,7 +150,7 @@ fn long_lists_of_the_host_reach_scripts() {
             (1..=count).map(|n| Arc::new(event(channel, n as u64, &data))).collect()
         }
         fn connections(&self, _: &str) -> Vec<crate::model::Json> {
-            let one = r#"{"id":"client_1704067200000_abcdefgh","user":"user_123","session":"session_456","alive":true,"ready_state":1,"protocol":"canvas"}"#;
+            let one = r#"{"id":"client_1704067200000_abcdefgh","user":"user_123","session":"session_456","alive":true,"readyState":1,"protocol":"canvas"}"#;
             (0..2000).map(|_| json(one)).collect()
         }
         fn statistics(&self, _: &str) -> Option<crate::model::Json> {
