@@ -3,7 +3,9 @@
 //! Tables between `<!-- generated: NAME -->` and `<!-- /generated -->` are written by `UPDATE=1 cargo test --test main readme`.
 //! Tables behind `<!-- keys: WHAT -->`, `<!-- calls -->`, `<!-- rest -->` and `<!-- bounds -->` are written by hand, because
 //! only a person can say what a thing is for; their first column must name everything there is, and nothing else.
-//! Whether the examples run is somebody else's test.
+//! Whether the examples run is `tests/clients/readme.test.js`'s business.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -60,7 +62,8 @@ fn code(text: &str) -> String {
 fn rows_behind(text: &str, marker: &str) -> Vec<Vec<String>> {
     let at = text.find(marker).unwrap_or_else(|| panic!("README.md has no `{marker}`")) + marker.len();
     let lines = text[at..].lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
-    let cells = |line: &str| line.trim().trim_matches('|').replace("\\|", "\u{1}").split('|').map(|c| c.trim().replace('\u{1}', "|")).collect();
+    let cells =
+        |line: &str| line.trim().trim_matches('|').replace("\\|", "\u{1}").split('|').map(|c| c.trim().replace('\u{1}', "|")).collect();
     lines.skip(2).map(cells).collect()
 }
 
@@ -176,7 +179,8 @@ fn every_key_of_the_language_is_explained() {
     }
     let head: Vec<&str> = std::iter::once("key").chain(PLACES.iter().map(|(_, column)| *column)).collect();
     // In the order in which they happen, then whatever else there is.
-    let order = ["when", "limit", "schema", "validate", "transform", "call", "set", "leave", "join", "to", "as", "data", "metadata", "except"];
+    let order =
+        ["when", "limit", "schema", "validate", "transform", "call", "set", "leave", "join", "to", "as", "data", "metadata", "except"];
     let last = ["reply", "send", "status", "close", "fail"];
     let rest = rows.iter().map(String::as_str).filter(|key| !order.contains(key) && !last.contains(key));
     let all = order.into_iter().chain(last).filter(|key| rows.contains(*key)).chain(rest);
@@ -192,9 +196,14 @@ fn every_reference_is_explained() {
     for (name, root) in Root::ALL {
         let shown = if root == Root::Message { "$.x".to_owned() } else { format!("${name}") };
         assert!(listed.iter().any(|l| *l == shown || l.strip_prefix(&shown).is_some_and(|rest| rest.starts_with('.'))), "{shown}");
-        let row = rows_behind(&text, "<!-- references -->").into_iter().find(|row| row[0].contains(&code(&shown)) || row[0].contains(&format!("`{shown}.")));
+        let row = rows_behind(&text, "<!-- references -->")
+            .into_iter()
+            .find(|row| row[0].contains(&code(&shown)) || row[0].contains(&format!("`{shown}.")));
         for field in root.fields().unwrap_or_default() {
-            assert!(row.as_ref().is_some_and(|row| row.iter().any(|cell| cell.contains(&code(field)))), "`${name}.{field}` is not explained");
+            assert!(
+                row.as_ref().is_some_and(|row| row.iter().any(|cell| cell.contains(&code(field)))),
+                "`${name}.{field}` is not explained"
+            );
         }
     }
 }
@@ -254,7 +263,9 @@ fn every_close_code_is_listed() {
     let mut rows: Vec<Vec<String>> = fixed.iter().map(row).collect();
     let asked = |code| Close::Asked(code, "".into());
     let no: Vec<u16> = (1000..5000).filter(|code| !asked(*code).may_retry()).collect();
-    let ranges = no.chunk_by(|a, b| a + 1 == *b).map(|run| if run.len() == 1 { run[0].to_string() } else { format!("{}–{}", run[0], run[run.len() - 1]) });
+    let ranges = no
+        .chunk_by(|a, b| a + 1 == *b)
+        .map(|run| if run.len() == 1 { run[0].to_string() } else { format!("{}–{}", run[0], run[run.len() - 1]) });
     let retry = format!("yes, but for {}", ranges.collect::<Vec<_>>().join(", "));
     for close in [asked(4000), Close::ByClient(1000, String::new())] {
         rows.push(vec!["any".into(), "its own".into(), when(&close).to_owned(), retry.clone()]);
@@ -279,7 +290,8 @@ fn every_environment_variable_is_listed() {
         match value {
             serde_yaml::Value::String(text) => {
                 for one in variable.captures_iter(text) {
-                    let default = one.get(2).map_or("must be set".to_owned(), |d| if d.is_empty() { "empty".into() } else { code(d.as_str()) });
+                    let default =
+                        one.get(2).map_or("must be set".to_owned(), |d| if d.is_empty() { "empty".into() } else { code(d.as_str()) });
                     match found.iter_mut().find(|row| row[0] == code(&one[1])) {
                         Some(row) => row[2] += &format!(", {}", code(path)),
                         None => found.push(vec![code(&one[1]), default, code(path)]),
@@ -334,7 +346,12 @@ fn every_metric_is_listed() {
     let source = fs::read_to_string("src/http/measure.rs").unwrap();
     for found in given.captures_iter(&source) {
         let labels = if &found[1] == "per_plugin" { code("plugin") } else { String::new() };
-        rows.push(vec![code(&format!("tramline_{}", &found[2])), found[4].to_lowercase(), labels, found[3].trim_end_matches('.').to_owned()]);
+        rows.push(vec![
+            code(&format!("tramline_{}", &found[2])),
+            found[4].to_lowercase(),
+            labels,
+            found[3].trim_end_matches('.').to_owned(),
+        ]);
     }
     assert_eq!(rows.len(), text.matches("# HELP").count() + source.matches(", Kind::").count(), "not every metric is read");
     generated("metrics", &table(&["name", "kind", "labels", "what"], rows));
