@@ -34,6 +34,9 @@ use crate::{config, sources};
 /// Threads run scripts, whose nesting needs more than the usual 2 MiB.
 const STACK_BYTES: usize = 16 << 20;
 
+/// Files the server asks the system for: one listener's sockets and some.
+const FILES_WANTED: u64 = 65_536;
+
 /// How often limiters forget keys that would pass anyway.
 const SWEEP_SECONDS: u64 = 30;
 
@@ -144,6 +147,12 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new(now));
     let runtime =
         Arc::new(load(&cli.config, &metrics, now).map_err(|text| anyhow::anyhow!("{} is not sound\n{text}", cli.config.display()))?);
+    // A socket is a file to the system, and its usual first limit of 1024 is less than one protocol's clients.
+    match rlimit::increase_nofile_limit(FILES_WANTED) {
+        Ok(files) if files < FILES_WANTED => tracing::info!(files, "the system allows no more open files: that many sockets at most"),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+    }
     // Signals are caught before anything is open, so that a stop during the start is an orderly one.
     let signals = Signals::catch().context("cannot catch signals")?;
     let (store, writer, recovered) = Store::open(&runtime.plan.store, now).await?;

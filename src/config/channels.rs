@@ -61,7 +61,7 @@ impl Channels {
             Err(why) => return all.fail(codes::PATTERN, at, format!("`{written}` is no channel pattern: {why}")),
         };
         if ChannelName::parse(&pattern.fill("x")).is_none() {
-            return all.fail(codes::NAME, at, format!("`{written}` is no channel name: at most 256 bytes, no spaces, `*`, `?` or `[`"));
+            return all.fail(codes::NAME, at, format!("`{written}` is no channel name: at most 256 bytes, no control characters, no `*`"));
         }
         // The same text twice is a name that is taken, which is told elsewhere.
         if let Some((_, first)) = self.shapes.insert(shape(&pattern), (written.into(), at.clone())).filter(|(text, _)| **text != *written) {

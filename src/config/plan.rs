@@ -216,7 +216,7 @@ pub struct LimitsPlan {
     pub connect_rate: Option<Rate>,
     /// Open connections of this protocol.
     pub connections: usize,
-    /// Open connections of this protocol from one address.
+    /// Open connections of this protocol from one address; no bound unless said.
     pub connections_per_address: usize,
     /// What happens at the limit.
     pub full: WhenFull,

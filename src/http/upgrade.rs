@@ -22,12 +22,13 @@ use tokio_util::task::TaskTracker;
 use crate::config::plan::ProtocolPlan;
 use crate::connection;
 use crate::connection::websocket::WebSocket;
-use crate::http::auth;
+use crate::http::auth::{self, Identity};
 use crate::http::body::request_view;
 use crate::http::listen::SocketPermit;
 use crate::http::problem::Problem;
 use crate::hub::Connection;
 use crate::limits::Verdict;
+use crate::model::name::{WHO_BYTES_MAX, is_who};
 use crate::model::view::{ConnView, RequestView};
 use crate::model::{Close, Code, Fault, Json, Now};
 use crate::pipeline::scope::Reach;
@@ -36,9 +37,6 @@ use crate::routing::paths::Parameters;
 
 /// How long the switch from HTTP may take.
 const UPGRADE_WITHIN: Duration = Duration::from_secs(10);
-
-/// The longest user or session name taken from a request.
-const NAME_BYTES_MAX: usize = 256;
 
 /// Turns requests into connections, each a task of its own.
 #[derive(Clone)]
@@ -111,7 +109,7 @@ impl Upgrader {
             }
         }
         let view = Arc::new(request_view(&parts, parameters));
-        match identify(&entry.plan, view, ip, now) {
+        match identify(&entry.plan, view, ip, now)? {
             Ok((view, expires)) => {
                 let limits = &entry.plan.limits;
                 let connection = Connection::new(
@@ -147,18 +145,27 @@ fn switching(accept: HeaderValue) -> Response<Body> {
     response
 }
 
-/// Who a request's connection is, and when its token runs out.
-fn identify(plan: &ProtocolPlan, request: Arc<RequestView>, ip: Arc<str>, now: Now) -> Result<(ConnView, Option<Instant>), String> {
-    let identity = plan.auth.as_ref().map(|auth| auth::check(auth, &request)).transpose()?;
+/// Who a request's connection is, and when its token runs out. The inner error: why its token does not hold.
+fn identify(
+    plan: &ProtocolPlan,
+    request: Arc<RequestView>,
+    ip: Arc<str>,
+    now: Now,
+) -> Result<Result<(ConnView, Option<Instant>), String>, Problem> {
+    let identity = match plan.auth.as_ref().map(|auth| auth::check(auth, &request)).transpose() {
+        Ok(identity) => identity,
+        Err(why) => return Ok(Err(why)),
+    };
     let reach = Reach { request: Some(&request), ..Reach::at(now) };
     let text = |template: &Option<crate::model::template::Text>| {
-        let text = template.as_ref().and_then(|t| t.render(&reach));
-        text.filter(|text| !text.is_empty() && text.len() <= NAME_BYTES_MAX).map(|text| Arc::from(&*text))
+        let text = template.as_ref().and_then(|t| t.render(&reach)).filter(|text| !text.is_empty());
+        text.map(|text| if is_who(&text) { Ok(Arc::<str>::from(&*text)) } else { Err(nameless()) }).transpose()
     };
     // Where tokens are asked for, a token's subject is the user, whatever the request states.
     let user = match &identity {
+        Some(Identity { user: Some(user), .. }) if !is_who(user) => return Ok(Err("the token's subject is no name".into())),
         Some(identity) => identity.user.clone(),
-        None => text(&plan.user),
+        None => text(&plan.user)?,
     };
     let id: Arc<str> = plan.client.render(&reach).map(|text| Arc::from(&*text)).unwrap_or_else(|| uuid::Uuid::new_v4().to_string().into());
     let expires = identity.and_then(|identity| identity.expires_s).map(|at_s| {
@@ -166,7 +173,7 @@ fn identify(plan: &ProtocolPlan, request: Arc<RequestView>, ip: Arc<str>, now: N
         // A token may run for longer than a timer can hold.
         Instant::now() + Duration::from_millis(left_ms.min(365 * 24 * 3600 * 1000))
     });
-    let session = text(&plan.session);
+    let session = text(&plan.session)?;
     let view = ConnView {
         id,
         protocol: plan.name.clone(),
@@ -177,7 +184,12 @@ fn identify(plan: &ProtocolPlan, request: Arc<RequestView>, ip: Arc<str>, now: N
         state: Json::empty_object(),
         request: request.clone(),
     };
-    Ok((view, expires))
+    Ok(Ok((view, expires)))
+}
+
+fn nameless() -> Problem {
+    let detail = format!("a user or session is named by 1 to {WHO_BYTES_MAX} bytes without control characters and `*`");
+    Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
 /// The socket under an upgraded connection, and what came with the handshake.

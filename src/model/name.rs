@@ -7,8 +7,7 @@ use std::sync::Arc;
 /// The longest channel name, in bytes.
 pub const CHANNEL_BYTES_MAX: usize = 256;
 
-/// The name of a channel: 1 to 256 bytes, no white space, no control characters, and none of `*`, `{`, `}`, `?` and `[`,
-/// so that a name is never mistaken for a pattern or a glob.
+/// The name of a channel: 1 to 256 bytes, no control characters, and no `*`, so that a name is never mistaken for a glob.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelName(Arc<str>);
 
@@ -16,8 +15,7 @@ impl ChannelName {
     /// Checks a text. `None` when it is no channel name.
     pub fn parse(text: &str) -> Option<Self> {
         let fits = !text.is_empty() && text.len() <= CHANNEL_BYTES_MAX;
-        let plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '*' | '{' | '}' | '?' | '[');
-        (fits && text.chars().all(plain)).then(|| Self(text.into()))
+        (fits && text.chars().all(may_stand)).then(|| Self(text.into()))
     }
 
     /// Stands for no channel, in a subscription's place, where an event is sent directly: the empty name, which no channel has.
@@ -52,6 +50,18 @@ impl Borrow<str> for ChannelName {
     fn borrow(&self) -> &str {
         &self.0
     }
+}
+
+fn may_stand(c: char) -> bool {
+    !c.is_control() && c != '*'
+}
+
+/// The longest name of a user or session, in bytes: short enough for a channel of its own.
+pub const WHO_BYTES_MAX: usize = 200;
+
+/// Whether a text can name a user or session: what a channel's name may hold, and not too long for one.
+pub fn is_who(text: &str) -> bool {
+    !text.is_empty() && text.len() <= WHO_BYTES_MAX && text.chars().all(may_stand)
 }
 
 /// The public id of one connection, unique while the server runs and not to be guessed.

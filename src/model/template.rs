@@ -274,6 +274,11 @@ impl Text {
             .collect()
     }
 
+    /// Whether this character was written, rather than put in by a reference.
+    pub fn is_written(&self, c: char) -> bool {
+        self.0.iter().any(|part| matches!(part, Part::Literal(text) if text.contains(c)))
+    }
+
     /// The text up to its first reference.
     pub fn literal_prefix(&self) -> &str {
         match self.0.first() {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::plan::{Join, Publish, Reply, Row, SetTarget, Target};
+use crate::config::plan::{ChannelPlan, Join, Publish, Reply, Row, SetTarget, Target};
 use crate::hub::Connection;
 use crate::limits::Verdict;
 use crate::model::event::Origin;
@@ -144,8 +144,9 @@ impl<'a> Run<'a> {
         let result = result.as_ref();
         self.set(row, message, result);
         for name in &row.leave {
+            let is_glob = name.is_written('*');
             if let Some(name) = self.text(name, message, result) {
-                self.leave(&name)?;
+                if is_glob { self.leave_all(&name) } else { self.leave(&name)? }
             }
         }
         for join in &row.join {
@@ -231,12 +232,25 @@ impl<'a> Run<'a> {
         self.subscriptions.get_or_insert_with(|| connection.map(Connection::subscriptions).unwrap_or_default())
     }
 
-    /// Ends every subscription whose channel has this name or fits this glob.
+    /// Ends every subscription to one channel. A star in the name is none: a client must not leave more than it names.
     fn leave(&mut self, name: &str) -> Result<(), Fault> {
-        if !Glob::is_glob(name) {
-            publish::known(&self.context.runtime.channels, name)?;
+        self.joinable(name)?;
+        self.leave_all(name);
+        Ok(())
+    }
+
+    /// The channel of this name, where this protocol's clients may join it.
+    fn joinable(&self, name: &str) -> Result<(ChannelName, Arc<ChannelPlan>), Fault> {
+        let (channel, plan) = publish::known(&self.context.runtime.channels, name)?;
+        if plan.join.as_ref().is_some_and(|allowed| !allowed.contains(&self.view.protocol)) {
+            return Err(publish::unknown(name));
         }
-        let glob = Glob::new(name);
+        Ok((channel, plan))
+    }
+
+    /// Ends every subscription whose channel fits a glob.
+    fn leave_all(&mut self, glob: &str) {
+        let glob = Glob::new(glob);
         let (gone, kept) = std::mem::take(self.subscriptions()).into_iter().partition(|(channel, _)| glob.matches(channel.as_str()));
         *self.subscriptions() = kept;
         let gone: Vec<(ChannelName, Arc<str>)> = gone;
@@ -245,7 +259,6 @@ impl<'a> Run<'a> {
                 self.decision.effects.push(Effect::Leave { channel, plan, key });
             }
         }
-        Ok(())
     }
 
     fn join_row(&mut self, join: &Join, message: Option<&Message>, result: Option<&Json>) -> Result<(), Fault> {
@@ -259,10 +272,7 @@ impl<'a> Run<'a> {
     }
 
     fn join(&mut self, name: &str, key: &str, meta: Option<Json>) -> Result<(), Fault> {
-        let (channel, plan) = publish::known(&self.context.runtime.channels, name)?;
-        if plan.join.as_ref().is_some_and(|allowed| !allowed.contains(&self.view.protocol)) {
-            return Err(publish::unknown(name));
-        }
+        let (channel, plan) = self.joinable(name)?;
         let Some(connection) = self.connection else {
             return Err(Fault::with(Code::Forbidden, "only a connection can join a channel"));
         };
@@ -337,6 +347,7 @@ impl<'a> Run<'a> {
         match effect {
             ScriptEffect::Reply(value) => self.reply(value),
             ScriptEffect::Join { channel, key, meta } => self.join(&channel, key.as_deref().unwrap_or(""), meta)?,
+            ScriptEffect::Leave { channel } if Glob::is_glob(&channel) => self.leave_all(&channel),
             ScriptEffect::Leave { channel } => self.leave(&channel)?,
             ScriptEffect::Close { code, reason } => {
                 self.decision.effects.push(Effect::Close(Close::Asked(code, reason.into())));

@@ -83,10 +83,25 @@ async fn of_a_row_that_fails_nothing_has_happened() {
     assert!(router.context.hub.channel("room:b").is_none());
     client.say(r#"{"type":"forbidden","channel":"closed"}"#);
     assert_eq!(client.told(), [r#"{"error":"forbidden","message":"p may not publish to closed"}"#]);
-    for channel in ["closed", "nowhere", "room:a b", ""] {
+    for channel in ["closed", "nowhere", "room:a\\u0001b", "room:*", ""] {
         client.say(&format!(r#"{{"type":"join","channel":"{channel}"}}"#));
         assert_eq!(client.told(), [r#"{"error":"unknown_channel","message":"unknown channel"}"#], "{channel}");
     }
+}
+
+#[tokio::test]
+async fn a_client_leaves_what_it_names_and_nothing_else() {
+    let router = start().await;
+    let mut client = Client::open(&router, "c");
+    client.say(r#"{"type":"join","channel":"room:1 2"}"#);
+    client.say(r#"{"type":"leave","channel":"*"}"#);
+    client.say(r#"{"type":"leave","channel":"closed"}"#);
+    let unknown = r#"{"error":"unknown_channel","message":"unknown channel"}"#;
+    assert_eq!(client.told(), [r#"{"joined":"room:1 2"}"#, unknown, unknown]);
+    assert_eq!(client.connection.subscriptions().len(), 1);
+    client.say(r#"{"type":"leave","channel":"room:1 2"}"#);
+    client.say(r#"{"type":"leave","channel":"room:1 2"}"#);
+    assert!(client.connection.subscriptions().is_empty());
 }
 
 #[tokio::test]

@@ -1,0 +1,6 @@
+//! The running binary, from outside: what goes in at one door and what comes out at another.
+
+mod agent;
+mod canvas;
+mod canvas_tokens;
+mod workspace;

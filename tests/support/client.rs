@@ -1,0 +1,130 @@
+//! A WebSocket client as applications have it.
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+use super::http::split;
+use super::{shaped, soon};
+
+/// One connection.
+pub struct Client {
+    socket: WebSocketStream<TcpStream>,
+    fence: Value,
+}
+
+impl Client {
+    /// Connects, and must be let in.
+    pub async fn connect(url: &str) -> Self {
+        Self::try_connect(url, &[]).await.unwrap_or_else(|status| panic!("{url}: {status}"))
+    }
+
+    /// Connects with headers of its own; the status where it is not let in.
+    pub async fn try_connect(url: &str, headers: &[(&'static str, &str)]) -> Result<Self, u16> {
+        let stream = soon("connect", TcpStream::connect(split(url).0)).await.unwrap();
+        let mut request = url.into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        }
+        match soon("handshake", client_async(request, stream)).await {
+            Ok((socket, _)) => Ok(Self { socket, fence: json!({ "type": "ping" }) }),
+            Err(Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("{url}: {error}"),
+        }
+    }
+
+    /// The message that [`Client::expect_nothing`] sends: one that is answered by itself or with a `pong`.
+    pub fn fenced_by(mut self, message: Value) -> Self {
+        self.fence = message;
+        self
+    }
+
+    /// Sends JSON.
+    pub async fn send(&mut self, message: &Value) {
+        self.send_text(&message.to_string()).await;
+    }
+
+    /// Sends a text frame.
+    pub async fn send_text(&mut self, text: &str) {
+        self.send_frame(Message::text(text)).await;
+    }
+
+    /// Sends any frame.
+    pub async fn send_frame(&mut self, message: Message) {
+        soon("send", self.socket.send(message)).await.unwrap();
+    }
+
+    /// The next message, times replaced. Pings are answered on the way.
+    pub async fn next(&mut self) -> Value {
+        shaped(self.next_exact().await)
+    }
+
+    /// The next message as it came.
+    pub async fn next_exact(&mut self) -> Value {
+        match self.next_frame().await {
+            Message::Text(text) => serde_json::from_str(&text).unwrap(),
+            other => panic!("no text: {other:?}"),
+        }
+    }
+
+    /// The next frame that is neither ping nor pong.
+    pub async fn next_frame(&mut self) -> Message {
+        loop {
+            match soon("a frame", self.socket.next()).await.expect("the connection is open").unwrap() {
+                Message::Ping(_) | Message::Pong(_) => {}
+                frame => return frame,
+            }
+        }
+    }
+
+    /// The next frame of any kind.
+    pub async fn next_of_any_kind(&mut self) -> Message {
+        soon("a frame", self.socket.next()).await.expect("the connection is open").unwrap()
+    }
+
+    /// Sends and gives the answer.
+    pub async fn ask(&mut self, message: &Value) -> Value {
+        self.send(message).await;
+        self.next().await
+    }
+
+    /// Nothing waits for this client: what it is sent next is the answer to what it sends now.
+    pub async fn expect_nothing(&mut self) {
+        let fence = self.fence.clone();
+        let answer = self.ask(&fence).await;
+        assert!(answer == fence || answer["type"] == "pong", "was sent {answer}");
+    }
+
+    /// The close frame that comes next, and answers it.
+    pub async fn closed(&mut self) -> (u16, String) {
+        match self.next_frame().await {
+            Message::Close(Some(frame)) => (frame.code.into(), frame.reason.to_string()),
+            other => panic!("no close: {other:?}"),
+        }
+    }
+
+    /// The connection ended without a close frame.
+    pub async fn lost(&mut self) {
+        loop {
+            match soon("the end", self.socket.next()).await {
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                None | Some(Err(_)) => return,
+                Some(Ok(other)) => panic!("no end: {other:?}"),
+            }
+        }
+    }
+
+    /// Closes in order.
+    pub async fn close(mut self) {
+        soon("close", self.socket.close(None)).await.unwrap();
+        self.lost_or_closed().await;
+    }
+
+    async fn lost_or_closed(&mut self) {
+        while let Some(Ok(_)) = soon("the end", self.socket.next()).await {}
+    }
+}

@@ -1,0 +1,37 @@
+//! What tests of the running binary stand on: a server of their own, clients for every door, and the shapes of times.
+//! Nothing here sleeps: it waits for what is to happen, until a deadline that is generous to a slow machine.
+
+pub mod client;
+pub mod http;
+pub mod raw;
+pub mod server;
+pub mod shape;
+
+use std::time::Duration;
+
+pub use client::Client;
+pub use http::{Answer, request};
+pub use server::{Server, Setup};
+pub use shape::{SOME_TIME, shaped};
+
+/// How long anything that must happen may take.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Waits for something that must happen.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, future).await.unwrap_or_else(|_| panic!("{what}: not within {SOON:?}"))
+}
+
+/// Asks again until the answer is the wanted one, or the time is over; gives the last answer back.
+pub async fn until<T, F: Future<Output = T>>(what: &str, mut ask: impl FnMut() -> F, holds: impl Fn(&T) -> bool) -> T {
+    soon(what, async {
+        loop {
+            let answer = ask().await;
+            if holds(&answer) {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}

@@ -1,0 +1,262 @@
+//! The real binary in a folder of its own, on ports the system chooses.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Answer, Client, SOON, request};
+
+/// What comes before a test's own channels, protocols and sources.
+const HEAD: &str = "version: 1\nstore: \"sqlite://t.db\"\napi: { listen: \"localhost:0\", token: \"${API_TOKEN:-}\", origins: \"${API_ORIGINS:-}\" }\n";
+
+/// Addresses that the shipped file serves apart; workspace and agent share one, as they do by default.
+const SHIPPED: [(&str, &str); 9] = [
+    ("API_PORT", "0"),
+    ("WORKSPACE_HOST", "127.0.0.1"),
+    ("WORKSPACE_PORT", "0"),
+    ("AGENT_HOST", "127.0.0.1"),
+    ("AGENT_PORT", "0"),
+    ("CANVAS_HOST", "127.0.0.2"),
+    ("CANVAS_PORT", "0"),
+    ("DATABASE_URL", "sqlite://t.db"),
+    ("RUST_LOG", "info,tramline=debug"),
+];
+
+/// A folder with a configuration, not yet running. Starting it again goes on with the same database.
+#[derive(Clone)]
+pub struct Setup {
+    folder: Arc<TempDir>,
+    env: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// The routes file and plugins of this repository.
+    pub fn shipped() -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut setup = Self::empty();
+        for (name, value) in SHIPPED {
+            setup = setup.env(name, value);
+        }
+        setup = setup.file("routes.yaml", &std::fs::read_to_string(root.join("routes.yaml")).unwrap());
+        for plugin in std::fs::read_dir(root.join("plugins")).unwrap() {
+            let path = plugin.unwrap().path();
+            let name = format!("plugins/{}", path.file_name().unwrap().to_str().unwrap());
+            setup = setup.file(&name, &std::fs::read_to_string(path).unwrap());
+        }
+        setup
+    }
+
+    /// A test's own channels, protocols and sources.
+    pub fn own(yaml: &str) -> Self {
+        Self::empty().file("routes.yaml", &format!("{HEAD}{yaml}"))
+    }
+
+    fn empty() -> Self {
+        Self { folder: Arc::new(TempDir::new().unwrap()), env: Vec::new() }
+    }
+
+    /// One more file.
+    pub fn file(self, name: &str, text: &str) -> Self {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+        self
+    }
+
+    /// One more plugin.
+    pub fn plugin(self, name: &str, text: &str) -> Self {
+        self.file(&format!("plugins/{name}.rhai"), text)
+    }
+
+    /// An environment variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn start(self) -> Server {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tramline"))
+            .args(["--log", "json"])
+            .current_dir(self.folder.path())
+            .env_remove("RUST_LOG")
+            .envs(self.env.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Log::read(child.stderr.take().unwrap());
+        let mut server = Server { child, setup: self, log, urls: HashMap::new() };
+        loop {
+            let line = server.log.next();
+            match line["message"].as_str() {
+                Some("serving") => {
+                    let url = line["url"].as_str().unwrap();
+                    server.urls.entry(line["name"].as_str().unwrap().into()).or_default().push(url.into());
+                }
+                Some("ready") => return server,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The running binary. Killed when dropped.
+pub struct Server {
+    child: Child,
+    setup: Setup,
+    log: Log,
+    urls: HashMap<String, Vec<String>>,
+}
+
+/// How a server ended.
+pub struct Ended {
+    /// The exit code.
+    pub code: Option<i32>,
+    /// Everything it logged that nobody waited for.
+    pub log: Vec<Value>,
+    /// To start it again.
+    pub setup: Setup,
+}
+
+impl Server {
+    /// The shipped configuration, running.
+    pub fn shipped() -> Self {
+        Setup::shipped().start()
+    }
+
+    /// The first address announced under a name: `ws://…` of a protocol, `http://…` of `api`.
+    pub fn url(&self, name: &str) -> &str {
+        let url = &self.urls.get(name).unwrap_or_else(|| panic!("nothing is served under `{name}`"))[0];
+        url.rsplit_once(' ').map_or(url, |(_, url)| url)
+    }
+
+    /// The address of an HTTP path beside a protocol or source.
+    pub fn http(&self, name: &str, path: &str) -> String {
+        let authority = self.url(name).split('/').nth(2).unwrap();
+        format!("http://{authority}{path}")
+    }
+
+    /// A client of a protocol.
+    pub async fn client(&self, protocol: &str) -> Client {
+        Client::connect(self.url(protocol)).await
+    }
+
+    /// Several, one after the other.
+    pub async fn clients<const N: usize>(&self, protocol: &str) -> [Client; N] {
+        let mut clients = Vec::new();
+        for _ in 0..N {
+            clients.push(self.client(protocol).await);
+        }
+        clients.try_into().unwrap_or_else(|_| unreachable!())
+    }
+
+    /// `GET` from the REST interface.
+    pub async fn get(&self, path: &str) -> Answer {
+        request("GET", &self.http("api", path), &[], None).await
+    }
+
+    /// `POST` of JSON to the REST interface.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        request("POST", &self.http("api", path), &[("content-type", "application/json")], Some(&body.to_string())).await
+    }
+
+    /// Publishes something that must be accepted; gives the answer's JSON.
+    pub async fn publish(&self, body: &Value) -> Value {
+        let answer = self.post("/api/publish", body).await;
+        assert_eq!(answer.status, 202, "{body} {answer:?}");
+        answer.json()
+    }
+
+    /// Puts an event on an HTTP source, which must accept it.
+    pub async fn emit(&self, source: &str, path: &str, body: &Value) -> Value {
+        let headers = [("content-type", "application/json")];
+        let answer = request("POST", &self.http(source, path), &headers, Some(&body.to_string())).await;
+        assert_eq!(answer.status, 202, "{body} {answer:?}");
+        answer.json()
+    }
+
+    /// The next line of the log with this message.
+    pub fn logged(&self, message: &str) -> Value {
+        loop {
+            let line = self.log.next();
+            if line["message"] == message {
+                return line;
+            }
+        }
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub fn stop(self) -> Ended {
+        self.signal("TERM");
+        self.wait()
+    }
+
+    /// Ends it without warning.
+    pub fn kill(self) -> Ended {
+        self.signal("KILL");
+        self.wait()
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(mut self) -> Ended {
+        let log = self.log.rest();
+        Ended { code: self.child.wait().unwrap().code(), log, setup: self.setup.clone() }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Already ended: then there is nothing to kill.
+        let _: std::io::Result<()> = self.child.kill();
+        let _: std::io::Result<std::process::ExitStatus> = self.child.wait();
+    }
+}
+
+/// The log, read all the time by a thread so that the server never waits for us.
+struct Log {
+    lines: Mutex<Receiver<Value>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Log {
+    fn read(stream: impl std::io::Read + Send + 'static) -> Self {
+        let (to, lines) = channel();
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                if to.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { lines: Mutex::new(lines), reader: Some(reader) }
+    }
+
+    fn next(&self) -> Value {
+        self.lines.lock().unwrap().recv_timeout(SOON).expect("a line of the log")
+    }
+
+    fn rest(&mut self) -> Vec<Value> {
+        self.reader.take().unwrap().join().unwrap();
+        self.lines.lock().unwrap().try_iter().collect()
+    }
+}

@@ -1,0 +1,1 @@
+//! What `src/` promises of itself.
