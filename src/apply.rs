@@ -90,7 +90,8 @@ fn count(context: &Context, published: &Published) {
     let counters = &context.runtime.counters;
     counters.published.inc();
     counters.delivered.add(published.delivered as u64);
-    counters.drop_many(DropReason::OutboxFull, published.dropped as u64);
+    counters.drop_many(DropReason::OutboxFull, published.overflowed as u64);
+    counters.drop_many(DropReason::Gone, published.gone as u64);
 }
 
 fn direct(hub: &Hub, receivers: &Receivers, event: Arc<Event>, except: Option<u64>, renderer: &mut Renderer<'_>) -> Published {
@@ -100,13 +101,10 @@ fn direct(hub: &Hub, receivers: &Receivers, event: Arc<Event>, except: Option<u6
         Receivers::Session(session) => hub.of_session(session),
     };
     renderer.begin();
-    let mut published = Published { event, delivered: 0, dropped: 0 };
+    let mut published = Published::new(event);
     for connection in connections.iter().filter(|c| except != Some(c.key)) {
         if let Some(frame) = renderer.render(&published.event, connection, None) {
-            match connection.send(frame) {
-                Sent::Queued => published.delivered += 1,
-                Sent::Full | Sent::Gone => published.dropped += 1,
-            }
+            published.note(connection.send(frame));
         }
     }
     published

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-/// Tramline routes events between clients, files, timers and HTTP, as routes.yaml says.
+/// Tramline routes events between clients, timers and HTTP, as routes.yaml says.
 #[derive(Debug, Parser)]
 #[command(name = "tramline", version, about, long_about = LONG, after_help = AFTER, disable_help_subcommand = true)]
 pub struct Cli {
@@ -41,7 +41,7 @@ pub enum LogFormat {
     Json,
 }
 
-const LONG: &str = "Tramline routes events between clients, files, timers and HTTP.
+const LONG: &str = "Tramline routes events between clients, timers and HTTP.
 
 A routes file says which address speaks which protocol and what each message does; scripts in the folder `plugins` beside \
 it think where the table cannot. Clients connect over WebSocket; applications publish and read over REST.";

@@ -11,6 +11,7 @@ use crate::model::{Close, Code, Fault, Json, Now};
 use crate::pipeline::publish::{Destination, Proposal, prepare};
 use crate::pipeline::{self, ClientLimits, Context, Decision, Effect, Input};
 use crate::store::{ConnectionEnd, ConnectionRecord, Store};
+use crate::telemetry::metrics::DropReason;
 
 /// The running whole behind the doors.
 pub struct Router {
@@ -45,7 +46,7 @@ impl Router {
             Admission::Opened => {}
             Admission::Displaced(oldest) => {
                 if let WhenFull::CloseOldest(code, reason) = &limits.full {
-                    oldest.outbox.close(Close::Asked(*code, reason.to_string().into()));
+                    oldest.outbox.close(Close::Displaced(*code, reason.to_string().into()));
                 }
             }
             Admission::Full => return Err(Fault::with(Code::LimitReached, "too many connections")),
@@ -153,6 +154,9 @@ impl Router {
             }
         }
         let Some(fault) = &decision.fault else { return };
+        if fault.code == Code::RateLimited {
+            self.context.runtime.counters.drop_one(DropReason::RateLimited);
+        }
         if let Some(connection) = connection {
             self.context.runtime.protocols[connection.protocol].metrics.fault(fault.code);
         }

@@ -4,5 +4,6 @@
 mod check;
 mod cli;
 mod flow;
+mod readme;
 mod support;
 mod tidy;

@@ -228,8 +228,8 @@ fn when(close: &Close) -> &'static str {
         Close::Flooding => "ten times over a rate",
         Close::Unauthorized => "no token, or one that does not hold",
         Close::Expired => "the token ran out while the connection was open",
-        Close::Slow => "the outbox was full (`limits.slow` sets code and reason)",
-        Close::Displaced => "a newer connection took its place (`limits.connections.close` sets code and reason)",
+        Close::Slow(..) => "the outbox was full (`limits.slow` sets code and reason)",
+        Close::Displaced(..) => "a newer connection took its place (`limits.connections.close` sets code and reason)",
         Close::Idle => "the client sent nothing for longer than `idle` allows",
         Close::PingTimeout => "no answer to a ping; nothing is sent",
         Close::Internal => "an error of the server",
@@ -253,8 +253,8 @@ fn every_close_code_is_listed() {
         Close::Expired,
         Close::TooLarge,
         Close::Internal,
-        Close::Slow,
-        Close::Displaced,
+        Close::slow(),
+        Close::displaced(),
     ];
     let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
     let row = |close: &Close| vec![close.code().to_string(), close.reason().to_owned(), when(close).to_owned(), yes(close.may_retry())];

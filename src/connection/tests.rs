@@ -157,7 +157,7 @@ async fn a_client_that_reads_nothing_ends_as_its_protocol_says() {
     assert!(queue.bytes_peak <= 1024 && queue.dropped > 0, "{queue:?}");
     running.pass(4).await;
     assert_eq!(running.wire.written(), [r#"{"type":"hello"}"#]);
-    assert_eq!(running.ended().await, Close::Asked(4008, "too slow".into()));
+    assert_eq!(running.ended().await, Close::Slow(4008, "too slow".into()));
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn a_slow_client_that_reads_again_is_told_why() {
     running.wire.stall(false);
     running.settle().await;
     assert_eq!(running.last(), "close 4008");
-    assert_eq!(running.ended().await, Close::Asked(4008, "too slow".into()));
+    assert_eq!(running.ended().await, Close::Slow(4008, "too slow".into()));
 }
 
 #[tokio::test]

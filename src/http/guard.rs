@@ -50,7 +50,7 @@ pub fn check_origin(method: &Method, headers: &HeaderMap, listed: &[String]) -> 
     let Some(origin) = headers.get(ORIGIN) else { return check_fetch_site(method, headers).map(|()| None) };
     let text = origin.to_str().unwrap_or("");
     let host = headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or("");
-    if is_same(text, host) || is_loopback(text) || listed.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(text)) {
+    if is_same(text, host) || is_loopback(text) || listed.iter().any(|allowed| allowed.eq_ignore_ascii_case(text)) {
         return Ok(Some(origin.clone()));
     }
     Err(refused(text))

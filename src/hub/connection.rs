@@ -93,7 +93,7 @@ impl Connection {
     /// Queues a frame for this client. Never waits.
     pub fn send(&self, frame: Frame) -> Sent {
         let bytes = frame.len() as u64;
-        let sent = self.outbox.push(frame, || Close::Asked(self.slow.0, self.slow.1.to_string().into()));
+        let sent = self.outbox.push(frame, || Close::Slow(self.slow.0, self.slow.1.to_string().into()));
         if sent == Sent::Queued {
             self.traffic.messages_out.fetch_add(1, Relaxed);
             self.traffic.bytes_out.fetch_add(bytes, Relaxed);

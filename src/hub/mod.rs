@@ -309,8 +309,26 @@ pub struct Published {
     pub event: Arc<Event>,
     /// Subscriptions it was queued for.
     pub delivered: usize,
-    /// Subscriptions whose connection was too slow or already ending.
-    pub dropped: usize,
+    /// Subscriptions whose outbox was full.
+    pub overflowed: usize,
+    /// Subscriptions whose connection was already ending.
+    pub gone: usize,
+}
+
+impl Published {
+    /// For nobody yet.
+    pub fn new(event: Arc<Event>) -> Self {
+        Self { event, delivered: 0, overflowed: 0, gone: 0 }
+    }
+
+    /// Counts one more receiver.
+    pub fn note(&mut self, sent: Sent) {
+        match sent {
+            Sent::Queued => self.delivered += 1,
+            Sent::Full => self.overflowed += 1,
+            Sent::Gone => self.gone += 1,
+        }
+    }
 }
 
 impl Held<'_> {
@@ -354,19 +372,16 @@ impl Held<'_> {
             stored(&event);
         }
         render.begin();
-        let (mut delivered, mut dropped) = (0, 0);
+        let mut published = Published::new(event);
         for member in &state.members {
             if except == Some(member.connection.key) {
                 continue;
             }
-            if let Some(frame) = render.render(&event, &member.connection, Some(&member.view)) {
-                match member.connection.send(frame) {
-                    Sent::Queued => delivered += 1,
-                    Sent::Full | Sent::Gone => dropped += 1,
-                }
+            if let Some(frame) = render.render(&published.event, &member.connection, Some(&member.view)) {
+                published.note(member.connection.send(frame));
             }
         }
-        Some(Published { event, delivered, dropped })
+        Some(published)
     }
 }
 

@@ -200,11 +200,11 @@ mod tests {
     #[test]
     fn frames_come_out_in_order_and_the_close_last() {
         let outbox = Outbox::new(10_000);
-        outbox.push(text(1), || Close::Slow);
-        outbox.push(text(2), || Close::Slow);
+        outbox.push(text(1), Close::slow);
+        outbox.push(text(2), Close::slow);
         outbox.close(Close::GoingAway);
         outbox.close(Close::Internal);
-        assert_eq!(outbox.push(text(3), || Close::Slow), Sent::Gone);
+        assert_eq!(outbox.push(text(3), Close::slow), Sent::Gone);
         assert_eq!(outbox.pop(), Some(Out::Frame(text(1))));
         assert_eq!(outbox.pop(), Some(Out::Frame(text(2))));
         assert_eq!(outbox.pop(), Some(Out::Close(Close::GoingAway)));
@@ -215,11 +215,11 @@ mod tests {
     #[test]
     fn a_full_outbox_ends_the_connection_and_holds_nothing() {
         let outbox = Outbox::new(1000);
-        let fits = (0..).take_while(|_| outbox.push(text(100), || Close::Slow) == Sent::Queued).count();
+        let fits = (0..).take_while(|_| outbox.push(text(100), Close::slow) == Sent::Queued).count();
         assert_eq!(fits, 1000 / 164);
         let measure = outbox.measure();
         assert_eq!((measure.frames, measure.bytes, measure.dropped), (0, 0, 7));
         assert!(measure.bytes_peak <= 1000);
-        assert_eq!(outbox.pop(), Some(Out::Close(Close::Slow)));
+        assert_eq!(outbox.pop(), Some(Out::Close(Close::slow())));
     }
 }

@@ -22,10 +22,10 @@ pub enum Close {
     Unauthorized,
     /// The token ran out while the connection was open.
     Expired,
-    /// The outbox was full: the client reads more slowly than it is sent to.
-    Slow,
-    /// A newer connection took this one's place at the limit.
-    Displaced,
+    /// The outbox was full: the client reads more slowly than it is sent to. Code and reason are its protocol's.
+    Slow(u16, Cow<'static, str>),
+    /// A newer connection took this one's place at the limit. Code and reason are its protocol's.
+    Displaced(u16, Cow<'static, str>),
     /// The connection sent nothing for longer than the protocol allows.
     Idle,
     /// No answer to the last ping. Nothing is sent: the other side is not there.
@@ -41,6 +41,16 @@ pub enum Close {
 }
 
 impl Close {
+    /// The end of a slow client where its protocol says nothing else.
+    pub fn slow() -> Self {
+        Close::Slow(1013, "too slow: outbox full".into())
+    }
+
+    /// The end of a displaced connection where its protocol says nothing else.
+    pub fn displaced() -> Self {
+        Close::Displaced(1013, "replaced by a newer connection".into())
+    }
+
     /// The code on the wire, or in the record where nothing was sent: 1005 for a close without a code, 1006 for none at all.
     pub fn code(&self) -> u16 {
         match self {
@@ -51,9 +61,8 @@ impl Close {
             Close::Flooding | Close::Unauthorized | Close::Expired => 1008,
             Close::TooLarge => 1009,
             Close::Internal => 1011,
-            Close::Slow | Close::Displaced => 1013,
             Close::Idle => 1000,
-            Close::Asked(code, _) | Close::ByClient(code, _) => *code,
+            Close::Slow(code, _) | Close::Displaced(code, _) | Close::Asked(code, _) | Close::ByClient(code, _) => *code,
         }
     }
 
@@ -67,12 +76,10 @@ impl Close {
             Close::Flooding => "far over the rate limit",
             Close::Unauthorized => "Unauthorized",
             Close::Expired => "token expired",
-            Close::Slow => "too slow: outbox full",
-            Close::Displaced => "replaced by a newer connection",
             Close::Idle => "idle",
             Close::PingTimeout => "no answer to ping",
             Close::Internal => "internal error",
-            Close::Asked(_, reason) => reason,
+            Close::Slow(_, reason) | Close::Displaced(_, reason) | Close::Asked(_, reason) => reason,
             Close::ByClient(_, reason) => reason,
             Close::Lost => "connection lost",
         };
@@ -82,9 +89,11 @@ impl Close {
     /// Whether a client that meets this end should connect again.
     pub fn may_retry(&self) -> bool {
         match self {
-            Close::GoingAway | Close::Slow | Close::Displaced | Close::Idle | Close::PingTimeout | Close::Internal | Close::Lost => true,
+            Close::GoingAway | Close::Idle | Close::PingTimeout | Close::Internal | Close::Lost => true,
             Close::ProtocolError | Close::InvalidUtf8 | Close::TooLarge | Close::Flooding | Close::Unauthorized | Close::Expired => false,
-            Close::Asked(code, _) | Close::ByClient(code, _) => !matches!(code, 1002 | 1003 | 1007..=1010 | 4000..=4099),
+            Close::Slow(code, _) | Close::Displaced(code, _) | Close::Asked(code, _) | Close::ByClient(code, _) => {
+                !matches!(code, 1002 | 1003 | 1007..=1010 | 4000..=4099)
+            }
         }
     }
 
@@ -123,7 +132,8 @@ mod tests {
             Close::TooLarge,
             Close::Flooding,
             Close::Unauthorized,
-            Close::Slow,
+            Close::slow(),
+            Close::displaced(),
             Close::Internal,
             Close::Idle,
         ] {

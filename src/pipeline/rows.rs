@@ -347,8 +347,8 @@ impl<'a> Run<'a> {
         match effect {
             ScriptEffect::Reply(value) => self.reply(value),
             ScriptEffect::Join { channel, key, meta } => self.join(&channel, key.as_deref().unwrap_or(""), meta)?,
-            ScriptEffect::Leave { channel } if Glob::is_glob(&channel) => self.leave_all(&channel),
             ScriptEffect::Leave { channel } => self.leave(&channel)?,
+            ScriptEffect::LeaveAll { glob } => self.leave_all(&glob),
             ScriptEffect::Close { code, reason } => {
                 self.decision.effects.push(Effect::Close(Close::Asked(code, reason.into())));
             }

@@ -78,10 +78,15 @@ pub enum ScriptEffect {
         /// What is known of the subscription.
         meta: Option<Json>,
     },
-    /// The connection leaves channels.
+    /// The connection leaves a channel.
     Leave {
-        /// A name or a glob.
+        /// Its name; a star in it is none.
         channel: String,
+    },
+    /// The connection leaves all channels that fit.
+    LeaveAll {
+        /// `*` stands for any run of characters.
+        glob: String,
     },
     /// An event on a channel.
     Publish {

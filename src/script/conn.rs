@@ -117,6 +117,9 @@ pub(super) fn register(engine: &mut Engine) {
     engine.register_fn("leave", |_: &mut Conn, channel: &str| -> Result<()> {
         current::with(|call| call.push("leave", ScriptEffect::Leave { channel: channel.to_owned() }))
     });
+    engine.register_fn("leave_all", |_: &mut Conn, glob: &str| -> Result<()> {
+        current::with(|call| call.push("leave_all", ScriptEffect::LeaveAll { glob: glob.to_owned() }))
+    });
     engine.register_fn("close", |_: &mut Conn, code: i64, reason: &str| close(code, reason));
     engine.register_fn("close", |_: &mut Conn, code: i64| close(code, ""));
 }

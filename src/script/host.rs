@@ -23,6 +23,7 @@ pub(super) const FUNCTIONS: &[library::Form] = &[
     ("join", 2, "conn.join(channel)"),
     ("join", 3, "conn.join(channel, #{ key, meta })"),
     ("leave", 2, "conn.leave(channel)"),
+    ("leave_all", 2, "conn.leave_all(glob)"),
     ("close", 2, "conn.close(code)"),
     ("close", 3, "conn.close(code, reason)"),
     ("publish", 2, "publish(channel, #{ type, data })"),

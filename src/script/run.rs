@@ -285,7 +285,7 @@ fn footprint(returned: &Returned) -> isize {
     let effect = |effect: &ScriptEffect| match effect {
         ScriptEffect::Reply(value) => value.as_str().len(),
         ScriptEffect::Join { channel, key, meta } => channel.capacity() + key.as_ref().map_or(0, String::capacity) + json(meta),
-        ScriptEffect::Leave { channel } => channel.capacity(),
+        ScriptEffect::Leave { channel: text } | ScriptEffect::LeaveAll { glob: text } => text.capacity(),
         ScriptEffect::Publish { channel, kind, data, metadata, except, .. } => {
             channel.capacity() + kind.capacity() + data.as_str().len() + json(metadata) + except.as_ref().map_or(0, String::capacity)
         }

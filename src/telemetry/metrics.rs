@@ -128,8 +128,8 @@ fn cause(close: &Close) -> usize {
         Close::Flooding => 4,
         Close::Unauthorized => 5,
         Close::Expired => 6,
-        Close::Slow => 7,
-        Close::Displaced => 8,
+        Close::Slow(..) => 7,
+        Close::Displaced(..) => 8,
         Close::Idle => 9,
         Close::PingTimeout => 10,
         Close::Internal => 11,
@@ -418,7 +418,7 @@ mod tests {
             assert_eq!(channels.dropped().filter(|(_, n)| *n > 0).last().unwrap().0, reason.as_str());
         }
         protocol.opened();
-        protocol.closed(&Close::Slow);
+        protocol.closed(&Close::slow());
         protocol.opened();
         protocol.closed(&Close::Lost);
         assert_eq!(protocol.closes().filter(|(_, n)| *n > 0).collect::<Vec<_>>(), [("slow", 1), ("lost", 1)]);
