@@ -1,6 +1,5 @@
 //! Puts the parts together, runs them, and takes them down in order. The only place that owns tasks.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,6 +23,7 @@ use crate::hub::Hub;
 use crate::model::Now;
 use crate::pipeline::Context;
 use crate::router::{Router, total_name};
+use crate::routing::doors::{self, Door};
 use crate::routing::table;
 use crate::runtime::{self, Runtime};
 use crate::store::{Store, Writer};
@@ -178,12 +178,12 @@ struct App {
 
 impl App {
     async fn run(self, cli: &Cli, mut writer: Writer, mut signals: Signals) -> anyhow::Result<()> {
-        let doors = self.bind().await?;
+        let open = self.bind().await?;
         // Only now, so that a start that fails for an address leaves the store as it was.
         writer.begin().await?;
         let write_until = CancellationToken::new();
         let written = tokio::spawn(writer.run(write_until.clone().cancelled_owned()));
-        let ports = self.serve(doors);
+        let ports = self.serve(open);
         announce(cli, &self.router, &ports);
         tracing::info!(signal = signals.next().await, "stopping");
         let deadline = Instant::now() + self.router.context.runtime.plan.stop_within;
@@ -201,29 +201,28 @@ impl App {
     }
 
     /// Binds every address, so that nothing is served unless everything can be.
-    async fn bind(&self) -> anyhow::Result<Doors> {
+    async fn bind(&self) -> anyhow::Result<Open> {
         let open = async |listen: &Listen| bind(listen).await.with_context(|| format!("cannot listen on {listen}"));
-        let runtime = &self.router.context.runtime;
-        let mut sites = Vec::new();
-        for listen in addresses(runtime) {
-            let bound = open(&listen).await?;
-            sites.push((listen, bound));
+        let plan = &self.router.context.runtime.plan;
+        let mut doors = Vec::new();
+        for door in doors::doors(plan) {
+            let bound = open(&door.listen).await?;
+            doors.push((door, bound));
         }
-        Ok(Doors { sites, api: open(&runtime.plan.api.listen).await? })
+        Ok(Open { doors, api: open(&plan.api.listen).await? })
     }
 
     /// Serves what is bound, and starts the sources.
-    fn serve(&self, doors: Doors) -> Ports {
+    fn serve(&self, open: Open) -> Ports {
         let plan = &self.router.context.runtime.plan;
-        let ports = Ports {
-            sites: doors.sites.iter().map(|(listen, bound)| (listen.clone(), bound.address.port())).collect(),
-            api: doors.api.address.port(),
-        };
-        for (listen, bound) in doors.sites {
+        let mut ports = Ports { doors: Vec::new(), api: open.api.address.port() };
+        for (door, bound) in open.doors {
             let upgrader = Upgrader { tasks: self.tasks.clone(), stop: self.stop.clone() };
-            serve(bound, &Arc::new(Site::new(self.router.clone(), upgrader, &listen)), &self.tasks, &self.stop);
+            let port = bound.address.port();
+            serve(bound, &Arc::new(Site::new(self.router.clone(), upgrader, &door)), &self.tasks, &self.stop);
+            ports.doors.push((door, port));
         }
-        serve(doors.api, &Arc::new(ApiSite::new(self.router.clone(), self.stop.clone())), &self.tasks, &self.stop);
+        serve(open.api, &Arc::new(ApiSite::new(self.router.clone(), self.stop.clone())), &self.tasks, &self.stop);
         for source in &plan.sources {
             if matches!(source.kind, SourceKind::Every { .. }) {
                 self.tasks.spawn(sources::every(self.router.clone(), source.clone(), self.stop.clone()));
@@ -245,41 +244,41 @@ impl App {
 }
 
 /// What is bound.
-struct Doors {
-    /// Protocols and sources.
-    sites: Vec<(Listen, Bound)>,
+struct Open {
+    doors: Vec<(Door, Bound)>,
     api: Bound,
 }
 
 /// The ports in use, also where the system chose them.
 struct Ports {
-    sites: BTreeMap<Listen, u16>,
+    doors: Vec<(Door, u16)>,
     api: u16,
 }
 
-/// The addresses of protocols and sources.
-fn addresses(runtime: &Runtime) -> BTreeSet<Listen> {
-    let sources = runtime.plan.sources.iter().filter_map(|source| match &source.kind {
-        SourceKind::Http { listen, .. } => Some(listen.clone()),
-        SourceKind::Every { .. } => None,
-    });
-    runtime.protocols.iter().map(|p| p.plan.listen.clone()).chain(sources).collect()
+impl Ports {
+    /// The address of the door that serves this.
+    fn at(&self, listen: &Listen, serves: impl Fn(&Door) -> bool) -> Listen {
+        let port = self.doors.iter().find(|(door, _)| serves(door)).map_or(listen.port, |(_, port)| *port);
+        Listen { port, ..listen.clone() }
+    }
 }
 
 /// Says what is served where: as a table for people, as log lines for programs.
 fn announce(cli: &Cli, router: &Router, ports: &Ports) {
     let plan = &router.context.runtime.plan;
-    let at = |listen: &Listen| Listen { port: ports.sites.get(listen).copied().unwrap_or(listen.port), ..listen.clone() };
     let mut lines: Vec<(&str, String)> = Vec::new();
-    for protocol in &plan.protocols {
-        lines.push((&protocol.name, format!("ws://{}{}", at(&protocol.listen), protocol.path)));
+    for (index, protocol) in plan.protocols.iter().enumerate() {
+        let at = ports.at(&protocol.listen, |door| door.protocols.contains(&index));
+        lines.push((&protocol.name, format!("ws://{at}{}", protocol.path)));
         for row in &protocol.http {
-            lines.push((&protocol.name, format!("{} http://{}{}", row.method, at(&protocol.listen), row.path)));
+            lines.push((&protocol.name, format!("{} http://{at}{}", row.method, row.path)));
         }
     }
-    for source in &plan.sources {
+    for (index, source) in plan.sources.iter().enumerate() {
         match &source.kind {
-            SourceKind::Http { method, path, listen, .. } => lines.push((&source.name, format!("{method} http://{}{path}", at(listen)))),
+            SourceKind::Http { method, path, listen, .. } => {
+                lines.push((&source.name, format!("{method} http://{}{path}", ports.at(listen, |door| door.sources.contains(&index)))))
+            }
             SourceKind::Every { period, .. } => lines.push((&source.name, format!("every {}", humantime::format_duration(*period)))),
         }
     }

@@ -13,7 +13,7 @@ use axum::response::IntoResponse;
 use hyper::body::Incoming;
 
 use crate::apply::Applied;
-use crate::config::plan::{Listen, ProtocolPlan, SourceKind, SourcePlan};
+use crate::config::plan::{ProtocolPlan, SourceKind, SourcePlan};
 use crate::http::listen::Serve;
 use crate::http::problem::Problem;
 use crate::http::upgrade::{self, Upgrader};
@@ -22,6 +22,7 @@ use crate::limits::Verdict;
 use crate::model::event::epoch_text;
 use crate::model::{Code, Fault, Json, Now};
 use crate::router::{Outcome, Router};
+use crate::routing::doors::Door;
 use crate::routing::paths::{Parameters, PathTable};
 
 /// The largest body of a source's request.
@@ -55,23 +56,24 @@ enum Target {
 }
 
 impl Site {
-    /// All that the configuration serves on this address.
-    pub fn new(router: Arc<Router>, upgrader: Upgrader, listen: &Listen) -> Self {
+    /// All that is served at this door.
+    pub fn new(router: Arc<Router>, upgrader: Upgrader, door: &Door) -> Self {
         let mut paths: PathTable<Endpoint> = PathTable::new();
-        for (protocol, entry) in router.context.runtime.protocols.iter().enumerate().filter(|(_, p)| p.plan.listen == *listen) {
-            paths.entry(&entry.plan.path).websocket = Some(protocol);
-            for (row, http) in entry.plan.http.iter().enumerate() {
+        let runtime = &router.context.runtime;
+        for &protocol in &door.protocols {
+            let plan = &runtime.protocols[protocol].plan;
+            paths.entry(&plan.path).websocket = Some(protocol);
+            for (row, http) in plan.http.iter().enumerate() {
                 paths.entry(&http.path).methods.insert(http.method.clone(), Target::Row { protocol, row });
             }
         }
-        for (index, source) in router.context.runtime.plan.sources.iter().enumerate() {
-            if let SourceKind::Http { method, path, listen: at, .. } = &source.kind
-                && at == listen
-            {
+        for &index in &door.sources {
+            if let SourceKind::Http { method, path, .. } = &runtime.plan.sources[index].kind {
                 paths.entry(path).methods.insert(method.clone(), Target::Source(index));
             }
         }
-        Self { router, upgrader, loopback: listen.is_loopback(), paths }
+        let loopback = door.listen.is_loopback();
+        Self { router, upgrader, loopback, paths }
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Result<Response<Body>, Problem> {

@@ -1,6 +1,7 @@
 //! From a name to what the configuration says of it: channels by exact name or pattern, audiences by user or session,
 //! listeners by path. Built once when the file is read; a look-up is one hash, or a walk over the few patterns.
 
+pub mod doors;
 pub mod paths;
 pub mod table;
 
