@@ -1,3 +1,5 @@
+//! How the limiters let through and refuse, in a time that the tests make.
+
 use std::time::Instant;
 
 use proptest::prelude::*;

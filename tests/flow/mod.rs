@@ -3,4 +3,6 @@
 mod agent;
 mod canvas;
 mod canvas_tokens;
+mod stop;
+mod websocket;
 mod workspace;

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, channel};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -87,18 +86,7 @@ impl Setup {
 
     /// Starts it and waits until it is ready.
     pub fn start(self) -> Server {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tramline"))
-            .args(["--log", "json"])
-            .current_dir(self.folder.path())
-            .env_remove("RUST_LOG")
-            .envs(self.env.iter().cloned())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Log::read(child.stderr.take().unwrap());
-        let mut server = Server { child, setup: self, log, urls: HashMap::new() };
+        let mut server = self.spawn();
         loop {
             let line = server.log.next();
             match line["message"].as_str() {
@@ -110,6 +98,26 @@ impl Setup {
                 _ => {}
             }
         }
+    }
+
+    /// Starts it and waits until it has ended by itself.
+    pub fn start_in_vain(self) -> Ended {
+        self.spawn().wait()
+    }
+
+    fn spawn(self) -> Server {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tramline"))
+            .args(["--log", "json"])
+            .current_dir(self.folder.path())
+            .env_remove("RUST_LOG")
+            .envs(self.env.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Log::read(child.stderr.take().unwrap());
+        Server { child, setup: self, log, urls: HashMap::new() }
     }
 }
 
@@ -204,6 +212,11 @@ impl Server {
         assert!(sent.success());
     }
 
+    /// Its folder and environment.
+    pub fn setup(&self) -> Setup {
+        self.setup.clone()
+    }
+
     /// Asks it to stop and waits until it has.
     pub fn stop(self) -> Ended {
         self.signal("TERM");
@@ -232,31 +245,33 @@ impl Drop for Server {
 }
 
 /// The log, read all the time by a thread so that the server never waits for us.
-struct Log {
-    lines: Mutex<Receiver<Value>>,
-    reader: Option<JoinHandle<()>>,
-}
+struct Log(Mutex<Receiver<Value>>);
 
 impl Log {
     fn read(stream: impl std::io::Read + Send + 'static) -> Self {
         let (to, lines) = channel();
-        let reader = std::thread::spawn(move || {
+        std::thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
                 let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                if to.send(line).is_err() {
-                    return;
-                }
+                // Nobody listens any more, but the pipe must be emptied all the same.
+                let _: Result<(), SendError<Value>> = to.send(line);
             }
         });
-        Self { lines: Mutex::new(lines), reader: Some(reader) }
+        Self(Mutex::new(lines))
     }
 
     fn next(&self) -> Value {
-        self.lines.lock().unwrap().recv_timeout(SOON).expect("a line of the log")
+        self.0.lock().unwrap().recv_timeout(SOON).expect("a line of the log")
     }
 
-    fn rest(&mut self) -> Vec<Value> {
-        self.reader.take().unwrap().join().unwrap();
-        self.lines.lock().unwrap().try_iter().collect()
+    /// Everything up to the end, which must come.
+    fn rest(&self) -> Vec<Value> {
+        let lines = self.0.lock().unwrap();
+        std::iter::from_fn(|| match lines.recv_timeout(SOON) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("the server does not end"),
+        })
+        .collect()
     }
 }
