@@ -3,6 +3,9 @@
 mod agent;
 mod canvas;
 mod canvas_tokens;
+mod doors;
+mod publish;
+mod reading;
 mod stop;
 mod websocket;
 mod workspace;
