@@ -59,7 +59,7 @@ fn a_file_that_does_not_check_does_not_start() {
 fn an_address_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let ended = Setup::shipped().env("CANVAS_HOST", "127.0.0.1").env("CANVAS_PORT", &port).fails();
+    let ended = Setup::shipped().env("CANVAS_HOST", "127.0.0.1").env("CANVAS_PORT", &port).start_in_vain();
     assert_eq!(ended.code, Some(1));
     let told = ended.log.iter().any(|line| line.as_str().is_some_and(|line| line.contains(&format!("cannot listen on 127.0.0.1:{port}"))));
     assert!(told, "{:?}", ended.log);
@@ -68,7 +68,7 @@ fn an_address_that_is_taken_is_named() {
 #[test]
 fn a_second_server_on_one_database_is_refused() {
     let server = Server::shipped();
-    let ended = server.setup().fails();
+    let ended = server.setup().start_in_vain();
     assert_eq!(ended.code, Some(1));
     assert!(ended.log.iter().any(|line| line.as_str().is_some_and(|line| line.contains("in use"))), "{:?}", ended.log);
 }

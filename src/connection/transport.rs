@@ -44,6 +44,6 @@ pub trait Transport: Send + Unpin {
     fn start(&mut self, out: Outgoing) -> Result<(), Gone>;
     /// Writes what was handed over.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>>;
-    /// Reads and throws away, so that what was written last is not lost to a reset. Ready when the other side is done.
+    /// Ends our side, then reads and throws away, so that what was written last is not lost to a reset. Ready when the other side is done.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }

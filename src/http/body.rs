@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, BodyDataStream};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode};
+use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
+use futures_util::StreamExt as _;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 use crate::http::guard;
 use crate::http::problem::Problem;
@@ -15,6 +19,12 @@ use crate::routing::paths::{Parameters, parse_query, percent_decode};
 
 /// How long a body may take.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
+
+/// Bytes of a body that is too large that are read and thrown away.
+const DISCARDED_BYTES_MAX: usize = 128 << 20;
+
+/// How long that may take.
+const DISCARD_WITHIN: Duration = Duration::from_secs(2);
 
 /// Reads a JSON body. None for a request that has none.
 pub async fn read_json(parts: &Parts, body: Body, bytes_max: usize) -> Result<Option<Json>, Problem> {
@@ -27,17 +37,41 @@ pub async fn read_json(parts: &Parts, body: Body, bytes_max: usize) -> Result<Op
         guard::check_json(&parts.headers)?;
     }
     let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {bytes_max} bytes"));
-    if length.is_some_and(|n| n > bytes_max) {
-        return Err(too_large());
-    }
     let late = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body took too long");
-    let bytes = tokio::time::timeout(BODY_WITHIN, to_bytes(body, bytes_max)).await.map_err(late)?.map_err(|_| too_large())?;
+    let kept_max = if length.is_some_and(|n| n > bytes_max) { 0 } else { bytes_max };
+    let bytes = timeout(BODY_WITHIN, collect(body, kept_max)).await.map_err(late)?.ok_or_else(too_large)?;
     let invalid = |why: String| Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {why}"));
     let text = ByteString::try_from(bytes).map_err(|_| invalid("not UTF-8".into()))?;
     match Json::parse(text) {
         Ok(json) => Ok(Some(json)),
         Err(json::Error::TooDeep) => Err(invalid(json::Error::TooDeep.to_string())),
         Err(json::Error::Syntax(why)) => Err(invalid(why)),
+    }
+}
+
+/// The whole body; none where it is too large or breaks off.
+async fn collect(body: Body, bytes_max: usize) -> Option<Bytes> {
+    let (mut chunks, mut kept) = (body.into_data_stream(), BytesMut::new());
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.ok()?;
+        if kept.len() + chunk.len() > bytes_max {
+            // Whether the client gets to the end of it in time is its own affair.
+            let _: Result<(), Elapsed> = timeout(DISCARD_WITHIN, discard(chunks)).await;
+            return None;
+        }
+        kept.extend_from_slice(&chunk);
+    }
+    Some(kept.freeze())
+}
+
+/// Reads on: a client that is still writing would not see the answer.
+async fn discard(mut chunks: BodyDataStream) {
+    let mut passed = 0;
+    while let Some(Ok(chunk)) = chunks.next().await {
+        passed += chunk.len();
+        if passed > DISCARDED_BYTES_MAX {
+            return;
+        }
     }
 }
 

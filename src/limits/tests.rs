@@ -1,4 +1,4 @@
-//! Rates at chosen times.
+//! How the limiters let through and refuse, in a time that the tests make.
 
 use std::time::Instant;
 
@@ -118,7 +118,7 @@ proptest! {
 
     /// Sweeping changes no verdict: a swept limiter and one that never forgets agree.
     #[test]
-    fn sweeping_changes_no_verdict(steps in prop::collection::vec((0u8..2, prop_oneof![4 => 0u64..50, 1 => 0u64..6_000], any::<bool>()), 1..200)) {
+    fn sweeping_changes_no_verdict(steps in prop::collection::vec((0u8..4, 0u64..3_000, any::<bool>()), 1..200)) {
         let rate = rate(3, Duration::from_secs(3), 5);
         let clock = Clock::new();
         let (swept, kept) = (KeyedLimiter::new(&rate, 100, clock.0), KeyedLimiter::new(&rate, 100, clock.0));

@@ -3,5 +3,10 @@
 mod agent;
 mod canvas;
 mod canvas_tokens;
+mod doors;
 mod load;
+mod publish;
+mod reading;
+mod stop;
+mod websocket;
 mod workspace;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub use client::Client;
 pub use http::{Answer, request};
-pub use server::{Server, Setup};
+pub use server::{Ended, Server, Setup};
 pub use shape::{SOME_TIME, shaped};
 
 /// How long anything that must happen may take.

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, channel};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -102,8 +101,8 @@ impl Setup {
         }
     }
 
-    /// Starts it, where it cannot, and waits until it has given up.
-    pub fn fails(self) -> Ended {
+    /// Starts it and waits until it has ended by itself.
+    pub fn start_in_vain(self) -> Ended {
         self.spawn().wait()
     }
 
@@ -145,11 +144,6 @@ impl Server {
     /// The shipped configuration, running.
     pub fn shipped() -> Self {
         Setup::shipped().start()
-    }
-
-    /// Its folder and environment, to start another in.
-    pub fn setup(&self) -> Setup {
-        self.setup.clone()
     }
 
     /// The first address announced under a name: `ws://…` of a protocol, `http://…` of `api`.
@@ -219,6 +213,11 @@ impl Server {
         assert!(sent.success());
     }
 
+    /// Its folder and environment.
+    pub fn setup(&self) -> Setup {
+        self.setup.clone()
+    }
+
     /// Asks it to stop and waits until it has.
     pub fn stop(self) -> Ended {
         self.signal("TERM");
@@ -247,31 +246,33 @@ impl Drop for Server {
 }
 
 /// The log, read all the time by a thread so that the server never waits for us.
-struct Log {
-    lines: Mutex<Receiver<Value>>,
-    reader: Option<JoinHandle<()>>,
-}
+struct Log(Mutex<Receiver<Value>>);
 
 impl Log {
     fn read(stream: impl std::io::Read + Send + 'static) -> Self {
         let (to, lines) = channel();
-        let reader = std::thread::spawn(move || {
+        std::thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
                 let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                if to.send(line).is_err() {
-                    return;
-                }
+                // Nobody listens any more, but the pipe must be emptied all the same.
+                let _: Result<(), SendError<Value>> = to.send(line);
             }
         });
-        Self { lines: Mutex::new(lines), reader: Some(reader) }
+        Self(Mutex::new(lines))
     }
 
     fn next(&self) -> Value {
-        self.lines.lock().unwrap().recv_timeout(SOON).expect("a line of the log")
+        self.0.lock().unwrap().recv_timeout(SOON).expect("a line of the log")
     }
 
-    fn rest(&mut self) -> Vec<Value> {
-        self.reader.take().unwrap().join().unwrap();
-        self.lines.lock().unwrap().try_iter().collect()
+    /// Everything up to the end, which must come.
+    fn rest(&self) -> Vec<Value> {
+        let lines = self.0.lock().unwrap();
+        std::iter::from_fn(|| match lines.recv_timeout(SOON) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("the server does not end"),
+        })
+        .collect()
     }
 }

@@ -1,0 +1,88 @@
+//! How it ends, and what the next start finds.
+
+use serde_json::{Value, json};
+
+use crate::support::raw::{FIN, Raw, TEXT};
+use crate::support::{Ended, Server};
+
+async fn publish(server: &Server, n: u32) -> Value {
+    server.publish(&json!({ "channel": "custom:log", "data": { "n": n } })).await
+}
+
+async fn numbers(server: &Server) -> Vec<Value> {
+    let history = server.get("/api/history?channel=custom:log").await.json();
+    history["events"].as_array().unwrap().iter().map(|event| event["data"]["n"].clone()).collect()
+}
+
+fn ended_well(ended: &Ended) {
+    assert_eq!(ended.code, Some(0), "{:?}", ended.log);
+    let last = ended.log.last().unwrap();
+    assert_eq!((&last["message"], &last["level"]), (&json!("stopped"), &json!("INFO")));
+    let worst = ended.log.iter().find(|line| line["level"] == "WARN" || line["level"] == "ERROR");
+    assert_eq!(worst, None);
+}
+
+#[tokio::test]
+async fn either_signal_says_goodbye_to_every_client_and_exits_with_0() {
+    for signal in ["TERM", "INT"] {
+        let server = Server::shipped();
+        let mut clients = [server.client("workspace").await, server.client("agent").await, server.client("canvas").await];
+        clients[2].next().await;
+        server.signal(signal);
+        for client in &mut clients {
+            assert_eq!(client.closed().await.0, 1001, "{signal}");
+        }
+        drop(clients);
+        ended_well(&server.wait());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_answer_the_goodbye_holds_up_nothing_for_long() {
+    let server = Server::shipped();
+    let mut silent = Raw::open(server.url("workspace")).await;
+    silent.send(FIN | TEXT, br#"{"type":"ping"}"#).await;
+    silent.next().await.unwrap();
+    let ended = server.stop();
+    assert_eq!(ended.code, Some(0));
+    assert_eq!(silent.close_code().await, 1001);
+}
+
+#[tokio::test]
+async fn after_an_orderly_stop_channels_go_on_where_they_were() {
+    let server = Server::shipped();
+    let mut before = Value::Null;
+    for n in 1..=20 {
+        before = publish(&server, n).await;
+    }
+    let ended = server.stop();
+    ended_well(&ended);
+    let server = ended.setup.start();
+    let wanted: Vec<Value> = (1..=20).rev().map(Value::from).collect();
+    assert_eq!(numbers(&server).await, wanted);
+    let after = publish(&server, 21).await;
+    assert_eq!((&after["offset"], &after["epoch"]), (&json!(21), &before["epoch"]));
+}
+
+#[tokio::test]
+async fn after_a_kill_what_was_acknowledged_is_there_and_the_epoch_is_new() {
+    let server = Server::shipped();
+    let before = publish(&server, 1).await;
+    publish(&server, 2).await;
+    let ended = server.kill();
+    assert_eq!(ended.code, None);
+    let server = ended.setup.start();
+    assert_eq!(numbers(&server).await, [json!(2), json!(1)]);
+    let after = publish(&server, 3).await;
+    assert_ne!(after["epoch"], before["epoch"]);
+    assert_eq!(numbers(&server).await, [json!(3), json!(2), json!(1)]);
+}
+
+#[tokio::test]
+async fn two_cannot_share_a_database() {
+    let server = Server::shipped();
+    publish(&server, 1).await;
+    let ended = server.setup().start_in_vain();
+    assert_eq!(ended.code, Some(1));
+    assert_eq!(publish(&server, 2).await["offset"], 2);
+}
