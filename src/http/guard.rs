@@ -23,7 +23,7 @@ pub fn is_loopback_host(host: &str) -> bool {
 /// Host and port of an authority: `a:1`, `[::1]:1`, `a`.
 fn split_port(authority: &str) -> (&str, Option<&str>) {
     match authority.rsplit_once(':') {
-        Some((host, port)) if !host.ends_with(':') && !port.contains(']') && (!host.contains(':') || host.ends_with(']')) => {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && (!host.contains(':') || host.ends_with(']')) => {
             (host, Some(port))
         }
         _ => (authority, None),
@@ -133,6 +133,8 @@ mod tests {
             ("localhost.evil.example", false),
             ("127.0.0.1.evil.example", false),
             ("10.0.0.1", false),
+            ("localhost:3@10.0.0.1", false),
+            ("localhost:80:80", false),
             ("", false),
         ] {
             assert_eq!(check_host(&headers(&[("host", host)]), true).is_ok(), fits, "{host}");

@@ -85,9 +85,9 @@ impl Json {
         Json(ByteString::from(&*self.0))
     }
 
-    /// The value as a tree.
-    pub fn to_value(&self) -> serde_json::Value {
-        serde_json::from_str(&self.0).unwrap_or_default()
+    /// The value as a tree. Not every text has one: half a surrogate pair is no text, and `1e999` no number.
+    pub fn to_value(&self) -> Result<serde_json::Value, Error> {
+        serde_json::from_str(&self.0).map_err(|e| Error::Syntax(e.to_string()))
     }
 }
 

@@ -138,10 +138,14 @@ fn match_parts<'n>(parts: &[Part], name: &'n str, separator: char, found: &mut V
             let reach = name.find(separator).unwrap_or(name.len());
             let end = match after.first() {
                 None => reach,
-                Some(Part::Literal(next)) => match name[..].match_indices(&**next).map(|(i, _)| i).find(|&i| i > 0) {
-                    Some(i) if i <= reach => i,
-                    _ => return false,
-                },
+                Some(Part::Literal(next)) => {
+                    // One character at least is captured: the literal is looked for behind it.
+                    let first = name.chars().next().map_or(0, char::len_utf8);
+                    match name[first..].find(&**next) {
+                        Some(i) if first + i <= reach => first + i,
+                        _ => return false,
+                    }
+                }
                 Some(_) => return false,
             };
             if end == 0 {
@@ -218,6 +222,13 @@ mod tests {
         assert_eq!(Pattern::path("/app/{key}/ws").unwrap().matches("/app/k1/ws"), Some(vec!["k1"]));
         assert_eq!(Pattern::path("/app/{key}").unwrap().matches("/app/a/b"), None);
         assert_eq!(Pattern::channel("v{n}-x").unwrap().matches("v12-x"), Some(vec!["12"]));
+    }
+
+    #[test]
+    fn a_literal_that_overlaps_itself_is_found_behind_its_capture() {
+        assert_eq!(Pattern::channel("{a}xx").unwrap().matches("xxx"), Some(vec!["x"]));
+        assert_eq!(Pattern::channel("{a}-").unwrap().matches("--"), Some(vec!["-"]));
+        assert_eq!(Pattern::channel("{a}ü").unwrap().matches("üü"), Some(vec!["ü"]));
     }
 
     #[test]

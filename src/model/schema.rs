@@ -22,7 +22,7 @@ impl Schema {
 
     /// Checks a value. Paths in the flaws are JSON Pointers into it.
     pub fn check(&self, value: &Json) -> Result<(), Vec<Flaw>> {
-        let tree = value.to_value();
+        let tree = value.to_value().map_err(|e| vec![Flaw { path: String::new(), message: shorten(e.to_string()) }])?;
         let flaws: Vec<Flaw> = self
             .0
             .iter_errors(&tree)
@@ -60,6 +60,14 @@ mod tests {
         assert!(schema.check(&json(r#"{"a":{"n":1}}"#)).is_ok());
         assert_eq!(schema.check(&json(r#"{"a":{"n":"x"}}"#)).unwrap_err()[0].path, "/a/n");
         assert_eq!(schema.check(&json("{}")).unwrap_err()[0].path, "");
+    }
+
+    #[test]
+    fn what_has_no_tree_is_refused_not_checked_as_null() {
+        let schema = Schema::compile(&serde_json::json!({"required": ["id"]})).unwrap();
+        for text in [r#"{"x":1e999}"#, r#"{"x":"\ud800"}"#] {
+            assert!(schema.check(&json(text)).unwrap_err()[0].message.starts_with("not JSON"), "{text}");
+        }
     }
 
     #[test]
