@@ -162,7 +162,11 @@ fn published(row: &Row) -> Vec<String> {
         Target::Channel(text) => text.as_constant().map(str::to_owned),
         _ => None,
     };
-    row.to.iter().flat_map(|to| [to.kind.as_ref().and_then(|kind| kind.as_constant()).map(str::to_owned), channel(&to.target)]).flatten().collect()
+    row.to
+        .iter()
+        .flat_map(|to| [to.kind.as_ref().and_then(|kind| kind.as_constant()).map(str::to_owned), channel(&to.target)])
+        .flatten()
+        .collect()
 }
 
 /// Whether a word can be nothing but a protocol's, in a comment too: it has a capital, a dash, a colon or a line inside.
@@ -173,7 +177,19 @@ fn is_distinctive(word: &str) -> bool {
 #[test]
 fn the_source_knows_no_word_of_a_protocol() {
     let words = words();
-    for must in ["workspace", "canvas", "agent", "ai_start", "messageReceived", "ideStatusChanged", "MessageSent", "ai-response", "notification", "agent:inbox", "heartbeat"] {
+    for must in [
+        "workspace",
+        "canvas",
+        "agent",
+        "ai_start",
+        "messageReceived",
+        "ideStatusChanged",
+        "MessageSent",
+        "ai-response",
+        "notification",
+        "agent:inbox",
+        "heartbeat",
+    ] {
         assert!(words.contains(must), "{must} is no longer looked for: {words:?}");
     }
     let mut found = Vec::new();

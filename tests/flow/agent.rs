@@ -43,14 +43,24 @@ async fn the_bus_as_clients_see_it() {
         assert_eq!(client.next().await, json!({ "type": "messageReceived", "data": whole }));
     }
     let table = [
-        ("activeIDEChanged", json!({ "port": 1, "workspacePath": "/w" }), "ideStatusChanged", json!({ "port": 1, "status": "active", "workspacePath": "/w" })),
+        (
+            "activeIDEChanged",
+            json!({ "port": 1, "workspacePath": "/w" }),
+            "ideStatusChanged",
+            json!({ "port": 1, "status": "active", "workspacePath": "/w" }),
+        ),
         (
             "activeIDEChanged",
             json!({ "port": 1, "status": "active", "workspacePath": "/w", "previousPort": 2 }),
             "ideStatusChanged",
             json!({ "port": 1, "status": "active", "workspacePath": "/w", "previousPort": 2 }),
         ),
-        ("userAppDetected", json!({ "url": "http://localhost:5173", "workspacePath": "/w" }), "userAppDetected", json!({ "url": "http://localhost:5173", "workspacePath": "/w" })),
+        (
+            "userAppDetected",
+            json!({ "url": "http://localhost:5173", "workspacePath": "/w" }),
+            "userAppDetected",
+            json!({ "url": "http://localhost:5173", "workspacePath": "/w" }),
+        ),
         (
             "connectionStatus",
             json!({ "connected": true, "activePort": 9, "availablePorts": [9, 10] }),

@@ -43,7 +43,14 @@ async fn pings_and_mistakes_are_answered() {
     let server = Server::shipped();
     let (mut client, _) = greeted(&server, "").await;
     assert_eq!(client.ask(&json!({ "type": "ping", "more": 1 })).await, json!({ "type": "pong", "timestamp": SOME_TIME }));
-    for text in ["nonsense", "{}", "{\"type\":\"nope\"}", "{\"type\":\"subscribe\"}", "{\"type\":\"subscribe\",\"sessionId\":7}", "{\"type\":\"subscribe\",\"sessionId\":\"\"}"] {
+    for text in [
+        "nonsense",
+        "{}",
+        "{\"type\":\"nope\"}",
+        "{\"type\":\"subscribe\"}",
+        "{\"type\":\"subscribe\",\"sessionId\":7}",
+        "{\"type\":\"subscribe\",\"sessionId\":\"\"}",
+    ] {
         client.send_text(text).await;
         let mut answer = client.next().await;
         let what = answer["error"].as_str().unwrap_or_else(|| panic!("{text}: {answer}")).to_owned();
@@ -89,7 +96,11 @@ async fn a_connection_has_one_session_at_a_time() {
 async fn a_refused_subscription_leaves_the_session_as_it_was() {
     let server = Server::shipped();
     let (mut client, _) = greeted(&server, "?sessionId=kept").await;
-    for wrong in [json!({ "type": "subscribe" }), json!({ "type": "subscribe", "sessionId": "x".repeat(201) }), json!({ "type": "subscribe", "sessionId": "no spaces" })] {
+    for wrong in [
+        json!({ "type": "subscribe" }),
+        json!({ "type": "subscribe", "sessionId": "x".repeat(201) }),
+        json!({ "type": "subscribe", "sessionId": "no spaces" }),
+    ] {
         assert_eq!(client.ask(&wrong).await["type"], "error", "{wrong}");
     }
     publish_to(&server, "kept", "note", json!({})).await;
@@ -99,8 +110,18 @@ async fn a_refused_subscription_leaves_the_session_as_it_was() {
 /// The table of what the server sends: type, its further keys, and the same broken.
 fn events() -> Vec<(&'static str, Value, Value, &'static str)> {
     let all = [
-        ("ai_start", json!({ "task": { "prompt": "p", "mode": "m", "targetFile": "f" } }), json!({ "task": { "prompt": "p" } }), "/data/task"),
-        ("ai_start", json!({ "task": { "prompt": "p", "mode": "m" } }), json!({ "task": { "prompt": 1, "mode": "m" } }), "/data/task/prompt"),
+        (
+            "ai_start",
+            json!({ "task": { "prompt": "p", "mode": "m", "targetFile": "f" } }),
+            json!({ "task": { "prompt": "p" } }),
+            "/data/task",
+        ),
+        (
+            "ai_start",
+            json!({ "task": { "prompt": "p", "mode": "m" } }),
+            json!({ "task": { "prompt": 1, "mode": "m" } }),
+            "/data/task/prompt",
+        ),
         (
             "ai_progress",
             json!({ "progress": { "chunksReceived": 2, "contentLength": 90 } }),

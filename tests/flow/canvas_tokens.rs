@@ -52,7 +52,9 @@ async fn anything_else_is_accepted_closed_and_receives_nothing() {
         token(Algorithm::HS256, &json!({ "sub": "ann", "exp": in_seconds(-1) }), SECRET),
         token(Algorithm::HS256, &json!({ "sub": "ann", "nbf": in_seconds(600) }), SECRET),
     ];
-    for query in tokens.iter().map(|t| format!("?userId=ann&sessionId=s&token={t}")).chain(["?userId=ann".into(), format!("?Token={valid}")]) {
+    for query in
+        tokens.iter().map(|t| format!("?userId=ann&sessionId=s&token={t}")).chain(["?userId=ann".into(), format!("?Token={valid}")])
+    {
         let mut client = Client::connect(&format!("{}{query}", server.url("canvas"))).await;
         // The first frame of all is the close: no greeting.
         assert_eq!(client.closed().await, (1008, "Unauthorized".into()), "{query}");

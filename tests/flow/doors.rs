@@ -146,14 +146,20 @@ async fn a_body_says_that_it_is_json() {
     let body = json!({ "channel": "custom:x", "type": "x", "data": {} }).to_string();
     let doors = [server.http("api", "/api/publish"), server.http("api", "/api/sources/bus"), server.http("bus", "/events")];
     for url in &doors {
-        for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/jsonx", "text/json"] {
+        for kind in
+            ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/jsonx", "text/json"]
+        {
             assert_eq!(request("POST", url, &[("content-type", kind)], Some(&body)).await.status, 415, "{url} {kind}");
         }
         assert_eq!(request("POST", url, &[], Some(&body)).await.status, 415, "{url}");
         assert_eq!(request("POST", url, &[JSON], None).await.status, 400, "{url}");
     }
     for kind in ["application/json; charset=utf-8", "Application/JSON", "application/cloudevents+json"] {
-        assert_eq!(request("POST", &doors[0], &[("content-type", kind)], Some(&json!({ "channel": "custom:x" }).to_string())).await.status, 202, "{kind}");
+        assert_eq!(
+            request("POST", &doors[0], &[("content-type", kind)], Some(&json!({ "channel": "custom:x" }).to_string())).await.status,
+            202,
+            "{kind}"
+        );
     }
 }
 
@@ -161,7 +167,11 @@ async fn a_body_says_that_it_is_json() {
 async fn preflights_are_answered_to_origins_that_are_let_in() {
     let server = Setup::shipped().env("API_TOKEN", "t0ken").start();
     let ask = async |url: String, origin: &str| {
-        let headers = [("origin", origin), ("access-control-request-method", "POST"), ("access-control-request-headers", "content-type,authorization")];
+        let headers = [
+            ("origin", origin),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "content-type,authorization"),
+        ];
         request("OPTIONS", &url, &headers, None).await
     };
     for (url, methods) in [(server.http("api", "/api/publish"), "GET, POST, DELETE"), (server.http("bus", "/events"), "POST")] {
@@ -182,7 +192,9 @@ async fn with_a_token_set_every_call_but_health_needs_it() {
         let headers: &[(&str, &str)] = if token.is_empty() { &[] } else { &[("authorization", token)] };
         request("GET", &server.http("api", path), headers, None).await
     };
-    for path in ["/api/channels", "/api/connections", "/api/routes", "/api/plugins", "/api/sources", "/api/stats", "/api/history", "/metrics"] {
+    for path in
+        ["/api/channels", "/api/connections", "/api/routes", "/api/plugins", "/api/sources", "/api/stats", "/api/history", "/metrics"]
+    {
         for wrong in ["", "Bearer wrong", "Bearer t0ke", "Bearer t0kenn", "Basic t0ken", "t0ken", "Bearer "] {
             let answer = get(path, wrong).await;
             assert_eq!((answer.status, answer.header("www-authenticate")), (401, "Bearer"), "{path} {wrong}");

@@ -46,7 +46,8 @@ async fn a_list_of_targets_is_answered_with_a_list_and_is_all_or_nothing() {
     let (mut one, _) = greeted(&server, "?sessionId=a").await;
     let (mut two, _) = greeted(&server, "?sessionId=b").await;
     let answer = server.publish(&json!({ "session": ["a", "b", "c"], "type": "note", "data": {} })).await;
-    let seen: Vec<_> = answer.as_array().unwrap().iter().map(|a| (a["channel"].as_str().unwrap(), a["delivered"].as_u64().unwrap())).collect();
+    let seen: Vec<_> =
+        answer.as_array().unwrap().iter().map(|a| (a["channel"].as_str().unwrap(), a["delivered"].as_u64().unwrap())).collect();
     assert_eq!(seen, [("session:a", 1), ("session:b", 1), ("session:c", 0)]);
     assert_eq!((one.next().await["sessionId"].clone(), two.next().await["sessionId"].clone()), (json!("a"), json!("b")));
     let single = server.publish(&json!({ "session": ["a"], "type": "note", "data": {} })).await;

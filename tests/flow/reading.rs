@@ -13,7 +13,11 @@ fn keys(value: &Value) -> Vec<&str> {
 async fn history_is_paged_newest_first_without_gaps() {
     let server = Server::shipped();
     for n in 0..25 {
-        server.publish(&json!({ "channel": if n % 2 == 0 { "custom:a" } else { "custom:b" }, "type": format!("t{}", n % 3), "data": { "n": n } })).await;
+        server
+            .publish(
+                &json!({ "channel": if n % 2 == 0 { "custom:a" } else { "custom:b" }, "type": format!("t{}", n % 3), "data": { "n": n } }),
+            )
+            .await;
     }
     let read = async |filter: &str| {
         let (mut found, mut next, mut pages) = (Vec::new(), String::new(), 0);
@@ -106,7 +110,21 @@ async fn channels_and_connections() {
     assert!(names.contains(&&json!("session:s")) && names.contains(&&json!("user:u")), "{all}");
 
     let connection = server.get(&format!("/api/connections/{id}")).await.json();
-    let wanted = ["id", "protocol", "user", "session", "address", "opened", "alive", "readyState", "messages", "bytes", "dropped", "queue", "channels"];
+    let wanted = [
+        "id",
+        "protocol",
+        "user",
+        "session",
+        "address",
+        "opened",
+        "alive",
+        "readyState",
+        "messages",
+        "bytes",
+        "dropped",
+        "queue",
+        "channels",
+    ];
     assert_eq!(keys(&connection), wanted);
     assert_eq!(connection["channels"], json!(["user:u", "session:s"]));
     assert_eq!(connection["messages"], json!({ "in": 0, "out": 2 }));
@@ -149,7 +167,8 @@ async fn metrics_are_prometheus_text() {
     client.expect_nothing().await;
     let answer = server.get("/metrics").await;
     assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"));
-    let sample = regex::Regex::new(r#"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{([a-z_]+="([^"\\\n]|\\["\\n])*",?)*\})? (-?[0-9.e+-]+|[+-]Inf|NaN)$"#).unwrap();
+    let sample =
+        regex::Regex::new(r#"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{([a-z_]+="([^"\\\n]|\\["\\n])*",?)*\})? (-?[0-9.e+-]+|[+-]Inf|NaN)$"#).unwrap();
     let (mut typed, mut samples) = (std::collections::HashSet::new(), std::collections::HashSet::new());
     for line in answer.body.lines() {
         if let Some(rest) = line.strip_prefix("# TYPE ") {

@@ -178,7 +178,13 @@ async fn handshakes_that_are_none() {
         let raw = Raw::send_first(url, bytes.as_bytes()).await;
         assert_eq!(raw.status(), status, "{bytes}{}", raw.head);
     }
-    let raw = Raw::send_first(url, good.replace("Upgrade: websocket", "upgrade: WebSocket").replace("Connection: Upgrade", "connection: keep-alive, UPGRADE").as_bytes()).await;
+    let raw = Raw::send_first(
+        url,
+        good.replace("Upgrade: websocket", "upgrade: WebSocket")
+            .replace("Connection: Upgrade", "connection: keep-alive, UPGRADE")
+            .as_bytes(),
+    )
+    .await;
     assert_eq!(raw.status(), 101);
     assert!(raw.head.to_lowercase().contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{}", raw.head);
     assert!(!raw.head.to_lowercase().contains("sec-websocket-extensions"), "{}", raw.head);

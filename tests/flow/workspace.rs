@@ -154,7 +154,9 @@ async fn chunks_of_an_answer_come_in_the_order_published() {
     let mut one = subscribed(&server, "ai-response").await;
     let mut two = subscribed(&server, "ai-response").await;
     for index in 0..50 {
-        server.publish(&json!({ "channel": "ai-response", "data": { "id": "r", "chunk": "c", "index": index, "finished": index == 49 } })).await;
+        server
+            .publish(&json!({ "channel": "ai-response", "data": { "id": "r", "chunk": "c", "index": index, "finished": index == 49 } }))
+            .await;
     }
     for client in [&mut one, &mut two] {
         for index in 0..50 {
@@ -173,7 +175,18 @@ async fn mistakes_are_answered_and_the_connection_stays() {
         client.send_text(text).await;
         assert_eq!(client.next().await, told("invalid JSON"), "{:.40}", text);
     }
-    for text in ["{}", "[]", "1", "null", "\"ping\"", "{\"type\":null}", "{\"type\":\"\"}", "{\"type\":\"Ping\"}", "{\"type\":\"publish\",\"channel\":\"files\"}", "{\"type\":{}}"] {
+    for text in [
+        "{}",
+        "[]",
+        "1",
+        "null",
+        "\"ping\"",
+        "{\"type\":null}",
+        "{\"type\":\"\"}",
+        "{\"type\":\"Ping\"}",
+        "{\"type\":\"publish\",\"channel\":\"files\"}",
+        "{\"type\":{}}",
+    ] {
         client.send_text(text).await;
         assert_eq!(client.next().await, told("unknown message type"), "{text}");
     }

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 use super::{Answer, Client, SOON, request};
 
 /// What comes before a test's own channels, protocols and sources.
-const HEAD: &str = "version: 1\nstore: \"sqlite://t.db\"\napi: { listen: \"localhost:0\", token: \"${API_TOKEN:-}\", origins: \"${API_ORIGINS:-}\" }\n";
+const HEAD: &str =
+    "version: 1\nstore: \"sqlite://t.db\"\napi: { listen: \"localhost:0\", token: \"${API_TOKEN:-}\", origins: \"${API_ORIGINS:-}\" }\n";
 
 /// Addresses that the shipped file serves apart; workspace and agent share one, as they do by default.
 const SHIPPED: [(&str, &str); 9] = [
@@ -87,15 +88,16 @@ impl Setup {
     /// Starts it and waits until it is ready.
     pub fn start(self) -> Server {
         let mut server = self.spawn();
+        let mut said = Vec::new();
         loop {
-            let line = server.log.next();
+            let line = server.log.next().unwrap_or_else(|| panic!("it does not start: {said:#?}"));
             match line["message"].as_str() {
                 Some("serving") => {
                     let url = line["url"].as_str().unwrap();
                     server.urls.entry(line["name"].as_str().unwrap().into()).or_default().push(url.into());
                 }
                 Some("ready") => return server,
-                _ => {}
+                _ => said.push(line),
             }
         }
     }
@@ -199,7 +201,7 @@ impl Server {
     /// The next line of the log with this message.
     pub fn logged(&self, message: &str) -> Value {
         loop {
-            let line = self.log.next();
+            let line = self.log.next().expect("it runs");
             if line["message"] == message {
                 return line;
             }
@@ -260,18 +262,17 @@ impl Log {
         Self(Mutex::new(lines))
     }
 
-    fn next(&self) -> Value {
-        self.0.lock().unwrap().recv_timeout(SOON).expect("a line of the log")
+    /// The next line, which must come or be the end.
+    fn next(&self) -> Option<Value> {
+        match self.0.lock().unwrap().recv_timeout(SOON) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("nothing is logged"),
+        }
     }
 
     /// Everything up to the end, which must come.
     fn rest(&self) -> Vec<Value> {
-        let lines = self.0.lock().unwrap();
-        std::iter::from_fn(|| match lines.recv_timeout(SOON) {
-            Ok(line) => Some(line),
-            Err(RecvTimeoutError::Disconnected) => None,
-            Err(RecvTimeoutError::Timeout) => panic!("the server does not end"),
-        })
-        .collect()
+        std::iter::from_fn(|| self.next()).collect()
     }
 }
