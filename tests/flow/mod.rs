@@ -1,12 +1,24 @@
 //! The running binary, from outside: what goes in at one door and what comes out at another.
 
-mod agent;
+mod workspace;
+
 mod canvas;
 mod canvas_tokens;
+
+mod agent;
+
+mod websocket;
+
 mod doors;
 mod load;
 mod publish;
 mod reading;
+
+mod effects;
+mod language;
+mod limits;
+mod moments;
+mod scripts;
+mod subscriptions;
+
 mod stop;
-mod websocket;
-mod workspace;

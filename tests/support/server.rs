@@ -88,15 +88,16 @@ impl Setup {
     /// Starts it and waits until it is ready.
     pub fn start(self) -> Server {
         let mut server = self.spawn();
+        let mut said = Vec::new();
         loop {
-            let line = server.log.next();
+            let line = server.log.next().unwrap_or_else(|| panic!("it does not start: {said:#?}"));
             match line["message"].as_str() {
                 Some("serving") => {
                     let url = line["url"].as_str().unwrap();
                     server.urls.entry(line["name"].as_str().unwrap().into()).or_default().push(url.into());
                 }
                 Some("ready") => return server,
-                _ => {}
+                _ => said.push(line),
             }
         }
     }
@@ -200,7 +201,7 @@ impl Server {
     /// The next line of the log with this message.
     pub fn logged(&self, message: &str) -> Value {
         loop {
-            let line = self.log.next();
+            let line = self.log.next().expect("it runs");
             if line["message"] == message {
                 return line;
             }
@@ -261,18 +262,17 @@ impl Log {
         Self(Mutex::new(lines))
     }
 
-    fn next(&self) -> Value {
-        self.0.lock().unwrap().recv_timeout(SOON).expect("a line of the log")
+    /// The next line, which must come or be the end.
+    fn next(&self) -> Option<Value> {
+        match self.0.lock().unwrap().recv_timeout(SOON) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("nothing is logged"),
+        }
     }
 
     /// Everything up to the end, which must come.
     fn rest(&self) -> Vec<Value> {
-        let lines = self.0.lock().unwrap();
-        std::iter::from_fn(|| match lines.recv_timeout(SOON) {
-            Ok(line) => Some(line),
-            Err(RecvTimeoutError::Disconnected) => None,
-            Err(RecvTimeoutError::Timeout) => panic!("the server does not end"),
-        })
-        .collect()
+        std::iter::from_fn(|| self.next()).collect()
     }
 }
