@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
+import { once } from 'node:events';
 import { folder, range, soon, start, test, timeless } from './tramline.js';
 
 const URL = 'ws://localhost:3001/ws';
@@ -217,5 +218,11 @@ test('users and sessions may be called what people call them', async (t) => {
     assert.deepEqual(await client.ask({ type: 'subscribe', sessionId: name }), { type: 'subscribed', sessionId: name, timestamp: '<iso>' });
     await server.publish({ session: name }, 'ai_error', { error: { message: 'm', type: 't' } });
     assert.equal((await client.next()).sessionId, name);
+  }
+  for (const name of ['*', 'a\nb', 'x'.repeat(201)]) {
+    const { ws } = server.open(`${URL}?userId=${encodeURIComponent(name)}`);
+    const [, response] = await soon(once(ws, 'unexpected-response'), 'a refusal');
+    response.resume();
+    assert.equal(response.statusCode, 400, name);
   }
 });
