@@ -122,6 +122,8 @@ fn start(cli: &Cli) -> ExitCode {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     });
+    // A panic is a fault of ours: it belongs in the log, as one line. What it broke is cleaned up where it is caught.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panicked")));
     let built = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build();
     let runtime = match built {
         Ok(runtime) => runtime,
@@ -163,7 +165,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         protocol.metrics.connections_total.add(recovered.counters.get(&total_name(&protocol.plan.name)).copied().unwrap_or(0));
     }
     let hub = Arc::new(Hub::new(runtime.protocols.len(), recovered.channels));
-    let router = Arc::new(Router { context: Context::new(runtime, hub), store });
+    let router = Arc::new(Router::new(Context::new(runtime, hub), store, now));
     let app = App { router, tasks: TaskTracker::new(), stop: CancellationToken::new() };
     app.run(cli, writer, signals).await
 }
@@ -277,7 +279,8 @@ fn announce(cli: &Cli, router: &Router, ports: &Ports) {
     for (index, source) in plan.sources.iter().enumerate() {
         match &source.kind {
             SourceKind::Http { method, path, listen, .. } => {
-                lines.push((&source.name, format!("{method} http://{}{path}", ports.at(listen, |door| door.sources.contains(&index)))))
+                let at = ports.at(listen, |door| door.sources.contains(&index));
+                lines.push((&source.name, format!("{method} http://{at}{path}")));
             }
             SourceKind::Every { period, .. } => lines.push((&source.name, format!("every {}", humantime::format_duration(*period)))),
         }

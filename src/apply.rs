@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::plan::ChannelPlan;
-use crate::hub::{Connection, Hub, Published, Render, Sent};
+use crate::hub::{Connection, Hub, Published, Render};
 use crate::model::{ChannelName, Code, Event, Fault, Now};
 use crate::pipeline::Context;
 use crate::pipeline::deliver::Renderer;
@@ -72,7 +72,7 @@ pub fn apply(context: &Context, store: &Store, actor: Option<&Arc<Connection>>, 
                 applied.published.push(published);
             }
             (Effect::Send(frame), Some(actor), _) => {
-                let _: Sent = actor.send(frame);
+                actor.send(frame);
             }
             (Effect::Close(close), Some(actor), _) => actor.outbox.close(close),
             // Effects on a connection, where there is none: the pipeline makes no such decision.

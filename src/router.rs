@@ -1,11 +1,14 @@
 //! The router: decides and applies what every door brings. Doors know this and nothing behind it.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::apply::{Applied, apply};
-use crate::config::plan::{HttpRow, ProtocolPlan, SourcePlan, WhenFull};
+use crate::config::plan::{HttpRow, ProtocolPlan, Rate, SourcePlan, WhenFull};
 use crate::hub::connection::report;
 use crate::hub::{Admission, Bounds, Connection};
+use crate::limits::{Limiter, Verdict};
 use crate::model::view::RequestView;
 use crate::model::{Close, Code, Fault, Json, Now};
 use crate::pipeline::publish::{Destination, Proposal, prepare};
@@ -13,8 +16,13 @@ use crate::pipeline::{self, ClientLimits, Context, Decision, Effect, Input};
 use crate::store::{ConnectionEnd, ConnectionRecord, Store};
 use crate::telemetry::metrics::DropReason;
 
+/// Warnings about clients' messages that are logged in a second. The rest are in the log at level debug, and counted.
+const WARNINGS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("20 is not 0");
+
 /// The running whole behind the doors.
 pub struct Router {
+    /// How many warnings about messages are logged: clients cause them.
+    warnings: Limiter,
     /// The configuration, channels and connections.
     pub context: Context,
     /// What is kept.
@@ -33,6 +41,12 @@ pub struct Outcome {
 }
 
 impl Router {
+    /// A router over these.
+    pub fn new(context: Context, store: Store, now: Now) -> Self {
+        let rate = Rate { count: WARNINGS_PER_SECOND, per: Duration::from_secs(1), burst: WARNINGS_PER_SECOND };
+        Self { context, store, warnings: Limiter::new(&rate, now) }
+    }
+
     /// Lets a connection in, or says why not. A displaced connection is closed.
     pub fn admit(&self, connection: &Arc<Connection>) -> Result<(), Fault> {
         let protocol = &self.context.runtime.protocols[connection.protocol];
@@ -72,7 +86,10 @@ impl Router {
         self.note(&decision, &protocol.plan.name, Some(connection));
         if let Err(fault) = apply(&self.context, &self.store, Some(connection), std::mem::take(&mut decision.effects), now) {
             protocol.metrics.fault(fault.code);
-            tracing::warn!(protocol = %protocol.plan.name, client = %connection.id, why = fault.detail.as_deref().unwrap_or(&fault.message), "a message was refused");
+            if self.may_warn() {
+                let why = fault.detail.as_deref().unwrap_or(&fault.message);
+                tracing::warn!(protocol = %protocol.plan.name, client = %connection.id, why, "a message was refused");
+            }
             if let Some(frame) = pipeline::tell(&protocol.plan, &fault, None, &connection.view(), now) {
                 connection.send(frame);
             }
@@ -144,6 +161,10 @@ impl Router {
         Ok(Outcome { applied, reply: decision.reply, status: decision.status })
     }
 
+    fn may_warn(&self) -> bool {
+        self.warnings.check(Now::read()) == Verdict::Pass
+    }
+
     /// Counts a decision and logs its fault.
     fn note(&self, decision: &Decision, door: &str, connection: Option<&Connection>) {
         for route in &decision.routes {
@@ -162,7 +183,7 @@ impl Router {
         }
         let (client, why) = (connection.map_or("", |c| &*c.id), fault.detail.as_deref().unwrap_or(&fault.message));
         match fault.code {
-            Code::ScriptFailed => tracing::warn!(door, client, code = fault.code.as_str(), why, "a script failed"),
+            Code::ScriptFailed if self.may_warn() => tracing::warn!(door, client, code = fault.code.as_str(), why, "a script failed"),
             _ => tracing::debug!(door, client, code = fault.code.as_str(), why, "a message was refused"),
         }
     }

@@ -41,7 +41,7 @@ pub(crate) async fn router(yaml: &str, plugins: &[(&str, &str)]) -> Arc<Router> 
     writer.begin().await.unwrap();
     tokio::spawn(writer.run(std::future::pending()));
     let hub = Hub::new(runtime.protocols.len(), recovered.channels);
-    Arc::new(Router { context: Context::new(Arc::new(runtime), Arc::new(hub)), store })
+    Arc::new(Router::new(Context::new(Arc::new(runtime), Arc::new(hub)), store, Now::read()))
 }
 
 /// A connection of the first protocol that the hub has let in.

@@ -28,7 +28,7 @@ codes! {
     ADDRESS = "R017": "an address or path that is none";
     CLASH = "R018": "two things on the same address and path";
     API_SHARED = "R019": "the address of `api` is used by something else";
-    API_OPEN = "R020": "`api` can be reached from other machines and has no token";
+    API_OPEN = "R020": "`api` or an HTTP source can be reached from other machines and has no token";
     SCHEMA = "R021": "a JSON Schema that does not compile";
     CLOSE = "R022": "a close code that may not be sent, or a reason that is too long";
     INCLUDE = "R023": "a file that may not be included";

@@ -81,7 +81,12 @@ fn http(all: &Gathered, fields: &mut Fields<'_>, name: &str, doors: &mut Doors) 
     let listen = fields.need("on").and_then(|node| listen::address(all, node));
     let origins = fields.read("origins", values::origins).unwrap_or_default();
     let token = fields.read("token", values::secret);
-    let ((method, path), listen) = (door?, listen?);
-    doors.add(&listen, &method, &path, format!("the source `{name}`"), at?);
+    let ((method, path), listen, at) = (door?, listen?, at?);
+    if !listen.is_loopback() && token.is_none() {
+        let message = format!("the source `{name}` on {listen} can be reached from other machines and has no token");
+        let hint = "set its `token`: whoever reaches it speaks to all its clients";
+        all.report(Diagnostic::new(codes::API_OPEN, at.clone(), message).hint(hint));
+    }
+    doors.add(&listen, &method, &path, format!("the source `{name}`"), at);
     Some(SourceKind::Http { method, path, listen, origins, token })
 }

@@ -92,7 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for WebSocket<S> {
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Our side is done: a client that waits for the end need not wait for ours. It is done once however often it is asked for.
-        let _: Poll<std::io::Result<()>> = Pin::new(self.stream.get_mut()).poll_shutdown(cx);
+        drop(Pin::new(self.stream.get_mut()).poll_shutdown(cx));
         let mut scratch = [0u8; 4096];
         loop {
             let mut buffer = ReadBuf::new(&mut scratch);

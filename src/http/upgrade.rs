@@ -126,7 +126,7 @@ impl Upgrader {
                 self.tasks.spawn(run(router.clone(), connection, upgrade, expires, self.stop.clone(), permit));
             }
             Err(why) => {
-                tracing::info!(protocol = %entry.plan.name, %why, "a connection without a valid token was closed");
+                tracing::debug!(protocol = %entry.plan.name, %why, "a connection without a valid token was closed");
                 entry.metrics.refused.inc();
                 self.tasks.spawn(turn_away(upgrade, Close::Unauthorized, permit));
             }

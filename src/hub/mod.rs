@@ -35,7 +35,7 @@ use directory::Directory;
 
 const SHARDS: usize = 16;
 
-/// The most live channels. Those that a pattern made and that have no history go with their last member.
+/// The most live channels. Those that a pattern made and that have no past go with their last member.
 const CHANNELS_MAX: usize = 100_000;
 
 /// Bytes that all tails together may hold before the least recently used are forgotten.
@@ -388,8 +388,10 @@ impl Held<'_> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         for (channel, state) in &mut self.channels {
-            // A channel that the file names keeps its place; one made from a pattern goes with its last member.
-            let passing = channel.plan.history.is_none() && !channel.plan.pattern.is_exact();
+            // A channel that the file names keeps its place, and so does one that has a past. Others go with their last member:
+            // whoever may join must not be able to fill the memory with names.
+            let has_past = channel.plan.history.is_some() && state.offset > 0;
+            let passing = !has_past && !channel.plan.pattern.is_exact();
             if passing && state.members.is_empty() && !state.dead {
                 state.dead = true;
                 self.hub.shard(channel.name.as_str()).write().remove(&channel.name);

@@ -267,9 +267,10 @@ pub fn unquote(quoted: &str) -> Cow<'_, str> {
     }
 }
 
-/// The text of a value where it is a string.
+/// The text of a value where it is a string. One with half a surrogate pair is legal JSON but no text.
 pub fn as_text(value: &str) -> Option<Cow<'_, str>> {
-    value.starts_with('"').then(|| unquote(value))
+    let inner = value.strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') { serde_json::from_str::<String>(value).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
 }
 
 /// Writes a JSON string, with quotes and escapes.
@@ -313,6 +314,13 @@ mod tests {
         assert_eq!(get(text, &["n"]), Some("null"));
         assert_eq!(get(text, &["ab"]), Some("7"));
         assert_eq!(get(text, &["n", "x"]), None);
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_no_text() {
+        assert_eq!(as_text(r#""\ud83d\ude00""#).as_deref(), Some("😀"));
+        assert_eq!(as_text(r#""a\ud83d""#), None);
+        assert_eq!(as_text("1"), None);
     }
 
     #[test]

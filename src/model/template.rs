@@ -338,10 +338,10 @@ impl<'a> Value<'a> {
     fn into_text(self) -> Option<Cow<'a, str>> {
         match self {
             Value::Missing => None,
-            Value::Json(Cow::Borrowed(text)) if text != "null" => Some(json::unquote(text)),
-            Value::Json(text) if text != "null" => Some(Cow::Owned(json::unquote(&text).into_owned())),
-            Value::Json(_) => None,
-            Value::Text(text) => Some(text),
+            Value::Json(text) if text == "null" => None,
+            Value::Json(Cow::Borrowed(text)) if text.starts_with('"') => json::as_text(text),
+            Value::Json(Cow::Owned(text)) if text.starts_with('"') => json::as_text(&text).map(|text| Cow::Owned(text.into_owned())),
+            Value::Json(text) | Value::Text(text) => Some(text),
             Value::Int(n) => Some(Cow::Owned(n.to_string())),
         }
     }

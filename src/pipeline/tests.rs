@@ -13,6 +13,7 @@ version: 1
 channels:
   log: { history: true }
   "room:{id}": {}
+  "kept:{id}": { history: true }
   strict: { schema: { required: [n] } }
   closed: { publish: [] , join: [] }
 protocols:
@@ -123,6 +124,18 @@ async fn several_subscriptions_to_one_channel_are_told_apart_and_bounded() {
     client.say(r#"{"type":"join","channel":"log"}"#);
     client.say(r#"{"type":"join","channel":"strict"}"#);
     assert_eq!(client.told(), [r#"{"joined":"log"}"#, r#"{"error":"limit_reached","message":"more than 3 subscriptions"}"#]);
+}
+
+#[tokio::test]
+async fn names_that_nobody_published_to_leave_nothing_behind() {
+    let router = start().await;
+    let mut client = Client::open(&router, "c");
+    client.say(r#"{"type":"join","channel":"kept:1"}"#);
+    client.say(r#"{"type":"join","channel":"kept:2"}"#);
+    publish(&router, "kept:2", "1");
+    router.closed(&client.connection, &crate::model::Close::Lost, Now::read());
+    let live: Vec<String> = router.context.hub.channels().iter().map(|channel| channel.name.to_string()).collect();
+    assert_eq!(live, ["kept:2"]);
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ impl Raw {
 
     /// Writes bytes as they are. A server that has closed is no fault of ours.
     pub async fn write(&mut self, bytes: &[u8]) {
-        let _: std::io::Result<()> = soon("write", self.stream.write_all(bytes)).await;
+        soon("write", self.stream.write_all(bytes)).await.ok();
     }
 
     /// Writes a good frame.
