@@ -30,6 +30,8 @@ const DRAIN_BYTES_MAX: usize = 64 << 20;
 /// The server's end of a WebSocket.
 pub struct WebSocket<S> {
     stream: WebSocketStream<S>,
+    /// Nothing more is written.
+    ended: bool,
     drained: usize,
 }
 
@@ -42,7 +44,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             .max_message_size(Some(message_bytes_max))
             .max_frame_size(Some(message_bytes_max));
         let stream = WebSocketStream::from_partially_read(socket, early.into(), Role::Server, Some(config)).await;
-        Self { stream, drained: 0 }
+        Self { stream, ended: false, drained: 0 }
     }
 }
 
@@ -91,8 +93,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for WebSocket<S> {
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Our side is done: a client that waits for the end need not wait for ours. It is done once however often it is asked for.
-        drop(Pin::new(self.stream.get_mut()).poll_shutdown(cx));
+        // Our side is done: a client that waits for the end before it goes must see it.
+        self.ended = self.ended || Pin::new(self.stream.get_mut()).poll_shutdown(cx).is_ready();
         let mut scratch = [0u8; 4096];
         loop {
             let mut buffer = ReadBuf::new(&mut scratch);

@@ -55,7 +55,7 @@ async fn collect(body: Body, bytes_max: usize) -> Option<Bytes> {
         let chunk = chunk.ok()?;
         if kept.len() + chunk.len() > bytes_max {
             // Whether the client gets to the end of it in time is its own affair.
-            timeout(DISCARD_WITHIN, discard(chunks)).await.ok();
+            timeout(DISCARD_WITHIN, discard(chunks)).await.unwrap_or(());
             return None;
         }
         kept.extend_from_slice(&chunk);

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::raw::{BINARY, CLOSE, FIN, MORE, PING, PONG, Raw, TEXT, frame, handshake};
+use crate::support::raw::{CLOSE, FIN, MORE, PING, PONG, Raw, TEXT, frame, handshake};
 use crate::support::{Client, Server, Setup, request, until};
 
 const ASK: &[u8] = br#"{"type":"ping"}"#;

@@ -16,8 +16,11 @@ fn event(channel: &str, data: &Value) -> Value {
     json!({ "type": "event", "channel": channel, "data": data, "timestamp": SOME_TIME })
 }
 
-/// A channel, data that fits it, and the paths of what is wrong with data that does not.
-fn channels() -> Vec<(&'static str, Value, Vec<(Value, &'static [&'static str])>)> {
+/// Data that does not fit its channel, and the paths of what is wrong with it.
+type Broken = (Value, &'static [&'static str]);
+
+/// A channel, data that fits it, and data that does not.
+fn channels() -> Vec<(&'static str, Value, Vec<Broken>)> {
     let problem = json!({ "file": "a.ts", "line": 3, "column": 7, "severity": "error", "message": "no" });
     let with = |key: &str, value: Value| {
         let mut wrong = problem.clone();

@@ -93,11 +93,6 @@ impl Client {
         }
     }
 
-    /// The next frame of any kind.
-    pub async fn next_of_any_kind(&mut self) -> Message {
-        soon("a frame", self.socket.next()).await.expect("the connection is open").unwrap()
-    }
-
     /// Sends and gives the answer.
     pub async fn ask(&mut self, message: &Value) -> Value {
         self.send(message).await;
@@ -119,29 +114,14 @@ impl Client {
         }
     }
 
-    /// The connection ended without a close frame.
-    pub async fn lost(&mut self) {
-        loop {
-            match soon("the end", self.socket.next()).await {
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                None | Some(Err(_)) => return,
-                Some(Ok(other)) => panic!("no end: {other:?}"),
-            }
-        }
-    }
-
     /// Closes in order.
     pub async fn close(mut self) {
         soon("close", self.socket.close(None)).await.unwrap();
-        self.lost_or_closed().await;
+        self.drained().await;
     }
 
     /// Reads whatever is left until the end.
     pub async fn drained(&mut self) {
-        self.lost_or_closed().await;
-    }
-
-    async fn lost_or_closed(&mut self) {
         while let Some(Ok(_)) = soon("the end", self.socket.next()).await {}
     }
 }

@@ -6,14 +6,12 @@ use tokio::net::TcpStream;
 use super::http::split;
 use super::soon;
 
-/// The final bit and the opcodes.
+/// The final bit. The rest are opcodes.
 pub const FIN: u8 = 0x80;
 /// More of a message.
 pub const MORE: u8 = 0x0;
 /// Text.
 pub const TEXT: u8 = 0x1;
-/// Bytes.
-pub const BINARY: u8 = 0x2;
 /// The close frame.
 pub const CLOSE: u8 = 0x8;
 /// A ping.
@@ -84,7 +82,7 @@ impl Raw {
 
     /// Writes bytes as they are. A server that has closed is no fault of ours.
     pub async fn write(&mut self, bytes: &[u8]) {
-        soon("write", self.stream.write_all(bytes)).await.ok();
+        drop(soon("write", self.stream.write_all(bytes)).await);
     }
 
     /// Writes a good frame.

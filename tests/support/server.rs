@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -241,8 +241,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // Already ended: then there is nothing to kill.
-        self.child.kill().ok();
-        self.child.wait().ok();
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
@@ -256,7 +256,7 @@ impl Log {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
                 let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
                 // Nobody listens any more, but the pipe must be emptied all the same.
-                to.send(line).ok();
+                drop(to.send(line));
             }
         });
         Self(Mutex::new(lines))
