@@ -17,7 +17,10 @@ use crate::http::problem::Problem;
 pub fn is_loopback_host(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let name = bare.trim_end_matches('.').to_ascii_lowercase();
-    name == "localhost" || name.ends_with(".localhost") || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    name == "localhost"
+        || (is_name && name.ends_with(".localhost"))
+        || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 /// Host and port of an authority: `a:1`, `[::1]:1`, `a`.
@@ -135,6 +138,7 @@ mod tests {
             ("10.0.0.1", false),
             ("localhost:3@10.0.0.1", false),
             ("localhost:80:80", false),
+            ("evil.example/a.localhost", false),
             ("", false),
         ] {
             assert_eq!(check_host(&headers(&[("host", host)]), true).is_ok(), fits, "{host}");

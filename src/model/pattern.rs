@@ -18,6 +18,9 @@ enum Part {
     Rest(Box<str>),
 }
 
+/// How many captures a pattern may have. Parsing compares their names, and matching recurses.
+pub const CAPTURES_MAX: usize = 32;
+
 /// Why a text is no pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -33,6 +36,9 @@ pub enum Error {
     /// The same name twice.
     #[error("the capture `{0}` stands twice")]
     Twice(String),
+    /// More than [`CAPTURES_MAX`].
+    #[error("more than {CAPTURES_MAX} captures")]
+    TooMany,
     /// `{name*}` before the end.
     #[error("`{{{0}*}}` matches all that is left, so it must come last")]
     RestNotLast(String),
@@ -71,6 +77,9 @@ impl Pattern {
                 }
                 if matches!(parts.last(), Some(Part::Capture(_))) {
                     return Err(Error::Adjacent);
+                }
+                if names.len() == CAPTURES_MAX {
+                    return Err(Error::TooMany);
                 }
                 names.push(name);
                 parts.push(if takes_rest { Part::Rest(name.into()) } else { Part::Capture(name.into()) });
@@ -240,6 +249,14 @@ mod tests {
         assert_eq!(Pattern::channel("a:{b}:{b}"), Err(Error::Twice("b".into())));
         assert_eq!(Pattern::channel("a:{b*}:c"), Err(Error::RestNotLast("b".into())));
         assert_eq!(Pattern::channel("a:{b c}"), Err(Error::BadCapture("b c".into())));
+    }
+
+    #[test]
+    fn a_hundred_thousand_captures_are_refused_at_once() {
+        let text: String = (0..100_000).map(|i| format!("/{{a{i}}}")).collect();
+        let start = std::time::Instant::now();
+        assert_eq!(Pattern::path(&text), Err(Error::TooMany));
+        assert!(start.elapsed() < std::time::Duration::from_secs(1));
     }
 
     #[test]
