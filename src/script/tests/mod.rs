@@ -22,7 +22,7 @@ impl World for TwoClients {
     }
 
     fn connections(&self, protocol: &str) -> Vec<Json> {
-        let one = |id: &str| json(&format!(r#"{{"id":"{id}","protocol":"{protocol}","user":"u1","alive":true,"ready_state":1}}"#));
+        let one = |id: &str| json(&format!(r#"{{"id":"{id}","protocol":"{protocol}","user":"u1","alive":true,"readyState":1}}"#));
         vec![one("c1"), one("c2")]
     }
 
