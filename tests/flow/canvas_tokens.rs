@@ -2,11 +2,17 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
 use super::canvas::greeted;
-use crate::support::{Client, Server, Setup};
+use crate::support::{Client, Server, Setup, request};
+
+/// An Ed25519 key made for this test, as DER in base64, and its public half.
+const PRIVATE: &str = "MC4CAQAwBQYDK2VwBCIEIIAyW3EU8X/QFP+uCJcYoQtSd6ojIue2JtflebkeV829";
+const PUBLIC: &str = "yth0_VoonwzVt22ZYGc1rfB4fFiWKPNYACbVeBxN4Iw";
 
 const SECRET: &str = "a secret of some length";
 
@@ -80,6 +86,27 @@ async fn a_token_that_runs_out_ends_the_connection() {
 #[tokio::test]
 async fn the_statistics_page_and_other_protocols_need_no_token() {
     let server = server();
+    assert_eq!(request("GET", &server.http("canvas", "/api/ws/stats"), &[], None).await.status, 200);
     let mut workspace = server.client("workspace").await;
     workspace.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_key_set_says_whose_tokens_hold() {
+    let keys = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": "k1", "x": PUBLIC }] });
+    let server = Setup::shipped().env("JWT_KEYS", &keys.to_string()).start();
+    let claims = json!({ "sub": "ann", "exp": in_seconds(600) });
+    let signed = |kid: Option<&str>| {
+        let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::EdDSA) };
+        encode(&header, &claims, &EncodingKey::from_ed_der(&STANDARD.decode(PRIVATE).unwrap())).unwrap()
+    };
+    for kid in [Some("k1"), None] {
+        let (_client, id) = greeted(&server, &format!("?token={}", signed(kid))).await;
+        assert_eq!(server.get(&format!("/api/connections/{id}")).await.json()["user"], "ann");
+    }
+    // Another key's name, and the public key used as if it were a shared secret.
+    for wrong in [signed(Some("k2")), token(Algorithm::HS256, &claims, PUBLIC), token(Algorithm::HS256, &claims, "")] {
+        let mut client = Client::connect(&format!("{}?token={wrong}", server.url("canvas"))).await;
+        assert_eq!(client.closed().await, (1008, "Unauthorized".into()));
+    }
 }

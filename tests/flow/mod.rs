@@ -19,6 +19,7 @@ mod language;
 mod limits;
 mod moments;
 mod scripts;
+mod slow_client;
 mod subscriptions;
 
 mod stop;
