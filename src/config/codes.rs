@@ -11,7 +11,7 @@ macro_rules! codes {
 codes! {
     FILE = "R001": "a file cannot be read, is not UTF-8, or is larger than 1 MiB";
     SYNTAX = "R002": "not YAML, or more than one document";
-    BOUNDS = "R003": "nested too deeply, or too large once aliases are expanded";
+    BOUNDS = "R003": "nested too deeply, too large once aliases are expanded, or too many channels";
     DUPLICATE_KEY = "R004": "a key stands twice in one map";
     UNKNOWN_KEY = "R005": "a key that means nothing here";
     TYPE = "R006": "a value of the wrong type";

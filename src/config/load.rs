@@ -16,6 +16,9 @@ use super::plan::{ApiPlan, ExpressionUse, FunctionUse, Listen, Plan, Plugins, Sp
 use super::{plugins, protocols, sources, values};
 use crate::model::Place;
 
+/// Channels and channel patterns in one configuration.
+const CHANNELS_MAX: usize = 1000;
+
 /// The version of the language.
 const VERSION: usize = 1;
 const STORE: &str = "sqlite://data/tramline.db";
@@ -84,6 +87,14 @@ fn plan(all: &Gathered, trees: &[Node], folder: &Path) -> Option<Plan> {
     let speakers: Vec<&Entry> = sections.protocols.iter().chain(&sections.sources).copied().collect();
     no_name_twice(all, "protocol or source", &speakers);
 
+    if let Some(first_over) = sections.channels.get(CHANNELS_MAX) {
+        // Every name in the file is held against every channel: unbounded, a small file could take minutes.
+        let message = format!("more than {CHANNELS_MAX} channels are declared");
+        all.report(
+            Diagnostic::new(codes::BOUNDS, first_over.key_span.clone(), message).hint("one pattern, `name:{id}`, allows any number"),
+        );
+        sections.channels.truncate(CHANNELS_MAX);
+    }
     let mut channels = Channels::default();
     sections.channels.iter().for_each(|entry| channels.add(all, entry));
     channels.check_names(all, &names(&sections.protocols), &names(&sections.sources));

@@ -113,7 +113,16 @@ fn thrown(value: &Dynamic) -> ScriptError {
     let (message, code) = (text("message"), text("code"));
     let mut rest = map.clone();
     rest.retain(|name, _| !(name == "message" && message.is_some() || name == "code" && code.is_some()));
-    let data = if rest.is_empty() { None } else { convert::to_json(&rest.into(), OUTPUT_BYTES_MAX).ok() };
+    // A lone `data` is the data; otherwise all other members are.
+    let data = match rest.remove("data") {
+        Some(data) if rest.is_empty() => Some(data),
+        Some(data) => {
+            rest.insert("data".into(), data);
+            Some(rest.into())
+        }
+        None => (!rest.is_empty()).then(|| rest.into()),
+    };
+    let data = data.and_then(|data: Dynamic| convert::to_json(&data, OUTPUT_BYTES_MAX).ok());
     ScriptError::Thrown { message: message.or_else(|| code.clone()).unwrap_or_else(|| "rejected".to_owned()), data, code }
 }
 

@@ -196,6 +196,8 @@ fn throws_say_no_with_more() {
         wanted("no", Some(r#"{"holder":"ann"}"#), Some("held"))
     );
     assert_eq!(thrown("throw #{ code: \"held\" };"), wanted("held", None, Some("held")));
+    assert_eq!(thrown("throw #{ code: \"held\", data: [1] };"), wanted("held", Some("[1]"), Some("held")));
+    assert_eq!(thrown("throw #{ code: \"held\", data: 1, by: 2 };"), wanted("held", Some(r#"{"by":2,"data":1}"#), Some("held")));
     assert_eq!(thrown("throw 5;"), wanted("5", None, None));
     assert_eq!(thrown("throw;"), wanted("rejected", None, None));
 }
