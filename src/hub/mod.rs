@@ -135,7 +135,9 @@ impl Hub {
     /// Ends all subscriptions of a connection and forgets it.
     pub fn close(&self, connection: &Arc<Connection>) {
         connection.outbox.shut();
-        for (name, key) in std::mem::take(&mut *connection.subscriptions.lock()) {
+        // Taken out first: a channel's lock comes before that of a connection's list.
+        let subscriptions = std::mem::take(&mut *connection.subscriptions.lock());
+        for (name, key) in subscriptions {
             if let Some(channel) = self.channel(name.as_str()) {
                 let state = channel.state.lock_arc();
                 let mut held = Held { hub: self, channels: vec![(channel, state)] };

@@ -17,6 +17,8 @@ pub struct Renderer<'a> {
     now: Now,
     /// Of the present event.
     shared: Vec<Shared>,
+    /// A script has failed, and the log says so: once for a transaction, not once for each receiver.
+    warned: bool,
 }
 
 /// What one `deliver` row came to for the present event.
@@ -30,7 +32,7 @@ struct Shared {
 impl<'a> Renderer<'a> {
     /// A renderer for one transaction.
     pub fn new(runtime: &'a Runtime, now: Now) -> Self {
-        Self { runtime, now, shared: Vec::new() }
+        Self { runtime, now, shared: Vec::new(), warned: false }
     }
 
     fn shared(&mut self, protocol: usize, row: usize) -> &mut Shared {
@@ -75,7 +77,7 @@ impl<'a> Renderer<'a> {
         frame
     }
 
-    fn write(&self, form: &DeliverForm, receiver: &Receiver<'_>) -> Option<Frame> {
+    fn write(&mut self, form: &DeliverForm, receiver: &Receiver<'_>) -> Option<Frame> {
         match form {
             DeliverForm::Template(template) => {
                 let view = receiver.connection.view();
@@ -98,9 +100,12 @@ impl<'a> Renderer<'a> {
         }
     }
 
-    fn failed(&self, receiver: &Receiver<'_>, why: &str) {
+    fn failed(&mut self, receiver: &Receiver<'_>, why: &str) {
         self.runtime.counters.drop_one(DropReason::ByScript);
-        tracing::warn!(protocol = %self.runtime.protocols[receiver.connection.protocol].plan.name, why, "an event was not delivered: its script failed");
+        if !std::mem::replace(&mut self.warned, true) {
+            let protocol = &self.runtime.protocols[receiver.connection.protocol].plan.name;
+            tracing::warn!(%protocol, why, "an event was not delivered: its script failed");
+        }
     }
 }
 
