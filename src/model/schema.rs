@@ -1,5 +1,8 @@
 //! JSON Schema, compiled once. Says what is wrong where; knows nothing of what the checked value is for.
 
+use jsonschema::{ValidationError, error::ValidationErrorKind};
+use serde_json::Value;
+
 use crate::model::fault::Flaw;
 use crate::model::json::Json;
 
@@ -12,7 +15,7 @@ pub struct Schema(jsonschema::Validator);
 
 impl Schema {
     /// Compiles a schema. The error is a JSON Pointer into the schema and what is wrong there.
-    pub fn compile(schema: &serde_json::Value) -> Result<Self, Flaw> {
+    pub fn compile(schema: &Value) -> Result<Self, Flaw> {
         jsonschema::options()
             .with_pattern_options(jsonschema::PatternOptions::regex())
             .build(schema)
@@ -23,13 +26,20 @@ impl Schema {
     /// Checks a value. Paths in the flaws are JSON Pointers into it.
     pub fn check(&self, value: &Json) -> Result<(), Vec<Flaw>> {
         let tree = value.to_value().map_err(|e| vec![Flaw { path: String::new(), message: shorten(e.to_string()) }])?;
-        let flaws: Vec<Flaw> = self
-            .0
-            .iter_errors(&tree)
-            .take(FLAWS_MAX)
-            .map(|e| Flaw { path: e.instance_path().to_string(), message: shorten(e.masked().to_string()) })
-            .collect();
+        let flaws: Vec<Flaw> = self.0.iter_errors(&tree).take(FLAWS_MAX).map(|e| flaw(&e)).collect();
         if flaws.is_empty() { Ok(()) } else { Err(flaws) }
+    }
+}
+
+/// A member that is missing is named by the path where it should be.
+fn flaw(error: &ValidationError<'_>) -> Flaw {
+    let path = error.instance_path().to_string();
+    match error.kind() {
+        ValidationErrorKind::Required { property: Value::String(name) } => {
+            let step = name.replace('~', "~0").replace('/', "~1");
+            Flaw { path: shorten(format!("{path}/{step}")), message: "is missing".into() }
+        }
+        _ => Flaw { path, message: shorten(error.masked().to_string()) },
     }
 }
 
@@ -59,7 +69,8 @@ mod tests {
         .unwrap();
         assert!(schema.check(&json(r#"{"a":{"n":1}}"#)).is_ok());
         assert_eq!(schema.check(&json(r#"{"a":{"n":"x"}}"#)).unwrap_err()[0].path, "/a/n");
-        assert_eq!(schema.check(&json("{}")).unwrap_err()[0].path, "");
+        let missing = schema.check(&json("{}")).unwrap_err();
+        assert_eq!(missing, [Flaw { path: "/a".into(), message: "is missing".into() }]);
     }
 
     #[test]

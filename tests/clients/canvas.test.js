@@ -53,7 +53,7 @@ test('a page connects for its user and session and follows a run', async (t) => 
 });
 
 const RUNS = [
-  ['ai_start', { task: { prompt: 'p', mode: 'm', targetFile: 'f' } }, { task: { prompt: 'p' } }, '/task'],
+  ['ai_start', { task: { prompt: 'p', mode: 'm', targetFile: 'f' } }, { task: { prompt: 'p' } }, '/task/mode'],
   ['ai_progress', { progress: { chunksReceived: 2, contentLength: 3 } }, { progress: { chunksReceived: -2, contentLength: 3 } }, '/progress/chunksReceived'],
   ['ai_complete', { result: { mode: 'm', contentLength: 3, chunks: 2 } }, { result: 'done' }, '/result'],
   ['ai_error', { error: { message: 'no', type: 'timeout' } }, { error: { message: 'no', type: 5 } }, '/error/type'],

@@ -114,7 +114,7 @@ fn events() -> Vec<(&'static str, Value, Value, &'static str)> {
             "ai_start",
             json!({ "task": { "prompt": "p", "mode": "m", "targetFile": "f" } }),
             json!({ "task": { "prompt": "p" } }),
-            "/data/task",
+            "/data/task/mode",
         ),
         (
             "ai_start",
@@ -134,7 +134,7 @@ fn events() -> Vec<(&'static str, Value, Value, &'static str)> {
             json!({ "result": { "mode": "m", "contentLength": -4, "chunks": 1 } }),
             "/data/result/contentLength",
         ),
-        ("ai_error", json!({ "error": { "message": "m", "type": "t" } }), json!({}), "/data"),
+        ("ai_error", json!({ "error": { "message": "m", "type": "t" } }), json!({}), "/data/error"),
         ("ai_error", json!({ "error": { "message": "m", "type": "t" } }), json!({ "error": "m" }), "/data/error"),
     ];
     all.into()
@@ -183,7 +183,7 @@ async fn a_notification_reaches_all_connections_of_its_user() {
     other.expect_nothing().await;
     nobody.expect_nothing().await;
     let refused = server.post("/api/publish", &json!({ "user": "ann", "type": "notification", "data": { "text": "hello" } })).await;
-    assert_eq!((refused.status, refused.paths()), (422, vec!["/data".to_owned()]));
+    assert_eq!((refused.status, refused.paths()), (422, vec!["/data/message".to_owned()]));
     first.expect_nothing().await;
 }
 
