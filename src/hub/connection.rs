@@ -1,7 +1,7 @@
 //! What the hub knows of one open connection: who it is, what it is subscribed to, what waits for it, what passed over it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
@@ -48,8 +48,6 @@ pub struct Traffic {
     pub bytes_in: AtomicU64,
     /// Payload bytes queued.
     pub bytes_out: AtomicU64,
-    /// When the last message came, in milliseconds since the epoch; 0 before any.
-    pub last_in_ms: AtomicI64,
     /// Set while a ping is unanswered.
     pub awaits_pong: AtomicBool,
     /// Set once the close handshake has begun.

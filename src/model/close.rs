@@ -96,11 +96,6 @@ impl Close {
             }
         }
     }
-
-    /// Whether a close frame is worth sending.
-    pub fn is_told(&self) -> bool {
-        !matches!(self, Close::PingTimeout | Close::Lost | Close::ByClient(..))
-    }
 }
 
 /// Whether a program may send this code (RFC 6455, section 7.4): 1000 to 1014 less the reserved ones, and 3000 to 4999.
@@ -137,7 +132,7 @@ mod tests {
             Close::Internal,
             Close::Idle,
         ] {
-            assert!(close.is_told() && may_send(close.code()), "{close:?}");
+            assert!(may_send(close.code()), "{close:?}");
         }
     }
 }

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 pub use error::{CursorError, StoreError, Unavailable};
 pub use history::{HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Page};
-pub use open::{Recovered, fresh_epoch};
+pub use open::Recovered;
 pub use queue::{Bounds, Permit, Ticket};
 pub use record::{ConnectionEnd, ConnectionRecord};
 pub use writer::Writer;

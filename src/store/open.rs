@@ -14,6 +14,7 @@ use sqlx::{Row, SqlSafeStr};
 use super::StoreError;
 use crate::config::plan::StorePlan;
 use crate::model::event::Epoch;
+use crate::model::event::fresh_epoch;
 use crate::model::{ChannelName, Now};
 
 /// Connections for readers. Queries are short and bounded; more would only queue for the disk.
@@ -51,13 +52,6 @@ pub(super) struct Database {
     pub(super) readers: SqlitePool,
     /// Keeps a second process out while it is open. None in memory.
     pub(super) lock: Option<File>,
-}
-
-/// An epoch that no channel had before.
-pub fn fresh_epoch(now: Now) -> Epoch {
-    let random = uuid::Uuid::new_v4().as_u128() & 0xf_ffff;
-    // 41 bits of milliseconds and 20 of chance stay positive in the database until the year 2248.
-    ((now.wall_ms.max(1).cast_unsigned() << 20) | random as u64) & (u64::MAX >> 1)
 }
 
 pub(super) async fn open(plan: &StorePlan, now: Now) -> Result<(Database, Recovered), StoreError> {
@@ -158,7 +152,7 @@ async fn recover(writer: &SqlitePool, now: Now) -> Result<Recovered, StoreError>
     let flag: Option<String> = sqlx::query_scalar("SELECT value FROM meta WHERE key = 'clean'").fetch_optional(&mut *tx).await?;
     let clean = flag.is_none_or(|flag| flag == "1");
     if !clean {
-        let fresh = fresh_epoch(now).cast_signed();
+        let fresh = fresh_epoch().cast_signed();
         sqlx::query("UPDATE channels SET epoch = CASE epoch WHEN $1 THEN $1 + 1 ELSE $1 END").bind(fresh).execute(&mut *tx).await?;
     }
     sqlx::query("UPDATE connections SET closed_ms = $1, code = 1006, reason = $2 WHERE closed_ms IS NULL")
