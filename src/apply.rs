@@ -83,6 +83,8 @@ pub fn apply(context: &Context, store: &Store, actor: Option<&Arc<Connection>>, 
             ) => {}
         }
     }
+    drop(held);
+    renderer.report();
     Ok(applied)
 }
 

@@ -39,7 +39,7 @@ pub struct State {
 }
 
 /// One subscription, from the channel's side.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Member {
     /// Whose.
     pub connection: Arc<Connection>,

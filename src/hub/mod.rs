@@ -20,7 +20,7 @@ use parking_lot::lock_api::ArcMutexGuard;
 use parking_lot::{Mutex, RawMutex, RwLock};
 
 use crate::config::plan::ChannelPlan;
-use crate::model::event::{Epoch, Event, NewEvent};
+use crate::model::event::{Epoch, Event, NewEvent, fresh_epoch};
 use crate::model::name::ClientId;
 use crate::model::view::{ConnView, SubView};
 use crate::model::{ChannelName, Code, Fault, Json, Now};
@@ -91,7 +91,7 @@ impl Hub {
             self.channels_live.fetch_sub(1, Relaxed);
             return Err(Fault::with(Code::LimitReached, "too many channels"));
         }
-        let (epoch, offset) = self.positions.lock().remove(name.as_str()).unwrap_or_else(|| (new_epoch(), 0));
+        let (epoch, offset) = self.positions.lock().remove(name.as_str()).unwrap_or_else(|| (fresh_epoch(), 0));
         let channel = Arc::new(Channel {
             order: self.next_order.fetch_add(1, Relaxed),
             name: name.clone(),
@@ -187,7 +187,10 @@ impl Hub {
 
     /// Presence of a channel, at most `most` members.
     pub fn members(&self, name: &str, most: usize) -> Vec<Json> {
-        self.channel(name).map(|channel| channel.state.lock().members.iter().take(most).map(Member::to_json).collect()).unwrap_or_default()
+        let Some(channel) = self.channel(name) else { return Vec::new() };
+        // Copied under the lock, written after it: whoever asks must not hold up who publishes.
+        let members: Vec<Member> = channel.state.lock().members.iter().take(most).cloned().collect();
+        members.iter().map(Member::to_json).collect()
     }
 
     /// The newest events of a channel that are in memory, oldest first.
@@ -246,11 +249,6 @@ impl Hub {
             total -= bytes;
         }
     }
-}
-
-/// A random epoch that fits into a signed 64-bit integer and is never 0.
-pub fn new_epoch() -> Epoch {
-    (uuid::Uuid::new_v4().as_u64_pair().1 >> 2) | 1
 }
 
 /// A channel at one moment.

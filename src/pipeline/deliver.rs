@@ -1,5 +1,7 @@
 //! How an event is written for those who get it: once per distinct output, not once per receiver.
 
+use std::sync::Arc;
+
 use crate::config::plan::{DeliverForm, DeliverRow};
 use crate::hub::{Connection, Render};
 use crate::model::view::{ConnView, SubView};
@@ -17,8 +19,8 @@ pub struct Renderer<'a> {
     now: Now,
     /// Of the present event.
     shared: Vec<Shared>,
-    /// A script has failed, and the log says so: once for a transaction, not once for each receiver.
-    warned: bool,
+    /// The protocol whose script failed first, and why.
+    failure: Option<(Arc<str>, String)>,
 }
 
 /// What one `deliver` row came to for the present event.
@@ -32,7 +34,7 @@ struct Shared {
 impl<'a> Renderer<'a> {
     /// A renderer for one transaction.
     pub fn new(runtime: &'a Runtime, now: Now) -> Self {
-        Self { runtime, now, shared: Vec::new(), warned: false }
+        Self { runtime, now, shared: Vec::new(), failure: None }
     }
 
     fn shared(&mut self, protocol: usize, row: usize) -> &mut Shared {
@@ -102,9 +104,14 @@ impl<'a> Renderer<'a> {
 
     fn failed(&mut self, receiver: &Receiver<'_>, why: &str) {
         self.runtime.counters.drop_one(DropReason::ByScript);
-        if !std::mem::replace(&mut self.warned, true) {
-            let protocol = &self.runtime.protocols[receiver.connection.protocol].plan.name;
-            tracing::warn!(%protocol, why, "an event was not delivered: its script failed");
+        let protocol = &self.runtime.protocols[receiver.connection.protocol].plan.name;
+        self.failure.get_or_insert_with(|| (protocol.clone(), why.to_owned()));
+    }
+
+    /// Logs the first script that failed, once for the transaction. To be called when no channel is locked any more.
+    pub fn report(self) {
+        if let Some((protocol, why)) = self.failure {
+            tracing::warn!(%protocol, why, "events were not delivered: a script failed");
         }
     }
 }
@@ -116,7 +123,7 @@ struct Receiver<'a> {
 }
 
 impl Receiver<'_> {
-    fn views(&self) -> (std::sync::Arc<ConnView>, SubView) {
+    fn views(&self) -> (Arc<ConnView>, SubView) {
         let direct = || SubView { channel: ChannelName::direct(), key: "".into(), meta: None };
         (self.connection.view(), self.subscription.cloned().unwrap_or_else(direct))
     }
