@@ -110,6 +110,7 @@ struct Wires {
     incoming: VecDeque<Incoming>,
     written: Vec<String>,
     stalled: bool,
+    broken: bool,
     wakers: Vec<Waker>,
 }
 
@@ -132,6 +133,11 @@ impl Double {
         self.change(|wires| wires.stalled = stalled);
     }
 
+    /// The next look at what came in panics.
+    pub(crate) fn break_down(&self) {
+        self.change(|wires| wires.broken = true);
+    }
+
     /// What was written so far.
     pub(crate) fn written(&self) -> Vec<String> {
         self.0.lock().written.clone()
@@ -141,6 +147,7 @@ impl Double {
 impl Transport for Double {
     fn poll_incoming(&mut self, cx: &mut TaskContext<'_>) -> Poll<Incoming> {
         let mut wires = self.0.lock();
+        assert!(!wires.broken, "the transport was told to break down");
         match wires.incoming.pop_front() {
             Some(incoming) => Poll::Ready(incoming),
             None => {

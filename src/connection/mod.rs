@@ -66,6 +66,9 @@ impl Departure<'_> {
 
 impl Drop for Departure<'_> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.close = Close::Internal;
+        }
         self.router.closed(self.connection, &self.close, Now::read());
     }
 }
@@ -183,11 +186,9 @@ impl<'a, T: Transport> Task<'a, T> {
     }
 
     fn frame(&mut self, frame: Frame) {
-        let now = Now::read();
         let traffic = &self.connection.traffic;
         traffic.messages_in.fetch_add(1, Relaxed);
         traffic.bytes_in.fetch_add(frame.len() as u64, Relaxed);
-        traffic.last_in_ms.store(now.wall_ms, Relaxed);
         if let Some(idle) = &self.plan.idle {
             self.timers.set(Timer::Idle, Instant::now() + idle.after);
             self.timers.clear(Timer::Grace);

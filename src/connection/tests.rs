@@ -201,3 +201,15 @@ async fn a_task_that_is_dropped_leaves_nothing_behind() {
     assert_eq!(running.router.context.hub.connection_count(None), 0);
     assert_eq!(running.router.context.hub.channel_report("room").unwrap().subscribers, 0);
 }
+
+#[tokio::test]
+async fn a_task_that_panics_is_an_error_of_ours_and_leaves_nothing_behind() {
+    let running = running(None).await;
+    running.wire.break_down();
+    running.settle().await;
+    assert!(running.task.await.unwrap_err().is_panic());
+    assert_eq!(running.router.context.hub.connection_count(None), 0);
+    assert_eq!(running.router.context.hub.channel_report("room").unwrap().subscribers, 0);
+    let closes: Vec<_> = running.connection.metrics.closes().filter(|(_, n)| *n > 0).collect();
+    assert_eq!(closes, [("internal", 1)]);
+}
