@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use crate::hub::Out;
 use crate::model::{Json, Now, Origin};
 use crate::pipeline::publish::{Destination, Proposal};
+use crate::protocol::Frame;
 use crate::router::Router;
 use crate::testing::{Client, router};
 
@@ -48,8 +50,12 @@ async fn start() -> Arc<Router> {
 }
 
 fn publish(router: &Router, channel: &str, data: &str) {
+    publish_as(router, channel, "e", data);
+}
+
+fn publish_as(router: &Router, channel: &str, kind: &'static str, data: &str) {
     let proposal = Proposal {
-        kind: "e".into(),
+        kind: kind.into(),
         data: Json::parse(data.to_owned().into()).unwrap(),
         metadata: None,
         origin: Arc::new(Origin { source: "api".into(), ..Origin::default() }),
@@ -146,6 +152,39 @@ async fn a_transform_makes_several_messages_or_none() {
     assert_eq!(client.told(), [r#"{"did":1}"#, r#"{"did":2}"#]);
     client.say(r#"{"type":"none"}"#);
     assert!(client.told().is_empty());
+}
+
+#[tokio::test]
+async fn an_event_is_written_once_for_all_who_get_the_same() {
+    let yaml = r#"
+version: 1
+channels: { room: {} }
+protocols:
+  p:
+    listen: localhost:1/
+    codec: json
+    type: /type
+    open: { join: room }
+    messages: {}
+    deliver:
+      - { when: $event.type == "own", send: { for: $conn.id } }
+      - { send: { d: $event.data, at: $now_ms } }
+"#;
+    let router = router(yaml, &[]).await;
+    let clients: Vec<Client> = (0..3).map(|i| Client::open(&router, &format!("c{i}"))).collect();
+    publish(&router, "room", "1");
+    let frames: Vec<_> = clients.iter().map(|client| client.connection.outbox.pop()).collect();
+    let places: Vec<_> = frames
+        .iter()
+        .map(|frame| match frame {
+            Some(Out::Frame(Frame::Text(text))) => text.as_ptr(),
+            other => panic!("no text: {other:?}"),
+        })
+        .collect();
+    assert!(places.iter().all(|place| *place == places[0]), "one text, shared by all");
+    publish_as(&router, "room", "own", "1");
+    let told: Vec<_> = clients.iter().flat_map(Client::told).collect();
+    assert_eq!(told, [r#"{"for":"c0"}"#, r#"{"for":"c1"}"#, r#"{"for":"c2"}"#]);
 }
 
 /// Offsets in the frames a client got, in order.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::raw::{FIN, Raw, TEXT};
-use crate::support::{Ended, Server};
+use crate::support::{Ended, Server, Setup};
 
 async fn publish(server: &Server, n: u32) -> Value {
     server.publish(&json!({ "channel": "custom:log", "data": { "n": n } })).await
@@ -45,6 +45,29 @@ async fn a_client_that_does_not_answer_the_goodbye_holds_up_nothing_for_long() {
     silent.next().await.unwrap();
     let ended = server.stop();
     assert_eq!(ended.code, Some(0));
+    assert_eq!(silent.close_code().await, 1001);
+}
+
+#[tokio::test]
+async fn what_does_not_end_in_time_is_named() {
+    let yaml = r#"
+stop_within: 300ms
+protocols:
+  p:
+    listen: localhost:0/
+    codec: json
+    type: /type
+    client: "stubborn-{$uuid}"
+    messages: { ping: { reply: { type: pong } } }
+"#;
+    let server = Setup::own(yaml).start();
+    let mut silent = Raw::open(server.url("p")).await;
+    silent.send(FIN | TEXT, br#"{"type":"ping"}"#).await;
+    silent.next().await.unwrap();
+    let ended = server.stop();
+    assert_eq!(ended.code, Some(0));
+    let named = ended.log.iter().find(|line| line["message"] == "did not end in time").expect("it is named");
+    assert!(named["clients"].as_str().unwrap().contains("stubborn-"), "{named}");
     assert_eq!(silent.close_code().await, 1001);
 }
 
