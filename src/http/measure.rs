@@ -8,7 +8,7 @@ use crate::router::Router;
 use crate::script::PluginState;
 use crate::store::StoreState;
 use crate::telemetry::metrics::{Kind, Sample};
-use crate::telemetry::process;
+use crate::telemetry::{memory, process};
 
 /// The numbers as JSON.
 pub fn json(router: &Router, now: Now) -> Value {
@@ -51,7 +51,7 @@ pub fn json(router: &Router, now: Now) -> Value {
         })
         .collect::<serde_json::Map<_, _>>()
         .into();
-    all["memory"] = value!({ "residentBytes": process::resident_bytes() });
+    all["memory"] = value!({ "liveBytes": memory::process_live_bytes(), "residentBytes": process::resident_bytes() });
     all
 }
 
@@ -68,6 +68,7 @@ pub fn prometheus(router: &Router, now: Now) -> String {
         sample("store_queue_bytes", "Bytes that wait to be stored.", Kind::Gauge, stats.queued_bytes as f64),
         sample("store_lag_seconds", "How long the oldest row has waited.", Kind::Gauge, stats.lag.as_secs_f64()),
         sample("store_rows_total", "Rows stored.", Kind::Counter, stats.committed_rows as f64),
+        sample("memory_live_bytes", "Memory taken and not given back.", Kind::Gauge, memory::process_live_bytes() as f64),
     ];
     more.extend(process::resident_bytes().map(|n| sample("memory_resident_bytes", "Memory in use.", Kind::Gauge, n as f64)));
     let scripts = context.runtime.scripts.report();
