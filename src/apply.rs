@@ -39,13 +39,13 @@ pub fn apply(context: &Context, store: &Store, actor: Option<&Arc<Connection>>, 
             Effect::View(_) | Effect::Direct { .. } | Effect::Send(_) | Effect::Close(_) => {}
         }
     }
-    let mut permit = match rows {
-        0 => None,
-        _ => Some(store.reserve(rows, bytes).map_err(|why| {
+    let mut permits = Vec::new();
+    for _ in 0..rows {
+        permits.push(store.reserve(1, bytes / rows).map_err(|why| {
             runtime.counters.drop_many(DropReason::StoreUnavailable, rows as u64);
             Fault::new(Code::Unavailable).detail(why.to_string())
-        })?),
-    };
+        })?);
+    }
     let mut held = if channels.is_empty() { None } else { Some(hub.hold(channels)?) };
     let mut renderer = Renderer::new(runtime, now);
     let mut applied = Applied::default();
@@ -56,8 +56,8 @@ pub fn apply(context: &Context, store: &Store, actor: Option<&Arc<Connection>>, 
             (Effect::Join { view, .. }, Some(actor), Some(held)) => held.join(actor, view, now),
             (Effect::Publish { channel, event, except, .. }, _, Some(held)) => {
                 let mut stored = |event: &Arc<Event>| {
-                    if let Some(permit) = permit.as_mut() {
-                        applied.ticket = Some(permit.append(event.clone()));
+                    if let Some(permit) = permits.pop() {
+                        applied.ticket = Some(permit.append(vec![(**event).clone()]).last);
                     }
                 };
                 if let Some(published) = held.publish(&channel, event, except, &mut renderer, &mut stored) {
@@ -66,7 +66,7 @@ pub fn apply(context: &Context, store: &Store, actor: Option<&Arc<Connection>>, 
                 }
             }
             (Effect::Direct { receivers, event, except }, _, _) => {
-                let event = Arc::new(Event { new: event, channel: None, offset: 0, epoch: 0 });
+                let event = Arc::new(Event { new: event, channel: None, offset: 0, epoch: 0, seq: 0 });
                 let published = direct(hub, &receivers, event, except, &mut renderer);
                 count(context, &published);
                 applied.published.push(published);

@@ -7,7 +7,7 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use parking_lot::Mutex;
 
 use crate::config;
-use crate::config::plan::StorePlan;
+use crate::config::plan::DatabasePlan;
 use crate::connection::transport::{Gone, Incoming, Outgoing, Transport};
 use crate::hub::{Connection, Hub, Out};
 use crate::model::view::ConnView;
@@ -37,7 +37,7 @@ pub(crate) fn runtime(yaml: &str, plugins: &[(&str, &str)]) -> Runtime {
 /// A router on a database in memory.
 pub(crate) async fn router(yaml: &str, plugins: &[(&str, &str)]) -> Arc<Router> {
     let runtime = runtime(yaml, plugins);
-    let (store, mut writer, recovered) = Store::open(&StorePlan::Memory, Now::read()).await.unwrap();
+    let (store, mut writer, recovered) = Store::open(&DatabasePlan::Memory.into(), Now::read()).await.unwrap();
     writer.begin().await.unwrap();
     tokio::spawn(writer.run(std::future::pending()));
     let hub = Hub::new(runtime.protocols.len(), recovered.channels);

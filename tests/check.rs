@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use tramline::config::diagnostic::render;
-use tramline::config::plan::{FnRef, Reply, StorePlan, WhenFull};
+use tramline::config::plan::{FnRef, Reply, DatabasePlan, WhenFull};
 use tramline::config::{CODES, Loaded, load};
 use tramline::model::Code;
 use tramline::model::template::{Entry, Template};
@@ -227,7 +227,7 @@ fn what_is_not_said_has_its_default() {
     let plan = load_text("version: 1\nprotocols: { a: { listen: \"localhost:1\" } }\n").plan.unwrap();
     let a = &plan.protocols[0];
     assert_eq!((plan.api.listen.to_string().as_str(), a.path.as_str(), plan.stop_within), ("localhost:4000", "/", Duration::from_secs(10)));
-    assert!(matches!(&plan.store, StorePlan::Sqlite(path) if path.ends_with("data/tramline.db")));
+    assert!(matches!(&plan.store.database, DatabasePlan::Sqlite(path) if path.ends_with("data/tramline.db")));
     assert_eq!((a.limits.message, a.limits.outbox, a.limits.connections, a.limits.subscriptions), (1 << 20, 1 << 20, 10_000, 100));
     assert_eq!((a.limits.slow.0, &a.limits.full, &a.kind[..]), (1013, &WhenFull::Refuse, &["type".into()][..]));
     assert_eq!(a.heartbeat.map(|h| (h.every, h.timeout)), Some((Duration::from_secs(30), Duration::from_secs(30))));

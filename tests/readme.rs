@@ -100,7 +100,8 @@ fn keys() -> BTreeMap<String, BTreeSet<String>> {
 include: more.yaml
 Q: 1
 api: { Q: 1 }
-channels: { c: { Q: 1, history: { Q: 1 } } }
+store: { Q: 1 }
+channels: { c: { Q: 1, history: { Q: 1, keep: { Q: 1 } } } }
 protocols:
   p:
     Q: 1

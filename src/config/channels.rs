@@ -8,7 +8,7 @@ use super::diagnostic::Diagnostic;
 use super::fields::{Fields, Gathered, elsewhere, nearest};
 use super::listen::shape;
 use super::node::{Entry, Node, Yaml};
-use super::plan::{Audience, ChannelPlan, HistoryPlan, Span};
+use super::plan::{Audience, ChannelPlan, HistoryPlan, Keep, Promise, Span};
 use super::template::{self, Seen};
 use super::values::{self, flag};
 use crate::model::name::ChannelName;
@@ -16,7 +16,8 @@ use crate::model::pattern::{Glob, Pattern};
 use crate::model::schema::Schema;
 use crate::model::template::Text;
 
-const HISTORY: HistoryPlan = HistoryPlan { tail: 1000, tail_bytes: 1 << 20 };
+const HISTORY: HistoryPlan =
+    HistoryPlan { tail: 1000, tail_bytes: 1 << 20, keep: Keep { events: None, age: None }, promise: Promise::Committed };
 
 /// What a protocol or source wants of a channel.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -200,9 +201,29 @@ fn history(all: &Gathered, node: &Node) -> Option<Option<HistoryPlan>> {
     let plan = HistoryPlan {
         tail: fields.read("tail", values::count).unwrap_or(HISTORY.tail),
         tail_bytes: fields.read("tail_bytes", values::size).unwrap_or(HISTORY.tail_bytes),
+        keep: fields.read("keep", keep).unwrap_or_default(),
+        promise: promise(&mut fields),
     };
     fields.finish();
     Some(Some(plan))
+}
+
+/// `{ events: 10000, age: 30d }`
+fn keep(all: &Gathered, node: &Node) -> Option<Keep> {
+    let mut fields = Fields::of(all, node, "`keep`")?;
+    let keep = Keep { events: fields.read("events", values::count).map(|n| n as u64), age: fields.read("age", values::duration) };
+    fields.finish();
+    Some(keep)
+}
+
+/// `deliver:` and `durability:`. What is acknowledged before the commit is delivered before it too.
+fn promise(fields: &mut Fields<'_>) -> Promise {
+    fields.exclude("deliver", &["durability"]);
+    let words = [("committed", Promise::Committed), ("early", Promise::Early)];
+    let deliver = fields.read("deliver", |all, node| values::word(all, node, &words));
+    let words = [("full", Promise::Committed), ("relaxed", Promise::Relaxed)];
+    let durability = fields.read("durability", |all, node| values::word(all, node, &words));
+    durability.or(deliver).unwrap_or_default()
 }
 
 /// Schemas by type; `_` is for all others, wherever it stands.

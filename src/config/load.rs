@@ -1,7 +1,7 @@
 //! The whole file: its sections in the order in which they need each other.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::include::Reader;
 use super::listen::{self, Doors};
 use super::node::{Entry, Node, Yaml};
 use super::plan::{ApiPlan, ExpressionUse, FunctionUse, Listen, Plan, Plugins, Span, StorePlan};
-use super::{plugins, protocols, sources, values};
+use super::{plugins, protocols, sources, store, values};
 use crate::model::Place;
 
 /// Channels and channel patterns in one configuration.
@@ -21,7 +21,6 @@ const CHANNELS_MAX: usize = 1000;
 
 /// The version of the language.
 const VERSION: usize = 1;
-const STORE: &str = "sqlite://data/tramline.db";
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// What came of reading a configuration.
@@ -157,7 +156,7 @@ fn read_head(all: &Gathered, fields: &mut Fields<'_>, folder: &Path) -> Head {
     fields.need("version").and_then(|node| version(all, node));
     let api = fields.read("api", api).unwrap_or_else(|| ApiPlan { listen: api_listen(), token: None, origins: Vec::new() });
     Head {
-        store: fields.read("store", |all, node| store(all, node, folder)).unwrap_or_else(|| sqlite(STORE, folder)),
+        store: fields.read("store", |all, node| store::store(all, node, folder)).unwrap_or_else(|| store::default(folder)),
         api,
         stop_within: fields.read("stop_within", values::duration).unwrap_or(STOP_WITHIN),
     }
@@ -169,24 +168,6 @@ fn version(all: &Gathered, node: &Node) -> Option<()> {
         return Some(());
     }
     all.fail(codes::VERSION, &node.span, format!("version {written} of the language is not known here; there is {VERSION}"))
-}
-
-fn store(all: &Gathered, node: &Node, folder: &Path) -> Option<StorePlan> {
-    let url = values::text(all, node)?;
-    if url == "sqlite::memory:" {
-        return Some(StorePlan::Memory);
-    }
-    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        return all.fail(codes::NOT_YET, &node.span, "PostgreSQL is not supported yet; there is `sqlite://path`");
-    }
-    match url.strip_prefix("sqlite://") {
-        Some(path) if !path.is_empty() && !path.contains('?') => Some(sqlite(&url, folder)),
-        _ => all.fail(codes::VALUE, &node.span, "no store: write `sqlite://path` or `sqlite::memory:`"),
-    }
-}
-
-fn sqlite(url: &str, folder: &Path) -> StorePlan {
-    StorePlan::Sqlite(folder.join(PathBuf::from(url.trim_start_matches("sqlite://"))))
 }
 
 fn api(all: &Gathered, node: &Node) -> Option<ApiPlan> {

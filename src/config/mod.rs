@@ -24,6 +24,7 @@ mod positions;
 mod protocols;
 mod rows;
 mod sources;
+mod store;
 mod template;
 mod units;
 mod values;

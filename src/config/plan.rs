@@ -33,11 +33,28 @@ pub struct Plan {
 
 /// `store:`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StorePlan {
+pub struct StorePlan {
+    /// Which database.
+    pub database: DatabasePlan,
+    /// Bytes the database may have before the oldest events go; none: no bound.
+    pub size: Option<u64>,
+}
+
+/// `store: url`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabasePlan {
     /// `sqlite://path`: a file, made if it is not there. Relative paths start at the folder of the routes file.
     Sqlite(PathBuf),
     /// `sqlite::memory:`: gone with the process.
     Memory,
+    /// `postgres://…`. Secret, because a password may stand in it.
+    Postgres(Secret),
+}
+
+impl From<DatabasePlan> for StorePlan {
+    fn from(database: DatabasePlan) -> Self {
+        Self { database, size: None }
+    }
 }
 
 /// `api:`
@@ -111,6 +128,38 @@ pub struct HistoryPlan {
     pub tail: usize,
     /// Bytes of them kept in memory.
     pub tail_bytes: usize,
+    /// How long events stay in the log.
+    pub keep: Keep,
+    /// When subscribers and publishers hear of an event.
+    pub promise: Promise,
+}
+
+/// `keep:` How long a channel's events stay in the log. What exceeds either bound goes, oldest first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// At most so many; none: no bound.
+    pub events: Option<u64>,
+    /// At most so old; none: no bound.
+    pub age: Option<Duration>,
+}
+
+/// What a channel promises about an event that is not in the database yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Promise {
+    /// Nobody hears of it: delivered and acknowledged once it is committed.
+    #[default]
+    Committed,
+    /// `deliver: early`: delivered at once, acknowledged once it is committed.
+    Early,
+    /// `durability: relaxed`: delivered and acknowledged at once.
+    Relaxed,
+}
+
+impl Promise {
+    /// Whether a crash may lose what was delivered, so that the channel needs a new epoch after one.
+    pub fn is_early(self) -> bool {
+        self != Promise::Committed
+    }
 }
 
 /// `audience:`

@@ -9,6 +9,8 @@ use super::plan::Rate;
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// No size of the language is larger.
 const SIZE_MAX: u64 = 4 << 30;
+/// No database is larger.
+const DISK_SIZE_MAX: u64 = 1 << 50;
 
 /// `30s`, `100ms`, `1h30m`: more than nothing, at most a year.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -24,15 +26,35 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 /// `1MiB`, `64KB`, `512B`, `4096`: at least one byte.
 pub(super) fn size(text: &str) -> Result<usize, String> {
-    const UNITS: [(&str, u64); 8] =
-        [("", 1), ("B", 1), ("KB", 1000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    bytes(text, SIZE_MAX, "4 GiB").and_then(|bytes| usize::try_from(bytes).map_err(|error| error.to_string()))
+}
+
+/// The same for what lies on a disk: `10GiB`, `2TiB`; at least 1 MiB, below which no database works.
+pub(super) fn disk_size(text: &str) -> Result<u64, String> {
+    let bytes = bytes(text, DISK_SIZE_MAX, "1024 TiB")?;
+    if bytes < 1 << 20 { Err(format!("`{text}` is out of range: 1 MiB to 1024 TiB")) } else { Ok(bytes) }
+}
+
+fn bytes(text: &str, most: u64, shown: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 10] = [
+        ("", 1),
+        ("B", 1),
+        ("KB", 1000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("TB", 1_000_000_000_000),
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("TiB", 1 << 40),
+    ];
     let wrong = || format!("`{text}` is no size; write `1MiB`, `64KB`, `512B` or a number of bytes");
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let count: u64 = text[..digits].parse().map_err(|_| wrong())?;
     let unit = text[digits..].trim();
     let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
-    let bytes = count.checked_mul(*factor).filter(|bytes| (1..=SIZE_MAX).contains(bytes));
-    bytes.and_then(|bytes| usize::try_from(bytes).ok()).ok_or_else(|| format!("`{text}` is out of range: 1 byte to 4 GiB"))
+    let bytes = count.checked_mul(*factor).filter(|bytes| (1..=most).contains(bytes));
+    bytes.ok_or_else(|| format!("`{text}` is out of range: 1 byte to {shown}"))
 }
 
 /// `100/60s`, `20/s`, `20/s burst 40`.

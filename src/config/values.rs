@@ -59,6 +59,11 @@ pub(super) fn size(all: &Gathered, node: &Node) -> Option<usize> {
     measured(all, node, "a size", units::size)
 }
 
+/// A size in bytes of what lies on a disk.
+pub(super) fn disk_size(all: &Gathered, node: &Node) -> Option<u64> {
+    measured(all, node, "a size", units::disk_size)
+}
+
 /// A rate; `none` is none.
 pub(super) fn rate(all: &Gathered, node: &Node) -> Option<Rate> {
     if node.as_text() == Some("none") { None } else { measured(all, node, "a rate", units::rate) }

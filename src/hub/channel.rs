@@ -93,7 +93,7 @@ impl State {
     pub(super) fn append(&mut self, channel: &Channel, new: NewEvent) -> Arc<Event> {
         self.offset += 1;
         self.last_ms = new.time_ms;
-        let event = Arc::new(Event { new, channel: Some(channel.name.clone()), offset: self.offset, epoch: self.epoch });
+        let event = Arc::new(Event { new, channel: Some(channel.name.clone()), offset: self.offset, epoch: self.epoch, seq: 0 });
         if let Some(history) = &channel.plan.history {
             self.tail_bytes += event.weight();
             self.tail.push_back(event.clone());

@@ -25,6 +25,7 @@ use crate::model::name::ClientId;
 use crate::model::view::{ConnView, SubView};
 use crate::model::{ChannelName, Code, Fault, Json, Now};
 use crate::protocol::Frame;
+use crate::store::Standing;
 
 pub use channel::{Channel, Member, State};
 pub use connection::Connection;
@@ -57,14 +58,14 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// An empty hub. `positions` says where durable channels stand: name, epoch and last offset.
-    pub fn new(protocols: usize, positions: impl IntoIterator<Item = (ChannelName, Epoch, u64)>) -> Self {
+    /// An empty hub. `positions` says where channels with a history stand.
+    pub fn new(protocols: usize, positions: impl IntoIterator<Item = Standing>) -> Self {
         Self {
             channels: std::array::from_fn(|_| RwLock::default()),
             hasher: RandomState::new(),
             channels_live: AtomicUsize::new(0),
             next_order: AtomicU64::new(0),
-            positions: Mutex::new(positions.into_iter().map(|(name, epoch, top)| (name, (epoch, top))).collect()),
+            positions: Mutex::new(positions.into_iter().map(|at| (at.name, (at.epoch, at.top))).collect()),
             directory: RwLock::new(Directory::new(protocols)),
             next_key: AtomicU64::new(1),
         }

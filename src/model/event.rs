@@ -57,6 +57,8 @@ pub struct Event {
     pub offset: u64,
     /// The channel's stream; 0 outside channels.
     pub epoch: Epoch,
+    /// Its place in the log over all channels, growing with time; 0 where it is not in the log.
+    pub seq: u64,
 }
 
 impl Event {

@@ -174,6 +174,7 @@ fn event(row: &SqliteRow) -> Result<Event, StoreError> {
         channel: Some(ChannelName::parse(row.try_get(2)?).ok_or_else(bad)?),
         offset: row.try_get::<i64, _>(3)?.cast_unsigned(),
         epoch: row.try_get::<i64, _>(4)?.cast_unsigned(),
+        seq: row.try_get::<i64, _>(1)?.cast_unsigned(),
         new: NewEvent {
             id: Uuid::from_slice(row.try_get(5)?).map_err(|_| bad())?,
             kind: ByteString::from(row.try_get::<&str, _>(6)?),

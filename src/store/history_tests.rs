@@ -3,8 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::plan::StorePlan;
-use crate::store::tests::{Rig, event};
+use crate::store::tests::{Rig, event, memory};
 use crate::store::{Bounds, Store};
 
 fn query(channel: Option<&str>, kind: Option<&str>, limit: usize) -> HistoryQuery {
@@ -21,7 +20,7 @@ fn places(page: &Page) -> Vec<(String, u64)> {
 }
 
 async fn rig() -> Rig {
-    let rig = Rig::open(&StorePlan::Memory).await;
+    let rig = Rig::open(&memory()).await;
     for n in 1..=4 {
         let kind = if n % 2 == 0 { "even" } else { "odd" };
         rig.write(
@@ -58,7 +57,7 @@ async fn filters_choose_by_channel_glob_and_type() {
 
 #[tokio::test]
 async fn a_glob_made_to_be_slow_is_not() {
-    let rig = Rig::open(&StorePlan::Memory).await;
+    let rig = Rig::open(&memory()).await;
     rig.write([event(&"a".repeat(250), 1, 1, "x")]).await;
     let glob = format!("{}b", "*a".repeat(60));
     let begin = std::time::Instant::now();
@@ -103,7 +102,7 @@ async fn a_cursor_holds_for_its_own_query_only() {
 
 #[tokio::test]
 async fn a_filter_without_an_index_looks_at_a_bounded_number_of_rows_and_goes_on() {
-    let rig = Rig::open(&StorePlan::Memory).await;
+    let rig = Rig::open(&memory()).await;
     rig.write([event("rare:1", 1, 1, "x")]).await;
     rig.write((1..=50).map(|n| event("often", n, 1, "x"))).await;
     rig.write([event("rare:2", 1, 1, "x")]).await;
@@ -128,7 +127,7 @@ async fn a_filter_without_an_index_looks_at_a_bounded_number_of_rows_and_goes_on
 
 #[tokio::test]
 async fn a_page_of_large_events_ends_early_and_goes_on() {
-    let rig = Rig::open(&StorePlan::Memory).await;
+    let rig = Rig::open(&memory()).await;
     let large = |n| {
         let mut event = event("a", n, 1, "x");
         event.new.data = Json::string(&"x".repeat(6 << 20));
@@ -177,7 +176,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
-            let rig = Rig::open_with(&StorePlan::Memory, Bounds { batch_rows: 3, ..Bounds::default() }).await;
+            let rig = Rig::open_with(&memory(), Bounds { batch_rows: 3, ..Bounds::default() }).await;
             let names = ["room:a", "room:b", "c"];
             let mut tops = [0u64; 3];
             let mut next = |channel: usize| { tops[channel] += 1; event(names[channel], tops[channel], 1, "x") };

@@ -14,8 +14,8 @@ const CHUNKS: [usize; 4] = [512, 64, 8, 1];
 
 static EVENTS: LazyLock<[String; 4]> = LazyLock::new(|| {
     let head =
-        "INSERT INTO events (channel, \"offset\", epoch, uuid, type, data, time_ms, source, client, user, session, metadata) VALUES ";
-    statements(head, "(?,?,?,?,?,?,?,?,?,?,?,?)", "")
+        "INSERT INTO events (id, channel, \"offset\", epoch, uuid, type, data, time_ms, source, client, user, session, metadata) VALUES ";
+    statements(head, "(?,?,?,?,?,?,?,?,?,?,?,?,?)", "")
 });
 
 static CHANNELS: LazyLock<[String; 4]> = LazyLock::new(|| {
@@ -53,6 +53,7 @@ pub(super) async fn items(db: &mut SqliteConnection, items: &[Item]) -> sqlx::Re
         for (channel, event) in chunk {
             let (new, origin) = (&event.new, &event.new.origin);
             query = query
+                .bind(event.seq.cast_signed())
                 .bind(ids.get(channel.as_str()))
                 .bind(event.offset.cast_signed())
                 .bind(event.epoch.cast_signed())

@@ -24,8 +24,8 @@ use tokio::sync::watch;
 
 pub use error::{CursorError, StoreError, Unavailable};
 pub use history::{HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Page};
-pub use open::Recovered;
-pub use queue::{Bounds, Permit, Ticket};
+pub use open::{Recovered, Standing};
+pub use queue::{Appended, Bounds, Permit, Ticket};
 pub use record::{ConnectionEnd, ConnectionRecord};
 pub use writer::Writer;
 
@@ -50,6 +50,15 @@ struct Shared {
     progress: watch::Sender<Progress>,
     /// Totals by name. Held for one addition, or while the writer copies what changed.
     counters: Mutex<Counters>,
+}
+
+/// How far the log is, for those who wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// Everything up to here is in the database, or was refused by it.
+    pub up_to: Ticket,
+    /// The writer has ended: nothing more will be settled.
+    pub ended: bool,
 }
 
 /// How far the writer is.
@@ -116,7 +125,7 @@ impl Store {
     pub async fn open_with(plan: &StorePlan, now: Now, bounds: Bounds) -> Result<(Store, Writer, Recovered), StoreError> {
         let (database, recovered) = open::open(plan, now).await?;
         let shared = Arc::new(Shared {
-            queue: queue::Queue::new(bounds),
+            queue: queue::Queue::new(bounds, recovered.last_seq),
             readers: database.readers.clone(),
             progress: watch::Sender::default(),
             counters: Mutex::new(Counters { totals: recovered.counters.clone(), ..Counters::default() }),
@@ -157,6 +166,20 @@ impl Store {
         } else {
             Ok(())
         }
+    }
+
+    /// Resolves when something after the ticket is settled, or nothing will be any more.
+    pub async fn settled_beyond(&self, seen: Ticket) -> Settled {
+        let mut progress = self.shared.progress.subscribe();
+        match progress.wait_for(|p| p.committed > seen.0 || p.ended).await {
+            Ok(now) => Settled { up_to: Ticket(now.committed), ended: now.ended },
+            Err(_) => Settled { up_to: seen, ended: true },
+        }
+    }
+
+    /// Whether the database refused any of these rows, all of which are settled.
+    pub fn refused(&self, first: Ticket, last: Ticket) -> bool {
+        self.shared.progress.borrow().refused.iter().any(|ticket| (first.0..=last.0).contains(ticket))
     }
 
     /// Resolves when everything appended so far is settled, so that a query sees it. Does not wait for a store that cannot

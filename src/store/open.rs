@@ -12,7 +12,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{Row, SqlSafeStr};
 
 use super::StoreError;
-use crate::config::plan::StorePlan;
+use crate::config::plan::{DatabasePlan, StorePlan};
 use crate::model::event::Epoch;
 use crate::model::event::fresh_epoch;
 use crate::model::{ChannelName, Now};
@@ -31,18 +31,36 @@ const ROWS_AHEAD: usize = 8;
 /// What is written of connections that a crash left open.
 const LOST_REASON: &str = "server lost";
 
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "log", include_str!("../../migrations/sqlite/0001_log.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "log", include_str!("../../migrations/sqlite/0001_log.sql")),
+    (2, "retention", include_str!("../../migrations/sqlite/0002_retention.sql")),
+];
 
 /// What the last run left behind.
 #[derive(Debug, Clone, Default)]
 pub struct Recovered {
-    /// Every channel with stored events: its epoch, and the offset above which to go on.
-    pub channels: Vec<(ChannelName, Epoch, u64)>,
+    /// Every channel that ever had stored events.
+    pub channels: Vec<Standing>,
+    /// The newest place in the log.
+    pub last_seq: u64,
     /// Totals by name.
     pub counters: HashMap<String, u64>,
     /// Whether the last run stopped in order. If not, every channel has a new epoch: what was delivered may not have been
     /// written, and an offset must never name two events of one epoch.
     pub clean: bool,
+}
+
+/// Where a channel stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Its name.
+    pub name: ChannelName,
+    /// Its stream.
+    pub epoch: Epoch,
+    /// The newest offset.
+    pub top: u64,
+    /// The oldest offset that is still there; `top + 1` where nothing is.
+    pub first: u64,
 }
 
 /// The open database.
@@ -55,9 +73,10 @@ pub(super) struct Database {
 }
 
 pub(super) async fn open(plan: &StorePlan, now: Now) -> Result<(Database, Recovered), StoreError> {
-    let database = match plan {
-        StorePlan::Memory => open_memory().await?,
-        StorePlan::Sqlite(path) => open_file(path).await?,
+    let database = match &plan.database {
+        DatabasePlan::Memory => open_memory().await?,
+        DatabasePlan::Sqlite(path) => open_file(path).await?,
+        DatabasePlan::Postgres(_) => return Err(StoreError::Query(sqlx::Error::Configuration("no PostgreSQL yet".into()))),
     };
     let migrations =
         MIGRATIONS.map(|(version, name, sql)| Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false));
@@ -164,12 +183,15 @@ async fn recover(writer: &SqlitePool, now: Now) -> Result<Recovered, StoreError>
         .execute(&mut *tx)
         .await?;
     let mut recovered = Recovered { clean, ..Recovered::default() };
-    for row in sqlx::query("SELECT name, epoch, top FROM channels ORDER BY id").fetch_all(&mut *tx).await? {
-        let (name, epoch, top): (&str, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        if let Some(name) = ChannelName::parse(name) {
-            recovered.channels.push((name, epoch.cast_unsigned(), top.cast_unsigned()));
+    for row in sqlx::query("SELECT name, epoch, top, first FROM channels ORDER BY id").fetch_all(&mut *tx).await? {
+        let (epoch, top, first): (i64, i64, i64) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+        if let Some(name) = ChannelName::parse(row.try_get(0)?) {
+            let (epoch, top, first) = (epoch.cast_unsigned(), top.cast_unsigned(), first.cast_unsigned());
+            recovered.channels.push(Standing { name, epoch, top, first });
         }
     }
+    let last: Option<i64> = sqlx::query_scalar("SELECT max(id) FROM events").fetch_one(&mut *tx).await?;
+    recovered.last_seq = last.unwrap_or_default().cast_unsigned();
     for row in sqlx::query("SELECT name, value FROM counters").fetch_all(&mut *tx).await? {
         let (name, value): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
         recovered.counters.insert(name, value.cast_unsigned());

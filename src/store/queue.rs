@@ -60,6 +60,13 @@ pub(super) struct Batch {
     bytes: usize,
 }
 
+struct Waiting {
+    item: Item,
+    since: Instant,
+    /// What follows is of the same transaction: both are written together.
+    more: bool,
+}
+
 pub(super) struct Queue {
     bounds: Bounds,
     /// Held for a push, a look, or while one batch is moved out.
@@ -68,9 +75,11 @@ pub(super) struct Queue {
 }
 
 struct Inner {
-    waiting: VecDeque<(Item, Instant)>,
+    waiting: VecDeque<Waiting>,
     /// The ticket of the last push.
     appended: u64,
+    /// The place in the log of the last event.
+    seq: u64,
     /// Waiting, taken but not committed, and reserved.
     rows: usize,
     bytes: usize,
@@ -86,10 +95,12 @@ struct Inner {
 }
 
 impl Queue {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    /// `seq` is the newest place in the log.
+    pub(super) fn new(bounds: Bounds, seq: u64) -> Self {
         let inner = Inner {
             waiting: VecDeque::new(),
             appended: 0,
+            seq,
             rows: 0,
             bytes: 0,
             reserved_rows: 0,
@@ -112,7 +123,7 @@ impl Queue {
         }
         inner.rows += 1;
         inner.bytes += RECORD_BYTES;
-        inner.push(item);
+        inner.push(item, false);
         drop(inner);
         self.wake.notify_one();
     }
@@ -130,18 +141,10 @@ impl Queue {
     pub(super) fn take(&self) -> Batch {
         let mut inner = self.inner.lock();
         let first = inner.appended + 1 - inner.waiting.len() as u64;
-        let (mut rows, mut bytes) = (0, 0);
-        for (item, _) in inner.waiting.iter().take(self.bounds.batch_rows) {
-            bytes += item.bytes();
-            if rows > 0 && bytes > self.bounds.batch_bytes {
-                bytes -= item.bytes();
-                break;
-            }
-            rows += 1;
-        }
+        let (rows, bytes) = inner.whole_transactions(&self.bounds);
         inner.taken_rows = rows;
-        inner.taken_since = inner.waiting.front().map(|(_, since)| *since);
-        let items = inner.waiting.drain(..rows).map(|(item, _)| item).collect();
+        inner.taken_since = inner.waiting.front().map(|waiting| waiting.since);
+        let items = inner.waiting.drain(..rows).map(|waiting| waiting.item).collect();
         Batch { first, items, bytes }
     }
 
@@ -184,7 +187,7 @@ impl Queue {
 
     pub(super) fn stats(&self) -> StoreStats {
         let inner = self.inner.lock();
-        let oldest = inner.taken_since.or_else(|| inner.waiting.front().map(|(_, since)| *since));
+        let oldest = inner.taken_since.or_else(|| inner.waiting.front().map(|waiting| waiting.since));
         StoreStats {
             queued_rows: inner.waiting.len() + inner.taken_rows,
             queued_bytes: inner.bytes - inner.reserved_bytes,
@@ -196,9 +199,35 @@ impl Queue {
 }
 
 impl Inner {
-    fn push(&mut self, item: Item) {
+    fn push(&mut self, item: Item, more: bool) {
         self.appended += 1;
-        self.waiting.push_back((item, Instant::now()));
+        self.waiting.push_back(Waiting { item, since: Instant::now(), more });
+    }
+
+    fn give_back(&mut self, rows: &mut usize, bytes: &mut usize) {
+        let (rows, bytes) = (std::mem::take(rows), std::mem::take(bytes));
+        self.rows -= rows;
+        self.bytes -= bytes;
+        self.reserved_rows -= rows;
+        self.reserved_bytes -= bytes;
+    }
+
+    /// How many rows and bytes from the front make up one batch. It ends between two transactions, never within one.
+    fn whole_transactions(&self, bounds: &Bounds) -> (usize, usize) {
+        let (mut rows, mut bytes) = (0, 0);
+        let (mut rows_so_far, mut bytes_so_far) = (0, 0);
+        for waiting in &self.waiting {
+            rows_so_far += 1;
+            bytes_so_far += waiting.item.bytes();
+            if waiting.more {
+                continue;
+            }
+            if rows > 0 && (rows_so_far > bounds.batch_rows || bytes_so_far > bounds.batch_bytes) {
+                break;
+            }
+            (rows, bytes) = (rows_so_far, bytes_so_far);
+        }
+        (rows, bytes)
     }
 }
 
@@ -221,35 +250,50 @@ pub(super) fn reserve(shared: &Arc<Shared>, rows: usize, bytes: usize) -> Result
     Ok(Permit { shared: shared.clone(), rows, bytes })
 }
 
-/// Room in the queue. What of it is not used is given back when it is dropped.
+/// Room in the queue for the events of one transaction. Given back where it is dropped unused.
 pub struct Permit {
     shared: Arc<Shared>,
     rows: usize,
     bytes: usize,
 }
 
+/// What was appended.
+#[derive(Debug)]
+pub struct Appended {
+    /// The events with their place in the log.
+    pub events: Vec<Arc<Event>>,
+    /// The ticket of the first.
+    pub first: Ticket,
+    /// The ticket of the last: all are stored when it is.
+    pub last: Ticket,
+}
+
 impl Permit {
-    /// Appends an event. Call it under the channel's lock, in the order of its offsets. It never fails: what exceeds the
-    /// reservation is taken all the same. An event outside any channel has no place in the log and is left out.
-    pub fn append(&mut self, event: Arc<Event>) -> Ticket {
+    /// Appends the events of one transaction, which are written together or not at all. Call it under the locks of their
+    /// channels, so that those of one channel stand in the order of their offsets. It never fails: what exceeds the reservation
+    /// is taken all the same.
+    pub fn append(mut self, events: Vec<Event>) -> Appended {
         let queue = &self.shared.queue;
         let mut inner = queue.inner.lock();
-        if event.channel.is_none() {
-            return Ticket(inner.appended);
+        let first = inner.appended + 1;
+        let count = events.len();
+        let mut shared = Vec::with_capacity(count);
+        let mut bytes = 0;
+        for (index, mut event) in events.into_iter().enumerate() {
+            inner.seq += 1;
+            event.seq = inner.seq;
+            bytes += event.weight();
+            let event = Arc::new(event);
+            shared.push(event.clone());
+            inner.push(Item::Event(event), index + 1 < count);
         }
-        let bytes = event.weight();
-        let (rows_used, bytes_used) = (self.rows.min(1), self.bytes.min(bytes));
-        self.rows -= rows_used;
-        self.bytes -= bytes_used;
-        inner.reserved_rows -= rows_used;
-        inner.reserved_bytes -= bytes_used;
-        inner.rows += 1 - rows_used;
-        inner.bytes += bytes - bytes_used;
-        inner.push(Item::Event(event));
-        let ticket = Ticket(inner.appended);
+        inner.rows += count;
+        inner.bytes += bytes;
+        let last = inner.appended;
+        inner.give_back(&mut self.rows, &mut self.bytes);
         drop(inner);
         queue.wake.notify_one();
-        ticket
+        Appended { events: shared, first: Ticket(first), last: Ticket(last) }
     }
 }
 
@@ -257,10 +301,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let queue = &self.shared.queue;
         let mut inner = queue.inner.lock();
-        inner.rows -= self.rows;
-        inner.bytes -= self.bytes;
-        inner.reserved_rows -= self.rows;
-        inner.reserved_bytes -= self.bytes;
+        inner.give_back(&mut self.rows, &mut self.bytes);
         if !inner.open {
             queue.wake.notify_one();
         }

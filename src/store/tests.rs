@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::*;
+use crate::config::plan::DatabasePlan;
 use crate::model::event::fresh_epoch;
 use crate::model::event::{Epoch, NewEvent, Origin};
 use crate::model::{ChannelName, Event, Json};
@@ -65,16 +66,24 @@ pub(super) fn event(channel: &str, offset: u64, epoch: Epoch, kind: &str) -> Eve
         origin: origin.into(),
         metadata: Some(Json::trusted("{\"where\":null}")),
     };
-    Event { new, channel: ChannelName::parse(channel), offset, epoch }
+    Event { new, channel: ChannelName::parse(channel), offset, epoch, seq: 0 }
 }
 
 fn append(store: &Store, event: Event) -> Result<Ticket, Unavailable> {
-    Ok(store.reserve(1, event.weight())?.append(Arc::new(event)))
+    Ok(store.reserve(1, event.weight())?.append(vec![event]).last)
+}
+
+pub(super) fn memory() -> StorePlan {
+    DatabasePlan::Memory.into()
+}
+
+fn sqlite(path: PathBuf) -> StorePlan {
+    DatabasePlan::Sqlite(path).into()
 }
 
 fn file(folder: &tempfile::TempDir) -> (PathBuf, StorePlan) {
     let path = folder.path().join("data/deep/tramline.db");
-    (path.clone(), StorePlan::Sqlite(path))
+    (path.clone(), sqlite(path))
 }
 
 /// Another program's connection to the file.
@@ -91,7 +100,7 @@ async fn all(store: &Store) -> Vec<String> {
 #[tokio::test]
 async fn what_was_appended_is_read_back_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
-    for plan in [file(&folder).1, StorePlan::Memory] {
+    for plan in [file(&folder).1, memory()] {
         let rig = Rig::open(&plan).await;
         let events: Vec<Event> = (1..=3).map(|n| event("room:1", n, u64::MAX - 1, "message")).collect();
         let expected: Vec<String> = events.iter().rev().map(Event::to_json).collect();
@@ -117,8 +126,8 @@ async fn an_orderly_end_keeps_epochs_and_a_crash_gives_new_ones() {
 
     let rig = Rig::open(&plan).await;
     assert!(rig.recovered.clean);
-    let name = |text| ChannelName::parse(text).unwrap();
-    assert_eq!(rig.recovered.channels, [(name("a"), 7, 5), (name("b"), 9, 1)]);
+    let standing = |name, epoch, top| Standing { name: ChannelName::parse(name).unwrap(), epoch, top, first: 1 };
+    assert_eq!(rig.recovered.channels, [standing("a", 7, 5), standing("b", 9, 1)]);
     assert_eq!(rig.recovered.counters["messages"], 42);
     rig.store.count("messages", 8);
     rig.write([event("a", 6, 7, "x")]).await;
@@ -127,8 +136,8 @@ async fn an_orderly_end_keeps_epochs_and_a_crash_gives_new_ones() {
     let rig = Rig::open(&plan).await;
     assert!(!rig.recovered.clean);
     let channels = rig.recovered.channels.clone();
-    assert_eq!(channels.iter().map(|(name, _, top)| (name.as_str(), *top)).collect::<Vec<_>>(), [("a", 6), ("b", 1)]);
-    assert!(channels.iter().all(|(_, epoch, _)| ![7, 9].contains(epoch)));
+    assert_eq!(channels.iter().map(|c| (c.name.as_str(), c.top)).collect::<Vec<_>>(), [("a", 6), ("b", 1)]);
+    assert!(channels.iter().all(|c| ![7, 9].contains(&c.epoch)));
     rig.stop().await;
     let rig = Rig::open(&plan).await;
     assert!(rig.recovered.clean);
@@ -141,7 +150,7 @@ async fn a_stop_writes_what_is_queued_and_waits_for_reservations() {
     let folder = tempfile::tempdir().unwrap();
     let (_, plan) = file(&folder);
     let rig = Rig::open(&plan).await;
-    let mut held = rig.store.reserve(1, 10).unwrap();
+    let held = rig.store.reserve(1, 10).unwrap();
     for n in 1..=500 {
         append(&rig.store, event("a", n, 1, "x")).unwrap();
     }
@@ -155,21 +164,20 @@ async fn a_stop_writes_what_is_queued_and_waits_for_reservations() {
         tokio::task::yield_now().await;
     }
     assert!(tokio::time::timeout(Duration::from_millis(50), store.committed(Ticket(501))).await.is_err());
-    let ticket = held.append(Arc::new(event("a", 501, 1, "x")));
-    drop(held);
+    let ticket = held.append(vec![event("a", 501, 1, "x")]).last;
     rig.task.await.unwrap();
     store.committed(ticket).await.unwrap();
     assert!(matches!(store.committed(Ticket(ticket.0 + 1)).await, Err(StoreError::Ended)));
     let rig = Rig::open(&plan).await;
     assert!(rig.recovered.clean);
-    assert_eq!(rig.recovered.channels[0].2, 501);
+    assert_eq!(rig.recovered.channels[0].top, 501);
     rig.stop().await;
 }
 
 #[tokio::test]
 async fn a_full_queue_refuses_and_gives_back_what_was_not_used() {
     let bounds = Bounds { rows: 10, bytes: 10_000, ..Bounds::default() };
-    let (store, mut writer, _) = Store::open_with(&StorePlan::Memory, Now::read(), bounds).await.unwrap();
+    let (store, mut writer, _) = Store::open_with(&memory(), Now::read(), bounds).await.unwrap();
     assert_eq!(store.reserve(1, 1).err(), Some(Unavailable::Stopped));
     writer.begin().await.unwrap();
     let permit = store.reserve(10, 100).unwrap();
@@ -179,7 +187,7 @@ async fn a_full_queue_refuses_and_gives_back_what_was_not_used() {
     assert_eq!(store.reserve(usize::MAX, usize::MAX).err(), Some(Unavailable::Full));
     // Nobody writes: what is appended stays, also where it was more than had been reserved.
     for n in 1..=9 {
-        store.reserve(1, 0).unwrap().append(Arc::new(event("a", n, 1, "x")));
+        store.reserve(1, 0).unwrap().append(vec![event("a", n, 1, "x")]);
     }
     assert_eq!(store.stats().queued_rows, 9);
     assert!(store.stats().queued_bytes >= 9 * 200);
@@ -230,7 +238,7 @@ async fn a_second_process_is_kept_out() {
     let rig = Rig::open(&plan).await;
     let alias = folder.path().join("alias.db");
     std::os::unix::fs::symlink(&path, &alias).unwrap();
-    for plan in [plan.clone(), StorePlan::Sqlite(alias)] {
+    for plan in [plan.clone(), sqlite(alias)] {
         let error = Store::open(&plan, Now::read()).await.err().unwrap();
         assert!(matches!(error, StoreError::InUse { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
         assert!(error.to_string().contains("in use by another process"));
@@ -244,11 +252,11 @@ async fn a_folder_that_cannot_be_made_and_a_file_that_is_no_database_say_so() {
     let folder = tempfile::tempdir().unwrap();
     let blocked = folder.path().join("file");
     std::fs::write(&blocked, "x").unwrap();
-    let error = Store::open(&StorePlan::Sqlite(blocked.join("x.db")), Now::read()).await.err().unwrap();
+    let error = Store::open(&sqlite(blocked.join("x.db")), Now::read()).await.err().unwrap();
     assert!(matches!(error, StoreError::Folder { .. }), "{error}");
     let other = folder.path().join("other.db");
     std::fs::write(&other, "not a database, but long enough to be read as the header of one".repeat(20)).unwrap();
-    let error = Store::open(&StorePlan::Sqlite(other), Now::read()).await.err().unwrap();
+    let error = Store::open(&sqlite(other), Now::read()).await.err().unwrap();
     assert!(matches!(error, StoreError::Open { .. }), "{error}");
 }
 
@@ -294,11 +302,10 @@ async fn a_stop_that_cannot_write_ends_all_the_same_and_is_not_clean() {
 
 #[tokio::test]
 async fn one_bad_row_costs_only_itself() {
-    let rig = Rig::open(&StorePlan::Memory).await;
+    let rig = Rig::open(&memory()).await;
     rig.write([event("a", 1, 1, "x")]).await;
-    let mut permit = rig.store.reserve(100, 100_000).unwrap();
     // Offset 1 is taken. All of these are one batch, because nothing yields in between.
-    let tickets: Vec<Ticket> = (1..=100).map(|n| permit.append(Arc::new(event("a", n, 1, "x")))).collect();
+    let tickets: Vec<Ticket> = (1..=100).map(|n| append(&rig.store, event("a", n, 1, "x")).unwrap()).collect();
     assert!(matches!(rig.store.committed(tickets[0]).await, Err(StoreError::RowRefused)));
     for ticket in &tickets[1..] {
         rig.store.committed(*ticket).await.unwrap();
@@ -313,7 +320,7 @@ async fn one_bad_row_costs_only_itself() {
 #[tokio::test]
 async fn a_full_disk_degrades_it_and_room_brings_it_back() {
     let folder = tempfile::tempdir().unwrap();
-    for plan in [StorePlan::Memory, file(&folder).1] {
+    for plan in [memory(), file(&folder).1] {
         let rig = Rig::open(&plan).await;
         rig.write([event("a", 1, 1, "x")]).await;
         sqlx::query("PRAGMA max_page_count = 1").execute(&rig.writing).await.unwrap();
@@ -344,7 +351,7 @@ async fn a_start_that_goes_no_further_costs_no_epoch() {
     drop(Store::open(&plan, Now::read()).await.unwrap());
     let rig = Rig::open(&plan).await;
     assert!(rig.recovered.clean);
-    assert_eq!(rig.recovered.channels[0].1, 7);
+    assert_eq!(rig.recovered.channels[0].epoch, 7);
     rig.stop().await;
 }
 

@@ -54,6 +54,7 @@ pub(super) fn event(channel: &str, offset: u64, data: &str) -> Event {
         channel: crate::model::ChannelName::parse(channel),
         offset,
         epoch: 0xab,
+        seq: 0,
     }
 }
 
