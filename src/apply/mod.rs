@@ -6,6 +6,8 @@
 //! What a channel's promise allows to be seen before the commit is not held back.
 
 pub mod line;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Release;
