@@ -4,12 +4,19 @@
 //! transaction and says so. Readers have connections of their own and are not slowed by it.
 //! The store is given offsets and epochs; it knows no subscriber, no socket and no permission.
 
+mod cursor;
+mod db;
 mod error;
+mod filter;
 mod history;
 mod insert;
+mod names;
 mod open;
 mod queue;
+mod read;
 mod record;
+mod row;
+mod scan;
 mod writer;
 
 #[cfg(test)]
@@ -22,8 +29,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+pub use cursor::Order;
 pub use error::{CursorError, StoreError, Unavailable};
-pub use history::{HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Page};
+pub use filter::{DATA_CONDITIONS_MAX, DataIs, Filter, Moment, Needle, TEXT_BYTES_MAX};
+pub use history::{Export, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Page};
 pub use open::{Recovered, Standing};
 pub use queue::{Appended, Bounds, Permit, Ticket};
 pub use record::{ConnectionEnd, ConnectionRecord};
@@ -46,10 +55,17 @@ pub struct Store {
 /// What handles and the writer share.
 struct Shared {
     queue: queue::Queue,
-    readers: sqlx::SqlitePool,
+    readers: db::Pool,
     progress: watch::Sender<Progress>,
     /// Totals by name. Held for one addition, or while the writer copies what changed.
     counters: Mutex<Counters>,
+}
+
+impl Shared {
+    /// Where a query gets its connection.
+    fn readers(&self) -> db::Pool {
+        self.readers.clone()
+    }
 }
 
 /// How far the log is, for those who wait.
@@ -126,7 +142,7 @@ impl Store {
         let (database, recovered) = open::open(plan, now).await?;
         let shared = Arc::new(Shared {
             queue: queue::Queue::new(bounds, recovered.last_seq),
-            readers: database.readers.clone(),
+            readers: db::Either::Sqlite(database.readers.clone()),
             progress: watch::Sender::default(),
             counters: Mutex::new(Counters { totals: recovered.counters.clone(), ..Counters::default() }),
         });
@@ -207,9 +223,14 @@ impl Store {
         }
     }
 
-    /// Stored events, newest first. Sees what is committed; call [`Store::settled`] first to see what was just appended.
+    /// A page of stored events. Sees what is committed; call [`Store::settled`] first to see what was just appended.
     pub async fn history(&self, query: &HistoryQuery) -> Result<Page, StoreError> {
-        history::page(&self.shared.readers, query, history::SCAN_ROWS_MAX).await
+        history::page(&self.shared.readers(), query, scan::Budget::default()).await
+    }
+
+    /// Every stored event that fits, at most `limit`, from a page's cursor on where one is given.
+    pub async fn export(&self, filter: &Filter, order: Order, cursor: Option<&str>, limit: Option<u64>) -> Result<Export, StoreError> {
+        Export::begin(self.clone(), filter, order, cursor, limit).await
     }
 
     /// Whether events are being written.
