@@ -53,7 +53,20 @@ pub struct Export {
     left: u64,
 }
 
-pub(super) async fn page(pool: &Pool, query: &HistoryQuery, budget: Budget) -> Result<Page, StoreError> {
+impl Store {
+    /// A page of stored events. Sees what is committed; call [`Store::settled`] first to see what was just appended.
+    pub async fn history(&self, query: &HistoryQuery) -> Result<Page, StoreError> {
+        page(&self.shared.readers(), query, Budget::default()).await
+    }
+
+    /// Every stored event that fits, at most `limit`, from a page's cursor on where one is given.
+    pub async fn export(&self, filter: &Filter, order: Order, cursor: Option<&str>, limit: Option<u64>) -> Result<Export, StoreError> {
+        let scan = Scan::begin(&self.shared.readers(), filter, order, cursor).await?;
+        Ok(Export { store: self.clone(), scan, left: limit.unwrap_or(u64::MAX) })
+    }
+}
+
+async fn page(pool: &Pool, query: &HistoryQuery, budget: Budget) -> Result<Page, StoreError> {
     if !(1..=HISTORY_LIMIT_MAX).contains(&query.limit) {
         return Err(StoreError::Limit);
     }
@@ -64,18 +77,6 @@ pub(super) async fn page(pool: &Pool, query: &HistoryQuery, budget: Budget) -> R
 }
 
 impl Export {
-    /// `limit` bounds how many are given in all.
-    pub(super) async fn begin(
-        store: Store,
-        filter: &Filter,
-        order: Order,
-        cursor: Option<&str>,
-        limit: Option<u64>,
-    ) -> Result<Self, StoreError> {
-        let scan = Scan::begin(&store.shared.readers(), filter, order, cursor).await?;
-        Ok(Self { store, scan, left: limit.unwrap_or(u64::MAX) })
-    }
-
     /// The next events, perhaps none of many that were looked at; nothing at the end.
     pub async fn next(&mut self) -> Result<Option<Vec<String>>, StoreError> {
         let Some(scan) = self.scan.as_mut().filter(|scan| self.left > 0 && !scan.is_done()) else { return Ok(None) };

@@ -6,9 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{Event, Json};
-use crate::store::tests::{Rig, event, memory};
 use crate::store::read::Query;
-use crate::store::{Bounds, Store, CursorError, DataIs, Moment, Needle};
+use crate::store::tests::{Rig, event, memory};
+use crate::store::{Bounds, CursorError, DataIs, Moment, Needle, Store};
 
 fn query(channel: Option<&str>, kind: Option<&str>, limit: usize) -> HistoryQuery {
     let filter = Filter { channels: channel.map(Into::into).into_iter().collect(), kind: kind.map(Into::into), ..Filter::default() };
@@ -164,7 +164,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
-            let rig = Rig::open_with(&memory(), Bounds { batch_rows: 3, ..Bounds::default() }).await;
+            let rig = Rig::open_with(&memory(), Bounds { batch_rows: 3, ..Bounds::default() }, Default::default()).await;
             let pool = rig.store.shared.readers();
             let names = ["room:a", "room:b", "c"];
             let mut tops = [0u64; 3];
