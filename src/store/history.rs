@@ -8,6 +8,7 @@ use super::db::Pool;
 use super::filter::Filter;
 use super::scan::{Budget, Scan};
 use super::{Store, StoreError};
+use crate::model::Event;
 
 /// The most events of one page.
 pub const HISTORY_LIMIT_MAX: usize = 1000;
@@ -71,7 +72,10 @@ async fn page(pool: &Pool, query: &HistoryQuery, budget: Budget) -> Result<Page,
         return Err(StoreError::Limit);
     }
     match Scan::begin(pool, &query.filter, query.order, query.cursor.as_deref()).await? {
-        Some(mut scan) => scan.page(pool, query.limit, budget).await,
+        Some(mut scan) => {
+            let found = scan.step(pool, query.limit, budget).await?;
+            Ok(Page { events: found.events.iter().map(Event::to_json).collect(), next: found.next, truncated: found.truncated })
+        }
         None => Ok(Page::default()),
     }
 }
@@ -81,9 +85,9 @@ impl Export {
     pub async fn next(&mut self) -> Result<Option<Vec<String>>, StoreError> {
         let Some(scan) = self.scan.as_mut().filter(|scan| self.left > 0 && !scan.is_done()) else { return Ok(None) };
         let rows = EXPORT_ROWS.min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let page = scan.page(&self.store.shared.readers(), rows, Budget::default()).await?;
-        self.left -= page.events.len() as u64;
-        Ok(Some(page.events))
+        let found = scan.step(&self.store.shared.readers(), rows, Budget::default()).await?;
+        self.left -= found.events.len() as u64;
+        Ok(Some(found.events.iter().map(Event::to_json).collect()))
     }
 }
 

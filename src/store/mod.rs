@@ -6,6 +6,7 @@
 //! transaction and says so. Readers have connections of their own and are not slowed by it.
 //! The store is given offsets and epochs; it knows no subscriber, no socket and no permission.
 
+mod after;
 mod aside;
 mod channels;
 mod cursor;
@@ -16,6 +17,7 @@ mod filter;
 mod history;
 mod insert;
 mod link;
+mod listing;
 mod names;
 mod open;
 mod postgres;
@@ -25,6 +27,7 @@ mod record;
 mod recover;
 mod row;
 mod scan;
+mod series;
 mod sqlite;
 mod work;
 mod writer;
@@ -38,14 +41,17 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+pub use after::{LogPosition, Walk};
 pub use channels::{Channels, Policy};
-pub use cursor::Order;
+pub use cursor::{Order, check_cursor};
 pub use error::{CursorError, StoreError, Unavailable};
 pub use filter::{DATA_CONDITIONS_MAX, DataIs, Filter, Moment, Needle, TEXT_BYTES_MAX};
 pub use history::{Export, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Page};
+pub use listing::{ConnectionQuery, LISTING_LIMIT_MAX, Listing};
 pub use queue::{Appended, Bounds, Permit, Ticket};
 pub use record::{ConnectionEnd, ConnectionRecord, Point, SessionRecord};
 pub use recover::{Recovered, Standing, Total};
+pub use series::{STEPS_MAX, Series};
 pub use writer::Writer;
 
 use crate::config::plan::StorePlan;

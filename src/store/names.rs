@@ -25,6 +25,41 @@ pub(super) enum ChannelSet {
     Many,
 }
 
+impl ChannelSet {
+    /// That an event is of one of them, as far as they are named.
+    pub(super) fn push(&self, query: &mut Query<'_>) {
+        match self {
+            ChannelSet::One(id) => {
+                query.push(" AND ").aside("e.channel").push(" = ").value(*id);
+            }
+            ChannelSet::Some(ids) => {
+                query.push(" AND ").among("e.channel", ids);
+            }
+            ChannelSet::All | ChannelSet::Many => {}
+        }
+    }
+}
+
+/// That a column may hold one of these names, or one that a glob among them fits. All that do fit are there.
+pub(super) fn push_names(query: &mut Query<'_>, column: &str, wanted: &[Box<str>]) {
+    for (i, text) in wanted.iter().enumerate() {
+        query.push(if i == 0 { "(" } else { " OR " });
+        if Glob::is_glob(text) {
+            let (begin, end) = range(text);
+            query.push("(").push(column).push(" >= ").value(begin).push(" AND ").push(column).push(" <= ").value(&*end).push(")");
+        } else {
+            query.push(column).push(" = ").value(&**text);
+        }
+    }
+    query.push(")");
+}
+
+/// Between these two are the names that begin as a glob does. Names have at most 256 bytes, so none of them is above the second.
+fn range(glob: &str) -> (&str, String) {
+    let prefix = glob.split('*').next().unwrap_or_default();
+    (prefix, format!("{prefix}{}", "\u{10ffff}".repeat(CHANNEL_BYTES_MAX / 4)))
+}
+
 /// The channels that a filter means; none where there is no such channel.
 pub(super) async fn resolve(pool: &Pool, filter: &Filter) -> Result<Option<ChannelSet>, StoreError> {
     let all = |text: &str| !text.is_empty() && text.bytes().all(|b| b == b'*');
@@ -43,12 +78,10 @@ pub(super) async fn resolve(pool: &Pool, filter: &Filter) -> Result<Option<Chann
             continue;
         }
         // The index gives the names that begin right, our own glob decides: SQLite's knows more than `*`, and can be made to
-        // take time that grows with a power of the name's length. Names have at most 256 bytes, so none that begins right is
-        // above `end`.
-        let prefix = text.split('*').next().unwrap_or_default();
-        let end = format!("{prefix}{}", "\u{10ffff}".repeat(CHANNEL_BYTES_MAX / 4));
+        // take time that grows with a power of the name's length.
+        let (begin, end) = range(text);
         let mut some = Query::new(pool, "SELECT name, id FROM channels WHERE name >= ");
-        some.value(prefix).push(" AND name <= ").value(&*end).push(" LIMIT ").value(NAMES_MAX as i64 + 1);
+        some.value(begin).push(" AND name <= ").value(&*end).push(" LIMIT ").value(NAMES_MAX as i64 + 1);
         some.each(|row| {
             looked += 1;
             if names(text, row.word(0)?) {

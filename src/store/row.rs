@@ -9,8 +9,15 @@ use crate::model::event::{Event, NewEvent, Origin};
 use crate::model::{ChannelName, Json};
 
 /// What [`event`] reads of `events e`, in this order.
-pub(super) const COLUMNS: &str = "e.id, e.\"offset\", e.epoch, e.uuid, e.type, e.data, e.time_ms, e.source, e.client, e.\"user\", \
-     e.session, e.metadata, (SELECT c.name FROM channels c WHERE c.id = e.channel)";
+macro_rules! event_columns {
+    () => {
+        "e.id, e.\"offset\", e.epoch, e.uuid, e.type, e.data, e.time_ms, e.source, e.client, e.\"user\", e.session, e.metadata"
+    };
+}
+pub(super) const EVENT_COLUMNS: &str = event_columns!();
+
+/// The same, and what [`name`] reads.
+pub(super) const COLUMNS: &str = concat!(event_columns!(), ", (SELECT c.name FROM channels c WHERE c.id = e.channel)");
 
 /// The name of the row's channel.
 pub(super) fn name(row: &dyn Columns) -> Result<ChannelName, StoreError> {

@@ -6,13 +6,14 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use super::StoreError;
 use super::cursor::{self, Order};
 use super::db::Pool;
 use super::filter::Filter;
 use super::names::{ChannelSet, resolve};
 use super::read::{Columns, Query};
 use super::row::{COLUMNS, event, name};
-use super::{Page, StoreError};
+use crate::model::Event;
 
 /// A page ends early once its events have this many bytes.
 const PAGE_BYTES_MAX: usize = 16 << 20;
@@ -58,6 +59,16 @@ pub(super) struct Scan {
     high: i64,
 }
 
+/// What one step of a walk found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) events: Vec<Event>,
+    /// Where the next step begins; none: nothing follows.
+    pub(super) next: Option<String>,
+    /// More may follow although the limit is not reached: enough was looked at.
+    pub(super) truncated: bool,
+}
+
 /// Why reading a window ended.
 enum End {
     Through,
@@ -84,14 +95,23 @@ impl Scan {
         Ok(Some(scan))
     }
 
+    /// A walk over what follows a place in the log, oldest first.
+    pub(super) async fn after(pool: &Pool, filter: &Filter, place: i64) -> Result<Option<Self>, StoreError> {
+        let Some(mut scan) = Self::begin(pool, filter, Order::Ascending, None).await? else { return Ok(None) };
+        let next = place.saturating_add(1);
+        let next = if let Lead::Channel(channel) = scan.lead { offset_from(pool, channel, next).await? } else { next };
+        scan.low = scan.low.max(next);
+        Ok(Some(scan))
+    }
+
     /// The next events, at most `limit`.
-    pub(super) async fn page(&mut self, pool: &Pool, limit: usize, budget: Budget) -> Result<Page, StoreError> {
+    pub(super) async fn step(&mut self, pool: &Pool, limit: usize, budget: Budget) -> Result<Found, StoreError> {
         let begun = Instant::now();
-        let (mut page, mut bytes) = (Page::default(), 0);
+        let (mut found, mut bytes) = (Found::default(), 0);
         let (mut window, mut looked) = (budget.first, 0);
         while self.low <= self.high {
             let Some((low, high)) = self.window(pool, window).await? else { break };
-            let end = self.read(pool, (low, high), limit, &mut page, &mut bytes, begun + budget.time).await?;
+            let end = self.read(pool, (low, high), limit, &mut found, &mut bytes, begun + budget.time).await?;
             looked += window;
             let spent = begun.elapsed();
             match end {
@@ -106,16 +126,16 @@ impl Scan {
                         window = next_window(window, looked, spent, budget);
                         continue;
                     }
-                    page.truncated = true;
+                    found.truncated = true;
                 }
-                End::Late => page.truncated = true,
+                End::Late => found.truncated = true,
             }
-            page.next = Some(self.cursor());
-            return Ok(page);
+            found.next = Some(self.cursor());
+            return Ok(found);
         }
         self.low = 1;
         self.high = 0;
-        Ok(page)
+        Ok(found)
     }
 
     /// Whether a page may still follow.
@@ -218,14 +238,8 @@ impl Scan {
                 query.push(" AND ").aside(column).push(" = ").value(value);
             }
         }
-        match &self.channels {
-            ChannelSet::One(id) if lead != Lead::Channel(*id) => {
-                query.push(" AND ").aside("e.channel").push(" = ").value(*id);
-            }
-            ChannelSet::Some(ids) => {
-                query.push(" AND ").among("e.channel", ids);
-            }
-            ChannelSet::One(_) | ChannelSet::All | ChannelSet::Many => {}
+        if !matches!(lead, Lead::Channel(_)) {
+            self.channels.push(&mut query);
         }
         for (comparison, moment) in [(" >= ", &filter.since), (" < ", &filter.until)] {
             if let Some(moment) = moment {
@@ -257,7 +271,7 @@ impl Scan {
         pool: &Pool,
         (low, high): (i64, i64),
         limit: usize,
-        page: &mut Page,
+        found: &mut Found,
         bytes: &mut usize,
         until: Instant,
     ) -> Result<End, StoreError> {
@@ -269,14 +283,14 @@ impl Scan {
             let key = row.number(if by_offset { 1 } else { 0 })?;
             let name = name(row)?;
             let fits = !checked || (self.filter.takes_channel(Some(name.as_str())) && self.filter.data_holds(row.word(5)?));
-            if fits && (page.events.len() == limit || *bytes > PAGE_BYTES_MAX) {
+            if fits && (found.events.len() == limit || *bytes > PAGE_BYTES_MAX) {
                 end = End::Full;
                 return Ok(ControlFlow::Break(()));
             }
             if fits {
-                let text = event(row, name)?.to_json();
-                *bytes += text.len();
-                page.events.push(text);
+                let event = event(row, name)?;
+                *bytes += event.weight();
+                found.events.push(event);
             }
             self.pass(key);
             if checked && Instant::now() > until {

@@ -15,7 +15,7 @@ use crate::http::api::{Api, Parameters};
 use crate::http::problem::Problem;
 use crate::http::site::json;
 use crate::model::{Code, Fault, Now};
-use crate::store::{Export, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Order, StoreError};
+use crate::store::{Export, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Order, StoreError, check_cursor};
 
 /// Exports at a time: each keeps the database reading.
 pub(super) const EXPORTS_MAX: usize = 8;
@@ -30,7 +30,7 @@ pub(super) async fn history(State(api): State<Arc<Api>>, headers: HeaderMap, uri
     let order = asked.take("order", order).unwrap_or_default();
     let lines = wants_lines(&headers);
     let limit = asked.number("limit", 1, if lines { i64::MAX as u64 } else { HISTORY_LIMIT_MAX as u64 });
-    let cursor = asked.take("cursor", |text| Ok(text.to_owned()));
+    let cursor = asked.take("cursor", |text| check_cursor(text).map(|()| text.to_owned()).map_err(|why| why.to_string()));
     asked.done()?;
     // What was accepted before this question is part of the answer, where the store keeps up.
     api.router.store.settled().await;
