@@ -6,3 +6,4 @@ pub mod metrics;
 pub mod process;
 mod prometheus;
 mod rates;
+pub mod report;

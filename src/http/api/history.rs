@@ -6,12 +6,24 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Response, StatusCode, Uri};
 
+use crate::http::api::openapi::{BadQuery, Unavailable};
+use crate::http::api::shapes::History;
 use crate::http::api::{Api, Parameters};
 use crate::http::problem::Problem;
 use crate::http::site::json;
 use crate::store::{HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, StoreError};
 
-/// `GET /api/history?channel=&type=&limit=&cursor=`
+/// Read stored events
+///
+/// Newest first.
+#[utoipa::path(get, path = "/api/history", tag = "log",
+    params(
+        ("channel" = Option<String>, Query, description = "Only those of this channel."),
+        ("type" = Option<String>, Query, description = "Only those of this type."),
+        ("limit" = Option<u64>, Query, description = "The most events of an answer; 100 where it is not given.", minimum = 1, maximum = 1000),
+        ("cursor" = Option<String>, Query, description = "`next` of the answer before; the other parameters must be the same."),
+    ),
+    responses((status = 200, description = "A page.", body = History), BadQuery, Unavailable))]
 pub(super) async fn history(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response<Body>, Problem> {
     let parameters = Parameters::of(&uri, &["channel", "type", "limit", "cursor"])?;
     let limit = match parameters.get("limit") {
