@@ -6,7 +6,7 @@ import test from 'node:test';
 import { chromium } from 'playwright-core';
 import { start } from './tramline.js';
 
-const executablePath = process.env.CHROMIUM_BIN ?? '/usr/bin/chromium';
+const executablePath = process.env.CHROMIUM_BIN || '/usr/bin/chromium';
 const options = { timeout: 60_000, skip: existsSync(executablePath) ? false : `no browser at ${executablePath}` };
 
 // Nothing of the browser's own reaches out while a test looks at what is asked for.
