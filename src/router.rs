@@ -10,10 +10,11 @@ use crate::hub::connection::report;
 use crate::hub::{Admission, Bounds, Connection};
 use crate::limits::{Limiter, Verdict};
 use crate::model::view::RequestView;
-use crate::model::{Close, Code, Fault, Json, Now};
+use crate::model::{ChannelName, Close, Code, Fault, Json, Now};
 use crate::pipeline::publish::{Destination, Proposal, prepare};
 use crate::pipeline::{self, ClientLimits, Context, Decision, Effect, Input};
-use crate::store::{ConnectionEnd, ConnectionRecord, Store};
+use crate::runtime::Runtime;
+use crate::store::{Channels, ConnectionEnd, ConnectionRecord, Point, Policy, Store};
 use crate::telemetry::metrics::DropReason;
 
 /// Warnings about clients' messages that are logged in a second. The rest are in the log at level debug, and counted.
@@ -71,7 +72,7 @@ impl Router {
         }
         protocol.metrics.opened();
         self.store.append_connection_opened(record(connection));
-        self.store.count(&total_name(&protocol.plan.name), 1);
+        self.store.append_points(vec![opened(&protocol.plan.name)]);
         tracing::debug!(protocol = %protocol.plan.name, client = %connection.id, "connection opened");
         Ok(())
     }
@@ -105,6 +106,7 @@ impl Router {
         let passed = report(connection);
         let end = ConnectionEnd {
             closed_ms: now.wall_ms,
+            seen_ms: now.wall_ms,
             code: close.code(),
             reason: close.reason().to_owned(),
             messages_in: passed.messages.received,
@@ -189,9 +191,22 @@ impl Router {
     }
 }
 
-/// The name of the total that counts a protocol's connections over restarts.
-pub fn total_name(protocol: &str) -> String {
-    format!("connections:{protocol}")
+/// Counts a connection, over restarts too.
+fn opened(protocol: &Arc<str>) -> Point {
+    let minute_s = Now::read().wall_ms.div_euclid(60_000) * 60;
+    Point { kind: "protocol", name: protocol.clone(), metric: "connections", minute_s, delta: 1 }
+}
+
+/// What the configuration says of the log's channels.
+pub struct LogChannels(pub Arc<Runtime>);
+
+impl Channels for LogChannels {
+    fn policy(&self, channel: &str) -> Policy {
+        let history = self.0.channels.resolve(channel).and_then(|(_, plan)| plan.history.clone());
+        history.map_or_else(Policy::default, |history| Policy { keep: history.keep, early: history.promise.is_early() })
+    }
+
+    fn trimmed(&self, _: &ChannelName, _: u64) {}
 }
 
 fn record(connection: &Connection) -> ConnectionRecord {

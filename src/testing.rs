@@ -14,7 +14,7 @@ use crate::model::view::ConnView;
 use crate::model::{Close, Json, Now};
 use crate::pipeline::{ClientLimits, Context, Input};
 use crate::protocol::Frame;
-use crate::router::Router;
+use crate::router::{LogChannels, Router};
 use crate::runtime::{self, Runtime};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -36,12 +36,12 @@ pub(crate) fn runtime(yaml: &str, plugins: &[(&str, &str)]) -> Runtime {
 
 /// A router on a database in memory.
 pub(crate) async fn router(yaml: &str, plugins: &[(&str, &str)]) -> Arc<Router> {
-    let runtime = runtime(yaml, plugins);
+    let runtime = Arc::new(runtime(yaml, plugins));
     let (store, mut writer, recovered) = Store::open(&DatabasePlan::Memory.into(), Now::read()).await.unwrap();
-    writer.begin().await.unwrap();
+    writer.begin(Arc::new(LogChannels(runtime.clone()))).await.unwrap();
     tokio::spawn(writer.run(std::future::pending()));
     let hub = Hub::new(runtime.protocols.len(), recovered.channels);
-    Arc::new(Router::new(Context::new(Arc::new(runtime), Arc::new(hub)), store, Now::read()))
+    Arc::new(Router::new(Context::new(runtime, Arc::new(hub)), store, Now::read()))
 }
 
 /// A connection of the first protocol that the hub has let in.

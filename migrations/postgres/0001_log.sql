@@ -94,13 +94,7 @@ CREATE TABLE points (
     PRIMARY KEY (step, at, series)
 );
 
--- Totals that go on over restarts.
-CREATE TABLE counters (
-    name  TEXT   NOT NULL PRIMARY KEY,
-    value BIGINT NOT NULL
-);
-
--- `clean`: 1 between an orderly stop and the next start.
+-- `clean`: 1 between an orderly stop and the next start. `log`: this log's own name. `run`: the server that wrote last.
 CREATE TABLE meta (
     key   TEXT NOT NULL PRIMARY KEY,
     value TEXT NOT NULL

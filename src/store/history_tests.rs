@@ -109,7 +109,7 @@ async fn a_filter_without_an_index_looks_at_a_bounded_number_of_rows_and_goes_on
     let mut query = query(Some("rare:*"), None, 10);
     let (mut seen, mut pages) = (Vec::new(), 0);
     loop {
-        let page = page(&rig.store.shared.readers, &query, 10).await.unwrap();
+        let page = page(&rig.sqlite(), &query, 10).await.unwrap();
         seen.extend(places(&page));
         pages += 1;
         assert_eq!(page.truncated, page.next.is_some());
@@ -120,7 +120,7 @@ async fn a_filter_without_an_index_looks_at_a_bounded_number_of_rows_and_goes_on
     }
     assert_eq!(seen, [("rare:2".to_owned(), 1), ("rare:1".to_owned(), 1)]);
     assert_eq!(pages, 6);
-    let indexed = page(&rig.store.shared.readers, &super::HistoryQuery::default(), 10).await.unwrap();
+    let indexed = page(&rig.sqlite(), &super::HistoryQuery::default(), 10).await.unwrap();
     assert_eq!((indexed.events.len(), indexed.truncated), (52, false));
     rig.stop().await;
 }
@@ -156,7 +156,7 @@ async fn an_index_serves_each_kind_of_query() {
     for (channels, kind, expected) in cases {
         let sql = statement(&channels, &query(None, kind, 10), 5, 1).sql().as_str().to_owned();
         let plan =
-            sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(&rig.store.shared.readers).await.unwrap();
+            sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(&rig.sqlite()).await.unwrap();
         let lines: Vec<String> = plan.iter().map(|row| row.get(3)).collect();
         assert_eq!(lines[0], expected, "{lines:?}");
         assert!(!lines.iter().any(|line| line.contains("TEMP B-TREE")), "{lines:?}");
@@ -176,7 +176,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
-            let rig = Rig::open_with(&memory(), Bounds { batch_rows: 3, ..Bounds::default() }).await;
+            let rig = Rig::open_with(&memory(), Bounds { batch_rows: 3, ..Bounds::default() }, Default::default()).await;
             let names = ["room:a", "room:b", "c"];
             let mut tops = [0u64; 3];
             let mut next = |channel: usize| { tops[channel] += 1; event(names[channel], tops[channel], 1, "x") };
@@ -192,7 +192,7 @@ proptest! {
                 rig.write(added.into_iter().map(&mut next)).await;
                 if remove {
                     removed += 2;
-                    sqlx::query("DELETE FROM events WHERE id <= $1").bind(removed).execute(&rig.store.shared.readers).await.unwrap();
+                    sqlx::query("DELETE FROM events WHERE id <= $1").bind(removed).execute(&rig.sqlite()).await.unwrap();
                 }
             }
             prop_assert!(seen.len() <= all.len());

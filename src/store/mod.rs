@@ -1,32 +1,43 @@
-//! The log behind the channels: every event of a channel with history, one row per connection, and totals, in one SQLite file.
+//! The log behind the channels: every event of a channel with history, one row per connection,
+//! sessions, and totals, in one database:
+//! an SQLite file, or PostgreSQL.
 //!
 //! Publishers put rows into a bounded [`queue`] and never wait; one [`writer`] takes what is queued, commits it as one
 //! transaction and says so. Readers have connections of their own and are not slowed by it.
 //! The store is given offsets and epochs; it knows no subscriber, no socket and no permission.
 
+mod aside;
+mod channels;
+mod db;
 mod error;
+mod fault;
 mod history;
 mod insert;
+mod link;
 mod open;
+mod postgres;
 mod queue;
 mod record;
+mod recover;
+mod sqlite;
+mod work;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 use tokio::sync::watch;
 
+pub use channels::{Channels, Policy};
 pub use error::{CursorError, StoreError, Unavailable};
 pub use history::{HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Page};
-pub use open::{Recovered, Standing};
 pub use queue::{Appended, Bounds, Permit, Ticket};
-pub use record::{ConnectionEnd, ConnectionRecord};
+pub use record::{ConnectionEnd, ConnectionRecord, Point, SessionRecord};
+pub use recover::{Recovered, Standing, Total};
 pub use writer::Writer;
 
 use crate::config::plan::StorePlan;
@@ -46,10 +57,16 @@ pub struct Store {
 /// What handles and the writer share.
 struct Shared {
     queue: queue::Queue,
-    readers: sqlx::SqlitePool,
+    /// Replaced where the writer opens another file.
+    readers: RwLock<db::Pool>,
     progress: watch::Sender<Progress>,
-    /// Totals by name. Held for one addition, or while the writer copies what changed.
-    counters: Mutex<Counters>,
+}
+
+impl Shared {
+    /// Where a query gets its connection.
+    fn readers(&self) -> db::Pool {
+        self.readers.read().clone()
+    }
 }
 
 /// How far the log is, for those who wait.
@@ -66,8 +83,8 @@ pub struct Settled {
 struct Progress {
     /// Everything appended up to this ticket is in the database or was refused by it.
     committed: u64,
-    /// The last tickets whose rows the database refused, oldest first.
-    refused: std::collections::VecDeque<u64>,
+    /// Runs of tickets whose rows the database refused, oldest first.
+    refused: std::collections::VecDeque<std::ops::Range<u64>>,
     /// The writer has ended.
     ended: bool,
     rows: u64,
@@ -75,10 +92,11 @@ struct Progress {
     rows_refused: u64,
 }
 
-#[derive(Default)]
-struct Counters {
-    totals: HashMap<String, u64>,
-    changed: std::collections::HashSet<String>,
+impl Progress {
+    fn has_refused(&self, first: Ticket, last: Ticket) -> bool {
+        // Few, and those that are asked for are the newest.
+        self.refused.iter().rev().take_while(|run| run.end > first.0).any(|run| run.start <= last.0)
+    }
 }
 
 /// Whether events are being written.
@@ -123,14 +141,17 @@ impl Store {
 
     /// [`Store::open`] with other bounds for the queue.
     pub async fn open_with(plan: &StorePlan, now: Now, bounds: Bounds) -> Result<(Store, Writer, Recovered), StoreError> {
-        let (database, recovered) = open::open(plan, now).await?;
+        let (database, mut recovered) = open::open(plan, now).await?;
+        if !recovered.clean {
+            // Places were given to what the crash lost, and an early promise may have shown them.
+            recovered.last_seq += 2 * bounds.rows as u64;
+        }
         let shared = Arc::new(Shared {
             queue: queue::Queue::new(bounds, recovered.last_seq),
-            readers: database.readers.clone(),
+            readers: RwLock::new(database.readers),
             progress: watch::Sender::default(),
-            counters: Mutex::new(Counters { totals: recovered.counters.clone(), ..Counters::default() }),
         });
-        Ok((Store { shared: shared.clone() }, Writer::new(shared, database), recovered))
+        Ok((Store { shared: shared.clone() }, Writer::new(shared, database.link), recovered))
     }
 
     /// Room for events that are about to be published. Never waits. `bytes` is the sum of their weights.
@@ -161,7 +182,7 @@ impl Store {
         let seen = tokio::time::timeout(COMMIT_WAIT, reached).await.map_err(|_| StoreError::Slow)?.map_err(|_| StoreError::Ended)?;
         if seen.committed < ticket.0 {
             Err(StoreError::Ended)
-        } else if seen.refused.contains(&ticket.0) {
+        } else if seen.has_refused(ticket, ticket) {
             Err(StoreError::RowRefused)
         } else {
             Ok(())
@@ -179,7 +200,7 @@ impl Store {
 
     /// Whether the database refused any of these rows, all of which are settled.
     pub fn refused(&self, first: Ticket, last: Ticket) -> bool {
-        self.shared.progress.borrow().refused.iter().any(|ticket| (first.0..=last.0).contains(ticket))
+        self.shared.progress.borrow().has_refused(first, last)
     }
 
     /// Resolves when everything appended so far is settled, so that a query sees it. Does not wait for a store that cannot
@@ -193,23 +214,27 @@ impl Store {
         }
     }
 
-    /// Adds to a total that goes on over restarts. Names come from our own code, so there are few.
-    pub fn count(&self, name: &str, delta: u64) {
-        let mut counters = self.shared.counters.lock();
-        match counters.totals.get_mut(name) {
-            Some(total) => *total = total.saturating_add(delta),
-            None => {
-                counters.totals.insert(name.to_owned(), delta);
-            }
-        }
-        if !counters.changed.contains(name) {
-            counters.changed.insert(name.to_owned());
-        }
+    /// Makes a session, or replaces it. Never waits; it is stored when the ticket is.
+    pub fn put_session(&self, record: SessionRecord) -> Result<Ticket, Unavailable> {
+        queue::append_one(&self.shared, queue::Item::Session(Box::new(record)))
+    }
+
+    /// Removes a session. Never waits, as above.
+    pub fn end_session(&self, id: Arc<str>) -> Result<Ticket, Unavailable> {
+        queue::append_one(&self.shared, queue::Item::SessionEnd(id))
+    }
+
+    /// Adds to what was counted. Never waits and is never refused: it is kept until it can be written.
+    pub fn append_points(&self, points: Vec<Point>) {
+        self.shared.queue.push_points(points);
     }
 
     /// Stored events, newest first. Sees what is committed; call [`Store::settled`] first to see what was just appended.
     pub async fn history(&self, query: &HistoryQuery) -> Result<Page, StoreError> {
-        history::page(&self.shared.readers, query, history::SCAN_ROWS_MAX).await
+        match self.shared.readers() {
+            db::Either::Sqlite(readers) => history::page(&readers, query, history::SCAN_ROWS_MAX).await,
+            db::Either::Postgres(_) => Err(StoreError::Query(sqlx::Error::Configuration("PostgreSQL cannot be asked yet".into()))),
+        }
     }
 
     /// Whether events are being written.
