@@ -54,21 +54,21 @@ pub fn apply(context: &Context, store: &Store, actor: Option<&Arc<Connection>>, 
             (Effect::View(view), Some(actor), _) => hub.set_view(actor, view),
             (Effect::Leave { channel, key, .. }, Some(actor), Some(held)) => held.leave(actor, &channel, &key),
             (Effect::Join { view, .. }, Some(actor), Some(held)) => held.join(actor, view, now),
-            (Effect::Publish { channel, event, except, .. }, _, Some(held)) => {
+            (Effect::Publish { channel, plan, event, except }, _, Some(held)) => {
                 let mut stored = |event: &Arc<Event>| {
                     if let Some(permit) = permits.pop() {
                         applied.ticket = Some(permit.append(vec![(**event).clone()]).last);
                     }
                 };
                 if let Some(published) = held.publish(&channel, event, except, &mut renderer, &mut stored) {
-                    count(context, &published);
+                    runtime.published(Some(&plan), &published);
                     applied.published.push(published);
                 }
             }
             (Effect::Direct { receivers, event, except }, _, _) => {
                 let event = Arc::new(Event { new: event, channel: None, offset: 0, epoch: 0, seq: 0 });
                 let published = direct(hub, &receivers, event, except, &mut renderer);
-                count(context, &published);
+                runtime.published(None, &published);
                 applied.published.push(published);
             }
             (Effect::Send(frame), Some(actor), _) => {
@@ -86,14 +86,6 @@ pub fn apply(context: &Context, store: &Store, actor: Option<&Arc<Connection>>, 
     drop(held);
     renderer.report();
     Ok(applied)
-}
-
-fn count(context: &Context, published: &Published) {
-    let counters = &context.runtime.counters;
-    counters.published.inc();
-    counters.delivered.add(published.delivered as u64);
-    counters.drop_many(DropReason::OutboxFull, published.overflowed as u64);
-    counters.drop_many(DropReason::Gone, published.gone as u64);
 }
 
 fn direct(hub: &Hub, receivers: &Receivers, event: Arc<Event>, except: Option<u64>, renderer: &mut Renderer<'_>) -> Published {

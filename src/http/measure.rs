@@ -12,7 +12,7 @@ use crate::router::Router;
 use crate::script::{PluginReport, PluginState};
 use crate::store::StoreState;
 use crate::telemetry::metrics::{Kind, Sample};
-use crate::telemetry::report::{ChannelRates, Counted, ProtocolCounted, RouteCounted, SourceCounted, Tally};
+use crate::telemetry::report::{ChannelRates, Counted, PatternCounted, ProtocolCounted, RouteCounted, SourceCounted, Tally};
 use crate::telemetry::{memory, process};
 
 /// What the router counts and holds, now.
@@ -61,6 +61,9 @@ struct ChannelNumbers {
     dropped: Tally,
     /// Per second, over the last ten.
     rates: ChannelRates,
+    /// By the channel's pattern, as the configuration writes it.
+    #[schema(value_type = BTreeMap<String, PatternCounted>)]
+    patterns: BTreeMap<Arc<str>, PatternCounted>,
 }
 
 /// The store.
@@ -155,7 +158,7 @@ struct Memory {
 pub fn now(router: &Router, now: Now) -> Stats {
     let context = &router.context;
     let metrics = &context.runtime.metrics;
-    let Counted { channels, protocols, routes, sources } = metrics.counted();
+    let Counted { channels, patterns, protocols, routes, sources } = metrics.counted();
     let queues: Vec<_> = context.hub.connections(None).iter().map(|c| c.outbox.measure()).collect();
     let script = |plugin: PluginReport| {
         let in_service = plugin.state == PluginState::InService;
@@ -172,6 +175,7 @@ pub fn now(router: &Router, now: Now) -> Stats {
             delivered: channels.delivered,
             dropped: channels.dropped,
             rates: channels.rates,
+            patterns,
         },
         protocols,
         routes,

@@ -155,8 +155,7 @@ async fn an_index_serves_each_kind_of_query() {
     ];
     for (channels, kind, expected) in cases {
         let sql = statement(&channels, &query(None, kind, 10), 5, 1).sql().as_str().to_owned();
-        let plan =
-            sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(&rig.sqlite()).await.unwrap();
+        let plan = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(&rig.sqlite()).await.unwrap();
         let lines: Vec<String> = plan.iter().map(|row| row.get(3)).collect();
         assert_eq!(lines[0], expected, "{lines:?}");
         assert!(!lines.iter().any(|line| line.contains("TEMP B-TREE")), "{lines:?}");

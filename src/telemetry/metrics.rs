@@ -195,12 +195,20 @@ impl ProtocolMetrics {
 
     /// Faults by code.
     pub fn faults(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Code::ALL.iter().map(|code| (code.as_str(), self.faults.0[*code as usize].get()))
+        self.fault_counters().map(|(code, counter)| (code, counter.get()))
+    }
+
+    pub(super) fn fault_counters(&self) -> impl Iterator<Item = (&'static str, &Counter)> {
+        Code::ALL.iter().map(|code| (code.as_str(), &self.faults.0[*code as usize]))
     }
 
     /// Ends by cause.
     pub fn closes(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        CAUSES.into_iter().zip(&self.closes.0).map(|(name, counter)| (name, counter.get()))
+        self.close_counters().map(|(cause, counter)| (cause, counter.get()))
+    }
+
+    pub(super) fn close_counters(&self) -> impl Iterator<Item = (&'static str, &Counter)> {
+        CAUSES.into_iter().zip(&self.closes.0)
     }
 
     /// Messages per second over the last ten seconds.
@@ -253,13 +261,28 @@ impl ChannelMetrics {
 
     /// Drops by reason.
     pub fn dropped(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        DropReason::ALL.iter().map(|reason| (reason.as_str(), self.dropped.0[*reason as usize].get()))
+        self.drop_counters().map(|(reason, counter)| (reason, counter.get()))
+    }
+
+    pub(super) fn drop_counters(&self) -> impl Iterator<Item = (&'static str, &Counter)> {
+        DropReason::ALL.iter().map(|reason| (reason.as_str(), &self.dropped.0[*reason as usize]))
     }
 
     /// Published and delivered per second over the last ten seconds.
     pub fn rate(&self) -> Flow<f64> {
         self.window.lock().rate()
     }
+}
+
+/// What passes through the channels of one pattern.
+#[derive(Debug, Default)]
+pub struct PatternMetrics {
+    /// Events published.
+    pub published: Counter,
+    /// Deliveries: events times receivers.
+    pub delivered: Counter,
+    /// Bytes of the published data.
+    pub bytes: Counter,
 }
 
 type Named<T> = Mutex<BTreeMap<Arc<str>, Arc<T>>>;
@@ -269,6 +292,7 @@ type Named<T> = Mutex<BTreeMap<Arc<str>, Arc<T>>>;
 pub struct Metrics {
     started: Now,
     pub(super) channels: Arc<ChannelMetrics>,
+    pub(super) patterns: Named<PatternMetrics>,
     pub(super) protocols: Named<ProtocolMetrics>,
     pub(super) routes: Named<RouteMetrics>,
     pub(super) sources: Named<SourceMetrics>,
@@ -290,12 +314,24 @@ pub(super) fn snapshot<T>(map: &Named<T>) -> Vec<(Arc<str>, Arc<T>)> {
 impl Metrics {
     /// Nothing counted yet.
     pub fn new(started: Now) -> Self {
-        Self { started, channels: Arc::default(), protocols: Mutex::default(), routes: Mutex::default(), sources: Mutex::default() }
+        Self {
+            started,
+            channels: Arc::default(),
+            patterns: Mutex::default(),
+            protocols: Mutex::default(),
+            routes: Mutex::default(),
+            sources: Mutex::default(),
+        }
     }
 
     /// The counters of all channels.
     pub fn channels(&self) -> Arc<ChannelMetrics> {
         self.channels.clone()
+    }
+
+    /// The counters of a channel's pattern, as the configuration writes it.
+    pub fn pattern(&self, pattern: &str) -> Arc<PatternMetrics> {
+        named(&self.patterns, pattern)
     }
 
     /// The counters of a protocol.
@@ -330,10 +366,12 @@ impl Metrics {
 
     /// For Prometheus, with what the caller knows besides.
     pub fn prometheus(&self, now: Now, more: &[Sample]) -> String {
-        let (protocols, routes, sources) = (snapshot(&self.protocols), snapshot(&self.routes), snapshot(&self.sources));
+        let (patterns, protocols) = (snapshot(&self.patterns), snapshot(&self.protocols));
+        let (routes, sources) = (snapshot(&self.routes), snapshot(&self.sources));
         super::prometheus::render(&super::prometheus::Counted {
             uptime_s: self.uptime_s(now),
             channels: &self.channels,
+            patterns: &patterns,
             protocols: &protocols,
             routes: &routes,
             sources: &sources,

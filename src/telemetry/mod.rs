@@ -7,3 +7,4 @@ pub mod process;
 mod prometheus;
 mod rates;
 pub mod report;
+pub mod series;

@@ -16,6 +16,8 @@ pub type Tally = BTreeMap<&'static str, u64>;
 pub struct Counted {
     /// All channels together.
     pub channels: ChannelsCounted,
+    /// By pattern.
+    pub patterns: BTreeMap<Arc<str>, PatternCounted>,
     /// By name.
     pub protocols: BTreeMap<Arc<str>, ProtocolCounted>,
     /// By name.
@@ -25,14 +27,13 @@ pub struct Counted {
 }
 
 /// What passed through all channels.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub struct ChannelsCounted {
     /// Events published.
     pub published: u64,
     /// Deliveries: events times receivers.
     pub delivered: u64,
     /// What did not reach whom it was for, by reason.
-    #[schema(example = json!({ "outbox_full": 0, "gone": 2 }))]
     pub dropped: Tally,
     /// Per second, over the last ten.
     pub rates: ChannelRates,
@@ -45,6 +46,17 @@ pub struct ChannelRates {
     pub published: f64,
     /// Deliveries.
     pub delivered: f64,
+}
+
+/// What passed through the channels of a pattern.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PatternCounted {
+    /// Events published.
+    pub published: u64,
+    /// Deliveries: events times receivers.
+    pub delivered: u64,
+    /// Bytes of the published data.
+    pub bytes: u64,
 }
 
 /// What passed through a protocol.
@@ -107,6 +119,11 @@ impl Metrics {
     pub fn counted(&self) -> Counted {
         Counted {
             channels: channels(&self.channels),
+            patterns: by_name(snapshot(&self.patterns), |p| PatternCounted {
+                published: p.published.get(),
+                delivered: p.delivered.get(),
+                bytes: p.bytes.get(),
+            }),
             protocols: by_name(snapshot(&self.protocols), protocol),
             routes: by_name(snapshot(&self.routes), |r| RouteCounted { calls: r.calls.get(), faults: r.faults.get() }),
             sources: by_name(snapshot(&self.sources), |s| SourceCounted { events: s.events.get(), faults: s.faults.get() }),

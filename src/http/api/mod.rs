@@ -34,10 +34,12 @@ use crate::model::Json;
 use crate::model::fault::Flaw;
 use crate::router::Router;
 use crate::routing::paths::parse_query;
+use crate::statistics::Statistics;
 
 /// What the calls share.
 pub struct Api {
     router: Arc<Router>,
+    statistics: Arc<Statistics>,
     stop: CancellationToken,
     recent: publish::RecentIds,
     /// What `GET /openapi.json` answers.
@@ -53,12 +55,12 @@ pub struct ApiSite {
 
 impl ApiSite {
     /// All calls. `stop` is what makes the server not ready.
-    pub fn new(router: Arc<Router>, stop: CancellationToken) -> Self {
+    pub fn new(router: Arc<Router>, statistics: Arc<Statistics>, stop: CancellationToken) -> Self {
         let plan = &router.context.runtime.plan.api;
         let loopback = plan.listen.is_loopback();
         let (routes, document) = routes().split_for_parts();
         let description = openapi::finish(document, plan.token.is_some());
-        let api = Arc::new(Api { router, stop, recent: publish::RecentIds::default(), description });
+        let api = Arc::new(Api { router, statistics, stop, recent: publish::RecentIds::default(), description });
         let routes = routes
             .fallback(async |uri: Uri| Problem::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path())))
             .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method"))
