@@ -6,19 +6,28 @@
 //! transaction and says so. Readers have connections of their own and are not slowed by it.
 //! The store is given offsets and epochs; it knows no subscriber, no socket and no permission.
 
+mod after;
 mod aside;
 mod channels;
+mod cursor;
 mod db;
 mod error;
 mod fault;
+mod filter;
 mod history;
 mod insert;
 mod link;
+mod listing;
+mod names;
 mod open;
 mod postgres;
 mod queue;
+mod read;
 mod record;
 mod recover;
+mod row;
+mod scan;
+mod series;
 mod sqlite;
 mod work;
 mod writer;
@@ -32,12 +41,17 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+pub use after::{LogPosition, Walk};
 pub use channels::{Channels, Policy};
+pub use cursor::{Order, check_cursor};
 pub use error::{CursorError, StoreError, Unavailable};
-pub use history::{HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Page};
+pub use filter::{DATA_CONDITIONS_MAX, DataIs, Filter, Moment, Needle, TEXT_BYTES_MAX};
+pub use history::{Export, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Page};
+pub use listing::{ConnectionQuery, LISTING_LIMIT_MAX, Listing};
 pub use queue::{Appended, Bounds, Permit, Ticket};
 pub use record::{ConnectionEnd, ConnectionRecord, Point, SessionRecord};
 pub use recover::{Recovered, Standing, Total};
+pub use series::{STEPS_MAX, Series};
 pub use writer::Writer;
 
 use crate::config::plan::StorePlan;
@@ -227,14 +241,6 @@ impl Store {
     /// Adds to what was counted. Never waits and is never refused: it is kept until it can be written.
     pub fn append_points(&self, points: Vec<Point>) {
         self.shared.queue.push_points(points);
-    }
-
-    /// Stored events, newest first. Sees what is committed; call [`Store::settled`] first to see what was just appended.
-    pub async fn history(&self, query: &HistoryQuery) -> Result<Page, StoreError> {
-        match self.shared.readers() {
-            db::Either::Sqlite(readers) => history::page(&readers, query, history::SCAN_ROWS_MAX).await,
-            db::Either::Postgres(_) => Err(StoreError::Query(sqlx::Error::Configuration("PostgreSQL cannot be asked yet".into()))),
-        }
     }
 
     /// Whether events are being written.

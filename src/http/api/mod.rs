@@ -1,5 +1,6 @@
 //! The REST interface: the application's door. Who may come in at all is decided first, the same for every call.
 
+mod asked;
 mod connections;
 mod docs;
 mod history;
@@ -21,6 +22,7 @@ use axum::http::{Method, Request, Response, StatusCode, Uri};
 use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 use utoipa_axum::router::OpenApiRouter;
@@ -42,6 +44,7 @@ pub struct Api {
     statistics: Arc<Statistics>,
     stop: CancellationToken,
     recent: publish::RecentIds,
+    exports: Arc<Semaphore>,
     /// What `GET /openapi.json` answers.
     description: String,
 }
@@ -60,7 +63,14 @@ impl ApiSite {
         let loopback = plan.listen.is_loopback();
         let (routes, document) = routes().split_for_parts();
         let description = openapi::finish(document, plan.token.is_some());
-        let api = Arc::new(Api { router, statistics, stop, recent: publish::RecentIds::default(), description });
+        let api = Arc::new(Api {
+            router,
+            statistics,
+            stop,
+            recent: publish::RecentIds::default(),
+            exports: Arc::new(Semaphore::new(history::EXPORTS_MAX)),
+            description,
+        });
         let routes = routes
             .fallback(async |uri: Uri| Problem::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path())))
             .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method"))

@@ -4,8 +4,8 @@
 
 use serde_json::{Map, Value};
 use utoipa::openapi::schema::SchemaType;
-use utoipa::openapi::{AllOfBuilder, ObjectBuilder, OneOfBuilder, RefOr, Schema};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::openapi::{AllOfBuilder, ObjectBuilder, OneOfBuilder, RefOr, Schema, Type};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 /// What to publish and where to.
 pub(super) enum Publish {}
@@ -180,4 +180,76 @@ pub(super) struct Event {
     /// What travels beside the data.
     #[schema(required = false)]
     metadata: Map<String, Value>,
+}
+
+/// Which events.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct EventFilter {
+    /// A channel's name, or a glob such as `session:*`.
+    #[param(min_length = 1, max_length = 256, example = "session:*")]
+    channel: Option<String>,
+    /// The event's type.
+    #[param(min_length = 1, max_length = 256, example = "note")]
+    r#type: Option<String>,
+    /// The user it came from.
+    #[param(min_length = 1, max_length = 256)]
+    user: Option<String>,
+    /// The session it came from.
+    #[param(min_length = 1, max_length = 256)]
+    session: Option<String>,
+    /// The connection it came from.
+    #[param(min_length = 1, max_length = 256)]
+    client: Option<String>,
+    /// The protocol or source it came through, or `api`.
+    #[param(min_length = 1, max_length = 256)]
+    source: Option<String>,
+    /// Not before this moment: a time such as `2024-01-31T10:00:00Z` or `2024-01-31`, or `-15m` for so long ago.
+    #[param(example = "-15m")]
+    since: Option<String>,
+    /// Text that stands in the data.
+    #[param(min_length = 1, max_length = 256)]
+    q: Option<String>,
+    /// `data.<path>=<value>`: the data has this value at this path, as in `data.sessionId=42` or `data.author.name=me`. Of several
+    /// all must hold.
+    #[param(style = Form, explode = true, inline)]
+    data: Option<DataConditions>,
+}
+
+/// Conditions on the data, by `data.` and a path.
+enum DataConditions {}
+
+impl PartialSchema for DataConditions {
+    fn schema() -> RefOr<Schema> {
+        let path = ObjectBuilder::new().schema_type(Type::String).pattern(Some(r"^data(\.[^.&=]+){1,64}$"));
+        let value = ObjectBuilder::new().schema_type(Type::String).max_length(Some(1024));
+        ObjectBuilder::new().property_names(Some(path)).additional_properties(Some(value)).max_properties(Some(64)).into()
+    }
+}
+
+impl ToSchema for DataConditions {}
+
+/// Which part of them.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct HistoryPage {
+    /// Before this moment.
+    until: Option<String>,
+    /// Newest first, or oldest first.
+    #[param(inline)]
+    order: Option<Order>,
+    /// The most events of a page; 100 where it is not given. Lines have no bound but this.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u64>,
+    /// `next` of the page before; the other parameters must be the same.
+    cursor: Option<String>,
+}
+
+/// An order.
+#[derive(ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(default = "desc")]
+enum Order {
+    Desc,
+    Asc,
 }
