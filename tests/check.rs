@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use tramline::config::diagnostic::render;
-use tramline::config::plan::{FnRef, Reply, DatabasePlan, WhenFull};
+use tramline::config::plan::{DatabasePlan, FnRef, Reply, WhenFull};
 use tramline::config::{CODES, Loaded, load};
 use tramline::model::Code;
 use tramline::model::template::{Entry, Template};

@@ -10,11 +10,14 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Answer, Client, SOON, request};
+use super::backend::Database;
+use super::{Answer, Backend, Client, SOON, request};
 
 /// What comes before a test's own channels, protocols and sources.
-const HEAD: &str =
-    "version: 1\nstore: \"sqlite://t.db\"\napi: { listen: \"localhost:0\", token: \"${API_TOKEN:-}\", origins: \"${API_ORIGINS:-}\" }\n";
+const HEAD: &str = "version: 1\napi: { listen: \"localhost:0\", token: \"${API_TOKEN:-}\", origins: \"${API_ORIGINS:-}\" }\n";
+
+/// Where a test's server keeps its log, unless the test says otherwise.
+const STORE: &str = "\"${DATABASE_URL:-sqlite://t.db}\"";
 
 /// Addresses that the shipped file serves apart; workspace and agent share one, as they do by default.
 const SHIPPED: [(&str, &str); 9] = [
@@ -34,6 +37,7 @@ const SHIPPED: [(&str, &str); 9] = [
 pub struct Setup {
     folder: Arc<TempDir>,
     env: Vec<(String, String)>,
+    database: Option<Arc<Database>>,
 }
 
 impl Setup {
@@ -55,11 +59,29 @@ impl Setup {
 
     /// A test's own channels, protocols and sources.
     pub fn own(yaml: &str) -> Self {
-        Self::empty().file("routes.yaml", &format!("{HEAD}{yaml}"))
+        Self::stored(STORE, yaml)
+    }
+
+    /// The same with a `store:` of its own, as it stands in the file.
+    pub fn stored(store: &str, yaml: &str) -> Self {
+        Self::empty().file("routes.yaml", &format!("{HEAD}store: {store}\n{yaml}"))
     }
 
     fn empty() -> Self {
-        Self { folder: Arc::new(TempDir::new().unwrap()), env: Vec::new() }
+        Self { folder: Arc::new(TempDir::new().unwrap()), env: Vec::new(), database: None }
+    }
+
+    /// The database its log is in, where the routes file asks for `DATABASE_URL`.
+    pub fn backend(mut self, backend: Backend) -> Self {
+        match backend {
+            Backend::Sqlite => self,
+            Backend::Postgres => {
+                let database = Database::create();
+                let url = database.url();
+                self.database = Some(database);
+                self.env("DATABASE_URL", &url)
+            }
+        }
     }
 
     /// One more file.
@@ -81,7 +103,8 @@ impl Setup {
         self
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// A path in its folder.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -112,6 +135,7 @@ impl Setup {
             .args(["--log", "json"])
             .current_dir(self.folder.path())
             .env_remove("RUST_LOG")
+            .env_remove("DATABASE_URL")
             .envs(self.env.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
