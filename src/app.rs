@@ -185,6 +185,9 @@ impl App {
         writer.begin().await?;
         let write_until = CancellationToken::new();
         let written = tokio::spawn(writer.run(write_until.clone().cancelled_owned()));
+        // Ends with the writer: what is stored last is still shown to whoever is there.
+        let router = self.router.clone();
+        let delivered = tokio::spawn(async move { router.deliver().await });
         let ports = self.serve(open);
         announce(cli, &self.router, &ports);
         tracing::info!(signal = signals.next().await, "stopping");
@@ -198,6 +201,7 @@ impl App {
         if timeout_at(deadline.max(Instant::now() + Duration::from_secs(1)), written).await.is_err() {
             tracing::error!(still = "store", queued = self.router.store.stats().queued_rows, "did not end in time");
         }
+        delivered.abort();
         tracing::info!("stopped");
         Ok(())
     }
@@ -311,6 +315,7 @@ async fn housekeep(router: Arc<Router>, stop: CancellationToken) {
         let context = &router.context;
         context.runtime.metrics.tick(now);
         context.hub.trim_tails();
+        context.hub.retire(now);
         seconds += 1;
         if seconds.is_multiple_of(SWEEP_SECONDS) {
             context.runtime.sweep(now);

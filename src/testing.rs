@@ -41,7 +41,20 @@ pub(crate) async fn router(yaml: &str, plugins: &[(&str, &str)]) -> Arc<Router> 
     writer.begin().await.unwrap();
     tokio::spawn(writer.run(std::future::pending()));
     let hub = Hub::new(runtime.protocols.len(), recovered.channels);
-    Arc::new(Router::new(Context::new(Arc::new(runtime), Arc::new(hub)), store, Now::read()))
+    let router = Arc::new(Router::new(Context::new(Arc::new(runtime), Arc::new(hub)), store, Now::read()));
+    let delivering = router.clone();
+    tokio::spawn(async move { delivering.deliver().await });
+    router
+}
+
+/// Resolves when a channel's events are committed and shown up to this offset.
+pub(crate) async fn shown(router: &Router, channel: &str, offset: u64) {
+    let there = async {
+        while router.context.hub.position(channel).is_none_or(|at| at.offset < offset) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), there).await.unwrap();
 }
 
 /// A connection of the first protocol that the hub has let in.

@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::catch_up;
 use crate::config::plan::ProtocolPlan;
 use crate::hub::{Connection, Out};
 use crate::model::{Close, Now};
@@ -140,9 +141,11 @@ impl<'a, T: Transport> Task<'a, T> {
         }
     }
 
-    /// Inputs: what the transport brings, what the outbox holds, the next deadline, the stop.
+    /// Inputs: what the transport brings, what the outbox holds, what subscriptions have missed, the next deadline, the stop.
     async fn run(&mut self, stop: &CancellationToken) -> Close {
         self.decide(Input::Open);
+        let (router, connection) = (self.router, self.connection);
+        let mut catching_up = pin!(catch_up::run(router, connection));
         let mut stopping = false;
         let mut deadline = pin!(sleep_until(Instant::now()));
         loop {
@@ -177,6 +180,8 @@ impl<'a, T: Transport> Task<'a, T> {
                     Turn::Ended(close) => return close,
                     Turn::Ending => self.timers.set(Timer::CloseDue, Instant::now() + CLOSE_WITHIN),
                 },
+                // Behind the writing, which makes the room that it waits for.
+                never = &mut catching_up => match never {},
             }
         }
     }
@@ -212,6 +217,12 @@ impl<'a, T: Transport> Task<'a, T> {
                         self.timers.set(Timer::PongDue, now + heartbeat.timeout);
                         self.connection.outbox.ping();
                     }
+                }
+            }
+            // A client that is not read from, because the store has not confirmed what it sent, cannot be heard to answer.
+            Timer::PongDue if !self.connection.may_go_on() => {
+                if let Some(heartbeat) = &self.plan.heartbeat {
+                    self.timers.set(Timer::PongDue, now + heartbeat.timeout);
                 }
             }
             Timer::PongDue => return Some(Close::PingTimeout),
@@ -255,6 +266,10 @@ impl<T: Transport> Wire<T> {
         if !ending_known && !connection.outbox.is_open() {
             connection.traffic.closing.store(true, Relaxed);
             return Poll::Ready(Turn::Ending);
+        }
+        // What its messages did before must be seen by the next, and what waits for the store must have an end.
+        if matches!(self.phase, Phase::Open) && !connection.may_go_on() {
+            return Poll::Pending;
         }
         loop {
             if let Phase::Closing { close, broken: true } = &self.phase {

@@ -167,7 +167,7 @@ fn statement(channels: &Channels, query: &HistoryQuery, before: i64, floor: i64)
     sql
 }
 
-fn event(row: &SqliteRow) -> Result<Event, StoreError> {
+pub(super) fn event(row: &SqliteRow) -> Result<Event, StoreError> {
     let bad = || StoreError::BadRow(row.try_get(1).unwrap_or_default());
     let shared = |column: usize| row.try_get::<Option<&str>, _>(column).map(|text| text.map(Into::into));
     Ok(Event {

@@ -4,6 +4,7 @@
 //! transaction and says so. Readers have connections of their own and are not slowed by it.
 //! The store is given offsets and epochs; it knows no subscriber, no socket and no permission.
 
+mod after;
 mod error;
 mod history;
 mod insert;
@@ -30,7 +31,8 @@ pub use record::{ConnectionEnd, ConnectionRecord};
 pub use writer::Writer;
 
 use crate::config::plan::StorePlan;
-use crate::model::Now;
+use crate::model::event::Epoch;
+use crate::model::{Event, Now};
 
 /// How long [`Store::committed`] waits before it says that it does not know.
 const COMMIT_WAIT: Duration = Duration::from_secs(10);
@@ -210,6 +212,18 @@ impl Store {
     /// Stored events, newest first. Sees what is committed; call [`Store::settled`] first to see what was just appended.
     pub async fn history(&self, query: &HistoryQuery) -> Result<Page, StoreError> {
         history::page(&self.shared.readers, query, history::SCAN_ROWS_MAX).await
+    }
+
+    /// Events of one channel and stream behind an offset, oldest first, bounded in number and bytes.
+    pub async fn after(
+        &self,
+        channel: &str,
+        epoch: Epoch,
+        since: u64,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Event>, StoreError> {
+        after::after(&self.shared.readers, channel, epoch, since, events_max, bytes_max).await
     }
 
     /// Whether events are being written.

@@ -36,7 +36,7 @@ impl Default for Bounds {
 }
 
 /// A place in the order of everything that was appended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub(super) u64);
 
 /// What waits to be written.
