@@ -1,6 +1,7 @@
 //! What the log promises, held against the running binary: crashes, faults, retention, resuming. On both databases.
 
 mod crash;
+mod faults;
 
 use serde_json::Value;
 
