@@ -83,7 +83,7 @@ async fn write(api: String, by: String, stop: CancellationToken) -> Vec<Entry> {
 }
 
 /// Every promise of a store that cannot, from before the cause to after it. `words` are what the reason must tell a person.
-async fn survives<T>(setup: Setup, words: &str, begin: impl AsyncFnOnce(&Server) -> T, end: impl AsyncFnOnce(&Server, T)) {
+async fn survives<T>(setup: Setup, words: &str, begin: impl AsyncFnOnce(&Server) -> T, end: impl AsyncFnOnce(&Server, T)) -> Survivor {
     let server = setup.start();
     let mut listener = server.client("p").await;
     assert_eq!(listener.ask(&json!({ "op": "hear", "channel": "live" })).await["hears"], "live");
@@ -122,11 +122,23 @@ async fn survives<T>(setup: Setup, words: &str, begin: impl AsyncFnOnce(&Server)
     let acknowledged = load.end().await;
     let log = log_beyond(&server, "kept", 0).await;
     hold(&log, &acknowledged);
-    // And the next start finds what this one wrote.
-    let ended = tokio::task::spawn_blocking(|| server.stop()).await.unwrap();
-    assert_eq!(ended.code, Some(0), "{:?}", ended.log);
-    let server = ended.setup.start();
-    assert_eq!(log_beyond(&server, "kept", 0).await, log);
+    Survivor { server, log }
+}
+
+/// A server after a fault, and its log.
+struct Survivor {
+    server: Server,
+    log: Vec<Entry>,
+}
+
+impl Survivor {
+    /// The next start finds what this one wrote.
+    async fn starts_again(self) {
+        let ended = tokio::task::spawn_blocking(|| self.server.stop()).await.unwrap();
+        assert_eq!(ended.code, Some(0), "{:?}", ended.log);
+        let server = ended.setup.start();
+        assert!(log_beyond(&server, "kept", 0).await == self.log, "the log is another one after the stop");
+    }
 }
 
 /// Nothing acknowledged is lost or elsewhere, nothing stands twice, there is no gap, and the stream is the same.
@@ -182,7 +194,7 @@ fn with_small_disk() -> Option<Vec<&'static str>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk() {
     let Some(command) = with_small_disk() else {
-        println!("left out: nobody here may mount a small disk; the limit of a file's size stands for it");
+        eprintln!("left out: nobody here may mount a small disk; the limit of a file's size stands for it");
         return;
     };
     let setup = Setup::stored("\"sqlite://disk/t.db\"", ROUTES).file("disk/there", "").within(&command);
@@ -191,6 +203,7 @@ async fn a_full_disk() {
         fill(&ballast);
         ballast
     };
+    // The disk ends with the server: nothing can start again on it.
     survives(setup, "disk is full", begin, async |_, ballast| std::fs::remove_file(ballast).unwrap()).await;
 }
 
@@ -206,7 +219,7 @@ async fn a_file_that_may_not_grow() {
         let size = |name| std::fs::metadata(server.setup().path(name)).unwrap().len();
         limit(server, size("t.db").max(size("t.db-wal")));
     };
-    survives(setup, "disk", begin, async |server, ()| limit(server, rlimit::INFINITY)).await;
+    survives(setup, "disk", begin, async |server, ()| limit(server, rlimit::INFINITY)).await.starts_again().await;
 }
 
 /// Another program that keeps everybody from writing.
@@ -249,7 +262,7 @@ on_both! {
             assert_eq!(server.get("/api/history?channel=kept&limit=1").await.status, 200);
             holder
         };
-        survives(Setup::own(ROUTES).backend(backend), "locked", begin, async |_, holder| holder.release().await).await;
+        survives(Setup::own(ROUTES).backend(backend), "locked", begin, async |_, holder| holder.release().await).await.starts_again().await;
     }
 }
 
@@ -265,7 +278,7 @@ fn move_database(setup: &Setup, from: &str, to: &str) {
 async fn a_file_that_is_gone_for_a_while() {
     let setup = Setup::stored("\"sqlite://here/t.db\"", ROUTES).file("there/nothing", "");
     let begin = async |server: &Server| move_database(&server.setup(), "here", "there");
-    survives(setup, "gone", begin, async |server, ()| move_database(&server.setup(), "there", "here")).await;
+    survives(setup, "gone", begin, async |server, ()| move_database(&server.setup(), "there", "here")).await.starts_again().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -279,7 +292,7 @@ async fn a_file_that_something_else_replaced_for_a_while() {
         assert_eq!(std::fs::read(server.setup().path("here/t.db")).unwrap(), "no database ".repeat(10_000).as_bytes());
         move_database(&server.setup(), "there", "here");
     };
-    survives(setup, "replaced", begin, end).await;
+    survives(setup, "replaced", begin, end).await.starts_again().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -288,7 +301,7 @@ async fn a_postgres_that_stops_and_starts_again() {
     let postgres = Postgres::start();
     let setup = Setup::own(ROUTES).env("DATABASE_URL", &postgres.url());
     let begin = async |_: &Server| postgres.stop();
-    survives(setup, "PostgreSQL", begin, async |_, ()| postgres.resume()).await;
+    survives(setup, "PostgreSQL", begin, async |_, ()| postgres.resume()).await.starts_again().await;
 }
 
 /// A start that cannot be: it ends, says why and where, and changes nothing.

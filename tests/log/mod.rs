@@ -2,6 +2,7 @@
 
 mod crash;
 mod faults;
+mod retention;
 
 use serde_json::Value;
 
