@@ -20,13 +20,14 @@ use crate::http::listen::{Bound, bind, serve};
 use crate::http::site::Site;
 use crate::http::upgrade::Upgrader;
 use crate::hub::Hub;
+use crate::log_channels::LogChannels;
 use crate::model::Now;
 use crate::pipeline::Context;
-use crate::router::{Router, total_name};
+use crate::router::Router;
 use crate::routing::doors::{self, Door};
 use crate::routing::table;
 use crate::runtime::{self, Runtime};
-use crate::store::{Store, Writer};
+use crate::store::{Store, Total, Writer};
 use crate::telemetry::log::{self, Format};
 use crate::telemetry::metrics::Metrics;
 use crate::{config, sources};
@@ -159,10 +160,11 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
     let signals = Signals::catch().context("cannot catch signals")?;
     let (store, writer, recovered) = Store::open(&runtime.plan.store, now).await?;
     if !recovered.clean {
-        tracing::warn!("the last run did not stop in order: channels with a history begin new epochs");
+        tracing::warn!("the last run did not stop in order: channels with an early promise begin new epochs");
     }
     for protocol in &runtime.protocols {
-        protocol.metrics.connections_total.add(recovered.counters.get(&total_name(&protocol.plan.name)).copied().unwrap_or(0));
+        let is_its = |total: &&Total| total.kind == "protocol" && *total.name == *protocol.plan.name && total.metric == "connections";
+        protocol.metrics.connections_total.add(recovered.totals.iter().find(is_its).map_or(0, |total| total.total));
     }
     let hub = Arc::new(Hub::new(runtime.protocols.len(), recovered.channels));
     let router = Arc::new(Router::new(Context::new(runtime, hub), store, now));
@@ -182,7 +184,8 @@ impl App {
     async fn run(self, cli: &Cli, mut writer: Writer, mut signals: Signals) -> anyhow::Result<()> {
         let open = self.bind().await?;
         // Only now, so that a start that fails for an address leaves the store as it was.
-        writer.begin().await?;
+        let Context { runtime, hub, .. } = &self.router.context;
+        writer.begin(Arc::new(LogChannels { runtime: runtime.clone(), hub: hub.clone() })).await?;
         let write_until = CancellationToken::new();
         let written = tokio::spawn(writer.run(write_until.clone().cancelled_owned()));
         // Ends with the writer: what is stored last is still shown to whoever is there.

@@ -14,7 +14,7 @@ use crate::model::view::RequestView;
 use crate::model::{Close, Code, Fault, Json, Now};
 use crate::pipeline::publish::{Destination, Proposal, prepare};
 use crate::pipeline::{self, ClientLimits, Context, Decision, Effect, Input};
-use crate::store::{ConnectionEnd, ConnectionRecord, Store};
+use crate::store::{ConnectionEnd, ConnectionRecord, Point, Store};
 use crate::telemetry::metrics::DropReason;
 
 /// Warnings about clients' messages that are logged in a second. The rest are in the log at level debug, and counted.
@@ -89,7 +89,7 @@ impl Router {
         }
         protocol.metrics.opened();
         self.store.append_connection_opened(record(connection));
-        self.store.count(&total_name(&protocol.plan.name), 1);
+        self.store.append_points(vec![opened(&protocol.plan.name)]);
         tracing::debug!(protocol = %protocol.plan.name, client = %connection.id, "connection opened");
         Ok(())
     }
@@ -126,6 +126,7 @@ impl Router {
         let passed = report(connection);
         let end = ConnectionEnd {
             closed_ms: now.wall_ms,
+            seen_ms: now.wall_ms,
             code: close.code(),
             reason: close.reason().to_owned(),
             messages_in: passed.messages.received,
@@ -219,9 +220,10 @@ impl Router {
     }
 }
 
-/// The name of the total that counts a protocol's connections over restarts.
-pub fn total_name(protocol: &str) -> String {
-    format!("connections:{protocol}")
+/// Counts a connection, over restarts too.
+fn opened(protocol: &Arc<str>) -> Point {
+    let minute_s = Now::read().wall_ms.div_euclid(60_000) * 60;
+    Point { kind: "protocol", name: protocol.clone(), metric: "connections", minute_s, delta: 1 }
 }
 
 fn record(connection: &Connection) -> ConnectionRecord {

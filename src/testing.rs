@@ -10,6 +10,7 @@ use crate::config;
 use crate::config::plan::DatabasePlan;
 use crate::connection::transport::{Gone, Incoming, Outgoing, Transport};
 use crate::hub::{Connection, Hub, Out};
+use crate::log_channels::LogChannels;
 use crate::model::view::ConnView;
 use crate::model::{Close, Json, Now};
 use crate::pipeline::{ClientLimits, Context, Input};
@@ -36,12 +37,12 @@ pub(crate) fn runtime(yaml: &str, plugins: &[(&str, &str)]) -> Runtime {
 
 /// A router on a database in memory.
 pub(crate) async fn router(yaml: &str, plugins: &[(&str, &str)]) -> Arc<Router> {
-    let runtime = runtime(yaml, plugins);
+    let runtime = Arc::new(runtime(yaml, plugins));
     let (store, mut writer, recovered) = Store::open(&DatabasePlan::Memory.into(), Now::read()).await.unwrap();
-    writer.begin().await.unwrap();
+    let hub = Arc::new(Hub::new(runtime.protocols.len(), recovered.channels));
+    writer.begin(Arc::new(LogChannels { runtime: runtime.clone(), hub: hub.clone() })).await.unwrap();
     tokio::spawn(writer.run(std::future::pending()));
-    let hub = Hub::new(runtime.protocols.len(), recovered.channels);
-    let router = Arc::new(Router::new(Context::new(Arc::new(runtime), Arc::new(hub)), store, Now::read()));
+    let router = Arc::new(Router::new(Context::new(runtime, hub), store, Now::read()));
     let delivering = router.clone();
     tokio::spawn(async move { delivering.deliver().await });
     router

@@ -59,6 +59,7 @@ CREATE TABLE connections (
 );
 CREATE INDEX connections_by_client ON connections (client);
 CREATE INDEX connections_open ON connections (id) WHERE closed_ms IS NULL;
+CREATE INDEX connections_by_end ON connections (closed_ms) WHERE closed_ms IS NOT NULL;
 CREATE INDEX connections_by_user ON connections ("user", id) WHERE "user" IS NOT NULL;
 CREATE INDEX connections_by_session ON connections (session, id) WHERE session IS NOT NULL;
 CREATE INDEX connections_by_protocol ON connections (protocol, id);
@@ -94,13 +95,7 @@ CREATE TABLE points (
     PRIMARY KEY (step, at, series)
 );
 
--- Totals that go on over restarts.
-CREATE TABLE counters (
-    name  TEXT   NOT NULL PRIMARY KEY,
-    value BIGINT NOT NULL
-);
-
--- `clean`: 1 between an orderly stop and the next start.
+-- `clean`: 1 between an orderly stop and the next start. `log`: this log's own name. `run`: the server that wrote last.
 CREATE TABLE meta (
     key   TEXT NOT NULL PRIMARY KEY,
     value TEXT NOT NULL

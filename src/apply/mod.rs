@@ -6,9 +6,11 @@
 //! What a channel's promise allows to be seen before the commit is not held back.
 
 pub mod line;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::Ordering::Release;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -106,7 +108,7 @@ impl Apply<'_> {
     /// Applies effects in order. `actor` is the connection they are about. Fails as a whole, before anything happened.
     pub fn apply(self, actor: Option<&Arc<Connection>>, effects: Vec<Effect>, now: Now) -> Result<Accepted, Fault> {
         // What a connection does stays in order: behind what waits of it, all else waits too.
-        let follows = actor.is_some_and(|actor| actor.waiting.count.load(Acquire) > 0);
+        let follows = actor.is_some_and(|actor| actor.is_waiting());
         let permit = self.reserve(&effects)?;
         let mut held = self.hold(effects.iter().filter_map(touched))?;
         let at_once = if follows { 0 } else { at_once(&effects, held.as_mut()) };

@@ -165,12 +165,12 @@ impl Site {
                 (self.router.source(source, json, Some(&view), Now::read())?, false)
             }
         };
-        conclude(&self.router, outcome, row_answers).await
+        Ok(conclude(&self.router, outcome, row_answers).await?)
     }
 }
 
 /// The answer to what a row did: its reply, or what was published.
-pub async fn conclude(router: &Router, promised: Promised, row_answers: bool) -> Result<Response<Body>, Problem> {
+pub async fn conclude(router: &Router, promised: Promised, row_answers: bool) -> Result<Response<Body>, Fault> {
     let outcome = in_time(promised.settled(&router.store)).await?;
     let status = outcome.status.and_then(|status| StatusCode::from_u16(status).ok());
     match outcome.reply {

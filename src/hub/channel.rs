@@ -12,7 +12,7 @@ use crate::model::view::SubView;
 use crate::model::{ChannelName, Json, Position};
 
 /// How long a channel that nobody is on stays in memory after its last event, where there are many.
-const IDLE_MS: i64 = 10_000;
+pub(super) const IDLE_MS: i64 = 10_000;
 
 /// Events that a tail may hold beyond its bound while somebody catches up, and bytes of them.
 const BEHIND_EVENTS_MAX: usize = 4096;

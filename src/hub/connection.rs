@@ -133,6 +133,11 @@ impl Connection {
         self.subscriptions.lock().clone().unwrap_or_default()
     }
 
+    /// Whether anything of it waits for the store.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.count.load(Acquire) > 0
+    }
+
     /// Whether the next message may be decided: nothing waits that it must see, and not too much waits in all.
     pub fn may_go_on(&self) -> bool {
         let waiting = &self.waiting;

@@ -11,6 +11,8 @@ pub mod connection;
 pub mod directory;
 mod held;
 pub mod outbox;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

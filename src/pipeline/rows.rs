@@ -8,6 +8,7 @@ use crate::config::plan::{ChannelPlan, Join, Publish, RecoverPlan, Reply, Row, S
 use crate::hub::{Connection, Recover};
 use crate::limits::Verdict;
 use crate::model::event::{Epoch, Origin};
+use crate::model::name::{WHO_BYTES_MAX, is_who};
 use crate::model::pattern::Glob;
 use crate::model::template::Text;
 use crate::model::view::{ConnView, RequestView, SubView};
@@ -162,7 +163,7 @@ impl<'a> Run<'a> {
             None => None,
         };
         let result = result.as_ref();
-        self.set(row, message, result);
+        self.set(row, message, result)?;
         for name in &row.leave {
             let is_glob = name.is_written('*');
             if let Some(name) = self.text(name, message, result) {
@@ -220,9 +221,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn set(&mut self, row: &Row, message: Option<&Message>, result: Option<&Json>) {
+    fn set(&mut self, row: &Row, message: Option<&Message>, result: Option<&Json>) -> Result<(), Fault> {
         if row.set.is_empty() {
-            return;
+            return Ok(());
         }
         let mut view = (*self.view).clone();
         let mut state: Option<BTreeMap<String, Box<serde_json::value::RawValue>>> = None;
@@ -244,7 +245,9 @@ impl<'a> Run<'a> {
         if let Some(state) = state {
             view.state = Json::of(&state);
         }
+        named(&view)?;
         self.change_view(view);
+        Ok(())
     }
 
     fn subscriptions(&mut self) -> &mut Vec<(ChannelName, Arc<str>)> {
@@ -384,6 +387,7 @@ impl<'a> Run<'a> {
             next.state = state.unwrap_or(next.state);
             next.user = user.unwrap_or(next.user);
             next.session = session.unwrap_or(next.session);
+            named(&next)?;
             self.change_view(next);
         }
         for effect in effects {
@@ -420,6 +424,16 @@ impl<'a> Run<'a> {
         }
         Ok(())
     }
+}
+
+/// Who a connection is must have a name that a channel could have.
+fn named(view: &ConnView) -> Result<(), Fault> {
+    for (what, who) in [("user", &view.user), ("session", &view.session)] {
+        if who.as_ref().is_some_and(|who| !is_who(who)) {
+            return Err(Fault::with(Code::Invalid, format!("no name of a {what}: at most {WHO_BYTES_MAX} bytes, no control characters")));
+        }
+    }
+    Ok(())
 }
 
 /// Checks a message against a row's or protocol's schema.

@@ -68,6 +68,11 @@ impl Scripts {
         Ok(truth)
     }
 
+    /// Whether a function may ask about the world.
+    pub fn asks(&self, function: &FnRef) -> bool {
+        self.programs.get(&function.plugin).is_some_and(|program| program.asks)
+    }
+
     /// How every plugin does.
     pub fn report(&self) -> Vec<PluginReport> {
         let report = |program: &Arc<Program>| {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has it.
-    #[error("the store {} is in use by another process{}; stop that one, or give this one a file of its own", path.display(), holder(.pid))]
+    #[error("the store {place} is in use by another process{}; stop that one, or give this one a store of its own", holder(.pid))]
     InUse {
-        /// The database file.
-        path: PathBuf,
+        /// The database: a path, or a URL without its password.
+        place: String,
         /// What the lock file says of it.
         pid: Option<u32>,
     },
@@ -23,13 +23,22 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// The database cannot be opened.
-    #[error("cannot open the store {}: {source}", path.display())]
+    #[error("cannot open the store {place}: {source}")]
     Open {
-        /// The database file.
-        path: PathBuf,
+        /// The database: a path, or a URL without its password.
+        place: String,
         /// Why.
         source: sqlx::Error,
     },
+    /// The URL of the database is none.
+    #[error("the store's URL is not of the form postgres://user:password@host:port/database?options")]
+    Url,
+    /// The database cannot be written to; what it said.
+    #[error("the store cannot be written to: {0}")]
+    Unable(Arc<str>),
+    /// The file is no sound database; what it said.
+    #[error("the store is corrupt: {0}")]
+    Corrupt(Arc<str>),
     /// The tables cannot be brought up to date.
     #[error("cannot bring the store up to date: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),

@@ -1,16 +1,20 @@
-//! Rows into tables, many per statement. Chunks have a few fixed sizes so that their statements stay prepared.
+//! Events into their table, many per statement, and their channels with them.
+//!
+//! SQLite takes rows as `VALUES`, in chunks of a few fixed sizes so that their statements stay prepared. PostgreSQL takes
+//! columns as arrays, so that one statement fits all.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
 
-use sqlx::{Row, SqliteConnection};
+use sqlx::{ColumnIndex, Decode, PgConnection, Row, SqliteConnection, Type};
 
-use super::queue::Item;
-use super::record::{ConnectionEnd, ConnectionRecord};
+use super::channels::Channels;
+use super::db::{Either, Held, both};
+use super::known::Noted;
 use crate::model::{ChannelName, Event};
 
 /// Rows of one statement, largest first.
-const CHUNKS: [usize; 4] = [512, 64, 8, 1];
+pub(super) const CHUNKS: [usize; 4] = [512, 64, 8, 1];
 
 static EVENTS: LazyLock<[String; 4]> = LazyLock::new(|| {
     let head =
@@ -18,12 +22,30 @@ static EVENTS: LazyLock<[String; 4]> = LazyLock::new(|| {
     statements(head, "(?,?,?,?,?,?,?,?,?,?,?,?,?)", "")
 });
 
-static CHANNELS: LazyLock<[String; 4]> = LazyLock::new(|| {
-    let tail = " ON CONFLICT (name) DO UPDATE SET epoch = excluded.epoch, top = max(top, excluded.top) RETURNING id, name";
-    statements("INSERT INTO channels (name, epoch, top) VALUES ", "(?,?,?)", tail)
-});
+const EVENTS_UNNESTED: &str = "INSERT INTO events (id, channel, \"offset\", epoch, uuid, type, data, time_ms, source, client, \"user\", session, metadata) \
+     SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[], $6::text[], $7::text[], $8::bigint[], \
+     $9::text[], $10::text[], $11::text[], $12::text[], $13::text[])";
 
-fn statements(head: &str, row: &str, tail: &str) -> [String; 4] {
+/// Where the first offset is not the one after the top there is a hole, as an older database was put in place: what is before
+/// the hole cannot be told from what is missing, so the channel begins anew.
+macro_rules! channels_conflict {
+    () => {
+        " ON CONFLICT (name) DO UPDATE SET epoch = excluded.epoch, early = excluded.early, \
+         top = CASE WHEN excluded.top > channels.top THEN excluded.top ELSE channels.top END, \
+         first = CASE WHEN excluded.first = channels.top + 1 THEN channels.first ELSE excluded.first END RETURNING name, id, epoch, top, first"
+    };
+}
+
+static CHANNELS: LazyLock<[String; 4]> =
+    LazyLock::new(|| statements("INSERT INTO channels (name, epoch, top, first, early) VALUES ", "(?,?,?,?,?)", channels_conflict!()));
+
+const CHANNELS_UNNESTED: &str = concat!(
+    "INSERT INTO channels (name, epoch, top, first, early) \
+     SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])",
+    channels_conflict!()
+);
+
+pub(super) fn statements(head: &str, row: &str, tail: &str) -> [String; 4] {
     CHUNKS.map(|n| format!("{head}{}{tail}", vec![row; n].join(",")))
 }
 
@@ -31,7 +53,7 @@ fn statements(head: &str, row: &str, tail: &str) -> [String; 4] {
 macro_rules! in_chunks {
     ($rows:expr, |$size:ident, $chunk:ident| $body:block) => {
         let mut rest = $rows;
-        for ($size, n) in CHUNKS.into_iter().enumerate() {
+        for ($size, n) in $crate::store::insert::CHUNKS.into_iter().enumerate() {
             while rest.len() >= n {
                 let ($chunk, after) = rest.split_at(n);
                 rest = after;
@@ -40,21 +62,113 @@ macro_rules! in_chunks {
         }
     };
 }
+pub(super) use in_chunks;
 
-/// Writes items in their order, within the caller's transaction. Orders of events and of connection records are kept apart.
-pub(super) async fn items(db: &mut SqliteConnection, items: &[Item]) -> sqlx::Result<()> {
-    let events: Vec<(&ChannelName, &Event)> = items
-        .iter()
-        .filter_map(|item| if let Item::Event(event) = item { Some((event.channel.as_ref()?, &**event)) } else { None })
-        .collect();
-    let ids = channels(db, &events).await?;
-    in_chunks!(&events[..], |size, chunk| {
+/// A channel of a batch.
+struct Span<'e> {
+    name: &'e ChannelName,
+    epoch: i64,
+    first: i64,
+    top: i64,
+    early: bool,
+}
+
+/// Writes events in their order, within the caller's transaction. Says where it has left their channels.
+pub(super) async fn events(db: &mut Held, events: &[&Event], policies: &dyn Channels) -> sqlx::Result<Vec<Noted>> {
+    let noted = channels(db, events, policies).await?;
+    let ids: HashMap<&str, i64> = noted.iter().map(|channel| (channel.name.as_str(), channel.id)).collect();
+    let rows: Vec<(i64, &Event)> = events.iter().filter_map(|event| Some((*ids.get(event.channel.as_ref()?.as_str())?, *event))).collect();
+    match db {
+        Either::Sqlite(db) => as_values(db, &rows).await?,
+        Either::Postgres(db) => unnested(db, &rows).await?,
+    }
+    Ok(noted)
+}
+
+/// Makes sure of the rows of all channels concerned and raises their tops. Alone where the database refused the events
+/// themselves: their offsets count as used.
+pub(super) async fn channels(db: &mut Held, events: &[&Event], policies: &dyn Channels) -> sqlx::Result<Vec<Noted>> {
+    let spans = spans(events, policies);
+    let mut noted = Vec::with_capacity(spans.len());
+    match db {
+        Either::Sqlite(db) => {
+            in_chunks!(&spans[..], |size, chunk| {
+                let mut query = sqlx::query(CHANNELS[size].as_str());
+                for span in chunk {
+                    query = query.bind(span.name.as_str()).bind(span.epoch).bind(span.top).bind(span.first).bind(i64::from(span.early));
+                }
+                for row in query.fetch_all(&mut **db).await? {
+                    noted.extend(note(&row)?);
+                }
+            });
+        }
+        Either::Postgres(db) if !spans.is_empty() => {
+            let query = sqlx::query(CHANNELS_UNNESTED)
+                .bind(spans.iter().map(|span| span.name.as_str()).collect::<Vec<_>>())
+                .bind(spans.iter().map(|span| span.epoch).collect::<Vec<_>>())
+                .bind(spans.iter().map(|span| span.top).collect::<Vec<_>>())
+                .bind(spans.iter().map(|span| span.first).collect::<Vec<_>>())
+                .bind(spans.iter().map(|span| i64::from(span.early)).collect::<Vec<_>>());
+            for row in query.fetch_all(&mut **db).await? {
+                noted.extend(note(&row)?);
+            }
+        }
+        Either::Postgres(_) => {}
+    }
+    Ok(noted)
+}
+
+/// Where the channels of events stand that are there already.
+pub(super) async fn standing(db: &mut Held, events: &[&Event]) -> sqlx::Result<Vec<Noted>> {
+    let names: BTreeSet<&ChannelName> = events.iter().filter_map(|event| event.channel.as_ref()).collect();
+    let mut noted = Vec::with_capacity(names.len());
+    both!(db, db => {
+        for name in names {
+            let query = sqlx::query("SELECT name, id, epoch, top, first FROM channels WHERE name = $1").bind(name.as_str());
+            if let Some(row) = query.fetch_optional(&mut **db).await? {
+                noted.extend(note(&row)?);
+            }
+        }
+    });
+    Ok(noted)
+}
+
+fn spans<'e>(events: &[&'e Event], policies: &dyn Channels) -> Vec<Span<'e>> {
+    let mut spans: Vec<Span<'_>> = Vec::new();
+    let mut by_name: HashMap<&str, usize> = HashMap::new();
+    for event in events {
+        let Some(name) = &event.channel else { continue };
+        let at = *by_name.entry(name.as_str()).or_insert_with(|| {
+            let early = policies.policy(name.as_str()).early;
+            spans.push(Span { name, epoch: 0, first: event.offset.cast_signed(), top: 0, early });
+            spans.len() - 1
+        });
+        spans[at].epoch = event.epoch.cast_signed();
+        spans[at].top = event.offset.cast_signed();
+    }
+    spans
+}
+
+/// A row of name, id, epoch, top and first.
+pub(super) fn note<R: Row>(row: &R) -> sqlx::Result<Option<Noted>>
+where
+    usize: ColumnIndex<R>,
+    for<'r> &'r str: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> i64: Decode<'r, R::Database> + Type<R::Database>,
+{
+    let [id, epoch, top, first] = [row.try_get::<i64, _>(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?];
+    let (epoch, top, first) = (epoch.cast_unsigned(), top.cast_unsigned(), first.cast_unsigned());
+    Ok(ChannelName::parse(row.try_get(0)?).map(|name| Noted { name, id, epoch, top, first }))
+}
+
+async fn as_values(db: &mut SqliteConnection, rows: &[(i64, &Event)]) -> sqlx::Result<()> {
+    in_chunks!(rows, |size, chunk| {
         let mut query = sqlx::query(EVENTS[size].as_str());
         for (channel, event) in chunk {
             let (new, origin) = (&event.new, &event.new.origin);
             query = query
                 .bind(event.seq.cast_signed())
-                .bind(ids.get(channel.as_str()))
+                .bind(channel)
                 .bind(event.offset.cast_signed())
                 .bind(event.epoch.cast_signed())
                 .bind(&new.id.as_bytes()[..])
@@ -69,86 +183,31 @@ pub(super) async fn items(db: &mut SqliteConnection, items: &[Item]) -> sqlx::Re
         }
         query.execute(&mut *db).await?;
     });
-    for item in items {
-        match item {
-            Item::Event(_) => {}
-            Item::Opened(record) => opened(db, record).await?,
-            Item::Closed(both) => closed(db, &both.0, &both.1).await?,
-        }
-    }
     Ok(())
 }
 
-/// Makes sure of the rows of all channels concerned, raises their tops, and gives their ids.
-async fn channels(db: &mut SqliteConnection, events: &[(&ChannelName, &Event)]) -> sqlx::Result<HashMap<String, i64>> {
-    let mut last: HashMap<&ChannelName, &Event> = HashMap::new();
-    for (channel, event) in events {
-        last.insert(channel, event);
+async fn unnested(db: &mut PgConnection, rows: &[(i64, &Event)]) -> sqlx::Result<()> {
+    fn column<'e, T>(rows: &[(i64, &'e Event)], of: impl Fn(&'e Event) -> T) -> Vec<T> {
+        rows.iter().map(|(_, event)| of(event)).collect()
     }
-    let last: Vec<_> = last.into_iter().collect();
-    let mut ids = HashMap::with_capacity(last.len());
-    in_chunks!(&last[..], |size, chunk| {
-        let mut query = sqlx::query(CHANNELS[size].as_str());
-        for (name, event) in chunk {
-            query = query.bind(name.shared()).bind(event.epoch.cast_signed()).bind(event.offset.cast_signed());
-        }
-        for row in query.fetch_all(&mut *db).await? {
-            ids.insert(row.try_get(1)?, row.try_get(0)?);
-        }
-    });
-    Ok(ids)
-}
-
-async fn opened(db: &mut SqliteConnection, record: &ConnectionRecord) -> sqlx::Result<()> {
-    sqlx::query("INSERT INTO connections (client, protocol, user, session, address, opened_ms) VALUES ($1, $2, $3, $4, $5, $6)")
-        .bind(record.client.clone())
-        .bind(record.protocol.clone())
-        .bind(record.user.clone())
-        .bind(record.session.clone())
-        .bind(record.address.clone())
-        .bind(record.opened_ms)
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(EVENTS_UNNESTED)
+        .bind(column(rows, |event| event.seq.cast_signed()))
+        .bind(rows.iter().map(|(channel, _)| *channel).collect::<Vec<_>>())
+        .bind(column(rows, |event| event.offset.cast_signed()))
+        .bind(column(rows, |event| event.epoch.cast_signed()))
+        .bind(column(rows, |event| &event.new.id.as_bytes()[..]))
+        .bind(column(rows, |event| &*event.new.kind))
+        .bind(column(rows, |event| event.new.data.as_str()))
+        .bind(column(rows, |event| event.new.time_ms))
+        .bind(column(rows, |event| &*event.new.origin.source))
+        .bind(column(rows, |event| event.new.origin.client.as_deref()))
+        .bind(column(rows, |event| event.new.origin.user.as_deref()))
+        .bind(column(rows, |event| event.new.origin.session.as_deref()))
+        .bind(column(rows, |event| event.new.metadata.as_ref().map(|m| m.as_str())))
         .execute(db)
         .await?;
-    Ok(())
-}
-
-/// Completes the row that was written when it opened; where that one was dropped, it is made first.
-async fn closed(db: &mut SqliteConnection, record: &ConnectionRecord, end: &ConnectionEnd) -> sqlx::Result<()> {
-    if update(db, record, end).await? == 0 {
-        opened(db, record).await?;
-        update(db, record, end).await?;
-    }
-    Ok(())
-}
-
-async fn update(db: &mut SqliteConnection, record: &ConnectionRecord, end: &ConnectionEnd) -> sqlx::Result<u64> {
-    let sql = "UPDATE connections SET user = $2, session = $3, closed_ms = $4, code = $5, reason = $6, messages_in = $7, \
-               messages_out = $8, bytes_in = $9, bytes_out = $10, dropped = $11 WHERE client = $1 AND closed_ms IS NULL";
-    let done = sqlx::query(sql)
-        .bind(record.client.clone())
-        .bind(record.user.clone())
-        .bind(record.session.clone())
-        .bind(end.closed_ms)
-        .bind(end.code)
-        .bind(end.reason.as_str())
-        .bind(end.messages_in.cast_signed())
-        .bind(end.messages_out.cast_signed())
-        .bind(end.bytes_in.cast_signed())
-        .bind(end.bytes_out.cast_signed())
-        .bind(end.dropped.cast_signed())
-        .execute(db)
-        .await?;
-    Ok(done.rows_affected())
-}
-
-/// Writes totals.
-pub(super) async fn counters(db: &mut SqliteConnection, totals: &[(String, u64)]) -> sqlx::Result<()> {
-    for (name, value) in totals {
-        sqlx::query("INSERT INTO counters (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value")
-            .bind(name.as_str())
-            .bind(value.cast_signed())
-            .execute(&mut *db)
-            .await?;
-    }
     Ok(())
 }

@@ -1,38 +1,69 @@
-//! The log behind the channels: every event of a channel with history, one row per connection, and totals, in one SQLite file.
+//! The log behind the channels: every event of a channel with history, one row per connection,
+//! sessions, and totals, in one database:
+//! an SQLite file, or PostgreSQL.
 //!
 //! Publishers put rows into a bounded [`queue`] and never wait; one [`writer`] takes what is queued, commits it as one
 //! transaction and says so. Readers have connections of their own and are not slowed by it.
 //! The store is given offsets and epochs; it knows no subscriber, no socket and no permission.
 
 mod after;
+mod aside;
+mod attempt;
+mod channels;
+mod cursor;
+mod check;
+mod db;
 mod error;
+mod fault;
+mod filter;
 mod history;
 mod insert;
+mod known;
+mod link;
+mod listing;
+mod names;
 mod open;
+mod postgres;
 mod queue;
+mod read;
 mod record;
+mod recover;
+mod row;
+mod scan;
+mod series;
+mod replace;
+mod retention;
+mod salvage;
+mod size;
+mod sqlite;
+mod trim;
+mod work;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+pub use after::{LogPosition, Walk};
+pub use channels::{Channels, Policy};
+pub use cursor::{Order, check_cursor};
 pub use error::{CursorError, StoreError, Unavailable};
-pub use history::{HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Page};
-pub use open::{Recovered, Standing};
+pub use filter::{DATA_CONDITIONS_MAX, DataIs, Filter, Moment, Needle, TEXT_BYTES_MAX};
+pub use history::{Export, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Page};
+pub use listing::{ConnectionQuery, LISTING_LIMIT_MAX, Listing};
 pub use queue::{Appended, Bounds, Permit, Ticket};
-pub use record::{ConnectionEnd, ConnectionRecord};
+pub use record::{ConnectionEnd, ConnectionRecord, Point, SessionRecord};
+pub use recover::{Recovered, Standing, Total};
+pub use series::{STEPS_MAX, Series};
 pub use writer::Writer;
 
 use crate::config::plan::StorePlan;
-use crate::model::event::Epoch;
-use crate::model::{Event, Now};
+use crate::model::Now;
 
 /// How long [`Store::committed`] waits before it says that it does not know.
 const COMMIT_WAIT: Duration = Duration::from_secs(10);
@@ -48,10 +79,24 @@ pub struct Store {
 /// What handles and the writer share.
 struct Shared {
     queue: queue::Queue,
-    readers: sqlx::SqlitePool,
+    /// Replaced where the writer opens another file.
+    readers: RwLock<db::Pool>,
     progress: watch::Sender<Progress>,
-    /// Totals by name. Held for one addition, or while the writer copies what changed.
-    counters: Mutex<Counters>,
+    /// A reader or the check after a crash found the file corrupt: what it said.
+    suspect: Mutex<Option<Arc<str>>>,
+}
+
+impl Shared {
+    /// Tells the writer that what was read is no sound database.
+    fn suspect(&self, reason: impl Into<Arc<str>>) {
+        *self.suspect.lock() = Some(reason.into());
+        self.queue.wake();
+    }
+
+    /// Where a query gets its connection.
+    fn readers(&self) -> db::Pool {
+        self.readers.read().clone()
+    }
 }
 
 /// How far the log is, for those who wait.
@@ -68,8 +113,8 @@ pub struct Settled {
 struct Progress {
     /// Everything appended up to this ticket is in the database or was refused by it.
     committed: u64,
-    /// The last tickets whose rows the database refused, oldest first.
-    refused: std::collections::VecDeque<u64>,
+    /// Runs of tickets whose rows the database refused, oldest first.
+    refused: std::collections::VecDeque<std::ops::Range<u64>>,
     /// The writer has ended.
     ended: bool,
     rows: u64,
@@ -77,10 +122,11 @@ struct Progress {
     rows_refused: u64,
 }
 
-#[derive(Default)]
-struct Counters {
-    totals: HashMap<String, u64>,
-    changed: std::collections::HashSet<String>,
+impl Progress {
+    fn has_refused(&self, first: Ticket, last: Ticket) -> bool {
+        // Few, and those that are asked for are the newest.
+        self.refused.iter().rev().take_while(|run| run.end > first.0).any(|run| run.start <= last.0)
+    }
 }
 
 /// Whether events are being written.
@@ -125,14 +171,19 @@ impl Store {
 
     /// [`Store::open`] with other bounds for the queue.
     pub async fn open_with(plan: &StorePlan, now: Now, bounds: Bounds) -> Result<(Store, Writer, Recovered), StoreError> {
-        let (database, recovered) = open::open(plan, now).await?;
+        let (database, mut recovered) = open::open(plan, now).await?;
+        if !recovered.clean {
+            // Places were given to what the crash lost, and an early promise may have shown them.
+            recovered.last_seq += 2 * bounds.rows as u64;
+        }
         let shared = Arc::new(Shared {
             queue: queue::Queue::new(bounds, recovered.last_seq),
-            readers: database.readers.clone(),
+            readers: RwLock::new(database.readers),
             progress: watch::Sender::default(),
-            counters: Mutex::new(Counters { totals: recovered.counters.clone(), ..Counters::default() }),
+            suspect: Mutex::default(),
         });
-        Ok((Store { shared: shared.clone() }, Writer::new(shared, database), recovered))
+        let writer = Writer::new(shared.clone(), database.link, database.known, plan, &recovered);
+        Ok((Store { shared }, writer, recovered))
     }
 
     /// Room for events that are about to be published. Never waits. `bytes` is the sum of their weights.
@@ -163,7 +214,7 @@ impl Store {
         let seen = tokio::time::timeout(COMMIT_WAIT, reached).await.map_err(|_| StoreError::Slow)?.map_err(|_| StoreError::Ended)?;
         if seen.committed < ticket.0 {
             Err(StoreError::Ended)
-        } else if seen.refused.contains(&ticket.0) {
+        } else if seen.has_refused(ticket, ticket) {
             Err(StoreError::RowRefused)
         } else {
             Ok(())
@@ -181,7 +232,7 @@ impl Store {
 
     /// Whether the database refused any of these rows, all of which are settled.
     pub fn refused(&self, first: Ticket, last: Ticket) -> bool {
-        self.shared.progress.borrow().refused.iter().any(|ticket| (first.0..=last.0).contains(ticket))
+        self.shared.progress.borrow().has_refused(first, last)
     }
 
     /// Resolves when everything appended so far is settled, so that a query sees it. Does not wait for a store that cannot
@@ -195,35 +246,19 @@ impl Store {
         }
     }
 
-    /// Adds to a total that goes on over restarts. Names come from our own code, so there are few.
-    pub fn count(&self, name: &str, delta: u64) {
-        let mut counters = self.shared.counters.lock();
-        match counters.totals.get_mut(name) {
-            Some(total) => *total = total.saturating_add(delta),
-            None => {
-                counters.totals.insert(name.to_owned(), delta);
-            }
-        }
-        if !counters.changed.contains(name) {
-            counters.changed.insert(name.to_owned());
-        }
+    /// Makes a session, or replaces it. Never waits; it is stored when the ticket is.
+    pub fn put_session(&self, record: SessionRecord) -> Result<Ticket, Unavailable> {
+        queue::append_one(&self.shared, queue::Item::Session(Box::new(record)))
     }
 
-    /// Stored events, newest first. Sees what is committed; call [`Store::settled`] first to see what was just appended.
-    pub async fn history(&self, query: &HistoryQuery) -> Result<Page, StoreError> {
-        history::page(&self.shared.readers, query, history::SCAN_ROWS_MAX).await
+    /// Removes a session. Never waits, as above.
+    pub fn end_session(&self, id: Arc<str>) -> Result<Ticket, Unavailable> {
+        queue::append_one(&self.shared, queue::Item::SessionEnd(id))
     }
 
-    /// Events of one channel and stream behind an offset, oldest first, bounded in number and bytes.
-    pub async fn after(
-        &self,
-        channel: &str,
-        epoch: Epoch,
-        since: u64,
-        events_max: usize,
-        bytes_max: usize,
-    ) -> Result<Vec<Event>, StoreError> {
-        after::after(&self.shared.readers, channel, epoch, since, events_max, bytes_max).await
+    /// Adds to what was counted. Never waits and is never refused: it is kept until it can be written.
+    pub fn append_points(&self, points: Vec<Point>) {
+        self.shared.queue.push_points(points);
     }
 
     /// Whether events are being written.

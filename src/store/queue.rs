@@ -2,19 +2,23 @@
 //! lock, so that publishing never fails half way and rows of one channel stand in the order of their offsets.
 //! What the writer has taken counts until it is committed.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::record::{ConnectionEnd, ConnectionRecord};
+use super::record::{ConnectionEnd, ConnectionRecord, Point, SessionRecord};
 use super::{Shared, StoreState, StoreStats, Unavailable};
 use crate::model::Event;
 
 /// A connection record's share of the queue's bytes.
 const RECORD_BYTES: usize = 512;
+
+/// Points that wait, at most: what is counted is counted in few series, and in minutes.
+const POINTS_MAX: usize = 100_000;
 
 /// How much may wait for the writer.
 #[derive(Debug, Clone, Copy)]
@@ -45,11 +49,17 @@ pub(super) enum Item {
     Event(Arc<Event>),
     Opened(Box<ConnectionRecord>),
     Closed(Box<(ConnectionRecord, ConnectionEnd)>),
+    Session(Box<SessionRecord>),
+    SessionEnd(Arc<str>),
 }
 
 impl Item {
     fn bytes(&self) -> usize {
-        if let Item::Event(event) = self { event.weight() } else { RECORD_BYTES }
+        match self {
+            Item::Event(event) => event.weight(),
+            Item::Session(session) => RECORD_BYTES + session.meta.as_ref().map_or(0, |meta| meta.as_str().len()),
+            Item::Opened(_) | Item::Closed(_) | Item::SessionEnd(_) => RECORD_BYTES,
+        }
     }
 }
 
@@ -57,7 +67,22 @@ impl Item {
 pub(super) struct Batch {
     pub(super) first: u64,
     pub(super) items: Vec<Item>,
+    /// Where each transaction ends; its items are refused together.
+    ends: Vec<usize>,
     bytes: usize,
+}
+
+impl Batch {
+    /// How many transactions.
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The places of the items of some of its transactions.
+    pub(super) fn places(&self, transactions: &Range<usize>) -> Range<usize> {
+        let end_of = |count: usize| count.checked_sub(1).map_or(0, |last| self.ends[last]);
+        end_of(transactions.start)..end_of(transactions.end)
+    }
 }
 
 struct Waiting {
@@ -76,6 +101,8 @@ pub(super) struct Queue {
 
 struct Inner {
     waiting: VecDeque<Waiting>,
+    /// What was counted and is not written yet: by kind, name, metric and minute.
+    points: HashMap<(&'static str, Arc<str>, &'static str, i64), u64>,
     /// The ticket of the last push.
     appended: u64,
     /// The place in the log of the last event.
@@ -99,6 +126,7 @@ impl Queue {
     pub(super) fn new(bounds: Bounds, seq: u64) -> Self {
         let inner = Inner {
             waiting: VecDeque::new(),
+            points: HashMap::new(),
             appended: 0,
             seq,
             rows: 0,
@@ -128,8 +156,40 @@ impl Queue {
         self.wake.notify_one();
     }
 
+    /// Adds to what waits to be written. Never refused; what is counted for the same minute is one.
+    pub(super) fn push_points(&self, points: Vec<Point>) {
+        let mut inner = self.inner.lock();
+        for point in points {
+            let key = (point.kind, point.name, point.metric, point.minute_s);
+            if inner.points.len() >= POINTS_MAX && !inner.points.contains_key(&key) {
+                inner.dropped_records += 1;
+                continue;
+            }
+            let value = inner.points.entry(key).or_default();
+            *value = value.saturating_add(point.delta);
+        }
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// What was counted since it was last taken.
+    pub(super) fn take_points(&self) -> Vec<Point> {
+        let points = std::mem::take(&mut self.inner.lock().points);
+        points.into_iter().map(|((kind, name, metric, minute_s), delta)| Point { kind, name, metric, minute_s, delta }).collect()
+    }
+
+    /// The newest place in the log that was given.
+    pub(super) fn seq(&self) -> u64 {
+        self.inner.lock().seq
+    }
+
     pub(super) fn last(&self) -> Ticket {
         Ticket(self.inner.lock().appended)
+    }
+
+    /// Makes the writer look.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
     }
 
     /// Resolves when something may be waiting.
@@ -144,8 +204,15 @@ impl Queue {
         let (rows, bytes) = inner.whole_transactions(&self.bounds);
         inner.taken_rows = rows;
         inner.taken_since = inner.waiting.front().map(|waiting| waiting.since);
-        let items = inner.waiting.drain(..rows).map(|waiting| waiting.item).collect();
-        Batch { first, items, bytes }
+        let mut items = Vec::with_capacity(rows);
+        let mut ends = Vec::with_capacity(rows);
+        for waiting in inner.waiting.drain(..rows) {
+            items.push(waiting.item);
+            if !waiting.more {
+                ends.push(items.len());
+            }
+        }
+        Batch { first, items, ends, bytes }
     }
 
     /// The batch is done with: its room is free again. Wakes the writer where more waits.
@@ -174,7 +241,7 @@ impl Queue {
     /// Whether nothing waits and nobody holds a reservation any more.
     pub(super) fn is_done(&self) -> bool {
         let inner = self.inner.lock();
-        inner.waiting.is_empty() && inner.reserved_rows == 0
+        inner.waiting.is_empty() && inner.points.is_empty() && inner.reserved_rows == 0
     }
 
     pub(super) fn state(&self) -> StoreState {
@@ -295,6 +362,20 @@ impl Permit {
         queue.wake.notify_one();
         Appended { events: shared, first: Ticket(first), last: Ticket(last) }
     }
+}
+
+/// Appends one item that is no event, where there is room for it now.
+pub(super) fn append_one(shared: &Arc<Shared>, item: Item) -> Result<Ticket, Unavailable> {
+    let mut permit = reserve(shared, 1, item.bytes())?;
+    let mut inner = shared.queue.inner.lock();
+    inner.rows += 1;
+    inner.bytes += item.bytes();
+    inner.push(item, false);
+    inner.give_back(&mut permit.rows, &mut permit.bytes);
+    let ticket = Ticket(inner.appended);
+    drop(inner);
+    shared.queue.wake.notify_one();
+    Ok(ticket)
 }
 
 impl Drop for Permit {

@@ -1,6 +1,8 @@
-//! What is kept of a connection.
+//! What is kept besides events: connections, sessions, and what is counted.
 
 use std::sync::Arc;
+
+use crate::model::Json;
 
 /// A connection as it opened, or as it is known when it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +13,7 @@ pub struct ConnectionRecord {
     pub protocol: Arc<str>,
     /// Its user, if known.
     pub user: Option<Arc<str>>,
-    /// Its session, if any.
+    /// Its session, if any. That one is seen when the connection opens and when it ends.
     pub session: Option<Arc<str>>,
     /// The address it came from.
     pub address: Arc<str>,
@@ -24,6 +26,8 @@ pub struct ConnectionRecord {
 pub struct ConnectionEnd {
     /// When.
     pub closed_ms: i64,
+    /// When something last came from it.
+    pub seen_ms: i64,
     /// The close code.
     pub code: u16,
     /// The reason.
@@ -38,4 +42,38 @@ pub struct ConnectionEnd {
     pub bytes_out: u64,
     /// Messages meant for it that it did not get.
     pub dropped: u64,
+}
+
+/// An identity that outlives a connection. Times are milliseconds since the Unix epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// What connections name it by.
+    pub id: Arc<str>,
+    /// Its user, if known.
+    pub user: Option<Arc<str>>,
+    /// What it is called, for people.
+    pub name: Option<Arc<str>>,
+    /// What travels with it.
+    pub meta: Option<Json>,
+    /// When it was made.
+    pub created_ms: i64,
+    /// When it is over, unless it is put again with a later time.
+    pub expires_ms: i64,
+    /// When a connection of it was last seen, if ever.
+    pub seen_ms: Option<i64>,
+}
+
+/// Something was counted. The words come from our own code and configuration, so there are few.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Point {
+    /// What kind of thing: a protocol, a route.
+    pub kind: &'static str,
+    /// Which one.
+    pub name: Arc<str>,
+    /// What of it.
+    pub metric: &'static str,
+    /// The beginning of the minute it happened in, in seconds since the Unix epoch.
+    pub minute_s: i64,
+    /// How much was added.
+    pub delta: u64,
 }

@@ -8,72 +8,88 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{Connection, SqliteConnection};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::open::Database;
+use super::channels::Channels;
+use super::known::Known;
+use super::link::Link;
 use super::queue::{Batch, Item};
-use super::{Shared, StoreError, StoreState, insert};
+use super::record::Point;
+use super::retention::Retention;
+use super::work::{Work, begin, say_clean};
+use super::{Recovered, Shared, StoreError, StoreState, check};
+use crate::config::plan::StorePlan;
 use crate::model::Now;
+use crate::model::event::fresh_epoch;
 
-/// Between two writes of the totals that changed.
-const COUNTERS_EVERY: Duration = Duration::from_secs(10);
-/// The first wait after a failed write; doubled up to the last.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_LAST: Duration = Duration::from_secs(1);
+/// Between two looks at the database, and at what is too old.
+const TICK: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 1000 });
 /// How long a stop goes on trying to write what is queued.
 const STOP_WAIT: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 5000 });
-/// How many refused tickets are remembered for those who wait for them.
-const REFUSED_KEPT: usize = 1024;
+/// How many runs of refused tickets are remembered for those who wait for them.
+const REFUSED_KEPT: usize = 65_536;
 
-/// The writing side of a store. There is one; it holds the lock on the file.
+/// The writing side of a store. There is one; it holds the lock on the database.
 pub struct Writer {
-    shared: Arc<Shared>,
-    pub(super) database: Database,
-    begun: bool,
+    pub(super) shared: Arc<Shared>,
+    pub(super) link: Link,
+    pub(super) known: Known,
+    pub(super) retention: Retention,
+    /// None before it began.
+    pub(super) channels: Option<Arc<dyn Channels>>,
+    /// The log's name, and this run's.
+    pub(super) log: u64,
+    pub(super) run: String,
+    /// Something was committed since the last look at the database.
+    pub(super) proven: bool,
+    /// Looks through the file after a crash.
+    pub(super) check: Option<JoinHandle<()>>,
 }
 
 /// The stop that was asked for, and until when the writer goes on trying.
-struct Stop<'a> {
-    asked: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
-    until: Option<Instant>,
+pub(super) struct Stop<'a> {
+    pub(super) asked: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
+    pub(super) until: Option<Instant>,
 }
 
 /// The time of a stop ran out with rows unwritten.
-struct GaveUp;
+pub(super) struct GaveUp;
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, database: Database) -> Self {
-        Self { shared, database, begun: false }
+    pub(super) fn new(shared: Arc<Shared>, link: Link, known: Known, plan: &StorePlan, recovered: &Recovered) -> Self {
+        let check = if recovered.clean { None } else { check::spawn(&shared, &link) };
+        let retention = Retention::new(plan.size);
+        let run = fresh_epoch().to_string();
+        Self { shared, link, known, retention, channels: None, log: recovered.log, run, proven: true, check }
     }
 
-    /// Notes in the file that it is in use, and takes reservations from now on. Last step of a start: what fails before it
-    /// leaves no trace.
-    pub async fn begin(&mut self) -> Result<(), StoreError> {
-        if !self.begun {
-            self.note_running().await?;
-            self.begun = true;
-            self.shared.queue.begin();
-        }
+    /// Notes in the database that it is in use and which channels promise what, and takes reservations from now on. Last step
+    /// of a start: what fails before it leaves no trace.
+    pub async fn begin(&mut self, channels: Arc<dyn Channels>) -> Result<(), StoreError> {
+        begin(&mut self.link, &*channels, &self.run).await?;
+        self.channels = Some(channels);
+        self.shared.queue.begin();
         Ok(())
     }
 
-    /// Writes until `stop` resolves, then what is still queued, the totals, and that this was an orderly end. Begins where
-    /// that was not done.
+    /// Writes until `stop` resolves, then what is still queued, and that this was an orderly end. Nothing to do for one that
+    /// has not begun.
     pub async fn run(mut self, stop: impl Future<Output = ()> + Send) {
+        let Some(channels) = self.channels.clone() else { return };
         let mut stop = Stop { asked: pin!(stop), until: None };
-        let mut counters = interval(COUNTERS_EVERY);
-        counters.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut gave_up = self.begin_at_last(&mut stop).await.is_err();
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut gave_up = false;
         while !gave_up {
-            let mut totals = Vec::new();
             tokio::select! {
                 () = self.shared.queue.woken() => {}
-                _ = counters.tick() => totals = self.changed_totals(),
+                _ = ticks.tick() => self.tick(&*channels).await,
+                () = std::future::ready(()), if self.may_trim(&stop) => self.trim(&*channels).await,
                 () = &mut stop.asked, if stop.until.is_none() => self.begin_stop(&mut stop),
                 () = sleep_until(stop.until.unwrap_or_else(Instant::now)), if stop.until.is_some() => gave_up = true,
             }
-            gave_up |= self.step(totals, &mut stop).await.is_err();
+            gave_up |= self.step(&*channels, &mut stop).await.is_err();
             if stop.until.is_some() && self.shared.queue.is_done() {
                 break;
             }
@@ -81,147 +97,112 @@ impl Writer {
         self.end(gave_up).await;
     }
 
-    async fn begin_at_last(&mut self, stop: &mut Stop<'_>) -> Result<(), GaveUp> {
-        while let Err(StoreError::Query(error)) = self.begin().await {
-            self.degraded(&error);
-            self.pause(RETRY_LAST, stop).await?;
+    /// Looks whether the database can be written to, and which events have to go.
+    async fn tick(&mut self, channels: &dyn Channels) {
+        self.probe(channels).await;
+        self.retention.tick(&self.known, channels, Now::read().wall_ms);
+    }
+
+    /// Whether old events may be removed now: not while there is something more urgent.
+    fn may_trim(&self, stop: &Stop<'_>) -> bool {
+        self.retention.has_work() && stop.until.is_none() && self.shared.queue.state() == StoreState::Ok
+    }
+
+    /// Removes some old events, in one transaction.
+    async fn trim(&mut self, channels: &dyn Channels) {
+        let readers = self.shared.readers();
+        match self.retention.chunk(&mut self.link, &readers, &mut self.known, channels, Now::read().wall_ms).await {
+            Ok(trimmed) => trimmed.iter().for_each(|(name, first)| channels.trimmed(name, *first)),
+            Err(fault) => self.failed(&fault, channels).await,
         }
-        self.recovered();
-        Ok(())
     }
 
-    async fn note_running(&self) -> sqlx::Result<()> {
-        sqlx::query("UPDATE meta SET value = '0' WHERE key = 'clean'").execute(&self.database.writer).await?;
-        Ok(())
-    }
-
-    fn begin_stop(&self, stop: &mut Stop<'_>) {
+    pub(super) fn begin_stop(&self, stop: &mut Stop<'_>) {
         self.shared.queue.stop();
         stop.until = Some(Instant::now() + STOP_WAIT);
     }
 
-    /// Writes the next batch and the totals. One only, so that a stop is seen while publishers keep the queue filled.
-    async fn step(&self, mut totals: Vec<(String, u64)>, stop: &mut Stop<'_>) -> Result<(), GaveUp> {
+    /// Writes the next batch and what was counted. One only, so that a stop is seen while publishers keep the queue filled.
+    async fn step(&mut self, channels: &dyn Channels, stop: &mut Stop<'_>) -> Result<(), GaveUp> {
         let batch = self.shared.queue.take();
-        if batch.items.is_empty() && totals.is_empty() {
-            return Ok(());
+        if !batch.items.is_empty() {
+            let refused = self.write(&batch, channels, stop).await?;
+            self.shared.queue.release(&batch);
+            self.tell(&batch, refused);
         }
-        let refused = self.write(&batch, &mut totals, stop).await?;
-        self.shared.queue.release(&batch);
-        self.tell(&batch, &refused);
+        let points = self.shared.queue.take_points();
+        if !points.is_empty() {
+            self.write_points(&points, channels, stop).await?;
+        }
         Ok(())
     }
 
     /// Writes one batch, however long the database cannot. Where it refuses the batch for what is in it, halves are tried, then
-    /// rows. Gives the tickets of refused rows.
-    async fn write(&self, batch: &Batch, totals: &mut Vec<(String, u64)>, stop: &mut Stop<'_>) -> Result<Vec<u64>, GaveUp> {
-        let all = 0..batch.items.len();
+    /// single transactions. Gives the tickets of what was refused.
+    async fn write(&mut self, batch: &Batch, channels: &dyn Channels, stop: &mut Stop<'_>) -> Result<Vec<Range<u64>>, GaveUp> {
+        let all = 0..batch.len();
         let mut pieces = VecDeque::from([all.clone()]);
         let mut refused = Vec::new();
-        let mut wait = RETRY_FIRST;
         while let Some(piece) = pieces.pop_front() {
-            match self.transaction(&batch.items[piece.clone()], totals).await {
-                Ok(()) => {
-                    totals.clear();
-                    self.recovered();
+            let places = batch.places(&piece);
+            let items = &batch.items[places.clone()];
+            match self.attempt(&Work::Items(items), channels, stop).await? {
+                Ok(()) => {}
+                Err(error) if piece.len() == 1 => {
+                    let tickets = batch.first + places.start as u64..batch.first + places.end as u64;
+                    let what = items.first().map(describe);
+                    tracing::error!(ticket = tickets.start, rows = items.len(), %error, what, "the store refused a transaction; it is lost");
+                    // Its offsets were given, and may have been seen: they count as used.
+                    if let Err(error) = self.attempt(&Work::Refused(items), channels, stop).await? {
+                        tracing::error!(%error, "the store refused the offsets of a refused transaction too");
+                    }
+                    refused.push(tickets);
                 }
-                Err(error) if is_about_a_row(&error) && piece.len() == 1 => {
-                    let ticket = batch.first + piece.start as u64;
-                    tracing::error!(ticket, %error, row = describe(&batch.items[piece.start]), "the store refused a row; it is lost");
-                    refused.push(ticket);
-                }
-                Err(error) if is_about_a_row(&error) => split(piece, &all).into_iter().rev().for_each(|p| pieces.push_front(p)),
-                Err(error) => {
-                    self.degraded(&error);
-                    pieces.push_front(piece);
-                    self.pause(wait, stop).await?;
-                    wait = (wait * 2).min(RETRY_LAST);
-                }
+                Err(_) => split(piece, &all).into_iter().rev().for_each(|p| pieces.push_front(p)),
             }
         }
         Ok(refused)
     }
 
-    async fn pause(&self, wait: Duration, stop: &mut Stop<'_>) -> Result<(), GaveUp> {
-        tokio::select! {
-            () = sleep(wait) => {}
-            () = &mut stop.asked, if stop.until.is_none() => self.begin_stop(stop),
+    async fn write_points(&mut self, points: &[Point], channels: &dyn Channels, stop: &mut Stop<'_>) -> Result<(), GaveUp> {
+        if let Err(error) = self.attempt(&Work::Points(points), channels, stop).await? {
+            tracing::error!(series = points.len(), %error, "the store refused what was counted; it is lost");
         }
-        if stop.until.is_some_and(|until| Instant::now() >= until) { Err(GaveUp) } else { Ok(()) }
+        Ok(())
     }
 
-    async fn transaction(&self, items: &[Item], totals: &[(String, u64)]) -> sqlx::Result<()> {
-        let mut db = self.database.writer.acquire().await?;
-        let done = commit(&mut db, items, totals).await;
-        // A connection whose thread has died would fail for ever: after an error the next try has a fresh one. In memory it is
-        // the database itself and stays.
-        if done.is_err() && self.database.lock.is_some() {
-            db.close_on_drop();
-        }
-        done
-    }
-
-    fn tell(&self, batch: &Batch, refused: &[u64]) {
-        if batch.items.is_empty() {
-            return;
-        }
+    fn tell(&self, batch: &Batch, refused: Vec<Range<u64>>) {
         self.shared.progress.send_modify(|progress| {
+            let lost: u64 = refused.iter().map(|tickets| tickets.end - tickets.start).sum();
             progress.committed = batch.first + batch.items.len() as u64 - 1;
-            progress.rows += (batch.items.len() - refused.len()) as u64;
-            progress.rows_refused += refused.len() as u64;
+            progress.rows += batch.items.len() as u64 - lost;
+            progress.rows_refused += lost;
             progress.batches += 1;
-            progress.refused.extend(refused);
+            for tickets in refused {
+                match progress.refused.back_mut().filter(|last| last.end == tickets.start) {
+                    Some(last) => last.end = tickets.end,
+                    None => progress.refused.push_back(tickets),
+                }
+            }
             let excess = progress.refused.len().saturating_sub(REFUSED_KEPT);
             progress.refused.drain(..excess);
         });
     }
 
-    fn degraded(&self, error: &sqlx::Error) {
-        if self.shared.queue.state() == StoreState::Ok {
-            tracing::error!(%error, "the store cannot be written to; publishing to channels with history is refused until it can");
-            let reason = error.to_string().into();
-            self.shared.queue.set_state(StoreState::Degraded { since_ms: Now::read().wall_ms, reason });
-        }
-    }
-
-    fn recovered(&self) {
-        if let StoreState::Degraded { since_ms, .. } = self.shared.queue.state() {
-            self.shared.queue.set_state(StoreState::Ok);
-            tracing::info!(after_ms = Now::read().wall_ms - since_ms, "the store can be written to again");
-        }
-    }
-
-    /// The totals that changed since they were last asked for. Totals, not differences: writing them twice does no harm.
-    fn changed_totals(&self) -> Vec<(String, u64)> {
-        let mut counters = self.shared.counters.lock();
-        let changed = std::mem::take(&mut counters.changed);
-        changed
-            .into_iter()
-            .map(|name| (counters.totals.get(&name).copied().unwrap_or(0), name))
-            .map(|(total, name)| (name, total))
-            .collect()
-    }
-
-    async fn end(self, gave_up: bool) {
+    async fn end(mut self, gave_up: bool) {
         if gave_up {
             let rows = self.shared.queue.stats().queued_rows;
-            tracing::error!(rows, "the store could not be written to before the stop; channels get new epochs at the next start");
-        } else if let Err(error) = self.say_clean().await {
-            tracing::error!(%error, "the store could not be closed in order; channels get new epochs at the next start");
+            tracing::error!(rows, "the store could not be written to before the stop; what was queued is lost");
+        } else if let Err(error) = say_clean(&mut self.link, self.shared.queue.seq()).await {
+            tracing::error!(%error, "the store could not be closed in order; channels with an early promise get new epochs at the next start");
         }
-        self.database.readers.close().await;
-        self.database.writer.close().await;
-    }
-
-    async fn say_clean(&self) -> sqlx::Result<()> {
-        let totals = self.changed_totals();
-        let mut db = self.database.writer.acquire().await?;
-        let mut tx = db.begin_with("BEGIN IMMEDIATE").await?;
-        insert::counters(&mut tx, &totals).await?;
-        sqlx::query("UPDATE meta SET value = '1' WHERE key = 'clean'").execute(&mut *tx).await?;
-        tx.commit().await?;
-        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut *db).await?;
-        Ok(())
+        if let Some(check) = self.check.take() {
+            check.abort();
+        }
+        self.shared.readers().close().await;
+        if let Err(error) = self.link.close().await {
+            tracing::debug!(%error, "the store's connection did not close in order");
+        }
     }
 }
 
@@ -233,48 +214,13 @@ impl Drop for Writer {
     }
 }
 
-/// By hand rather than as a transaction of sqlx's: a full disk ends a transaction on its own, which that one never learns.
-async fn commit(db: &mut SqliteConnection, items: &[Item], totals: &[(String, u64)]) -> sqlx::Result<()> {
-    sqlx::query("BEGIN IMMEDIATE").execute(&mut *db).await?;
-    let done = fill(db, items, totals).await;
-    if done.is_err()
-        && let Err(error) = sqlx::query("ROLLBACK").execute(db).await
-    {
-        tracing::debug!(%error, "the database had rolled back by itself");
-    }
-    done
-}
-
-async fn fill(db: &mut SqliteConnection, items: &[Item], totals: &[(String, u64)]) -> sqlx::Result<()> {
-    insert::items(db, items).await?;
-    insert::counters(db, totals).await?;
-    sqlx::query("COMMIT").execute(db).await?;
-    Ok(())
-}
-
-/// The whole into halves, a half into rows.
+/// The whole into halves, a half into single transactions.
 fn split(piece: Range<usize>, all: &Range<usize>) -> Vec<Range<usize>> {
     if piece == *all {
         let middle = piece.start + piece.len() / 2;
         vec![piece.start..middle, middle..piece.end]
     } else {
-        piece.map(|row| row..row + 1).collect()
-    }
-}
-
-/// Whether the database took offence at a row rather than being unable to write: too large, a broken constraint, a wrong type.
-fn is_about_a_row(error: &sqlx::Error) -> bool {
-    const TOO_BIG: u32 = 18;
-    const CONSTRAINT: u32 = 19;
-    const MISMATCH: u32 = 20;
-    match error {
-        sqlx::Error::Database(error) => {
-            let code = error.code().and_then(|code| code.parse::<u32>().ok());
-            // The low byte is the primary code; the rest says more.
-            code.is_some_and(|code| matches!(code & 0xff, TOO_BIG | CONSTRAINT | MISMATCH))
-        }
-        sqlx::Error::Encode(_) => true,
-        _ => false,
+        piece.map(|one| one..one + 1).collect()
     }
 }
 
@@ -284,5 +230,7 @@ fn describe(item: &Item) -> String {
         Item::Event(event) => format!("event {} of {:?} at offset {}", event.new.id, event.channel, event.offset),
         Item::Opened(record) => format!("connection {} opened", record.client),
         Item::Closed(both) => format!("connection {} closed", both.0.client),
+        Item::Session(session) => format!("session {} put", session.id),
+        Item::SessionEnd(id) => format!("session {id} ended"),
     }
 }

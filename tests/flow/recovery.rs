@@ -25,10 +25,15 @@ protocols:
         join: { channel: $.channel, recover: { since: $.since, epoch: $.epoch } }
         reply: { type: joined, recovered: $recovery.recovered, missed: $recovery.missed, offset: $recovery.offset, epoch: $recovery.epoch }
       leave: { leave: $.channel, reply: { type: left } }
+      last: { call: last, reply: { type: last, n: $result } }
       say: { to: $.channel, data: { n: $.n }, reply: { type: said } }
     deliver: { o: $event.offset, n: $event.data.n }
     error: { type: error, error: $error.message }
 "#;
+
+fn rooms() -> Setup {
+    Setup::own(ROOMS).plugin("p", "fn last(conn, msg) { let all = history(\"many\", 1); all[0].data.n }")
+}
 
 fn join(channel: &str, since: &Value) -> Value {
     json!({ "type": "join", "channel": channel, "since": since })
@@ -50,7 +55,7 @@ async fn offsets(client: &mut Client, count: usize) -> Vec<u64> {
 
 #[tokio::test]
 async fn what_was_missed_comes_behind_the_answer_and_before_what_is_new() {
-    let server = Setup::own(ROOMS).start();
+    let server = rooms().start();
     for channel in ["many", "few", "early"] {
         let mut epoch = Value::Null;
         for n in 1..=20 {
@@ -83,8 +88,34 @@ async fn what_was_missed_comes_behind_the_answer_and_before_what_is_new() {
 }
 
 #[tokio::test]
+async fn a_message_sees_what_those_before_it_did_though_they_wait_for_the_store() {
+    let server = rooms().start();
+    let mut client = Client::connect(server.url("p")).await;
+    for n in 1..=100 {
+        for message in [
+            json!({ "type": "say", "channel": "many", "n": n }),
+            json!({ "type": "last" }),
+            json!({ "type": "join", "channel": "many", "since": n - 1 }),
+            json!({ "type": "leave", "channel": "many" }),
+            json!({ "type": "ping" }),
+        ] {
+            client.send(&message).await;
+        }
+    }
+    for n in 1..=100 {
+        assert_eq!(client.next().await, json!({ "type": "said" }));
+        assert_eq!(client.next().await, json!({ "type": "last", "n": n }));
+        let joined = client.next().await;
+        assert_eq!((&joined["recovered"], &joined["offset"]), (&json!(true), &json!(n)), "{joined}");
+        assert_eq!(client.next().await, json!({ "o": n, "n": n }));
+        assert_eq!(client.next().await, json!({ "type": "left" }));
+        assert_eq!(client.next().await, json!({ "type": "pong" }));
+    }
+}
+
+#[tokio::test]
 async fn a_channel_without_a_history_says_that_it_has_none() {
-    let server = Setup::own(ROOMS).start();
+    let server = rooms().start();
     let mut there = Client::connect(server.url("p")).await;
     assert_eq!(there.ask(&join("none", &json!(0))).await["recovered"], true);
     say(&server, "none", 1).await;
@@ -97,7 +128,7 @@ async fn a_channel_without_a_history_says_that_it_has_none() {
 
 #[tokio::test]
 async fn more_than_an_outbox_holds_is_given_as_the_client_reads() {
-    let server = Setup::own(ROOMS).start();
+    let server = rooms().start();
     // Some 40 bytes a frame, an outbox of 64 KiB: many times what fits.
     for channel in ["many", "few"] {
         for batch in 0..10u64 {
@@ -119,7 +150,7 @@ async fn more_than_an_outbox_holds_is_given_as_the_client_reads() {
 
 #[tokio::test]
 async fn positions_hold_over_a_restart() {
-    let setup = Setup::own(ROOMS);
+    let setup = rooms();
     let server = setup.clone().start();
     for n in 1..=5 {
         say(&server, "many", n).await;
@@ -199,7 +230,7 @@ proptest! {
         const EACH: u64 = 1500;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
-            let server = std::sync::Arc::new(Setup::own(ROOMS).start());
+            let server = std::sync::Arc::new(rooms().start());
             let mut tasks = tokio::task::JoinSet::new();
             for channel in ["many", "few", "early"] {
                 for _ in 0..2 {
@@ -231,7 +262,7 @@ proptest! {
 #[tokio::test]
 async fn a_storm_of_clients_that_come_back_is_served_while_others_publish() {
     const CLIENTS: usize = 500;
-    let server = std::sync::Arc::new(Setup::own(ROOMS).start());
+    let server = std::sync::Arc::new(rooms().start());
     for n in 1..=100 {
         say(&server, "many", n).await;
     }

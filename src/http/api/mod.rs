@@ -1,5 +1,6 @@
 //! The REST interface: the application's door. Who may come in at all is decided first, the same for every call.
 
+mod asked;
 mod history;
 mod live;
 mod publish;
@@ -14,6 +15,7 @@ use axum::http::{Method, Request, Response, StatusCode, Uri};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use hyper::body::Incoming;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
@@ -30,6 +32,7 @@ pub struct Api {
     router: Arc<Router>,
     stop: CancellationToken,
     recent: publish::RecentIds,
+    exports: Arc<Semaphore>,
 }
 
 /// The REST interface on its listener.
@@ -43,7 +46,8 @@ impl ApiSite {
     /// All calls. `stop` is what makes the server not ready.
     pub fn new(router: Arc<Router>, stop: CancellationToken) -> Self {
         let loopback = router.context.runtime.plan.api.listen.is_loopback();
-        let api = Arc::new(Api { router, stop, recent: publish::RecentIds::default() });
+        let api =
+            Arc::new(Api { router, stop, recent: publish::RecentIds::default(), exports: Arc::new(Semaphore::new(history::EXPORTS_MAX)) });
         let routes = Routes::new()
             .route("/api/publish", post(publish::publish))
             .route("/api/sources", get(live::sources))

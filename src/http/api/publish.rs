@@ -59,16 +59,16 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>)
         Ok(async move { Ok(published(&accepted.settled(&store).await?)) }.boxed().shared())
     };
     let answer = match &order.id {
-        None => in_time(go()?).await?,
+        None => in_time(go().map_err(Problem::with_reason)?).await.map_err(Problem::with_reason)?,
         Some(id) => {
             // One lock from the look-up to the entry: of two calls at once with one id, one publishes, and both wait for it.
-            let answer = api.recent.lock().once(id, now.instant, go)?;
+            let answer = api.recent.lock().once(id, now.instant, go).map_err(Problem::with_reason)?;
             let answer = in_time(answer.clone()).await.inspect_err(|_| {
                 if matches!(answer.peek(), Some(Err(_))) {
                     api.recent.lock().forget(id);
                 }
             });
-            answer?
+            answer.map_err(Problem::with_reason)?
         }
     };
     let answer = if order.is_list && !answer.is_array() { serde_json::json!([answer]) } else { answer };
@@ -90,7 +90,8 @@ pub(super) async fn source(
     let (parts, body) = request.into_parts();
     let body = read_json(&parts, body, BODY_BYTES_MAX).await?.ok_or_else(no_body)?;
     let view = request_view(&parts, Vec::new());
-    conclude(&api.router, api.router.source(source, body, Some(&view), Now::read())?, false).await
+    let promised = api.router.source(source, body, Some(&view), Now::read()).map_err(Problem::with_reason)?;
+    conclude(&api.router, promised, false).await.map_err(Problem::with_reason)
 }
 
 fn no_body() -> Problem {

@@ -1,0 +1,1 @@
+//! Which index serves which question.

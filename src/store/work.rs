@@ -1,0 +1,173 @@
+//! What one transaction of the writer does.
+
+use futures_util::FutureExt;
+use sqlx::Row;
+
+use super::channels::Channels;
+use super::db::{Held, both};
+use super::fault::Fault;
+use super::known::Noted;
+use super::link::Link;
+use super::queue::Item;
+use super::record::Point;
+use super::recover::{meta, set_meta};
+use super::{aside, insert};
+use crate::model::Event;
+
+/// A transaction.
+pub(super) enum Work<'a> {
+    /// What was queued.
+    Items(&'a [Item]),
+    /// The database refused these: only their offsets are noted.
+    Refused(&'a [Item]),
+    /// What was counted.
+    Points(&'a [Point]),
+}
+
+impl Work<'_> {
+    /// The newest place in the log that it gives out.
+    pub(super) fn last_seq(&self) -> u64 {
+        match self {
+            Self::Items(items) | Self::Refused(items) => items.iter().rev().find_map(event).map_or(0, |event| event.seq),
+            Self::Points(_) => 0,
+        }
+    }
+
+    /// How many rows of events it adds.
+    pub(super) fn events(&self) -> i64 {
+        let Self::Items(items) = self else { return 0 };
+        i64::try_from(items.iter().filter_map(event).count()).unwrap_or_default()
+    }
+}
+
+/// Does it, all or nothing. `again`: it was tried before and failed, perhaps only after the commit; then `mark`, which must be
+/// the same for all tries of one work, says whether it is there already. Gives where it has left the channels.
+pub(super) async fn perform(
+    link: &mut Link,
+    work: &Work<'_>,
+    channels: &dyn Channels,
+    again: bool,
+    mark: u64,
+) -> Result<Vec<Noted>, Fault> {
+    let is_remote = link.is_remote();
+    let work = async {
+        let mut held = link.begin().await?;
+        let done = once(&mut held, work, channels, again, mark).await;
+        link.end(held, done).await
+    };
+    Link::in_time(is_remote, work.boxed()).await
+}
+
+/// A transaction is there as a whole or not at all: it is known by its first event, or by a mark of its own where it has none.
+async fn once(db: &mut Held, work: &Work<'_>, channels: &dyn Channels, again: bool, mark: u64) -> sqlx::Result<Vec<Noted>> {
+    let first = if let Work::Items(items) = work { items.iter().find_map(event) } else { None };
+    let mark = mark.to_string();
+    let is_there = again
+        && match first {
+            Some(event) => is_written(db, event).await?,
+            None => meta(db, "mark").await?.is_some_and(|there| there == mark),
+        };
+    if is_there {
+        return match work {
+            Work::Items(items) | Work::Refused(items) => insert::standing(db, &events(items)).await,
+            Work::Points(_) => Ok(Vec::new()),
+        };
+    }
+    if first.is_none() {
+        set_meta(db, "mark", &mark).await?;
+    }
+    fill(db, work, channels).await
+}
+
+async fn fill(db: &mut Held, work: &Work<'_>, channels: &dyn Channels) -> sqlx::Result<Vec<Noted>> {
+    match work {
+        Work::Items(items) => {
+            let events = events(items);
+            let noted = insert::events(db, &events, channels).await?;
+            for item in *items {
+                match item {
+                    Item::Event(_) => {}
+                    Item::Opened(record) => aside::opened(db, record).await?,
+                    Item::Closed(both) => aside::closed(db, &both.0, &both.1).await?,
+                    Item::Session(session) => aside::put_session(db, session).await?,
+                    Item::SessionEnd(id) => aside::end_session(db, id).await?,
+                }
+            }
+            Ok(noted)
+        }
+        Work::Refused(items) => insert::channels(db, &events(items), channels).await,
+        Work::Points(points) => {
+            aside::points(db, points).await?;
+            Ok(Vec::new())
+        }
+    }
+}
+
+fn event(item: &Item) -> Option<&Event> {
+    if let Item::Event(event) = item { Some(event) } else { None }
+}
+
+fn events(items: &[Item]) -> Vec<&Event> {
+    items.iter().filter_map(event).collect()
+}
+
+async fn is_written(db: &mut Held, event: &Event) -> sqlx::Result<bool> {
+    let sql = "SELECT uuid FROM events WHERE id = $1";
+    let there: Option<Vec<u8>> = both!(db, db => sqlx::query_scalar(sql).bind(event.seq.cast_signed()).fetch_optional(&mut **db).await?);
+    Ok(there.is_some_and(|uuid| uuid == event.new.id.as_bytes()))
+}
+
+/// Notes that the log is in use and by whom, and which channels promise what: a crash of this run must treat them right.
+pub(super) async fn begin(link: &mut Link, channels: &dyn Channels, run: &str) -> Result<(), Fault> {
+    let mut held = link.begin().await?;
+    let done = note_begin(&mut held, channels, run).await;
+    link.end(held, done).await?;
+    if let Link::Postgres(link) = link {
+        link.run = Some(run.to_owned());
+    }
+    Ok(())
+}
+
+async fn note_begin(db: &mut Held, channels: &dyn Channels, run: &str) -> sqlx::Result<()> {
+    set_meta(db, "clean", "0").await?;
+    set_meta(db, "run", run).await?;
+    both!(db, db => {
+        for row in sqlx::query("SELECT id, name, early FROM channels").fetch_all(&mut **db).await? {
+            let early = i64::from(channels.policy(row.try_get(1)?).early);
+            if early != row.try_get::<i64, _>(2)? {
+                let query = sqlx::query("UPDATE channels SET early = $2 WHERE id = $1").bind(row.try_get::<i64, _>(0)?).bind(early);
+                query.execute(&mut **db).await?;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Notes that this was an orderly end.
+pub(super) async fn say_clean(link: &mut Link, seq: u64) -> Result<(), Fault> {
+    let mut held = link.begin().await?;
+    let done = async {
+        set_meta(&mut held, "seq", &seq.to_string()).await?;
+        set_meta(&mut held, "clean", "1").await
+    };
+    let done = done.await;
+    link.end(held, done).await?;
+    if let Link::Sqlite(link) = link {
+        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&link.pool).await?;
+    }
+    Ok(())
+}
+
+/// Whether the database can be written to. `write`: by writing something, as reading proves nothing where a disk was full.
+pub(super) async fn probe(link: &mut Link, write: bool) -> Result<(), Fault> {
+    let is_remote = link.is_remote();
+    let work = async {
+        if !link.is_there() {
+            return Err(Fault::Gone);
+        }
+        let mut held = link.begin().await?;
+        let done = if write { set_meta(&mut held, "probe", "").await } else { Ok(()) };
+        link.end(held, done).await
+    };
+    Link::in_time(is_remote, work.boxed()).await
+}
