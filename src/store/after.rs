@@ -47,7 +47,7 @@ impl Store {
         let mut query = Query::new(&pool, "SELECT ");
         query.push(EVENT_COLUMNS).push(" FROM events e WHERE e.channel = (SELECT c.id FROM channels c WHERE c.name = ").value(channel);
         query.push(") AND e.\"offset\" > ").value(i64::try_from(since).unwrap_or(i64::MAX));
-        query.push(" AND ").aside("e.epoch").push(" = ").value(epoch.cast_signed());
+        query.push(" AND ").aside_number("e.epoch").push(" = ").value(epoch.cast_signed());
         query.push(" ORDER BY e.\"offset\" LIMIT ").value(i64::try_from(events_max).unwrap_or(i64::MAX));
         let (mut events, mut bytes) = (Vec::new(), 0);
         let read = |row: &dyn Columns| {
