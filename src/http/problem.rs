@@ -5,8 +5,8 @@ use axum::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFT
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 
-use crate::model::Fault;
 use crate::model::fault::Flaw;
+use crate::model::{Code, Fault};
 
 /// A refused request.
 #[derive(Debug, Clone)]
@@ -37,6 +37,18 @@ impl Problem {
     pub fn allow(mut self, methods: String) -> Self {
         self.allow = Some(methods);
         self
+    }
+}
+
+impl Problem {
+    /// A fault as the application is told: with what only the operator of the server may know.
+    pub fn with_reason(fault: Fault) -> Self {
+        let reason = fault.detail.clone().filter(|_| fault.code == Code::Unavailable);
+        let mut problem = Self::from(fault);
+        if let Some(reason) = reason {
+            problem.detail = format!("{}: {reason}", problem.detail);
+        }
+        problem
     }
 }
 
