@@ -221,6 +221,7 @@ impl Apply<'_> {
                 (Step::Do(Effect::Publish { channel, plan, event, except }), _, Some(held)) => {
                     if let Some(event) = held.place(&channel, event) {
                         let published = held.show(Arc::new(event), except, &mut renderer);
+                        hub.feed.passing(&published.event);
                         runtime.published(Some(&plan), &published);
                         applied.published.push(published);
                     }
@@ -238,6 +239,7 @@ impl Apply<'_> {
                 (Step::Do(Effect::Direct { receivers, event, except }), _, _) => {
                     let event = Arc::new(Event { new: event, channel: None, offset: 0, epoch: 0, seq: 0 });
                     let published = direct(hub, &receivers, event, except, &mut renderer);
+                    hub.feed.passing(&published.event);
                     runtime.published(None, &published);
                     applied.published.push(published);
                 }
