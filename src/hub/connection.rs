@@ -1,7 +1,7 @@
 //! What the hub knows of one open connection: who it is, what it is subscribed to, what waits for it, what passed over it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
@@ -48,6 +48,8 @@ pub struct Traffic {
     pub bytes_in: AtomicU64,
     /// Payload bytes queued.
     pub bytes_out: AtomicU64,
+    /// When something last came from it, in milliseconds since the epoch; 0 before anything did.
+    pub seen_ms: AtomicI64,
     /// Set while a ping is unanswered.
     pub awaits_pong: AtomicBool,
     /// Set once the close handshake has begun.
@@ -100,6 +102,11 @@ impl Connection {
         sent
     }
 
+    /// When something last came from it, its opening included. Milliseconds since the epoch.
+    pub fn seen_ms(&self) -> i64 {
+        self.traffic.seen_ms.load(Relaxed).max(self.opened.wall_ms)
+    }
+
     /// Its subscriptions: channel and key, in the order they began.
     pub fn subscriptions(&self) -> Vec<(ChannelName, Arc<str>)> {
         self.subscriptions.lock().clone()
@@ -129,6 +136,8 @@ pub struct ConnectionReport {
     pub address: Arc<str>,
     /// When it opened.
     pub opened: String,
+    /// When something last came from it.
+    pub seen: String,
     /// Whether the last ping was answered.
     pub alive: bool,
     /// The WebSocket state number.
@@ -180,6 +189,7 @@ pub fn report(connection: &Connection) -> ConnectionReport {
         session: view.session.clone(),
         address: view.ip.clone(),
         opened: crate::model::clock::iso(view.opened_ms),
+        seen: crate::model::clock::iso(connection.seen_ms()),
         alive: !traffic.awaits_pong.load(Relaxed),
         ready_state: connection.ready_state(),
         messages: InOut { received: traffic.messages_in.load(Relaxed), sent: traffic.messages_out.load(Relaxed) },

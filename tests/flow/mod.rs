@@ -11,9 +11,13 @@ mod websocket;
 
 mod doors;
 mod load;
-mod openapi;
 mod publish;
 mod reading;
+
+mod connections;
+mod openapi;
+mod sessions;
+mod statistics;
 
 mod effects;
 mod language;

@@ -109,11 +109,11 @@ pub(super) async fn source(State(api): State<Arc<Api>>, Part(name): Part, reques
     conclude(&api.router, api.router.source(source, body, Some(&view), Now::read())?, false).await
 }
 
-fn no_body() -> Problem {
+pub(super) fn no_body() -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "the request has no body; it must be a JSON object")
 }
 
-fn invalid(errors: Vec<Flaw>) -> Problem {
+pub(super) fn invalid(errors: Vec<Flaw>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "the body is not what this call takes").errors(errors)
 }
 
