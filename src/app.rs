@@ -21,9 +21,10 @@ use crate::http::sessions::Sessions;
 use crate::http::site::Site;
 use crate::http::upgrade::Upgrader;
 use crate::hub::Hub;
+use crate::log_channels::LogChannels;
 use crate::model::Now;
 use crate::pipeline::Context;
-use crate::router::{LogChannels, Router};
+use crate::router::Router;
 use crate::routing::doors::{self, Door};
 use crate::routing::table;
 use crate::runtime::{self, Runtime};
@@ -183,9 +184,13 @@ impl App {
     async fn run(self, cli: &Cli, mut writer: Writer, mut signals: Signals) -> anyhow::Result<()> {
         let open = self.bind().await?;
         // Only now, so that a start that fails for an address leaves the store as it was.
-        writer.begin(Arc::new(LogChannels(self.router.context.runtime.clone()))).await?;
+        let Context { runtime, hub, .. } = &self.router.context;
+        writer.begin(Arc::new(LogChannels { runtime: runtime.clone(), hub: hub.clone() })).await?;
         let write_until = CancellationToken::new();
         let written = tokio::spawn(writer.run(write_until.clone().cancelled_owned()));
+        // Ends with the writer: what is stored last is still shown to whoever is there.
+        let router = self.router.clone();
+        let delivered = tokio::spawn(async move { router.deliver().await });
         let ports = self.serve(open);
         announce(cli, &self.router, &ports);
         tracing::info!(signal = signals.next().await, "stopping");
@@ -200,6 +205,7 @@ impl App {
         if timeout_at(deadline.max(Instant::now() + Duration::from_secs(1)), written).await.is_err() {
             tracing::error!(still = "store", queued = self.router.store.stats().queued_rows, "did not end in time");
         }
+        delivered.abort();
         tracing::info!("stopped");
         Ok(())
     }
@@ -314,6 +320,7 @@ async fn housekeep(router: Arc<Router>, statistics: Arc<Statistics>, stop: Cance
         let context = &router.context;
         context.runtime.metrics.tick(now);
         context.hub.trim_tails();
+        context.hub.retire(now);
         statistics.tick(now);
         seconds += 1;
         if seconds.is_multiple_of(SWEEP_SECONDS) {

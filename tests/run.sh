@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 ran=0
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
@@ -46,15 +46,52 @@ rust_tests() {
     echo 'failed: the tests do not build'
     return 1
   fi
-  local status=0
-  cargo test --no-fail-fast 2>&1 | tee "$scratch/cargo" || status=$?
-  passed=$((passed + $(count "$scratch/cargo" '^test result: .* ([0-9]+) passed;.*')))
+  tally cargo test --no-fail-fast
   skipped=$((skipped + $(count "$scratch/cargo" '^test result: .* ([0-9]+) ignored;.*')))
-  local red
+}
+
+# Runs a `cargo test` and adds up what it says: tally COMMAND…
+tally() {
+  local status=0 green red
+  "$@" 2>&1 | tee "$scratch/cargo" || status=$?
+  green=$(count "$scratch/cargo" '^test result: .* ([0-9]+) passed;.*')
   red=$(count "$scratch/cargo" '^test result: .* ([0-9]+) failed;.*')
+  ran=$((green + red))
   # A test program that dies prints no result.
   if [ "$status" != 0 ] && [ "$red" = 0 ]; then red=1; fi
+  passed=$((passed + green))
   failed=$((failed + red))
+}
+
+# PostgreSQL's programs, which Debian keeps out of PATH. Installing them starts a server of Debian's, unless that is told not to:
+# the tests have one of their own.
+need_postgres() {
+  local settings=/etc/postgresql-common/createcluster.conf
+  has_postgres && return
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo 'installing postgresql'
+    {
+      apt-get update -q
+      export DEBIAN_FRONTEND=noninteractive
+      apt-get install -qy --no-install-recommends postgresql-common
+      cp "$settings" "$scratch/createcluster.conf"
+      echo 'create_main_cluster = false' >>"$settings"
+      apt-get install -qy --no-install-recommends postgresql
+      cp "$scratch/createcluster.conf" "$settings"
+    } >"$scratch/apt" 2>&1 || tail -n 3 "$scratch/apt"
+  fi
+  has_postgres || { echo 'missing: initdb (Debian package postgresql)' && false; }
+}
+
+has_postgres() { compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null; }
+
+# The same tests on the other database. cargo has counted them as left out.
+postgres_tests() {
+  title 'tests on PostgreSQL'
+  if [ "$built" = no ]; then echo 'left out, for want of a binary' && return; fi
+  if ! need_postgres; then echo 'left out, for want of PostgreSQL' && return; fi
+  tally tests/postgres.sh cargo test --no-fail-fast -- --ignored postgres
+  skipped=$((skipped - ran))
 }
 
 client_packages() {
@@ -102,6 +139,7 @@ if command -v cargo-deny >/dev/null; then stage 'cargo deny' cargo deny --log-le
 if rust_tests; then built=yes; else built=no; fi
 # What cargo test has just built.
 binary=$(realpath -m "${CARGO_TARGET_DIR:-target}/debug/tramline")
+postgres_tests
 client_tests
 description_tests
 

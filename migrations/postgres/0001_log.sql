@@ -59,6 +59,7 @@ CREATE TABLE connections (
 );
 CREATE INDEX connections_by_client ON connections (client);
 CREATE INDEX connections_open ON connections (id) WHERE closed_ms IS NULL;
+CREATE INDEX connections_by_end ON connections (closed_ms) WHERE closed_ms IS NOT NULL;
 CREATE INDEX connections_by_user ON connections ("user", id) WHERE "user" IS NOT NULL;
 CREATE INDEX connections_by_session ON connections (session, id) WHERE session IS NOT NULL;
 CREATE INDEX connections_by_protocol ON connections (protocol, id);

@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::model::fault::Flaw;
-use crate::model::{Fault, Json};
+use crate::model::{Code, Fault, Json};
 
 /// A refused request.
 #[derive(Debug, Clone)]
@@ -39,6 +39,18 @@ impl Problem {
     pub fn allow(mut self, methods: String) -> Self {
         self.allow = Some(methods);
         self
+    }
+}
+
+impl Problem {
+    /// A fault as the application is told: with what only the operator of the server may know.
+    pub fn with_reason(fault: Fault) -> Self {
+        let reason = fault.detail.clone().filter(|_| fault.code == Code::Unavailable);
+        let mut problem = Self::from(fault);
+        if let Some(reason) = reason {
+            problem.detail = format!("{}: {reason}", problem.detail);
+        }
+        problem
     }
 }
 

@@ -30,6 +30,15 @@ pub enum StoreError {
         /// Why.
         source: sqlx::Error,
     },
+    /// The URL of the database is none.
+    #[error("the store's URL is not of the form postgres://user:password@host:port/database?options")]
+    Url,
+    /// The database cannot be written to; what it said.
+    #[error("the store cannot be written to: {0}")]
+    Unable(Arc<str>),
+    /// The file is no sound database; what it said.
+    #[error("the store is corrupt: {0}")]
+    Corrupt(Arc<str>),
     /// The tables cannot be brought up to date.
     #[error("cannot bring the store up to date: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),

@@ -11,6 +11,10 @@ pub(super) enum Fault {
     Row(sqlx::Error),
     /// It cannot write now. Tried again until it can.
     Unable(Arc<str>),
+    /// The file is gone or another one is in its place.
+    Gone,
+    /// What is in the file is no sound database.
+    Corrupt(Arc<str>),
 }
 
 impl fmt::Display for Fault {
@@ -18,13 +22,21 @@ impl fmt::Display for Fault {
         match self {
             Self::Row(error) => error.fmt(f),
             Self::Unable(reason) => f.write_str(reason),
+            Self::Gone => f.write_str("the database's file is gone, or another one is in its place"),
+            Self::Corrupt(reason) => write!(f, "the database's file is corrupt ({reason})"),
         }
     }
 }
 
 impl From<sqlx::Error> for Fault {
     fn from(error: sqlx::Error) -> Self {
-        if is_about_a_row(&error) { Self::Row(error) } else { Self::Unable(reason(&error).into()) }
+        if is_about_a_row(&error) {
+            Self::Row(error)
+        } else if is_corruption(&error) {
+            Self::Corrupt(error.to_string().into())
+        } else {
+            Self::Unable(reason(&error).into())
+        }
     }
 }
 
@@ -58,25 +70,34 @@ pub(super) fn is_about_a_row(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether a file's content is not what it must be.
+pub(super) fn is_corruption(error: &sqlx::Error) -> bool {
+    const CORRUPT: u32 = 11;
+    const NOT_A_DATABASE: u32 = 26;
+    matches!(code(error), Some(Code::Sqlite(CORRUPT | NOT_A_DATABASE, _)))
+}
+
 fn reason(error: &sqlx::Error) -> String {
     let words = match code(error) {
         Some(Code::Sqlite(5 | 6, _)) => "the database is locked by another program",
-        Some(Code::Sqlite(8, _)) => "the database is read-only",
+        Some(Code::Sqlite(8, _)) => "the database's file or folder is read-only",
         Some(Code::Sqlite(10, whole)) => return format!("the disk fails ({error}, code {whole})"),
         Some(Code::Sqlite(13, _)) => "the disk is full",
         Some(Code::Sqlite(14, _)) => "the database's file cannot be opened",
+        Some(Code::Sqlite(..)) => return error.to_string(),
         Some(Code::State(state)) => match state.as_str() {
             "53100" => "PostgreSQL's disk is full",
             "53300" => "PostgreSQL takes no more connections",
             "25006" => "PostgreSQL is read-only",
-            "57P01" | "57P02" | "57P03" => "PostgreSQL is stopping or starting",
             "55P03" => "the database is locked by another program",
             "57014" => "PostgreSQL took too long",
+            "57P01" | "57P02" | "57P03" => "PostgreSQL is stopping or starting",
             _ => return format!("PostgreSQL fails: {error}"),
         },
-        _ => match error {
-            sqlx::Error::Io(error) => return format!("no connection to PostgreSQL: {error}"),
-            sqlx::Error::Tls(error) => return format!("no connection to PostgreSQL: {error}"),
+        None => match error {
+            sqlx::Error::Io(error) => return format!("no connection to the database: {error}"),
+            sqlx::Error::Tls(error) => return format!("no connection to the database: {error}"),
+            sqlx::Error::PoolTimedOut => "no connection to the database in time",
             _ => return error.to_string(),
         },
     };

@@ -3,13 +3,14 @@
 //! SQLite takes rows as `VALUES`, in chunks of a few fixed sizes so that their statements stay prepared. PostgreSQL takes
 //! columns as arrays, so that one statement fits all.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
 
-use sqlx::{PgConnection, Row, SqliteConnection};
+use sqlx::{ColumnIndex, Decode, PgConnection, Row, SqliteConnection, Type};
 
 use super::channels::Channels;
-use super::db::{Either, Held};
+use super::db::{Either, Held, both};
+use super::known::Noted;
 use crate::model::{ChannelName, Event};
 
 /// Rows of one statement, largest first.
@@ -31,7 +32,7 @@ macro_rules! channels_conflict {
     () => {
         " ON CONFLICT (name) DO UPDATE SET epoch = excluded.epoch, early = excluded.early, \
          top = CASE WHEN excluded.top > channels.top THEN excluded.top ELSE channels.top END, \
-         first = CASE WHEN excluded.first = channels.top + 1 THEN channels.first ELSE excluded.first END RETURNING id, name"
+         first = CASE WHEN excluded.first = channels.top + 1 THEN channels.first ELSE excluded.first END RETURNING name, id, epoch, top, first"
     };
 }
 
@@ -61,6 +62,7 @@ macro_rules! in_chunks {
         }
     };
 }
+pub(super) use in_chunks;
 
 /// A channel of a batch.
 struct Span<'e> {
@@ -71,19 +73,67 @@ struct Span<'e> {
     early: bool,
 }
 
-/// Writes events in their order, within the caller's transaction.
-pub(super) async fn events(db: &mut Held, events: &[&Event], policies: &dyn Channels) -> sqlx::Result<()> {
-    let ids = channels(db, events, policies).await?;
+/// Writes events in their order, within the caller's transaction. Says where it has left their channels.
+pub(super) async fn events(db: &mut Held, events: &[&Event], policies: &dyn Channels) -> sqlx::Result<Vec<Noted>> {
+    let noted = channels(db, events, policies).await?;
+    let ids: HashMap<&str, i64> = noted.iter().map(|channel| (channel.name.as_str(), channel.id)).collect();
     let rows: Vec<(i64, &Event)> = events.iter().filter_map(|event| Some((*ids.get(event.channel.as_ref()?.as_str())?, *event))).collect();
     match db {
-        Either::Sqlite(db) => as_values(db, &rows).await,
-        Either::Postgres(db) => unnested(db, &rows).await,
+        Either::Sqlite(db) => as_values(db, &rows).await?,
+        Either::Postgres(db) => unnested(db, &rows).await?,
     }
+    Ok(noted)
 }
 
-/// Makes sure of the rows of all channels concerned, raises their tops, and gives their ids. Alone where the database refused
-/// the events themselves: their offsets count as used.
-pub(super) async fn channels(db: &mut Held, events: &[&Event], policies: &dyn Channels) -> sqlx::Result<HashMap<String, i64>> {
+/// Makes sure of the rows of all channels concerned and raises their tops. Alone where the database refused the events
+/// themselves: their offsets count as used.
+pub(super) async fn channels(db: &mut Held, events: &[&Event], policies: &dyn Channels) -> sqlx::Result<Vec<Noted>> {
+    let spans = spans(events, policies);
+    let mut noted = Vec::with_capacity(spans.len());
+    match db {
+        Either::Sqlite(db) => {
+            in_chunks!(&spans[..], |size, chunk| {
+                let mut query = sqlx::query(CHANNELS[size].as_str());
+                for span in chunk {
+                    query = query.bind(span.name.as_str()).bind(span.epoch).bind(span.top).bind(span.first).bind(i64::from(span.early));
+                }
+                for row in query.fetch_all(&mut **db).await? {
+                    noted.extend(note(&row)?);
+                }
+            });
+        }
+        Either::Postgres(db) if !spans.is_empty() => {
+            let query = sqlx::query(CHANNELS_UNNESTED)
+                .bind(spans.iter().map(|span| span.name.as_str()).collect::<Vec<_>>())
+                .bind(spans.iter().map(|span| span.epoch).collect::<Vec<_>>())
+                .bind(spans.iter().map(|span| span.top).collect::<Vec<_>>())
+                .bind(spans.iter().map(|span| span.first).collect::<Vec<_>>())
+                .bind(spans.iter().map(|span| i64::from(span.early)).collect::<Vec<_>>());
+            for row in query.fetch_all(&mut **db).await? {
+                noted.extend(note(&row)?);
+            }
+        }
+        Either::Postgres(_) => {}
+    }
+    Ok(noted)
+}
+
+/// Where the channels of events stand that are there already.
+pub(super) async fn standing(db: &mut Held, events: &[&Event]) -> sqlx::Result<Vec<Noted>> {
+    let names: BTreeSet<&ChannelName> = events.iter().filter_map(|event| event.channel.as_ref()).collect();
+    let mut noted = Vec::with_capacity(names.len());
+    both!(db, db => {
+        for name in names {
+            let query = sqlx::query("SELECT name, id, epoch, top, first FROM channels WHERE name = $1").bind(name.as_str());
+            if let Some(row) = query.fetch_optional(&mut **db).await? {
+                noted.extend(note(&row)?);
+            }
+        }
+    });
+    Ok(noted)
+}
+
+fn spans<'e>(events: &[&'e Event], policies: &dyn Channels) -> Vec<Span<'e>> {
     let mut spans: Vec<Span<'_>> = Vec::new();
     let mut by_name: HashMap<&str, usize> = HashMap::new();
     for event in events {
@@ -96,33 +146,19 @@ pub(super) async fn channels(db: &mut Held, events: &[&Event], policies: &dyn Ch
         spans[at].epoch = event.epoch.cast_signed();
         spans[at].top = event.offset.cast_signed();
     }
-    let mut ids = HashMap::with_capacity(spans.len());
-    match db {
-        Either::Sqlite(db) => {
-            in_chunks!(&spans[..], |size, chunk| {
-                let mut query = sqlx::query(CHANNELS[size].as_str());
-                for span in chunk {
-                    query = query.bind(span.name.as_str()).bind(span.epoch).bind(span.top).bind(span.first).bind(i64::from(span.early));
-                }
-                for row in query.fetch_all(&mut **db).await? {
-                    ids.insert(row.try_get(1)?, row.try_get(0)?);
-                }
-            });
-        }
-        Either::Postgres(db) if !spans.is_empty() => {
-            let query = sqlx::query(CHANNELS_UNNESTED)
-                .bind(spans.iter().map(|span| span.name.as_str()).collect::<Vec<_>>())
-                .bind(spans.iter().map(|span| span.epoch).collect::<Vec<_>>())
-                .bind(spans.iter().map(|span| span.top).collect::<Vec<_>>())
-                .bind(spans.iter().map(|span| span.first).collect::<Vec<_>>())
-                .bind(spans.iter().map(|span| i64::from(span.early)).collect::<Vec<_>>());
-            for row in query.fetch_all(&mut **db).await? {
-                ids.insert(row.try_get(1)?, row.try_get(0)?);
-            }
-        }
-        Either::Postgres(_) => {}
-    }
-    Ok(ids)
+    spans
+}
+
+/// A row of name, id, epoch, top and first.
+pub(super) fn note<R: Row>(row: &R) -> sqlx::Result<Option<Noted>>
+where
+    usize: ColumnIndex<R>,
+    for<'r> &'r str: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> i64: Decode<'r, R::Database> + Type<R::Database>,
+{
+    let [id, epoch, top, first] = [row.try_get::<i64, _>(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?];
+    let (epoch, top, first) = (epoch.cast_unsigned(), top.cast_unsigned(), first.cast_unsigned());
+    Ok(ChannelName::parse(row.try_get(0)?).map(|name| Noted { name, id, epoch, top, first }))
 }
 
 async fn as_values(db: &mut SqliteConnection, rows: &[(i64, &Event)]) -> sqlx::Result<()> {

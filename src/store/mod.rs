@@ -8,7 +8,9 @@
 
 mod after;
 mod aside;
+mod attempt;
 mod channels;
+mod check;
 mod cursor;
 mod db;
 mod error;
@@ -16,6 +18,7 @@ mod fault;
 mod filter;
 mod history;
 mod insert;
+mod known;
 mod link;
 mod listing;
 mod names;
@@ -25,10 +28,15 @@ mod queue;
 mod read;
 mod record;
 mod recover;
+mod replace;
+mod retention;
 mod row;
+mod salvage;
 mod scan;
 mod series;
+mod size;
 mod sqlite;
+mod trim;
 mod work;
 mod writer;
 
@@ -38,7 +46,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 pub use after::{LogPosition, Walk};
@@ -74,9 +82,17 @@ struct Shared {
     /// Replaced where the writer opens another file.
     readers: RwLock<db::Pool>,
     progress: watch::Sender<Progress>,
+    /// A reader or the check after a crash found the file corrupt: what it said.
+    suspect: Mutex<Option<Arc<str>>>,
 }
 
 impl Shared {
+    /// Tells the writer that what was read is no sound database.
+    fn suspect(&self, reason: impl Into<Arc<str>>) {
+        *self.suspect.lock() = Some(reason.into());
+        self.queue.wake();
+    }
+
     /// Where a query gets its connection.
     fn readers(&self) -> db::Pool {
         self.readers.read().clone()
@@ -164,8 +180,10 @@ impl Store {
             queue: queue::Queue::new(bounds, recovered.last_seq),
             readers: RwLock::new(database.readers),
             progress: watch::Sender::default(),
+            suspect: Mutex::default(),
         });
-        Ok((Store { shared: shared.clone() }, Writer::new(shared, database.link), recovered))
+        let writer = Writer::new(shared.clone(), database.link, database.known, plan, &recovered);
+        Ok((Store { shared }, writer, recovered))
     }
 
     /// Room for events that are about to be published. Never waits. `bytes` is the sum of their weights.

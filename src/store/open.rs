@@ -1,12 +1,16 @@
 //! Opening the database: connections, migrations, and what the last run left behind.
 
+use futures_util::FutureExt;
 use sqlx::SqlSafeStr;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 
 use super::db::{Either, Pool, both};
+use super::fault::{Fault, is_corruption};
+use super::known::Known;
 use super::link::Link;
 use super::recover::{Recovered, recover};
-use super::{StoreError, postgres, sqlite};
+use super::sqlite::Place;
+use super::{StoreError, postgres, salvage, sqlite};
 use crate::config::plan::{DatabasePlan, StorePlan};
 use crate::model::Now;
 
@@ -23,28 +27,84 @@ const POSTGRES: Scripts = &[(1, "log", include_str!("../../migrations/postgres/0
 pub(super) struct Database {
     pub(super) link: Link,
     pub(super) readers: Pool,
+    pub(super) known: Known,
 }
 
 pub(super) async fn open(plan: &StorePlan, now: Now) -> Result<(Database, Recovered), StoreError> {
-    let mut database = match &plan.database {
-        DatabasePlan::Memory => on_sqlite(sqlite::memory().await?),
-        DatabasePlan::Sqlite(path) => on_sqlite(sqlite::open(path).await?),
+    match &plan.database {
+        DatabasePlan::Memory => {
+            let (link, readers) = sqlite::memory().await?;
+            ready(Either::Sqlite(link), readers, now).await
+        }
+        DatabasePlan::Sqlite(path) => on_file(Place::lock(path)?, now).await,
         DatabasePlan::Postgres(url) => {
             let (link, readers) = postgres::open(url).await?;
-            Database { link: Either::Postgres(link), readers }
+            ready(Either::Postgres(link), readers, now).await
+        }
+    }
+}
+
+/// A file of ours that is no sound database any more is set aside, and a new one begun: a server that does not start helps
+/// nobody to what was in it.
+async fn on_file(mut place: Place, now: Now) -> Result<(Database, Recovered), StoreError> {
+    let error = match try_file(&mut place, now).await {
+        Err(error) if is_corrupt(&error) && place.may_set_aside() => error,
+        Err(source) => return Err(located(source, &place)),
+        Ok((link, readers, known, recovered)) => {
+            place.note().map_err(|source| StoreError::Folder { path: place.path.clone(), source })?;
+            return Ok((Database { link: with_place(link, place), readers, known }, recovered));
         }
     };
-    migrate(&mut database.link).await?;
-    let recovered = recover(&mut database.link, now).await?;
-    Ok((database, recovered))
+    let failed = |source| StoreError::Folder { path: place.path.clone(), source };
+    let aside = place.set_aside(now.wall_ms).map_err(failed)?;
+    tracing::error!(%error, aside = %aside.display(), "the database is corrupt and was set aside; the log begins anew, its events are in that file only");
+    let (mut link, readers, _, _) = try_file(&mut place, now).await?;
+    salvage::from_file(&aside, &mut link).await;
+    let (recovered, known) = recover(&mut link, now).await?;
+    place.note().map_err(|source| StoreError::Folder { path: place.path.clone(), source })?;
+    Ok((Database { link: with_place(link, place), readers, known }, recovered))
 }
 
-fn on_sqlite((link, readers): (sqlite::Link, Pool)) -> Database {
-    Database { link: Either::Sqlite(link), readers }
+fn with_place(link: Link, place: Place) -> Link {
+    match link {
+        Either::Sqlite(link) => Either::Sqlite(sqlite::Link { file: Some(place), ..link }),
+        Either::Postgres(_) => link,
+    }
 }
 
-/// Our own lock is held by then, so sqlx takes none.
-async fn migrate(link: &mut Link) -> Result<(), StoreError> {
+/// Says of which file it is.
+fn located(error: StoreError, place: &Place) -> StoreError {
+    match error {
+        StoreError::Query(source) => StoreError::Open { place: place.path.display().to_string(), source },
+        error => error,
+    }
+}
+
+async fn try_file(place: &mut Place, now: Now) -> Result<(Link, Pool, Known, Recovered), StoreError> {
+    let (pool, readers) = place.connect().await?;
+    let mut link = Either::Sqlite(sqlite::Link { pool, file: None });
+    let done = async {
+        migrate(&mut link).await?;
+        Ok(recover(&mut link, now).await?)
+    };
+    match done.await {
+        Ok((recovered, known)) => Ok((link, readers, known, recovered)),
+        Err(error) => {
+            readers.close().await;
+            link.close().await.ok();
+            Err(error)
+        }
+    }
+}
+
+async fn ready(mut link: Link, readers: Pool, now: Now) -> Result<(Database, Recovered), StoreError> {
+    migrate(&mut link).await?;
+    let (recovered, known) = recover(&mut link, now).await?;
+    Ok((Database { link, readers, known }, recovered))
+}
+
+/// Brings the tables up to date. Our own lock is held by then, so sqlx takes none.
+pub(super) async fn migrate(link: &mut Link) -> Result<(), StoreError> {
     let scripts = if matches!(link, Either::Sqlite(_)) { SQLITE } else { POSTGRES };
     let migration = |&(version, name, sql): &(i64, &'static str, &'static str)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -52,7 +112,28 @@ async fn migrate(link: &mut Link) -> Result<(), StoreError> {
     let mut migrator = Migrator::with_migrations(scripts.iter().map(migration).collect());
     migrator.set_locking(false);
     let mut held = link.take().await?;
-    both!(&mut held, db => migrator.run(&mut **db).await?);
+    // `run` itself asks for more than the compiler can prove of a connection in a task.
+    both!(&mut held, db => migrator.run_direct(None, &mut **db, false).boxed().await?);
     link.put_back(held);
     Ok(())
+}
+
+fn is_corrupt(error: &StoreError) -> bool {
+    match error {
+        StoreError::Query(error) | StoreError::Open { source: error, .. } => is_corruption(error),
+        StoreError::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => is_corruption(error),
+        StoreError::Corrupt(_) => true,
+        _ => false,
+    }
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Row(error) => Self::Query(error),
+            Fault::Unable(reason) => Self::Unable(reason),
+            Fault::Corrupt(reason) => Self::Corrupt(reason),
+            Fault::Gone => Self::Unable(Fault::Gone.to_string().into()),
+        }
+    }
 }

@@ -18,7 +18,7 @@ use crate::model::Event;
 const RECORD_BYTES: usize = 512;
 
 /// Points that wait, at most: what is counted is counted in few series, and in minutes.
-const POINTS_MAX: usize = 100_000;
+const POINTS_KEPT: usize = 100_000;
 
 /// How much may wait for the writer.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +40,7 @@ impl Default for Bounds {
 }
 
 /// A place in the order of everything that was appended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub(super) u64);
 
 /// What waits to be written.
@@ -161,7 +161,7 @@ impl Queue {
         let mut inner = self.inner.lock();
         for point in points {
             let key = (point.kind, point.name, point.metric, point.minute_s);
-            if inner.points.len() >= POINTS_MAX && !inner.points.contains_key(&key) {
+            if inner.points.len() >= POINTS_KEPT && !inner.points.contains_key(&key) {
                 inner.dropped_records += 1;
                 continue;
             }
@@ -185,6 +185,11 @@ impl Queue {
 
     pub(super) fn last(&self) -> Ticket {
         Ticket(self.inner.lock().appended)
+    }
+
+    /// Makes the writer look.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
     }
 
     /// Resolves when something may be waiting.

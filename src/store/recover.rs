@@ -3,6 +3,8 @@
 use sqlx::Row;
 
 use super::db::{Held, both};
+use super::fault::Fault;
+use super::known::{Known, Noted};
 use super::link::Link;
 use crate::model::event::{Epoch, fresh_epoch};
 use crate::model::{ChannelName, Now};
@@ -54,13 +56,13 @@ pub struct Total {
 
 /// Reads what the last run left and puts it in order, in one transaction. After it the database is clean until the writer
 /// begins, so a start that fails for another reason costs no epoch.
-pub(super) async fn recover(link: &mut Link, now: Now) -> sqlx::Result<Recovered> {
+pub(super) async fn recover(link: &mut Link, now: Now) -> Result<(Recovered, Known), Fault> {
     let mut held = link.begin().await?;
     let done = in_order(&mut held, now).await;
     link.end(held, done).await
 }
 
-async fn in_order(db: &mut Held, now: Now) -> sqlx::Result<Recovered> {
+async fn in_order(db: &mut Held, now: Now) -> sqlx::Result<(Recovered, Known)> {
     let mut recovered = Recovered { clean: meta(db, "clean").await?.is_none_or(|flag| flag == "1"), ..Recovered::default() };
     if !recovered.clean {
         // One epoch for all: it is new to each of them.
@@ -79,19 +81,20 @@ async fn in_order(db: &mut Held, now: Now) -> sqlx::Result<Recovered> {
             log
         }
     };
-    channels(db, &mut recovered).await?;
+    let known = channels(db, &mut recovered).await?;
     totals(db, &mut recovered).await?;
-    Ok(recovered)
+    Ok((recovered, known))
 }
 
-async fn channels(db: &mut Held, recovered: &mut Recovered) -> sqlx::Result<()> {
-    let mut last = 0;
+async fn channels(db: &mut Held, recovered: &mut Recovered) -> sqlx::Result<Known> {
+    let (mut known, mut last) = (Known::default(), 0);
     both!(&mut *db, db => {
-        for row in sqlx::query("SELECT name, epoch, top, first, gone FROM channels ORDER BY id").fetch_all(&mut **db).await? {
+        for row in sqlx::query("SELECT name, epoch, top, first, gone, id FROM channels ORDER BY id").fetch_all(&mut **db).await? {
             let [epoch, top, first, gone] = [row.try_get::<i64, _>(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?];
             last = last.max(gone);
             if let Some(name) = ChannelName::parse(row.try_get(0)?) {
                 let (epoch, top, first) = (epoch.cast_unsigned(), top.cast_unsigned(), first.cast_unsigned());
+                known.note(&Noted { name: name.clone(), id: row.try_get(5)?, epoch, top, first });
                 recovered.channels.push(Standing { name, epoch, top, first });
             }
         }
@@ -100,7 +103,8 @@ async fn channels(db: &mut Held, recovered: &mut Recovered) -> sqlx::Result<()> 
     });
     let noted = meta(db, "seq").await?.and_then(|seq| seq.parse().ok());
     recovered.last_seq = last.cast_unsigned().max(noted.unwrap_or_default());
-    Ok(())
+    known.seq = recovered.last_seq;
+    Ok(known)
 }
 
 async fn totals(db: &mut Held, recovered: &mut Recovered) -> sqlx::Result<()> {

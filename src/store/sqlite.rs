@@ -1,7 +1,10 @@
-//! SQLite: the folder, the lock that keeps a second process out, and the connections.
+//! SQLite: the folder, the lock that keeps a second process out, the connections, and whether the file is still the one that
+//! was opened.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -21,28 +24,28 @@ const BUSY_WAIT: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 20
 const CHECKPOINT_PAGES: &str = "4096";
 /// Rows read ahead per query. Few, because one row may be as large as a protocol's largest message.
 const ROWS_AHEAD: usize = 8;
+/// How every SQLite file begins.
+const MAGIC: &[u8] = b"SQLite format 3\0";
 
 /// The writer's side of an open file, or of a database in memory.
 pub(super) struct Link {
     /// One connection, which only the writer uses. In memory it is the readers' too.
     pub(super) pool: SqlitePool,
     /// None in memory.
-    pub(super) file: Option<Opened>,
+    pub(super) file: Option<Place>,
 }
 
-/// The file that is open.
-pub(super) struct Opened {
-    path: PathBuf,
+/// A file that only this process uses.
+pub(super) struct Place {
+    pub(super) path: PathBuf,
     /// Keeps a second process out while it is open.
     lock: File,
-}
-
-impl Link {
-    /// After an error the next transaction has a fresh connection: one whose thread has died would fail for ever. In memory it
-    /// is the database itself and stays.
-    pub(super) fn is_kept(&self) -> bool {
-        self.file.is_none()
-    }
+    /// Device and inode of the database and of its write-ahead log, as they were opened.
+    opened: [Option<(u64, u64)>; 2],
+    /// The lock file names a process: a database of ours was here before.
+    ours: bool,
+    /// What was set aside and is not salvaged yet.
+    pub(super) aside: Option<PathBuf>,
 }
 
 /// The pragmas of every connection.
@@ -73,55 +76,123 @@ pub(super) async fn memory() -> Result<(Link, Pool), StoreError> {
     Ok((Link { pool: pool.clone(), file: None }, Either::Sqlite(pool)))
 }
 
-/// The file of this path, made where it is not there.
-pub(super) async fn open(path: &Path) -> Result<(Link, Pool), StoreError> {
-    let (path, lock) = lock(path)?;
-    let failed = |source| StoreError::Open { place: path.display().to_string(), source };
-    let file = tuned(SqliteConnectOptions::new().filename(&path));
-    let writing = file
-        .clone()
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        // An acknowledgement must outlive the power. Grouped into batches this costs next to nothing.
-        .synchronous(SqliteSynchronous::Full)
-        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
-        .pragma("journal_size_limit", "67108864");
-    let writer = pool(1).connect_with(writing).await.map_err(failed)?;
-    let readers = pool(READERS).connect_with(file.read_only(true)).await.map_err(failed)?;
-    Ok((Link { pool: writer, file: Some(Opened { path, lock }) }, Either::Sqlite(readers)))
+/// For reading one file outside the pool.
+pub(super) fn reading(path: &Path) -> SqliteConnectOptions {
+    tuned(SqliteConnectOptions::new().filename(path)).read_only(true)
 }
 
-/// Takes `NAME.lock` beside the database. Not the file itself: closing a second handle to it would drop SQLite's own locks.
-fn lock(path: &Path) -> Result<(PathBuf, File), StoreError> {
-    let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| StoreError::Folder { path, source }
-    };
-    std::fs::create_dir_all(folder).map_err(failed(folder))?;
-    // One file by two names must meet one lock.
-    let path = match path.canonicalize() {
-        Ok(real) => real,
-        Err(_) => folder.canonicalize().map_err(failed(folder))?.join(path.file_name().unwrap_or_default()),
-    };
-    let mut name = path.clone().into_os_string();
-    name.push(".lock");
-    let name = PathBuf::from(name);
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&name).map_err(failed(&name))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            let read = (&mut file).take(20).read_to_string(&mut text);
-            return Err(StoreError::InUse { place: path.display().to_string(), pid: read.ok().and_then(|_| text.trim().parse().ok()) });
+impl Place {
+    /// Takes `NAME.lock` beside the database. Not the file itself: closing a second handle to it would drop SQLite's own locks.
+    pub(super) fn lock(path: &Path) -> Result<Self, StoreError> {
+        let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StoreError::Folder { path, source }
+        };
+        std::fs::create_dir_all(folder).map_err(failed(folder))?;
+        // One file by two names must meet one lock.
+        let path = match path.canonicalize() {
+            Ok(real) => real,
+            Err(_) => folder.canonicalize().map_err(failed(folder))?.join(path.file_name().unwrap_or_default()),
+        };
+        let name = beside(&path, ".lock");
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&name).map_err(failed(&name))?;
+        let mut text = String::new();
+        let locked = file.try_lock();
+        let pid = (&mut file).take(20).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+        match locked {
+            Ok(()) => Ok(Self { path, lock: file, opened: [None; 2], ours: pid.is_some(), aside: None }),
+            Err(TryLockError::WouldBlock) => Err(StoreError::InUse { place: path.display().to_string(), pid }),
+            Err(TryLockError::Error(source)) => Err(failed(&name)(source)),
         }
-        Err(TryLockError::Error(source)) => return Err(failed(&name)(source)),
     }
-    let mut write = || {
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{}", std::process::id())
-    };
-    write().map_err(failed(&name))?;
-    Ok((path, file))
+
+    /// Opens the file, which is made where it is not there.
+    pub(super) async fn connect(&mut self) -> sqlx::Result<(SqlitePool, Pool)> {
+        // Made here and not by a later connection, which would make another one where this was deleted.
+        if !self.path.exists() {
+            File::create_new(&self.path).map_err(sqlx::Error::Io)?;
+        }
+        let writing = tuned(SqliteConnectOptions::new().filename(&self.path))
+            .journal_mode(SqliteJournalMode::Wal)
+            // An acknowledgement must outlive the power. Grouped into batches this costs next to nothing.
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+            .pragma("journal_size_limit", "67108864");
+        let writer = pool(1).connect_with(writing).await?;
+        let readers = pool(READERS).connect_with(reading(&self.path)).await?;
+        Ok((writer, Either::Sqlite(readers)))
+    }
+
+    /// Notes which file is open, and in the lock file whose it is.
+    pub(super) fn note(&mut self) -> std::io::Result<()> {
+        self.opened = [identity(&self.path), identity(&beside(&self.path, "-wal"))];
+        self.ours = true;
+        self.lock.set_len(0)?;
+        self.lock.rewind()?;
+        writeln!(self.lock, "{}", std::process::id())
+    }
+
+    /// Whether the path still leads to the file that was opened.
+    pub(super) fn is_there(&self) -> bool {
+        identity(&self.path) == self.opened[0]
+    }
+
+    /// Whether there is a file at all.
+    pub(super) fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// Whether a file that is no sound database may be set aside: only one that was a database, or stands where ours was.
+    pub(super) fn may_set_aside(&self) -> bool {
+        let mut start = [0; MAGIC.len()];
+        let is_database = File::open(&self.path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == MAGIC;
+        self.ours || is_database
+    }
+
+    /// Renames the database and what belongs to it. Gives the new name.
+    pub(super) fn set_aside(&self, now_ms: i64) -> std::io::Result<PathBuf> {
+        let aside = beside(&self.path, &format!(".corrupt-{now_ms}"));
+        std::fs::rename(&self.path, &aside)?;
+        self.each_log(|log, end| std::fs::rename(log, beside(&aside, end)))?;
+        Ok(aside)
+    }
+
+    /// Removes the write-ahead log of a file that is gone: another file must not take it for its own.
+    pub(super) fn remove_logs(&self) -> std::io::Result<()> {
+        if identity(&beside(&self.path, "-wal")) == self.opened[1] || !self.exists() {
+            self.each_log(|log, _| std::fs::remove_file(log))?;
+        }
+        Ok(())
+    }
+
+    fn each_log(&self, act: impl Fn(&Path, &str) -> std::io::Result<()>) -> std::io::Result<()> {
+        for end in ["-wal", "-shm"] {
+            match act(&beside(&self.path, end), end) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the lock again where its file has gone with the folder.
+    pub(super) fn lock_again(&mut self) -> Result<(), StoreError> {
+        let held = self.lock.metadata().ok().map(|file| (file.dev(), file.ino()));
+        if identity(&beside(&self.path, ".lock")) != held {
+            self.lock = Self::lock(&self.path)?.lock;
+        }
+        Ok(())
+    }
+}
+
+/// The path with something at its end.
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name: OsString = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }

@@ -1,15 +1,17 @@
 //! What one transaction of the writer does.
 
+use futures_util::FutureExt;
 use sqlx::Row;
 
 use super::channels::Channels;
 use super::db::{Held, both};
 use super::fault::Fault;
+use super::known::Noted;
 use super::link::Link;
 use super::queue::Item;
 use super::record::Point;
 use super::recover::{meta, set_meta};
-use super::{StoreError, aside, insert};
+use super::{aside, insert};
 use crate::model::Event;
 
 /// A transaction.
@@ -22,16 +24,42 @@ pub(super) enum Work<'a> {
     Points(&'a [Point]),
 }
 
+impl Work<'_> {
+    /// The newest place in the log that it gives out.
+    pub(super) fn last_seq(&self) -> u64 {
+        match self {
+            Self::Items(items) | Self::Refused(items) => items.iter().rev().find_map(event).map_or(0, |event| event.seq),
+            Self::Points(_) => 0,
+        }
+    }
+
+    /// How many rows of events it adds.
+    pub(super) fn events(&self) -> i64 {
+        let Self::Items(items) = self else { return 0 };
+        i64::try_from(items.iter().filter_map(event).count()).unwrap_or_default()
+    }
+}
+
 /// Does it, all or nothing. `again`: it was tried before and failed, perhaps only after the commit; then `mark`, which must be
-/// the same for all tries of one work, says whether it is there already.
-pub(super) async fn perform(link: &mut Link, work: &Work<'_>, channels: &dyn Channels, again: bool, mark: u64) -> Result<(), Fault> {
-    let mut held = link.begin().await?;
-    let done = once(&mut held, work, channels, again, mark).await;
-    Ok(link.end(held, done).await?)
+/// the same for all tries of one work, says whether it is there already. Gives where it has left the channels.
+pub(super) async fn perform(
+    link: &mut Link,
+    work: &Work<'_>,
+    channels: &dyn Channels,
+    again: bool,
+    mark: u64,
+) -> Result<Vec<Noted>, Fault> {
+    let is_remote = link.is_remote();
+    let work = async {
+        let mut held = link.begin().await?;
+        let done = once(&mut held, work, channels, again, mark).await;
+        link.end(held, done).await
+    };
+    Link::in_time(is_remote, work.boxed()).await
 }
 
 /// A transaction is there as a whole or not at all: it is known by its first event, or by a mark of its own where it has none.
-async fn once(db: &mut Held, work: &Work<'_>, channels: &dyn Channels, again: bool, mark: u64) -> sqlx::Result<()> {
+async fn once(db: &mut Held, work: &Work<'_>, channels: &dyn Channels, again: bool, mark: u64) -> sqlx::Result<Vec<Noted>> {
     let first = if let Work::Items(items) = work { items.iter().find_map(event) } else { None };
     let mark = mark.to_string();
     let is_there = again
@@ -40,7 +68,10 @@ async fn once(db: &mut Held, work: &Work<'_>, channels: &dyn Channels, again: bo
             None => meta(db, "mark").await?.is_some_and(|there| there == mark),
         };
     if is_there {
-        return Ok(());
+        return match work {
+            Work::Items(items) | Work::Refused(items) => insert::standing(db, &events(items)).await,
+            Work::Points(_) => Ok(Vec::new()),
+        };
     }
     if first.is_none() {
         set_meta(db, "mark", &mark).await?;
@@ -48,11 +79,11 @@ async fn once(db: &mut Held, work: &Work<'_>, channels: &dyn Channels, again: bo
     fill(db, work, channels).await
 }
 
-async fn fill(db: &mut Held, work: &Work<'_>, channels: &dyn Channels) -> sqlx::Result<()> {
+async fn fill(db: &mut Held, work: &Work<'_>, channels: &dyn Channels) -> sqlx::Result<Vec<Noted>> {
     match work {
         Work::Items(items) => {
             let events = events(items);
-            insert::events(db, &events, channels).await?;
+            let noted = insert::events(db, &events, channels).await?;
             for item in *items {
                 match item {
                     Item::Event(_) => {}
@@ -62,13 +93,14 @@ async fn fill(db: &mut Held, work: &Work<'_>, channels: &dyn Channels) -> sqlx::
                     Item::SessionEnd(id) => aside::end_session(db, id).await?,
                 }
             }
+            Ok(noted)
         }
-        Work::Refused(items) => {
-            insert::channels(db, &events(items), channels).await?;
+        Work::Refused(items) => insert::channels(db, &events(items), channels).await,
+        Work::Points(points) => {
+            aside::points(db, points).await?;
+            Ok(Vec::new())
         }
-        Work::Points(points) => aside::points(db, points).await?,
     }
-    Ok(())
 }
 
 fn event(item: &Item) -> Option<&Event> {
@@ -85,15 +117,20 @@ async fn is_written(db: &mut Held, event: &Event) -> sqlx::Result<bool> {
     Ok(there.is_some_and(|uuid| uuid == event.new.id.as_bytes()))
 }
 
-/// Notes that the log is in use, and which channels promise what: a crash of this run must treat them right.
-pub(super) async fn begin(link: &mut Link, channels: &dyn Channels) -> Result<(), StoreError> {
+/// Notes that the log is in use and by whom, and which channels promise what: a crash of this run must treat them right.
+pub(super) async fn begin(link: &mut Link, channels: &dyn Channels, run: &str) -> Result<(), Fault> {
     let mut held = link.begin().await?;
-    let done = note_begin(&mut held, channels).await;
-    Ok(link.end(held, done).await?)
+    let done = note_begin(&mut held, channels, run).await;
+    link.end(held, done).await?;
+    if let Link::Postgres(link) = link {
+        link.run = Some(run.to_owned());
+    }
+    Ok(())
 }
 
-async fn note_begin(db: &mut Held, channels: &dyn Channels) -> sqlx::Result<()> {
+async fn note_begin(db: &mut Held, channels: &dyn Channels, run: &str) -> sqlx::Result<()> {
     set_meta(db, "clean", "0").await?;
+    set_meta(db, "run", run).await?;
     both!(db, db => {
         for row in sqlx::query("SELECT id, name, early FROM channels").fetch_all(&mut **db).await? {
             let early = i64::from(channels.policy(row.try_get(1)?).early);
@@ -107,9 +144,13 @@ async fn note_begin(db: &mut Held, channels: &dyn Channels) -> sqlx::Result<()> 
 }
 
 /// Notes that this was an orderly end.
-pub(super) async fn say_clean(link: &mut Link, seq: u64) -> sqlx::Result<()> {
+pub(super) async fn say_clean(link: &mut Link, seq: u64) -> Result<(), Fault> {
     let mut held = link.begin().await?;
-    let done = note_end(&mut held, seq).await;
+    let done = async {
+        set_meta(&mut held, "seq", &seq.to_string()).await?;
+        set_meta(&mut held, "clean", "1").await
+    };
+    let done = done.await;
     link.end(held, done).await?;
     if let Link::Sqlite(link) = link {
         sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&link.pool).await?;
@@ -117,7 +158,30 @@ pub(super) async fn say_clean(link: &mut Link, seq: u64) -> sqlx::Result<()> {
     Ok(())
 }
 
-async fn note_end(db: &mut Held, seq: u64) -> sqlx::Result<()> {
-    set_meta(db, "seq", &seq.to_string()).await?;
-    set_meta(db, "clean", "1").await
+/// Whether the database can be written to. `write`: by writing something, as reading proves nothing where a disk was full.
+pub(super) async fn probe(link: &mut Link, write: bool) -> Result<(), Fault> {
+    let is_remote = link.is_remote();
+    let work = async {
+        if !link.is_there() {
+            return Err(Fault::Gone);
+        }
+        let mut held = link.begin().await?;
+        let done = async {
+            if write {
+                set_meta(&mut held, "probe", "").await?;
+            }
+            is_read_only(&mut held).await
+        };
+        let done = done.await;
+        if link.end(held, done).await? { Err(Fault::Unable("PostgreSQL is read-only".into())) } else { Ok(()) }
+    };
+    Link::in_time(is_remote, work.boxed()).await
+}
+
+/// Whether PostgreSQL takes only reads now, as a standby does. SQLite has said so when the transaction began.
+async fn is_read_only(db: &mut Held) -> sqlx::Result<bool> {
+    match db {
+        Held::Sqlite(_) => Ok(false),
+        Held::Postgres(db) => sqlx::query_scalar("SELECT current_setting('transaction_read_only') = 'on'").fetch_one(&mut **db).await,
+    }
 }

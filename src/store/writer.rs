@@ -8,21 +8,23 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::channels::Channels;
-use super::fault::Fault;
+use super::known::Known;
 use super::link::Link;
 use super::queue::{Batch, Item};
 use super::record::Point;
-use super::work::{Work, begin, perform, say_clean};
-use super::{Shared, StoreError, StoreState};
-use crate::model::Now;
+use super::retention::Retention;
+use super::work::{Work, begin, say_clean};
+use super::{Recovered, Shared, StoreError, StoreState, check};
+use crate::config::plan::StorePlan;
 use crate::model::event::fresh_epoch;
+use crate::model::{Event, Now};
 
-/// The first wait after a failed write; doubled up to the last.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_LAST: Duration = Duration::from_secs(1);
+/// Between two looks at the database, and at what is too old.
+const TICK: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 1000 });
 /// How long a stop goes on trying to write what is queued.
 const STOP_WAIT: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 5000 });
 /// How many runs of refused tickets are remembered for those who wait for them.
@@ -30,30 +32,42 @@ const REFUSED_KEPT: usize = 65_536;
 
 /// The writing side of a store. There is one; it holds the lock on the database.
 pub struct Writer {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     pub(super) link: Link,
+    pub(super) known: Known,
+    pub(super) retention: Retention,
     /// None before it began.
-    channels: Option<Arc<dyn Channels>>,
+    pub(super) channels: Option<Arc<dyn Channels>>,
+    /// The log's name, and this run's.
+    pub(super) log: u64,
+    pub(super) run: String,
+    /// Something was committed since the last look at the database.
+    pub(super) proven: bool,
+    /// Looks through the file after a crash.
+    pub(super) check: Option<JoinHandle<()>>,
 }
 
 /// The stop that was asked for, and until when the writer goes on trying.
-struct Stop<'a> {
-    asked: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
-    until: Option<Instant>,
+pub(super) struct Stop<'a> {
+    pub(super) asked: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
+    pub(super) until: Option<Instant>,
 }
 
 /// The time of a stop ran out with rows unwritten.
-struct GaveUp;
+pub(super) struct GaveUp;
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, link: Link) -> Self {
-        Self { shared, link, channels: None }
+    pub(super) fn new(shared: Arc<Shared>, link: Link, known: Known, plan: &StorePlan, recovered: &Recovered) -> Self {
+        let check = if recovered.clean { None } else { check::spawn(&shared, &link) };
+        let retention = Retention::new(plan.size);
+        let run = fresh_epoch().to_string();
+        Self { shared, link, known, retention, channels: None, log: recovered.log, run, proven: true, check }
     }
 
     /// Notes in the database that it is in use and which channels promise what, and takes reservations from now on. Last step
     /// of a start: what fails before it leaves no trace.
     pub async fn begin(&mut self, channels: Arc<dyn Channels>) -> Result<(), StoreError> {
-        begin(&mut self.link, &*channels).await?;
+        begin(&mut self.link, &*channels, &self.run).await?;
         self.channels = Some(channels);
         self.shared.queue.begin();
         Ok(())
@@ -64,10 +78,14 @@ impl Writer {
     pub async fn run(mut self, stop: impl Future<Output = ()> + Send) {
         let Some(channels) = self.channels.clone() else { return };
         let mut stop = Stop { asked: pin!(stop), until: None };
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut gave_up = false;
         while !gave_up {
             tokio::select! {
                 () = self.shared.queue.woken() => {}
+                _ = ticks.tick() => self.tick(&*channels).await,
+                () = std::future::ready(()), if self.may_trim(&stop) => self.trim(&*channels).await,
                 () = &mut stop.asked, if stop.until.is_none() => self.begin_stop(&mut stop),
                 () = sleep_until(stop.until.unwrap_or_else(Instant::now)), if stop.until.is_some() => gave_up = true,
             }
@@ -79,7 +97,27 @@ impl Writer {
         self.end(gave_up).await;
     }
 
-    fn begin_stop(&self, stop: &mut Stop<'_>) {
+    /// Looks whether the database can be written to, and which events have to go.
+    async fn tick(&mut self, channels: &dyn Channels) {
+        self.probe(channels).await;
+        self.retention.tick(&self.known, channels, Now::read().wall_ms);
+    }
+
+    /// Whether old events may be removed now: not while there is something more urgent.
+    fn may_trim(&self, stop: &Stop<'_>) -> bool {
+        self.retention.has_work() && stop.until.is_none() && self.shared.queue.state() == StoreState::Ok
+    }
+
+    /// Removes some old events, in one transaction.
+    async fn trim(&mut self, channels: &dyn Channels) {
+        let readers = self.shared.readers();
+        match self.retention.chunk(&mut self.link, &readers, &mut self.known, channels, Now::read().wall_ms).await {
+            Ok(trimmed) => trimmed.iter().for_each(|(name, first)| channels.trimmed(name, *first)),
+            Err(fault) => self.failed(&fault, channels).await,
+        }
+    }
+
+    pub(super) fn begin_stop(&self, stop: &mut Stop<'_>) {
         self.shared.queue.stop();
         stop.until = Some(Instant::now() + STOP_WAIT);
     }
@@ -90,6 +128,7 @@ impl Writer {
         if !batch.items.is_empty() {
             let refused = self.write(&batch, channels, stop).await?;
             self.shared.queue.release(&batch);
+            channels.committed(&mut stored(&batch, &refused));
             self.tell(&batch, refused);
         }
         let points = self.shared.queue.take_points();
@@ -133,36 +172,6 @@ impl Writer {
         Ok(())
     }
 
-    /// One transaction, tried until the database took or refused it. After a failure nobody knows whether the commit had come
-    /// through, so the next try looks first.
-    async fn attempt(&mut self, work: &Work<'_>, channels: &dyn Channels, stop: &mut Stop<'_>) -> Result<Result<(), sqlx::Error>, GaveUp> {
-        let (mark, mut again) = (fresh_epoch(), false);
-        let mut wait = RETRY_FIRST;
-        loop {
-            match perform(&mut self.link, work, channels, again, mark).await {
-                Ok(()) => {
-                    self.recovered();
-                    return Ok(Ok(()));
-                }
-                Err(Fault::Row(error)) => return Ok(Err(error)),
-                Err(Fault::Unable(reason)) => {
-                    self.degraded(&reason);
-                    self.pause(wait, stop).await?;
-                    wait = (wait * 2).min(RETRY_LAST);
-                    again = true;
-                }
-            }
-        }
-    }
-
-    async fn pause(&self, wait: Duration, stop: &mut Stop<'_>) -> Result<(), GaveUp> {
-        tokio::select! {
-            () = sleep(wait) => {}
-            () = &mut stop.asked, if stop.until.is_none() => self.begin_stop(stop),
-        }
-        if stop.until.is_some_and(|until| Instant::now() >= until) { Err(GaveUp) } else { Ok(()) }
-    }
-
     fn tell(&self, batch: &Batch, refused: Vec<Range<u64>>) {
         self.shared.progress.send_modify(|progress| {
             let lost: u64 = refused.iter().map(|tickets| tickets.end - tickets.start).sum();
@@ -181,29 +190,6 @@ impl Writer {
         });
     }
 
-    fn degraded(&self, reason: &Arc<str>) {
-        let since_ms = match self.shared.queue.state() {
-            StoreState::Ok => {
-                tracing::error!(%reason, "the store cannot be written to; publishing to channels with history is refused until it can");
-                Now::read().wall_ms
-            }
-            StoreState::Degraded { since_ms, reason: before } => {
-                if before != *reason {
-                    tracing::warn!(%reason, "the store still cannot be written to");
-                }
-                since_ms
-            }
-        };
-        self.shared.queue.set_state(StoreState::Degraded { since_ms, reason: reason.clone() });
-    }
-
-    fn recovered(&self) {
-        if let StoreState::Degraded { since_ms, .. } = self.shared.queue.state() {
-            self.shared.queue.set_state(StoreState::Ok);
-            tracing::info!(after_ms = Now::read().wall_ms - since_ms, "the store can be written to again");
-        }
-    }
-
     async fn end(mut self, gave_up: bool) {
         if gave_up {
             let rows = self.shared.queue.stats().queued_rows;
@@ -211,11 +197,22 @@ impl Writer {
         } else if let Err(error) = say_clean(&mut self.link, self.shared.queue.seq()).await {
             tracing::error!(%error, "the store could not be closed in order; channels with an early promise get new epochs at the next start");
         }
+        if let Some(check) = self.check.take() {
+            check.abort();
+        }
         self.shared.readers().close().await;
         if let Err(error) = self.link.close().await {
             tracing::debug!(%error, "the store's connection did not close in order");
         }
     }
+}
+
+/// The events of a batch, but those that were refused.
+fn stored<'b>(batch: &'b Batch, refused: &'b [Range<u64>]) -> impl Iterator<Item = &'b Arc<Event>> {
+    (batch.first..).zip(&batch.items).filter_map(|(ticket, item)| match item {
+        Item::Event(event) if !refused.iter().any(|tickets| tickets.contains(&ticket)) => Some(event),
+        _ => None,
+    })
 }
 
 /// However the writer ends, nobody waits for it in vain.

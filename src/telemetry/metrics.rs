@@ -100,7 +100,7 @@ impl DropReason {
 }
 
 /// The names of the causes of a close, in the order of [`cause`].
-const CAUSES: [&str; 15] = [
+const CAUSES: [&str; 16] = [
     "going_away",
     "protocol_error",
     "invalid_utf8",
@@ -116,6 +116,7 @@ const CAUSES: [&str; 15] = [
     "asked",
     "by_client",
     "lost",
+    "position_lost",
 ];
 
 fn cause(close: &Close) -> usize {
@@ -135,6 +136,7 @@ fn cause(close: &Close) -> usize {
         Close::Asked(..) => 12,
         Close::ByClient(..) => 13,
         Close::Lost => 14,
+        Close::PositionLost => 15,
     }
 }
 

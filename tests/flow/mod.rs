@@ -13,6 +13,7 @@ mod doors;
 mod load;
 mod publish;
 mod reading;
+mod recovery;
 
 mod connections;
 mod openapi;

@@ -65,7 +65,9 @@ async fn every_described_call_is_there_and_no_other_method_is() {
     let server = Server::shipped();
     let document = described(&server).await;
     for (path, item) in document["paths"].as_object().unwrap() {
-        let url = server.http("api", &filled(path, "x"));
+        // A stream that is let in does not end.
+        let refused = if path == "/api/events" { "?nonsense=1" } else { "" };
+        let url = server.http("api", &format!("{}{refused}", filled(path, "x")));
         let mut methods: BTreeSet<String> = item.as_object().unwrap().keys().map(|method| method.to_uppercase()).collect();
         for method in METHODS {
             let answer = request(method, &url, &[], None).await;

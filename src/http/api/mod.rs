@@ -3,9 +3,11 @@
 mod asked;
 mod connections;
 mod docs;
+mod events;
 mod history;
 mod live;
 mod openapi;
+mod position;
 mod publish;
 mod sessions;
 mod shapes;
@@ -44,6 +46,9 @@ pub struct Api {
     stop: CancellationToken,
     recent: publish::RecentIds,
     exports: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    waiting: Semaphore,
+    reading: Semaphore,
     /// What `GET /openapi.json` answers.
     description: String,
 }
@@ -68,6 +73,9 @@ impl ApiSite {
             stop,
             recent: publish::RecentIds::default(),
             exports: Arc::new(Semaphore::new(history::EXPORTS_MAX)),
+            streams: Arc::new(Semaphore::new(events::STREAMS_MAX)),
+            waiting: Semaphore::new(position::WAITING_MAX),
+            reading: Semaphore::new(events::READING_MAX),
             description,
         });
         let routes = routes
@@ -116,6 +124,9 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(history::history))
         .routes(routes!(live::channels))
         .routes(routes!(live::one_channel))
+        .routes(routes!(position::history))
+        .routes(routes!(position::members))
+        .routes(routes!(events::events))
         .routes(routes!(connections::connections))
         .routes(routes!(connections::one_connection, connections::close))
         .routes(routes!(sessions::sessions, sessions::begin))

@@ -7,19 +7,22 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, Response, StatusCode};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
+use crate::apply::in_time;
 use crate::http::api::openapi::{BadBody, Broken, Failed, Late, NotJson, NotThere, TooLarge, TooMany, Unavailable};
 use crate::http::api::shapes::{Publish, PublishedAnswer, SourceEvent};
 use crate::http::api::{Api, Part};
 use crate::http::body::{read_json, request_view};
 use crate::http::problem::Problem;
-use crate::http::site::{conclude, json, published, settle};
+use crate::http::site::{conclude, json, published};
 use crate::model::event::Origin;
 use crate::model::fault::Flaw;
 use crate::model::json::{as_text, items, key_is, members};
-use crate::model::{Json, Now};
+use crate::model::{Fault, Json, Now};
 use crate::pipeline::publish::{Destination, Proposal};
 
 /// The largest body.
@@ -64,26 +67,23 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>)
         id: order.id.as_deref().filter(|_| order.targets.len() == 1).and_then(|id| Uuid::parse_str(id).ok()),
         except,
     };
-    let go = || api.router.publish(&order.targets, &proposal, now).map_err(Problem::from);
-    let (answer, applied) = match &order.id {
-        None => go().map(|applied| (published(&applied), Some(applied)))?,
+    let go = || -> Result<Answer, Fault> {
+        let (accepted, store) = (api.router.publish(&order.targets, &proposal, now)?, api.router.store.clone());
+        Ok(async move { Ok(published(&accepted.settled(&store).await?)) }.boxed().shared())
+    };
+    let answer = match &order.id {
+        None => in_time(go().map_err(Problem::with_reason)?).await.map_err(Problem::with_reason)?,
         Some(id) => {
-            // One lock from the look-up to the entry: of two calls at once with one id, one publishes.
-            let mut recent = api.recent.lock();
-            match recent.get(id, now.instant) {
-                Some(answer) => (answer, None),
-                None => {
-                    let applied = go()?;
-                    let answer = published(&applied);
-                    recent.insert(id.clone(), answer.clone(), now.instant);
-                    (answer, Some(applied))
+            // One lock from the look-up to the entry: of two calls at once with one id, one publishes, and both wait for it.
+            let answer = api.recent.lock().once(id, now.instant, go).map_err(Problem::with_reason)?;
+            let answer = in_time(answer.clone()).await.inspect_err(|_| {
+                if matches!(answer.peek(), Some(Err(_))) {
+                    api.recent.lock().forget(id);
                 }
-            }
+            });
+            answer.map_err(Problem::with_reason)?
         }
     };
-    if let Some(applied) = applied {
-        settle(&api.router, &applied).await?;
-    }
     let answer = if order.is_list && !answer.is_array() { serde_json::json!([answer]) } else { answer };
     Ok(json(StatusCode::ACCEPTED, answer.to_string()))
 }
@@ -106,7 +106,8 @@ pub(super) async fn source(State(api): State<Arc<Api>>, Part(name): Part, reques
     let (parts, body) = request.into_parts();
     let body = read_json(&parts, body, BODY_BYTES_MAX).await?.ok_or_else(no_body)?;
     let view = request_view(&parts, Vec::new());
-    conclude(&api.router, api.router.source(source, body, Some(&view), Now::read())?, false).await
+    let promised = api.router.source(source, body, Some(&view), Now::read()).map_err(Problem::with_reason)?;
+    conclude(&api.router, promised, false).await.map_err(Problem::with_reason)
 }
 
 pub(super) fn no_body() -> Problem {
@@ -192,10 +193,13 @@ type Wrap = fn(String) -> Destination;
 const TARGETS: [(&str, Wrap); 4] =
     [("channel", Destination::Channel), ("user", Destination::User), ("session", Destination::Session), ("client", Destination::Client)];
 
+/// What a call is answered once its events are stored. Whoever asks again with the same id waits for the same.
+type Answer = Shared<BoxFuture<'static, Result<serde_json::Value, Fault>>>;
+
 /// The ids of the last minutes with the answers they got.
 #[derive(Default)]
 pub(super) struct Recent {
-    answers: HashMap<String, (Instant, serde_json::Value)>,
+    answers: HashMap<String, Answer>,
     order: VecDeque<(Instant, String)>,
 }
 
@@ -203,7 +207,24 @@ pub(super) struct Recent {
 pub(super) type RecentIds = Mutex<Recent>;
 
 impl Recent {
-    fn get(&mut self, id: &str, now: Instant) -> Option<serde_json::Value> {
+    /// The answer of the call that had this id, or of this one.
+    fn once(&mut self, id: &str, now: Instant, go: impl FnOnce() -> Result<Answer, Fault>) -> Result<Answer, Fault> {
+        self.sweep(now);
+        if let Some(answer) = self.answers.get(id) {
+            return Ok(answer.clone());
+        }
+        let answer = go()?;
+        self.order.push_back((now, id.to_owned()));
+        self.answers.insert(id.to_owned(), answer.clone());
+        Ok(answer)
+    }
+
+    /// Nothing came of it: whoever asks again publishes.
+    fn forget(&mut self, id: &str) {
+        self.answers.remove(id);
+    }
+
+    fn sweep(&mut self, now: Instant) {
         while let Some((at, oldest)) = self.order.front() {
             if now.saturating_duration_since(*at) < ONCE_WITHIN && self.order.len() < IDS_MAX {
                 break;
@@ -211,11 +232,5 @@ impl Recent {
             self.answers.remove(oldest);
             self.order.pop_front();
         }
-        self.answers.get(id).map(|(_, answer)| answer.clone())
-    }
-
-    fn insert(&mut self, id: String, answer: serde_json::Value, now: Instant) {
-        self.order.push_back((now, id.clone()));
-        self.answers.insert(id, (now, answer));
     }
 }

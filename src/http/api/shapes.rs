@@ -344,3 +344,75 @@ struct TtlText(String);
 #[derive(ToSchema)]
 #[schema(minimum = 1, maximum = 31622400)]
 struct TtlSeconds(u64);
+
+/// Where a channel is read on from.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ChannelPosition {
+    /// The offset that was seen last; 0 where it is not given.
+    since: Option<u64>,
+    /// The epoch it was seen in; the present one where it is not given.
+    #[param(pattern = "^[0-9a-f]{1,16}$", example = "1f3a9c")]
+    epoch: Option<String>,
+    /// The most events; 100 where it is not given.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u64>,
+    /// How long to wait where there is nothing yet, such as `30s`; at most a minute.
+    #[param(example = "1s")]
+    wait: Option<String>,
+}
+
+/// What came after a position.
+#[derive(ToSchema)]
+pub(super) struct ChannelHistory {
+    /// Oldest first.
+    events: Vec<Event>,
+    /// `since` of the next call.
+    offset: u64,
+    /// `epoch` of the next call; null where the channel never had an event.
+    #[schema(required)]
+    epoch: Option<String>,
+    /// Whether nothing is missing between the position and the events.
+    recovered: bool,
+    /// How many events are.
+    missed: u64,
+}
+
+/// Who is on a channel.
+#[derive(ToSchema)]
+pub(super) struct ChannelMembers {
+    members: Vec<Member>,
+}
+
+/// A subscription.
+#[derive(ToSchema)]
+struct Member {
+    /// The connection.
+    client: String,
+    /// Its protocol.
+    #[schema(example = "workspace")]
+    protocol: String,
+    /// Its user.
+    #[schema(required = false)]
+    user: String,
+    /// Its session.
+    #[schema(required = false)]
+    session: String,
+    /// What tells it apart from others of that connection on the channel.
+    #[schema(required = false)]
+    key: String,
+    /// What was said of it.
+    #[schema(required = false)]
+    meta: Value,
+    /// When it began.
+    #[schema(format = DateTime)]
+    since: String,
+}
+
+/// Where a stream goes on.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct EventsAfter {
+    /// The `id` that came last, for clients that cannot send `Last-Event-ID`.
+    after: Option<String>,
+}
