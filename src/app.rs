@@ -27,7 +27,8 @@ use crate::router::Router;
 use crate::routing::doors::{self, Door};
 use crate::routing::table;
 use crate::runtime::{self, Runtime};
-use crate::store::{Store, Total, Writer};
+use crate::statistics::Statistics;
+use crate::store::{Store, Writer};
 use crate::telemetry::log::{self, Format};
 use crate::telemetry::metrics::Metrics;
 use crate::{config, sources};
@@ -162,19 +163,17 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
     if !recovered.clean {
         tracing::warn!("the last run did not stop in order: channels with an early promise begin new epochs");
     }
-    for protocol in &runtime.protocols {
-        let is_its = |total: &&Total| total.kind == "protocol" && *total.name == *protocol.plan.name && total.metric == "connections";
-        protocol.metrics.connections_total.add(recovered.totals.iter().find(is_its).map_or(0, |total| total.total));
-    }
+    let statistics = Arc::new(Statistics::resume(&metrics, store.clone(), &recovered.totals, now));
     let hub = Arc::new(Hub::new(runtime.protocols.len(), recovered.channels));
     let router = Arc::new(Router::new(Context::new(runtime, hub), store, now));
-    let app = App { router, tasks: TaskTracker::new(), stop: CancellationToken::new() };
+    let app = App { router, statistics, tasks: TaskTracker::new(), stop: CancellationToken::new() };
     app.run(cli, writer, signals).await
 }
 
 /// The running server.
 struct App {
     router: Arc<Router>,
+    statistics: Arc<Statistics>,
     /// Everything but the store's writer, which must outlive it.
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -200,6 +199,7 @@ impl App {
             // A person who asks twice does not want to wait; what was accepted is written all the same.
             why = signals.next() => tracing::warn!(signal = why, clients = self.router.context.hub.connection_count(None), "not waiting for connections to close"),
         }
+        self.statistics.collect(Now::read());
         write_until.cancel();
         if timeout_at(deadline.max(Instant::now() + Duration::from_secs(1)), written).await.is_err() {
             tracing::error!(still = "store", queued = self.router.store.stats().queued_rows, "did not end in time");
@@ -231,13 +231,13 @@ impl App {
             serve(bound, &Arc::new(Site::new(self.router.clone(), upgrader, &door)), &self.tasks, &self.stop);
             ports.doors.push((door, port));
         }
-        serve(open.api, &Arc::new(ApiSite::new(self.router.clone(), self.stop.clone())), &self.tasks, &self.stop);
+        serve(open.api, &Arc::new(ApiSite::new(self.router.clone(), self.statistics.clone(), self.stop.clone())), &self.tasks, &self.stop);
         for source in &plan.sources {
             if matches!(source.kind, SourceKind::Every { .. }) {
                 self.tasks.spawn(sources::every(self.router.clone(), source.clone(), self.stop.clone()));
             }
         }
-        self.tasks.spawn(housekeep(self.router.clone(), self.stop.clone()));
+        self.tasks.spawn(housekeep(self.router.clone(), self.statistics.clone(), self.stop.clone()));
         ports
     }
 
@@ -305,7 +305,7 @@ fn announce(cli: &Cli, router: &Router, ports: &Ports) {
 }
 
 /// What is to be done now and then.
-async fn housekeep(router: Arc<Router>, stop: CancellationToken) {
+async fn housekeep(router: Arc<Router>, statistics: Arc<Statistics>, stop: CancellationToken) {
     let mut ticks = interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut seconds = 0u64;
@@ -319,6 +319,7 @@ async fn housekeep(router: Arc<Router>, stop: CancellationToken) {
         context.runtime.metrics.tick(now);
         context.hub.trim_tails();
         context.hub.retire(now);
+        statistics.tick(now);
         seconds += 1;
         if seconds.is_multiple_of(SWEEP_SECONDS) {
             context.runtime.sweep(now);

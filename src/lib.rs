@@ -16,7 +16,7 @@
 //! | L1 | `protocol`, `config` | sockets, tasks, database, scripts |
 //! | L2 | `limits`, `routing`, `script`, `store` | each other, the hub, any connection |
 //! | L3 | `hub` | HTTP, transports, scripts |
-//! | L4 | `runtime`, `pipeline`, `apply`, `router`, `catch_up`, `log_channels` | how an event arrived |
+//! | L4 | `runtime`, `pipeline`, `apply`, `router`, `catch_up`, `log_channels`, `statistics` | how an event arrived |
 //! | L5 | `connection`, `sources` | axum, the text of routes.yaml, each other |
 //! | L6 | `http` | the command line |
 //! | L7 | `app`, `cli` | |
@@ -39,6 +39,7 @@ pub mod routing;
 pub mod runtime;
 pub mod script;
 pub mod sources;
+pub mod statistics;
 pub mod store;
 pub mod telemetry;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::hub::Hub;
-use crate::model::ChannelName;
+use crate::model::{ChannelName, Event};
 use crate::runtime::Runtime;
 use crate::store::{Channels, Policy};
 
@@ -23,5 +23,9 @@ impl Channels for LogChannels {
 
     fn trimmed(&self, channel: &ChannelName, first: u64) {
         self.hub.trimmed(channel, first);
+    }
+
+    fn committed(&self, events: &mut dyn Iterator<Item = &Arc<Event>>) {
+        self.hub.feed.committed(events);
     }
 }

@@ -14,7 +14,7 @@ use crate::model::view::RequestView;
 use crate::model::{Close, Code, Fault, Json, Now};
 use crate::pipeline::publish::{Destination, Proposal, prepare};
 use crate::pipeline::{self, ClientLimits, Context, Decision, Effect, Input};
-use crate::store::{ConnectionEnd, ConnectionRecord, Point, Store};
+use crate::store::{ConnectionEnd, ConnectionRecord, Store};
 use crate::telemetry::metrics::DropReason;
 
 /// Warnings about clients' messages that are logged in a second. The rest are in the log at level debug, and counted.
@@ -89,7 +89,6 @@ impl Router {
         }
         protocol.metrics.opened();
         self.store.append_connection_opened(record(connection));
-        self.store.append_points(vec![opened(&protocol.plan.name)]);
         tracing::debug!(protocol = %protocol.plan.name, client = %connection.id, "connection opened");
         Ok(())
     }
@@ -218,12 +217,6 @@ impl Router {
             _ => tracing::debug!(door, client, code = fault.code.as_str(), why, "a message was refused"),
         }
     }
-}
-
-/// Counts a connection, over restarts too.
-fn opened(protocol: &Arc<str>) -> Point {
-    let minute_s = Now::read().wall_ms.div_euclid(60_000) * 60;
-    Point { kind: "protocol", name: protocol.clone(), metric: "connections", minute_s, delta: 1 }
 }
 
 fn record(connection: &Connection) -> ConnectionRecord {

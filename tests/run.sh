@@ -24,13 +24,18 @@ skip() { # skip COUNT WHY
   echo "left out: $2 ($1 tests)"
 }
 
-# Whether a command is there, installed from a Debian package where that is allowed: need COMMAND PACKAGE
+# Installs a Debian package where that is allowed: install PACKAGE
+install() {
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing $1"
+    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$1"; } >"$scratch/apt" 2>&1 || tail -n 3 "$scratch/apt"
+  fi
+}
+
+# Whether a command is there, installed where it is not: need COMMAND PACKAGE
 need() {
   command -v "$1" >/dev/null && return
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    echo "installing $2 for $1"
-    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$2"; } >"$scratch/apt" 2>&1 || tail -n 3 "$scratch/apt"
-  fi
+  install "$2"
   command -v "$1" >/dev/null || { echo "missing: $1 (Debian package $2)" && false; }
 }
 
@@ -104,8 +109,9 @@ client_tests() {
     skip "$all" "the clients, which want Node.js 20 or later; this is $(node --version)" && return
   fi
   if ! client_packages; then failed=$((failed + 1)) && echo 'failed: npm packages cannot be installed' && return; fi
-  # The binary that cargo test has just built.
-  TRAMLINE_BIN=$(realpath "${CARGO_TARGET_DIR:-target}/debug/tramline") \
+  # For the page at /docs; without it those tests say that they are left out.
+  need chromium chromium || true
+  CHROMIUM_BIN=$(command -v chromium || true) TRAMLINE_BIN=$binary \
     node --test --test-reporter=spec --test-reporter-destination=stdout \
       --test-reporter=tap --test-reporter-destination="$scratch/node" tests/clients/*.test.js || status=$?
   passed=$((passed + $(count "$scratch/node" '^# pass ([0-9]+)$')))
@@ -116,13 +122,26 @@ client_tests() {
   failed=$((failed + red))
 }
 
+description_tests() {
+  if [ "$built" = no ]; then skip 1 'schemathesis, for want of a binary' && return; fi
+  need python3 python3-venv || true
+  python3 -c 'import ensurepip' 2>/dev/null || install python3-venv
+  if ! python3 -c 'import ensurepip'; then
+    skip 1 'schemathesis, for want of Python with venv' && return
+  fi
+  stage 'schemathesis' tests/schemathesis/run.sh "$binary" "$scratch"
+}
+
 stage 'cargo fmt' cargo fmt --check
 stage 'cargo clippy' cargo clippy --all-targets -- -D warnings
 if command -v cargo-deny >/dev/null; then stage 'cargo deny' cargo deny --log-level error check bans licenses sources; fi
 
 if rust_tests; then built=yes; else built=no; fi
+# What cargo test has just built.
+binary=$(realpath -m "${CARGO_TARGET_DIR:-target}/debug/tramline")
 postgres_tests
 client_tests
+description_tests
 
 printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
 [ "$failed" = 0 ]

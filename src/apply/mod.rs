@@ -213,14 +213,16 @@ impl Apply<'_> {
         for step in steps {
             match (step, actor, held.as_deref_mut()) {
                 (Step::Show(event, except), _, Some(held)) => {
+                    let plan = event.channel.as_ref().and_then(|name| held.plan(name));
                     let published = held.show(event, except, &mut renderer);
-                    count(self.context, &published);
+                    runtime.published(plan.as_deref(), &published);
                     applied.published.push(published);
                 }
-                (Step::Do(Effect::Publish { channel, event, except, .. }), _, Some(held)) => {
+                (Step::Do(Effect::Publish { channel, plan, event, except }), _, Some(held)) => {
                     if let Some(event) = held.place(&channel, event) {
                         let published = held.show(Arc::new(event), except, &mut renderer);
-                        count(self.context, &published);
+                        hub.feed.passing(&published.event);
+                        runtime.published(Some(&plan), &published);
                         applied.published.push(published);
                     }
                 }
@@ -237,7 +239,8 @@ impl Apply<'_> {
                 (Step::Do(Effect::Direct { receivers, event, except }), _, _) => {
                     let event = Arc::new(Event { new: event, channel: None, offset: 0, epoch: 0, seq: 0 });
                     let published = direct(hub, &receivers, event, except, &mut renderer);
-                    count(self.context, &published);
+                    hub.feed.passing(&published.event);
+                    runtime.published(None, &published);
                     applied.published.push(published);
                 }
                 (Step::Do(Effect::Send(frame)), Some(actor), _) => {
@@ -326,14 +329,6 @@ fn touched_by(context: &Context, step: &Step) -> Option<(ChannelName, Arc<Channe
         Step::Do(effect) => touched(effect),
         Step::Show(event, _) => context.hub.channel(event.channel.as_ref()?.as_str()).map(|c| (c.name.clone(), c.plan.clone())),
     }
-}
-
-fn count(context: &Context, published: &Published) {
-    let counters = &context.runtime.counters;
-    counters.published.inc();
-    counters.delivered.add(published.delivered as u64);
-    counters.drop_many(DropReason::OutboxFull, published.overflowed as u64);
-    counters.drop_many(DropReason::Gone, published.gone as u64);
 }
 
 fn direct(hub: &Hub, receivers: &Receivers, event: Arc<Event>, except: Option<u64>, renderer: &mut Renderer<'_>) -> Published {

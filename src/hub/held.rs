@@ -7,6 +7,7 @@ use parking_lot::RawMutex;
 use parking_lot::lock_api::ArcMutexGuard;
 
 use super::{Channel, Connection, Hub, Sent, State};
+use crate::config::plan::ChannelPlan;
 use crate::model::event::{Epoch, Event, NewEvent};
 use crate::model::view::SubView;
 use crate::model::{ChannelName, Now};
@@ -87,6 +88,11 @@ impl Held<'_> {
             let mut subscriptions = connection.subscriptions.lock();
             subscriptions.iter_mut().for_each(|all| all.retain(|(n, k)| (n, k) != (name, key)));
         }
+    }
+
+    /// What the configuration says of a channel. It must be held.
+    pub fn plan(&mut self, name: &ChannelName) -> Option<Arc<ChannelPlan>> {
+        self.find(name).map(|(channel, _)| channel.plan.clone())
     }
 
     /// Whether events of a channel wait for their commit. The channel must be held.

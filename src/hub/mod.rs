@@ -9,6 +9,7 @@
 pub mod channel;
 pub mod connection;
 pub mod directory;
+pub mod feed;
 mod held;
 pub mod outbox;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use crate::store::Standing;
 pub use channel::{Channel, Member, State};
 pub use connection::Connection;
 pub use directory::{Admission, Bounds};
+pub use feed::Feed;
 pub use held::{CatchUp, Held, Joined, Published, Recover, Render};
 pub use outbox::{Measure, Out, Outbox, Sent};
 
@@ -58,6 +60,8 @@ pub struct Hub {
     // Protects who is connected. Taken alone or inside channels; nothing but a view is taken inside it.
     directory: RwLock<Directory>,
     next_key: AtomicU64,
+    /// Those who follow the whole log.
+    pub feed: Arc<Feed>,
 }
 
 impl Hub {
@@ -71,6 +75,7 @@ impl Hub {
             positions: Mutex::new(positions.into_iter().map(position_of).collect()),
             directory: RwLock::new(Directory::new(protocols)),
             next_key: AtomicU64::new(1),
+            feed: Arc::default(),
         }
     }
 

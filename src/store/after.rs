@@ -17,6 +17,8 @@ const WALK_ROWS: usize = 256;
 /// Where the log is, for the channels of a filter, at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogPosition {
+    /// The log's own name: a place means nothing in another one.
+    pub log: u64,
     /// The newest place in the log, whatever the channel.
     pub seq: u64,
     /// The newest offsets of the filter's channels, added up: so many events they ever had.
@@ -47,7 +49,7 @@ impl Store {
         let mut query = Query::new(&pool, "SELECT ");
         query.push(EVENT_COLUMNS).push(" FROM events e WHERE e.channel = (SELECT c.id FROM channels c WHERE c.name = ").value(channel);
         query.push(") AND e.\"offset\" > ").value(i64::try_from(since).unwrap_or(i64::MAX));
-        query.push(" AND ").aside("e.epoch").push(" = ").value(epoch.cast_signed());
+        query.push(" AND ").aside_number("e.epoch").push(" = ").value(epoch.cast_signed());
         query.push(" ORDER BY e.\"offset\" LIMIT ").value(i64::try_from(events_max).unwrap_or(i64::MAX));
         let (mut events, mut bytes) = (Vec::new(), 0);
         let read = |row: &dyn Columns| {
@@ -80,7 +82,10 @@ impl Store {
     /// Where the log is, all of it seen at one moment.
     pub async fn log_position(&self, filter: &Filter) -> Result<LogPosition, StoreError> {
         let pool = self.shared.readers();
-        let mut query = Query::new(&pool, "SELECT m.seq, c.name, c.top, c.gone FROM (SELECT max(id) AS seq FROM events) m ");
+        let mut query = Query::new(
+            &pool,
+            "SELECT m.seq, c.name, c.top, c.gone, (SELECT value FROM meta WHERE key = 'log') FROM (SELECT max(id) AS seq FROM events) m ",
+        );
         let all = filter.channels.is_empty();
         if all {
             query.push("CROSS JOIN (SELECT '' AS name, CAST(sum(top) AS BIGINT) AS top, max(gone) AS gone FROM channels) c");
@@ -91,6 +96,7 @@ impl Store {
         let mut position = LogPosition::default();
         let read = |row: &dyn Columns| {
             position.seq = row.number(0)?.cast_unsigned();
+            position.log = row.word(4)?.parse().unwrap_or_default();
             if all || row.text(1)?.is_some_and(|name| filter.takes_channel(Some(name))) {
                 position.tops = position.tops.saturating_add(row.number(2)?.cast_unsigned());
                 position.gone = position.gone.max(row.number(3)?.cast_unsigned());
@@ -115,11 +121,13 @@ impl Store {
         Ok(Walk { store: self.clone(), scan })
     }
 
-    /// How many events of a filter's channels are in the log after a place; none where those are too many channels to be named.
-    pub async fn count_after(&self, filter: &Filter, seq: u64) -> Result<Option<u64>, StoreError> {
+    /// How many events of a filter's channels are in the log behind `after` and not behind `up_to`; none where those are too
+    /// many channels to be named.
+    pub async fn count_between(&self, filter: &Filter, after: u64, up_to: u64) -> Result<Option<u64>, StoreError> {
+        let place = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
         let pool = self.shared.readers();
         let mut query = Query::new(&pool, "SELECT count(*) FROM events e WHERE e.id > ");
-        query.value(i64::try_from(seq).unwrap_or(i64::MAX));
+        query.value(place(after)).push(" AND e.id <= ").value(place(up_to));
         match resolve(&pool, filter).await? {
             None => return Ok(Some(0)),
             Some(ChannelSet::Many) => return Ok(None),

@@ -154,3 +154,7 @@ impl Filter {
 pub(super) fn names(wanted: &str, name: &str) -> bool {
     if Glob::is_glob(wanted) { Glob::new(wanted).matches(name) } else { wanted == name }
 }
+
+#[cfg(test)]
+#[path = "filter_tests.rs"]
+mod tests;

@@ -67,7 +67,7 @@ impl Store {
     }
 }
 
-async fn page(pool: &Pool, query: &HistoryQuery, budget: Budget) -> Result<Page, StoreError> {
+pub(super) async fn page(pool: &Pool, query: &HistoryQuery, budget: Budget) -> Result<Page, StoreError> {
     if !(1..=HISTORY_LIMIT_MAX).contains(&query.limit) {
         return Err(StoreError::Limit);
     }

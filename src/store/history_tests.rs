@@ -5,10 +5,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Event, Json};
+use crate::model::Json;
 use crate::store::read::Query;
 use crate::store::tests::{Rig, event, memory};
-use crate::store::{Bounds, CursorError, DataIs, Moment, Needle, Store};
+use crate::store::{Bounds, CursorError, Store};
 
 fn query(channel: Option<&str>, kind: Option<&str>, limit: usize) -> HistoryQuery {
     let filter = Filter { channels: channel.map(Into::into).into_iter().collect(), kind: kind.map(Into::into), ..Filter::default() };

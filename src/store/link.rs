@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
-use super::db::{Either, Held, both};
+use super::db::{Either, Held};
 use super::fault::Fault;
 use super::{postgres, sqlite};
 
@@ -27,11 +27,8 @@ impl Link {
     /// The connection, within a transaction that writes.
     pub(super) async fn begin(&mut self) -> Result<Held, Fault> {
         let mut held = self.take().await?;
-        let begun = match &mut held {
-            Either::Sqlite(db) => sqlx::query("BEGIN IMMEDIATE").execute(&mut **db).await.map(drop),
-            Either::Postgres(db) => sqlx::query("BEGIN READ WRITE").execute(&mut **db).await.map(drop),
-        };
-        match begun {
+        let word = if self.is_remote() { "BEGIN" } else { "BEGIN IMMEDIATE" };
+        match say(&mut held, word).await {
             Ok(()) => Ok(held),
             Err(error) => {
                 self.discard(held);
@@ -44,7 +41,7 @@ impl Link {
     /// ends a transaction on its own, which that one never learns.
     pub(super) async fn end<T>(&mut self, mut held: Held, done: sqlx::Result<T>) -> Result<T, Fault> {
         let word = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
-        let ended = both!(&mut held, db => sqlx::query(word).execute(&mut **db).await.map(drop));
+        let ended = say(&mut held, word).await;
         match (done, ended) {
             (Ok(done), Ok(())) => {
                 self.put_back(held);
@@ -52,7 +49,7 @@ impl Link {
                 if self.is_there() { Ok(done) } else { Err(Fault::Gone) }
             }
             (Ok(_), Err(error)) => {
-                let undone = both!(&mut held, db => sqlx::query("ROLLBACK").execute(&mut **db).await.map(drop));
+                let undone = say(&mut held, "ROLLBACK").await;
                 tracing::debug!(?undone, "a commit failed");
                 self.discard(held);
                 Err(error.into())
@@ -111,5 +108,13 @@ impl Link {
             Either::Postgres(link) => link.close().await?,
         }
         Ok(())
+    }
+}
+
+/// A word without parameters: SQLite keeps it prepared, to PostgreSQL it is one message there and back.
+async fn say(held: &mut Held, word: &'static str) -> sqlx::Result<()> {
+    match held {
+        Either::Sqlite(db) => sqlx::query(word).execute(&mut **db).await.map(drop),
+        Either::Postgres(db) => sqlx::raw_sql(word).execute(&mut **db).await.map(drop),
     }
 }

@@ -30,7 +30,7 @@ impl ChannelSet {
     pub(super) fn push(&self, query: &mut Query<'_>) {
         match self {
             ChannelSet::One(id) => {
-                query.push(" AND ").aside("e.channel").push(" = ").value(*id);
+                query.push(" AND ").aside_number("e.channel").push(" = ").value(*id);
             }
             ChannelSet::Some(ids) => {
                 query.push(" AND ").among("e.channel", ids);

@@ -39,6 +39,9 @@ pub(super) struct Link {
 pub(super) async fn open(url: &Secret) -> Result<(Link, Pool), StoreError> {
     // The URL holds a password: nothing of it is repeated.
     let options = PgConnectOptions::from_str(&url.0).map_err(|_| StoreError::Url)?.application_name("tramline");
+    // The brackets of an IPv6 address belong to the URL, not to the address.
+    let host = options.get_host().trim_matches(['[', ']']).to_owned();
+    let options = options.host(&host);
     let place = place(&options);
     let reading = options.clone().options([("default_transaction_read_only", "on"), ("statement_timeout", QUERY_WAIT)]);
     let options = options.options([

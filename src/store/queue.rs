@@ -18,7 +18,7 @@ use crate::model::Event;
 const RECORD_BYTES: usize = 512;
 
 /// Points that wait, at most: what is counted is counted in few series, and in minutes.
-const POINTS_MAX: usize = 100_000;
+const POINTS_KEPT: usize = 100_000;
 
 /// How much may wait for the writer.
 #[derive(Debug, Clone, Copy)]
@@ -161,7 +161,7 @@ impl Queue {
         let mut inner = self.inner.lock();
         for point in points {
             let key = (point.kind, point.name, point.metric, point.minute_s);
-            if inner.points.len() >= POINTS_MAX && !inner.points.contains_key(&key) {
+            if inner.points.len() >= POINTS_KEPT && !inner.points.contains_key(&key) {
                 inner.dropped_records += 1;
                 continue;
             }

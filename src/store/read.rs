@@ -94,22 +94,52 @@ impl<'p> Query<'p> {
         self
     }
 
-    /// A column that must not choose the index: SQLite leaves an expression alone, PostgreSQL knows its tables' statistics.
+    /// A column of texts that must not choose the index: an expression does not.
     pub(super) fn aside(&mut self, column: &str) -> &mut Self {
-        if let Either::Sqlite(_) = self.pool {
-            self.push("+");
+        match self.pool {
+            Either::Sqlite(_) => self.push("+").push(column),
+            Either::Postgres(_) => self.push("(").push(column).push(" || '')"),
         }
-        self.push(column)
+    }
+
+    /// The same for numbers.
+    pub(super) fn aside_number(&mut self, column: &str) -> &mut Self {
+        match self.pool {
+            Either::Sqlite(_) => self.push("+").push(column),
+            Either::Postgres(_) => self.push("(").push(column).push(" + 0)"),
+        }
     }
 
     /// That a column has one of these values.
     pub(super) fn among(&mut self, column: &str, values: &[i64]) -> &mut Self {
         let list = values.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
-        self.aside(column);
+        self.aside_number(column);
         match self.pool {
             Either::Sqlite(_) => self.push(" IN (SELECT value FROM json_each('[' || ").value(&*list).push(" || ']'))"),
             Either::Postgres(_) => self.push(" = ANY (string_to_array(").value(&*list).push(", ',')::bigint[])"),
         }
+    }
+
+    /// That a column has a value, and the one that follows it in an index is between two others.
+    ///
+    /// PostgreSQL would rather walk all rows in the order of `key` where it believes that many have the value, and would not come
+    /// to an end where those are not among the first. A comparison of pairs, ordered by both, leaves it this index alone.
+    pub(super) fn within(&mut self, column: &str, value: impl Into<Value>, key: &str, low: i64, high: i64) -> &mut Self {
+        if let Either::Sqlite(_) = self.pool {
+            self.push(column).push(" = ").value(value).push(" AND ");
+            return self.between(key, low, high);
+        }
+        let value = value.into();
+        self.push(column).push(" IS NOT NULL");
+        for (comparison, bound) in [(">=", low), ("<=", high)] {
+            self.push(&format!(" AND ({column}, {key}) {comparison} (")).value(value.clone()).push(", ").value(bound).push(")");
+        }
+        self
+    }
+
+    /// That a column is between two values.
+    pub(super) fn between(&mut self, column: &str, low: i64, high: i64) -> &mut Self {
+        self.push(column).push(" >= ").value(low).push(" AND ").push(column).push(" <= ").value(high)
     }
 
     /// That a column's text, its ASCII letters in lower case, holds a text.

@@ -16,6 +16,8 @@ const SERIES: &str = "SELECT kind, name, metric, total FROM series";
 
 /// A session as it stood in the table.
 type Session = (String, Option<String>, Option<String>, Option<String>, i64, i64, Option<i64>);
+/// A total as it stood in the table: kind, name, metric, total.
+type Series = (String, String, String, i64);
 
 /// Copies what can be read of a file that was set aside.
 pub(super) async fn from_file(path: &Path, link: &mut Link) {
@@ -34,7 +36,7 @@ pub(super) async fn from_readers(readers: &SqlitePool, link: &mut Link) {
 }
 
 async fn between(old: &mut SqliteConnection, link: &mut Link) {
-    let (mut sessions, mut series): (Vec<Session>, Vec<(String, String, String, i64)>) = Default::default();
+    let (mut sessions, mut series): (Vec<Session>, Vec<Series>) = Default::default();
     let mut rows = sqlx::query_as(SESSIONS).fetch(&mut *old);
     while let Ok(Some(row)) = rows.try_next().await {
         sessions.push(row);
@@ -51,13 +53,13 @@ async fn between(old: &mut SqliteConnection, link: &mut Link) {
     }
 }
 
-async fn copy(link: &mut Link, sessions: &[Session], series: &[(String, String, String, i64)]) -> Result<(), Fault> {
+async fn copy(link: &mut Link, sessions: &[Session], series: &[Series]) -> Result<(), Fault> {
     let mut held = link.begin().await?;
     let done = fill(&mut held, sessions, series).await;
     link.end(held, done).await
 }
 
-async fn fill(db: &mut Held, sessions: &[Session], series: &[(String, String, String, i64)]) -> sqlx::Result<()> {
+async fn fill(db: &mut Held, sessions: &[Session], series: &[Series]) -> sqlx::Result<()> {
     let Held::Sqlite(db) = db else { return Ok(()) };
     for (id, user, name, meta, created, expires, seen) in sessions {
         let sql = "INSERT INTO sessions (id, user, name, meta, created_ms, expires_ms, seen_ms) VALUES ($1, $2, $3, $4, $5, $6, $7) \

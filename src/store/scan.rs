@@ -11,7 +11,7 @@ use super::cursor::{self, Order};
 use super::db::Pool;
 use super::filter::Filter;
 use super::names::{ChannelSet, resolve};
-use super::read::{Columns, Query};
+use super::read::{Columns, Query, Value};
 use super::row::{COLUMNS, event, name};
 use crate::model::Event;
 
@@ -19,6 +19,9 @@ use crate::model::Event;
 const PAGE_BYTES_MAX: usize = 16 << 20;
 /// Times do not quite grow with places: clocks are set. So far apart they may be.
 const CLOCK_SLACK_MS: i64 = 60_000;
+
+/// No key is larger; one more still is a number.
+const KEY_MAX: i64 = i64::MAX - 1;
 
 /// How much one page may look at before it gives what it has.
 #[derive(Debug, Clone, Copy)]
@@ -86,7 +89,7 @@ impl Scan {
         if let Lead::Channel(channel) = lead {
             // Most questions have no bounds of time and need no search.
             low = if low > 0 { offset_from(pool, channel, low).await? } else { 0 };
-            high = if high < i64::MAX { offset_from(pool, channel, high + 1).await? - 1 } else { i64::MAX };
+            high = if high < KEY_MAX { offset_from(pool, channel, high + 1).await? - 1 } else { KEY_MAX };
         }
         let mut scan = Self { filter: filter.clone(), order, channels, lead, low, high };
         if let Some(key) = key {
@@ -160,10 +163,6 @@ impl Scan {
         if let Lead::Channel(_) = self.lead { "e.\"offset\"" } else { "e.id" }
     }
 
-    fn direction(&self) -> &'static str {
-        if self.order == Order::Descending { " DESC" } else { "" }
-    }
-
     /// Whether the index decides everything: then every row it gives is one of the page's.
     fn is_decided(&self) -> bool {
         let filter = &self.filter;
@@ -185,7 +184,8 @@ impl Scan {
         let mut query = Query::new(pool, "SELECT ");
         query.push(self.key()).push(" FROM events e WHERE ");
         self.push_range(&mut query, self.low, self.high);
-        query.push(" ORDER BY ").push(self.key()).push(self.direction()).push(" LIMIT 1");
+        self.push_order(&mut query);
+        query.push(" LIMIT 1");
         if !dense {
             query.push(" OFFSET ").value(rows - 1);
         }
@@ -199,25 +199,37 @@ impl Scan {
         })
     }
 
+    /// The column that the leading index begins with.
+    fn leads(&self) -> Option<(&'static str, Value)> {
+        let filter = &self.filter;
+        let (column, value) = match self.lead {
+            Lead::Client => ("e.client", &filter.client),
+            Lead::Session => ("e.session", &filter.session),
+            Lead::User => ("e.\"user\"", &filter.user),
+            Lead::Kind => ("e.type", &filter.kind),
+            Lead::Source => ("e.source", &filter.source),
+            Lead::Channel(id) => return Some(("e.channel", id.into())),
+            Lead::Place => return None,
+        };
+        value.as_deref().map(|value| (column, value.into()))
+    }
+
     /// What the leading index looks up.
     fn push_range(&self, query: &mut Query<'_>, low: i64, high: i64) {
-        let filter = &self.filter;
-        let equal = match self.lead {
-            Lead::Client => Some(("e.client", &filter.client)),
-            Lead::Session => Some(("e.session", &filter.session)),
-            Lead::User => Some(("e.\"user\"", &filter.user)),
-            Lead::Kind => Some(("e.type", &filter.kind)),
-            Lead::Source => Some(("e.source", &filter.source)),
-            Lead::Channel(id) => {
-                query.push("e.channel = ").value(id).push(" AND ");
-                None
-            }
-            Lead::Place => None,
+        match self.leads() {
+            Some((column, value)) => query.within(column, value, self.key(), low, high),
+            None => query.between(self.key(), low, high),
         };
-        if let Some((column, Some(value))) = equal {
-            query.push(column).push(" = ").value(&**value).push(" AND ");
+    }
+
+    /// In the order of the leading index.
+    fn push_order(&self, query: &mut Query<'_>) {
+        let direction = if self.order == Order::Descending { " DESC" } else { "" };
+        query.push(" ORDER BY ");
+        if let Some((column, _)) = self.leads() {
+            query.push(column).push(direction).push(", ");
         }
-        query.push(self.key()).push(" >= ").value(low).push(" AND ").push(self.key()).push(" <= ").value(high);
+        query.push(self.key()).push(direction);
     }
 
     /// The rows of one window. A row more than wanted says whether there are any.
@@ -226,24 +238,24 @@ impl Scan {
         let mut query = Query::new(pool, "SELECT ");
         query.push(COLUMNS).push(" FROM events e WHERE ");
         self.push_range(&mut query, low, high);
-        let lead = self.lead;
-        for (column, value, leads) in [
-            ("e.client", &filter.client, lead == Lead::Client),
-            ("e.session", &filter.session, lead == Lead::Session),
-            ("e.\"user\"", &filter.user, lead == Lead::User),
-            ("e.type", &filter.kind, lead == Lead::Kind),
-            ("e.source", &filter.source, lead == Lead::Source),
+        let leads = self.leads().map(|(column, _)| column);
+        for (column, value) in [
+            ("e.client", &filter.client),
+            ("e.session", &filter.session),
+            ("e.\"user\"", &filter.user),
+            ("e.type", &filter.kind),
+            ("e.source", &filter.source),
         ] {
-            if let Some(value) = value.as_deref().filter(|_| !leads) {
+            if let Some(value) = value.as_deref().filter(|_| leads != Some(column)) {
                 query.push(" AND ").aside(column).push(" = ").value(value);
             }
         }
-        if !matches!(lead, Lead::Channel(_)) {
+        if !matches!(self.lead, Lead::Channel(_)) {
             self.channels.push(&mut query);
         }
         for (comparison, moment) in [(" >= ", &filter.since), (" < ", &filter.until)] {
             if let Some(moment) = moment {
-                query.push(" AND ").aside("e.time_ms").push(comparison).value(moment.ms);
+                query.push(" AND ").aside_number("e.time_ms").push(comparison).value(moment.ms);
             }
         }
         if let Some(text) = &filter.text {
@@ -254,7 +266,7 @@ impl Scan {
         for condition in filter.data.iter().take(4) {
             query.push(" AND (").holds("e.data", &condition.value).push(" OR ").holds("e.data", "\\").push(")");
         }
-        query.push(" ORDER BY ").push(self.key()).push(self.direction());
+        self.push_order(&mut query);
         if !self.is_checked_here() {
             query.push(" LIMIT ").value(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1));
         }
@@ -326,14 +338,14 @@ fn lead(filter: &Filter, channels: &ChannelSet) -> Lead {
 
 /// The places in the log between which everything lies that is in the bounds of time.
 async fn places(pool: &Pool, filter: &Filter) -> Result<(i64, i64), StoreError> {
-    let (mut low, mut high) = (0, i64::MAX);
+    let (mut low, mut high) = (0, KEY_MAX);
     if let Some(since) = &filter.since {
         low = place_before(pool, since.ms).await?.saturating_add(1);
     }
     if let Some(until) = &filter.until {
         let mut query = Query::new(pool, "SELECT id FROM events WHERE time_ms > ");
         query.value(until.ms.saturating_add(CLOCK_SLACK_MS)).push(" ORDER BY time_ms LIMIT 1");
-        high = query.number().await?.map_or(i64::MAX, |after| after - 1);
+        high = query.number().await?.map_or(KEY_MAX, |after| after - 1);
     }
     Ok((low, high))
 }

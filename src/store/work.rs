@@ -166,8 +166,22 @@ pub(super) async fn probe(link: &mut Link, write: bool) -> Result<(), Fault> {
             return Err(Fault::Gone);
         }
         let mut held = link.begin().await?;
-        let done = if write { set_meta(&mut held, "probe", "").await } else { Ok(()) };
-        link.end(held, done).await
+        let done = async {
+            if write {
+                set_meta(&mut held, "probe", "").await?;
+            }
+            is_read_only(&mut held).await
+        };
+        let done = done.await;
+        if link.end(held, done).await? { Err(Fault::Unable("PostgreSQL is read-only".into())) } else { Ok(()) }
     };
     Link::in_time(is_remote, work.boxed()).await
+}
+
+/// Whether PostgreSQL takes only reads now, as a standby does. SQLite has said so when the transaction began.
+async fn is_read_only(db: &mut Held) -> sqlx::Result<bool> {
+    match db {
+        Held::Sqlite(_) => Ok(false),
+        Held::Postgres(db) => sqlx::query_scalar("SELECT current_setting('transaction_read_only') = 'on'").fetch_one(&mut **db).await,
+    }
 }

@@ -20,8 +20,8 @@ use super::retention::Retention;
 use super::work::{Work, begin, say_clean};
 use super::{Recovered, Shared, StoreError, StoreState, check};
 use crate::config::plan::StorePlan;
-use crate::model::Now;
 use crate::model::event::fresh_epoch;
+use crate::model::{Event, Now};
 
 /// Between two looks at the database, and at what is too old.
 const TICK: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 1000 });
@@ -128,6 +128,7 @@ impl Writer {
         if !batch.items.is_empty() {
             let refused = self.write(&batch, channels, stop).await?;
             self.shared.queue.release(&batch);
+            channels.committed(&mut stored(&batch, &refused));
             self.tell(&batch, refused);
         }
         let points = self.shared.queue.take_points();
@@ -204,6 +205,14 @@ impl Writer {
             tracing::debug!(%error, "the store's connection did not close in order");
         }
     }
+}
+
+/// The events of a batch, but those that were refused.
+fn stored<'b>(batch: &'b Batch, refused: &'b [Range<u64>]) -> impl Iterator<Item = &'b Arc<Event>> {
+    (batch.first..).zip(&batch.items).filter_map(|(ticket, item)| match item {
+        Item::Event(event) if !refused.iter().any(|tickets| tickets.contains(&ticket)) => Some(event),
+        _ => None,
+    })
 }
 
 /// However the writer ends, nobody waits for it in vain.

@@ -11,6 +11,7 @@ mod websocket;
 
 mod doors;
 mod load;
+mod openapi;
 mod publish;
 mod reading;
 mod recovery;

@@ -11,6 +11,8 @@ use futures_util::stream::try_unfold;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::http::api::asked::{Asked, FILTER, Known};
+use crate::http::api::openapi::{BadQuery, Unavailable};
+use crate::http::api::shapes::{EventFilter, History, HistoryPage};
 use crate::http::api::{Api, Parameters};
 use crate::http::problem::Problem;
 use crate::http::site::json;
@@ -20,7 +22,13 @@ use crate::store::{Export, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuer
 /// Exports at a time: each keeps the database reading.
 pub(super) const EXPORTS_MAX: usize = 8;
 
-/// `GET /api/history?channel=&type=&user=&session=&client=&source=&since=&until=&q=&data.<path>=&order=&limit=&cursor=`
+/// Read stored events
+///
+/// A page at a time, or with `Accept: application/x-ndjson` every match, one event a line. Filters can be combined, and
+/// `data.<path>=<value>` keeps events whose data has that value at that path: `data.sessionId=42`.
+#[utoipa::path(get, path = "/api/history", tag = "log", params(EventFilter, HistoryPage),
+    responses((status = 200, description = "A page, or lines.", content((History = "application/json"), (String = "application/x-ndjson"))),
+        BadQuery, Unavailable))]
 pub(super) async fn history(State(api): State<Arc<Api>>, headers: HeaderMap, uri: Uri) -> Result<Response<Body>, Problem> {
     let names: Vec<&str> = FILTER.into_iter().chain(["until", "order", "limit", "cursor"]).collect();
     let mut asked = Asked::of(&uri, &Known { names: &names, repeated: &[], data: true });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{Request, Response, StatusCode};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -13,7 +13,9 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::apply::in_time;
-use crate::http::api::Api;
+use crate::http::api::openapi::{BadBody, Broken, Failed, Late, NotJson, NotThere, TooLarge, TooMany, Unavailable};
+use crate::http::api::shapes::{Publish, PublishedAnswer, SourceEvent};
+use crate::http::api::{Api, Part};
 use crate::http::body::{read_json, request_view};
 use crate::http::problem::Problem;
 use crate::http::site::{conclude, json, published};
@@ -29,8 +31,11 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 /// The most targets of one call.
 const TARGETS_MAX: usize = 1000;
 
-/// The longest `id`.
-const ID_BYTES_MAX: usize = 128;
+/// The longest `type`, in characters.
+const TYPE_CHARS_MAX: usize = 256;
+
+/// The longest `id`, in characters.
+const ID_CHARS_MAX: usize = 128;
 
 /// How long an `id` publishes once.
 const ONCE_WITHIN: Duration = Duration::from_secs(300);
@@ -38,7 +43,15 @@ const ONCE_WITHIN: Duration = Duration::from_secs(300);
 /// How many ids are remembered. The oldest goes first.
 const IDS_MAX: usize = 50_000;
 
-/// `POST /api/publish`
+/// Publish an event
+///
+/// To one channel, user, session or connection, or to several: then to all of them or, where one cannot be, to none. Answered once
+/// the event is stored, where its channel keeps a history.
+#[utoipa::path(post, path = "/api/publish", tag = "publish",
+    request_body(content = Publish, description = "At most 16 MiB.",
+        example = json!({ "channel": "session:42", "type": "note", "data": { "text": "hello" } })),
+    responses((status = 202, description = "Published.", body = PublishedAnswer),
+        BadBody, NotThere, Late, TooLarge, NotJson, Broken, TooMany, Unavailable))]
 pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>) -> Result<Response<Body>, Problem> {
     let (parts, body) = request.into_parts();
     let body = read_json(&parts, body, BODY_BYTES_MAX).await?.ok_or_else(no_body)?;
@@ -75,12 +88,15 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>)
     Ok(json(StatusCode::ACCEPTED, answer.to_string()))
 }
 
-/// `POST /api/sources/{name}`
-pub(super) async fn source(
-    State(api): State<Arc<Api>>,
-    Path(name): Path<String>,
-    request: Request<Body>,
-) -> Result<Response<Body>, Problem> {
+/// Publish as a source
+///
+/// The event passes through the source's rows, as if the source had produced it.
+#[utoipa::path(post, path = "/api/sources/{name}", tag = "publish", operation_id = "publish_as_source",
+    params(("name" = String, Path, description = "The source's name.", min_length = 1)),
+    request_body(content = SourceEvent, description = "At most 16 MiB.", example = json!({ "type": "tick", "data": { "n": 1 } })),
+    responses((status = 202, description = "What came of it: one event, or a list of none or several.", body = PublishedAnswer),
+        BadBody, NotThere, Late, TooLarge, NotJson, Broken, TooMany, Failed, Unavailable))]
+pub(super) async fn source(State(api): State<Arc<Api>>, Part(name): Part, request: Request<Body>) -> Result<Response<Body>, Problem> {
     let sources = &api.router.context.runtime.plan.sources;
     let known = || sources.iter().map(|s| format!("`{}`", s.name)).collect::<Vec<_>>().join(", ");
     let source = sources
@@ -143,8 +159,8 @@ impl Order {
                 }
             } else if is("type") {
                 match text() {
-                    Some(kind) if kind.len() <= 256 => order.kind = kind,
-                    _ => wrong("type", "must be a text of 1 to 256 bytes"),
+                    Some(kind) if kind.chars().count() <= TYPE_CHARS_MAX => order.kind = kind,
+                    _ => wrong("type", &format!("must be a text of 1 to {TYPE_CHARS_MAX} characters")),
                 }
             } else if is("data") {
                 order.data = Some(body.slice(value));
@@ -152,8 +168,8 @@ impl Order {
                 if value.starts_with('{') { order.metadata = Some(body.slice(value)) } else { wrong("metadata", "must be an object") }
             } else if is("id") {
                 match text() {
-                    Some(id) if id.len() <= ID_BYTES_MAX => order.id = Some(id),
-                    _ => wrong("id", &format!("must be a text of 1 to {ID_BYTES_MAX} bytes")),
+                    Some(id) if id.chars().count() <= ID_CHARS_MAX => order.id = Some(id),
+                    _ => wrong("id", &format!("must be a text of 1 to {ID_CHARS_MAX} characters")),
                 }
             } else if is("except") {
                 match text() {

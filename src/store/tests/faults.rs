@@ -77,3 +77,365 @@ async fn a_full_disk_degrades_it_and_room_brings_it_back() {
         rig.stop().await;
     }
 }
+
+/// Removes the database and what belongs to it.
+fn remove(base: &Base) {
+    for end in ["", "-wal", "-shm"] {
+        std::fs::remove_file(format!("{}{end}", base.path().display())).ok();
+    }
+}
+
+fn session(id: &str) -> SessionRecord {
+    let (user, name, meta, seen_ms) = Default::default();
+    SessionRecord { id: id.into(), user, name, meta, created_ms: 1, expires_ms: i64::MAX, seen_ms }
+}
+
+/// Two channels with five events, a session and a total.
+async fn filled(base: &Base, policies: &Arc<Policies>) -> Rig {
+    let rig = Rig::open_with(&base.plan, Bounds::default(), policies.clone()).await;
+    rig.store.append_points(vec![Point { kind: "k", name: "n".into(), metric: "m", minute_s: 60, delta: 7 }]);
+    rig.store.put_session(session("s")).unwrap();
+    rig.write((1..=3).map(|n| event("a", n, 7, "x"))).await;
+    rig.write((1..=2).map(|n| event("b", n, 8, "x"))).await;
+    rig
+}
+
+async fn taken_over(base: &Base) {
+    let mut db = base.stranger().await;
+    assert_eq!(db.rows::<(String,)>("SELECT id FROM sessions").await, [("s".to_owned(),)]);
+    assert_eq!(db.rows::<(i64,)>("SELECT total FROM series").await, [(7,)]);
+}
+
+type Line = (String, i64, i64, i64, i64);
+
+async fn channels(base: &Base) -> Vec<Line> {
+    base.stranger().await.rows("SELECT name, epoch, top, first, gone FROM channels ORDER BY name").await
+}
+
+fn line(name: &str, epoch: i64, top: i64, first: i64, gone: i64) -> Line {
+    (name.to_owned(), epoch, top, first, gone)
+}
+
+#[tokio::test]
+async fn a_file_that_is_deleted_is_made_anew_and_what_was_accepted_is_in_it() {
+    for whole_folder in [false, true] {
+        let base = Base::sqlite();
+        let policies = Policies::early(&[]);
+        let rig = filled(&base, &policies).await;
+        if whole_folder {
+            std::fs::remove_dir_all(base.folder().join("data")).unwrap();
+        } else {
+            remove(&base);
+        }
+        rig.write([event("a", 4, 7, "x")]).await;
+        assert_eq!(rig.store.state(), StoreState::Ok);
+        assert_eq!(places(&base).await, [("a".to_owned(), 4)]);
+        taken_over(&base).await;
+        assert_eq!(policies.trimmed.lock().clone(), [("a".to_owned(), 4), ("b".to_owned(), 3)]);
+        assert_eq!(all(&rig.store).await.len(), 1, "readers see it too");
+        let log = rig.recovered.log;
+        rig.stop().await;
+        assert_eq!(channels(&base).await, [line("a", 7, 4, 4, 5), line("b", 8, 2, 3, 5)]);
+        let rig = Rig::of(&base).await;
+        assert!(rig.recovered.clean);
+        assert_eq!((rig.recovered.log, rig.recovered.last_seq), (log, 6));
+        rig.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_is_noticed_while_nothing_is_published() {
+    let base = Base::sqlite();
+    let rig = filled(&base, &Policies::early(&[])).await;
+    remove(&base);
+    while !base.path().exists() {
+        tokio::task::yield_now().await;
+    }
+    rig.healthy().await;
+    rig.write([event("b", 3, 8, "x")]).await;
+    rig.crash().await;
+    assert_eq!(channels(&base).await, [line("a", 7, 3, 4, 5), line("b", 8, 3, 3, 5)]);
+}
+
+#[tokio::test]
+async fn an_older_copy_put_in_its_place_is_gone_on_with() {
+    let base = Base::sqlite();
+    let policies = Policies::early(&[]);
+    let rig = filled(&base, &policies).await;
+    rig.stop().await;
+    let copy = base.folder().join("copy.db");
+    std::fs::copy(base.path(), &copy).unwrap();
+    let rig = Rig::open_with(&base.plan, Bounds::default(), policies.clone()).await;
+    rig.write([event("a", 4, 7, "x"), event("c", 1, 9, "x")]).await;
+    std::fs::rename(&copy, base.path()).unwrap();
+    rig.write([event("a", 5, 7, "x"), event("b", 3, 8, "x")]).await;
+    assert_eq!(channels(&base).await, [line("a", 7, 5, 5, 7), line("b", 8, 3, 1, 0), line("c", 9, 1, 2, 7)]);
+    assert_eq!(policies.trimmed.lock().clone(), [("a".to_owned(), 5), ("c".to_owned(), 2)]);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn the_database_of_another_log_is_not_written_to() {
+    let (base, other) = (Base::sqlite(), Base::sqlite());
+    filled(&other, &Policies::early(&[])).await.stop().await;
+    let rig = Rig::of(&base).await;
+    rig.write([event("a", 1, 1, "x")]).await;
+    std::fs::rename(other.path(), base.path()).unwrap();
+    let ticket = append(&rig.store, event("a", 2, 1, "x")).unwrap();
+    while !rig.degraded().await.contains("another log's database") {
+        tokio::task::yield_now().await;
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(300), rig.store.committed(ticket)).await.is_err());
+    // With it out of the way the log goes on.
+    remove(&base);
+    rig.store.committed(ticket).await.unwrap();
+    rig.stop().await;
+}
+
+/// Writes over most of the file.
+fn damage(base: &Base) {
+    use std::io::{Seek, SeekFrom, Write};
+    let mut file = std::fs::OpenOptions::new().write(true).open(base.path()).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.seek(SeekFrom::Start(2 * 4096)).unwrap();
+    file.write_all(&vec![0xa5; length as usize - 3 * 4096]).unwrap();
+}
+
+fn set_aside(base: &Base) -> usize {
+    let is_aside = |name: &str| name.contains("db.corrupt-") && !name.ends_with("-wal") && !name.ends_with("-shm");
+    let folder = std::fs::read_dir(base.path().parent().unwrap()).unwrap();
+    folder.filter(|entry| is_aside(entry.as_ref().unwrap().file_name().to_str().unwrap())).count()
+}
+
+#[tokio::test]
+async fn a_corrupt_file_is_set_aside_at_the_start_and_while_it_runs() {
+    let base = Base::sqlite();
+    let policies = Policies::early(&[]);
+    let rig = filled(&base, &policies).await;
+    let log = rig.recovered.log;
+    rig.stop().await;
+    damage(&base);
+    let rig = Rig::open_with(&base.plan, Bounds::default(), policies.clone()).await;
+    assert!(rig.recovered.channels.is_empty() && rig.recovered.log != log && rig.recovered.last_seq == 0);
+    assert_eq!(set_aside(&base), 1);
+    rig.write((1..=300).map(|n| event("a", n, 11, "x"))).await;
+    rig.crash().await;
+
+    // Nothing reads what is damaged, but after a crash the file is looked through.
+    let mut db = base.stranger().await;
+    db.run("PRAGMA wal_checkpoint(TRUNCATE)").await;
+    drop(db);
+    use std::os::unix::fs::FileExt;
+    let bytes = std::fs::read(base.path()).unwrap();
+    let at = bytes.windows(8).position(|part| part == b"\"n\":100,").unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(base.path()).unwrap();
+    file.write_all_at(&[0xa5; 4096], at as u64 / 4096 * 4096).unwrap();
+    let rig = Rig::open_with(&base.plan, Bounds::default(), policies.clone()).await;
+    assert_eq!(rig.recovered.channels[0].top, 300);
+    while set_aside(&base) < 2 || rig.store.state() != StoreState::Ok {
+        tokio::task::yield_now().await;
+    }
+    rig.write([event("a", 301, 11, "x")]).await;
+    assert_eq!(places(&base).await, [("a".to_owned(), 301)]);
+    assert_eq!(policies.trimmed.lock().clone(), [("a".to_owned(), 301)]);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn garbage_where_the_database_was_is_set_aside() {
+    let base = Base::sqlite();
+    filled(&base, &Policies::early(&[])).await.stop().await;
+    std::fs::write(base.path(), "garbage ".repeat(1000)).unwrap();
+    let rig = Rig::of(&base).await;
+    assert_eq!(set_aside(&base), 1);
+    rig.write([event("a", 1, 1, "x")]).await;
+    rig.stop().await;
+}
+
+mod on_postgres {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::config::plan::Secret;
+
+    async fn end_writer(base: &Base) {
+        let sql = "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
+                   WHERE l.locktype = 'advisory' AND d.datname = current_database()";
+        base.stranger().await.run(sql).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL"]
+    async fn postgres_a_connection_that_is_lost_is_made_again() {
+        Base::with_postgres(async |base| {
+            let rig = Rig::of(base).await;
+            rig.write([event("a", 1, 1, "x")]).await;
+            for n in 2..20 {
+                end_writer(base).await;
+                let ticket = append(&rig.store, event("a", n, 1, "x"));
+                rig.healthy().await;
+                let ticket = ticket.or_else(|_| append(&rig.store, event("a", n, 1, "x"))).unwrap();
+                rig.store.committed(ticket).await.unwrap();
+            }
+            assert_eq!(places(base).await.len(), 19);
+            // Also where nothing is published.
+            end_writer(base).await;
+            rig.degraded().await;
+            rig.healthy().await;
+            rig.stop().await;
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL"]
+    async fn postgres_a_server_that_another_one_wrote_after_writes_no_more() {
+        Base::with_postgres(async |base| {
+            let first = Rig::of(base).await;
+            first.write([event("a", 1, 1, "x")]).await;
+            let mut db = base.stranger().await;
+            // Nobody gets in again until the second one has.
+            db.run("SELECT pg_advisory_lock(1)").await;
+            end_writer(base).await;
+            let second = loop {
+                if let Ok((store, mut writer, _)) = Store::open(&base.plan, Now::read()).await {
+                    writer.begin(Policies::early(&[])).await.unwrap();
+                    break (store, tokio::spawn(writer.run(std::future::pending())));
+                }
+                end_writer(base).await;
+            };
+            while !first.degraded().await.contains("another process") {
+                tokio::task::yield_now().await;
+            }
+            append(&second.0, event("a", 2, 1, "x")).unwrap();
+            second.0.committed(second.0.ticket()).await.unwrap();
+            second.1.abort();
+            drop(second.0);
+            while !first.degraded().await.contains("another server has written") {
+                tokio::task::yield_now().await;
+            }
+            first.crash().await;
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL"]
+    async fn postgres_refuses_what_it_cannot_hold_and_takes_the_rest() {
+        Base::with_postgres(async |base| {
+            let rig = Rig::of(base).await;
+            let mut bad = event("a", 2, 1, "x");
+            bad.new.kind = "nul\0".into();
+            let bad = {
+                append(&rig.store, event("a", 1, 1, "x")).unwrap();
+                let ticket = append(&rig.store, bad).unwrap();
+                append(&rig.store, event("a", 3, 1, "x")).unwrap();
+                ticket
+            };
+            rig.store.committed(rig.store.ticket()).await.unwrap();
+            assert!(rig.store.refused(bad, bad));
+            assert_eq!(rig.store.state(), StoreState::Ok);
+            assert_eq!(places(base).await.iter().map(|p| p.1).collect::<Vec<_>>(), [1, 3]);
+            rig.stop().await;
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL"]
+    async fn postgres_that_is_read_only_says_so() {
+        Base::with_postgres(async |base| {
+            let rig = Rig::of(base).await;
+            rig.write([event("a", 1, 1, "x")]).await;
+            let mut db = base.stranger().await;
+            let set = |what| format!("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I {what}', current_database()); END $$");
+            db.run(&set("SET default_transaction_read_only = on")).await;
+            end_writer(base).await;
+            // Nothing is published: a look is enough.
+            while &*rig.degraded().await != "PostgreSQL is read-only" {
+                tokio::task::yield_now().await;
+            }
+            db.run("SET default_transaction_read_only = off").await;
+            db.run(&set("RESET default_transaction_read_only")).await;
+            rig.healthy().await;
+            append(&rig.store, event("a", 2, 1, "x")).unwrap();
+            rig.store.committed(rig.store.ticket()).await.unwrap();
+            rig.stop().await;
+        })
+        .await;
+    }
+
+    /// Passes everything on, until a commit was answered: that answer is lost with the connection.
+    async fn forgetful(to: String) -> (u16, tokio::task::JoinHandle<usize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let task = tokio::spawn(async move {
+            let mut forgotten = 0;
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let mut server = TcpStream::connect(&to).await.unwrap();
+                let mut commits = 0;
+                let (mut from_client, mut from_server) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+                loop {
+                    tokio::select! {
+                        read = client.read(&mut from_client) => match read {
+                            Ok(read) if read > 0 => {
+                                let said = &from_client[..read];
+                                server.write_all(said).await.unwrap();
+                                commits += said.windows(7).filter(|part| *part == b"COMMIT\0").count();
+                            }
+                            _ => break,
+                        },
+                        read = server.read(&mut from_server) => match read {
+                            Ok(read) if read > 0 => {
+                                let is_answer = from_server[..read].starts_with(b"C\0\0\0\x0bCOMMIT");
+                                if is_answer && commits > 3 && forgotten < 3 {
+                                    forgotten += 1;
+                                    break;
+                                }
+                                client.write_all(&from_server[..read]).await.unwrap();
+                            }
+                            _ => break,
+                        },
+                    }
+                }
+                if forgotten == 3 && listener.local_addr().is_err() {
+                    return forgotten;
+                }
+            }
+        });
+        (port, task)
+    }
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL"]
+    async fn postgres_a_commit_whose_answer_was_lost_is_not_repeated() {
+        Base::with_postgres(async |base| {
+            let DatabasePlan::Postgres(url) = &base.plan.database else { unreachable!() };
+            let (user, rest) = url.0.rsplit_once('@').unwrap();
+            let (host, name) = rest.split_once('/').unwrap();
+            let (port, proxy) = forgetful(host.to_owned()).await;
+            let plan = DatabasePlan::Postgres(Secret(format!("{user}@127.0.0.1:{port}/{name}").into())).into();
+            let policies = Policies::early(&[]);
+            let rig = Rig::open_with(&plan, Bounds::default(), policies.clone()).await;
+            for n in 1..=20 {
+                let ticket = loop {
+                    match append(&rig.store, event("a", n, 1, "x")) {
+                        Ok(ticket) => break ticket,
+                        Err(_) => rig.healthy().await,
+                    }
+                };
+                rig.store.append_points(vec![Point { kind: "k", name: "n".into(), metric: "m", minute_s: 60, delta: 1 }]);
+                rig.store.committed(ticket).await.unwrap();
+            }
+            rig.stop().await;
+            proxy.abort();
+            assert_eq!(places(base).await.len(), 20);
+            assert_eq!(channels(base).await, [line("a", 1, 20, 1, 0)]);
+            assert_eq!(base.stranger().await.rows::<(i64,)>("SELECT total FROM series").await, [(20,)]);
+            assert!(policies.trimmed.lock().is_empty());
+        })
+        .await;
+    }
+}

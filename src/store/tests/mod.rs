@@ -3,6 +3,7 @@
 mod base;
 mod faults;
 mod records;
+mod retention;
 mod rig;
 
 use std::time::Duration;
