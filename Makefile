@@ -1,10 +1,10 @@
 # What one does with Tramline's sources. `make` alone says so.
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test deny
+.PHONY: help run check test deny bench-store
 
 help: ## Show this list.
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 run: ## Build for speed and start with ./routes.yaml.
 	cargo run --release
@@ -17,3 +17,6 @@ test: ## Run every test there is, and install what they need.
 
 deny: ## Check licences, sources, bans and known advisories of the dependencies.
 	cargo deny check
+
+bench-store: ## Measure the log: publishes a second, and questions to 1 and 10 million events.
+	cargo bench --bench store

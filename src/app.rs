@@ -20,13 +20,15 @@ use crate::http::listen::{Bound, bind, serve};
 use crate::http::site::Site;
 use crate::http::upgrade::Upgrader;
 use crate::hub::Hub;
+use crate::log_channels::LogChannels;
 use crate::model::Now;
 use crate::pipeline::Context;
-use crate::router::{LogChannels, Router};
+use crate::router::Router;
 use crate::routing::doors::{self, Door};
 use crate::routing::table;
 use crate::runtime::{self, Runtime};
-use crate::store::{Store, Total, Writer};
+use crate::statistics::Statistics;
+use crate::store::{Store, Writer};
 use crate::telemetry::log::{self, Format};
 use crate::telemetry::metrics::Metrics;
 use crate::{config, sources};
@@ -161,19 +163,17 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
     if !recovered.clean {
         tracing::warn!("the last run did not stop in order: channels with an early promise begin new epochs");
     }
-    for protocol in &runtime.protocols {
-        let is_its = |total: &&Total| total.kind == "protocol" && *total.name == *protocol.plan.name && total.metric == "connections";
-        protocol.metrics.connections_total.add(recovered.totals.iter().find(is_its).map_or(0, |total| total.total));
-    }
+    let statistics = Arc::new(Statistics::resume(&metrics, store.clone(), &recovered.totals, now));
     let hub = Arc::new(Hub::new(runtime.protocols.len(), recovered.channels));
     let router = Arc::new(Router::new(Context::new(runtime, hub), store, now));
-    let app = App { router, tasks: TaskTracker::new(), stop: CancellationToken::new() };
+    let app = App { router, statistics, tasks: TaskTracker::new(), stop: CancellationToken::new() };
     app.run(cli, writer, signals).await
 }
 
 /// The running server.
 struct App {
     router: Arc<Router>,
+    statistics: Arc<Statistics>,
     /// Everything but the store's writer, which must outlive it.
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -183,9 +183,13 @@ impl App {
     async fn run(self, cli: &Cli, mut writer: Writer, mut signals: Signals) -> anyhow::Result<()> {
         let open = self.bind().await?;
         // Only now, so that a start that fails for an address leaves the store as it was.
-        writer.begin(Arc::new(LogChannels(self.router.context.runtime.clone()))).await?;
+        let Context { runtime, hub, .. } = &self.router.context;
+        writer.begin(Arc::new(LogChannels { runtime: runtime.clone(), hub: hub.clone() })).await?;
         let write_until = CancellationToken::new();
         let written = tokio::spawn(writer.run(write_until.clone().cancelled_owned()));
+        // Ends with the writer: what is stored last is still shown to whoever is there.
+        let router = self.router.clone();
+        let delivered = tokio::spawn(async move { router.deliver().await });
         let ports = self.serve(open);
         announce(cli, &self.router, &ports);
         tracing::info!(signal = signals.next().await, "stopping");
@@ -195,10 +199,12 @@ impl App {
             // A person who asks twice does not want to wait; what was accepted is written all the same.
             why = signals.next() => tracing::warn!(signal = why, clients = self.router.context.hub.connection_count(None), "not waiting for connections to close"),
         }
+        self.statistics.collect(Now::read());
         write_until.cancel();
         if timeout_at(deadline.max(Instant::now() + Duration::from_secs(1)), written).await.is_err() {
             tracing::error!(still = "store", queued = self.router.store.stats().queued_rows, "did not end in time");
         }
+        delivered.abort();
         tracing::info!("stopped");
         Ok(())
     }
@@ -225,13 +231,13 @@ impl App {
             serve(bound, &Arc::new(Site::new(self.router.clone(), upgrader, &door)), &self.tasks, &self.stop);
             ports.doors.push((door, port));
         }
-        serve(open.api, &Arc::new(ApiSite::new(self.router.clone(), self.stop.clone())), &self.tasks, &self.stop);
+        serve(open.api, &Arc::new(ApiSite::new(self.router.clone(), self.statistics.clone(), self.stop.clone())), &self.tasks, &self.stop);
         for source in &plan.sources {
             if matches!(source.kind, SourceKind::Every { .. }) {
                 self.tasks.spawn(sources::every(self.router.clone(), source.clone(), self.stop.clone()));
             }
         }
-        self.tasks.spawn(housekeep(self.router.clone(), self.stop.clone()));
+        self.tasks.spawn(housekeep(self.router.clone(), self.statistics.clone(), self.stop.clone()));
         ports
     }
 
@@ -299,7 +305,7 @@ fn announce(cli: &Cli, router: &Router, ports: &Ports) {
 }
 
 /// What is to be done now and then.
-async fn housekeep(router: Arc<Router>, stop: CancellationToken) {
+async fn housekeep(router: Arc<Router>, statistics: Arc<Statistics>, stop: CancellationToken) {
     let mut ticks = interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut seconds = 0u64;
@@ -312,6 +318,8 @@ async fn housekeep(router: Arc<Router>, stop: CancellationToken) {
         let context = &router.context;
         context.runtime.metrics.tick(now);
         context.hub.trim_tails();
+        context.hub.retire(now);
+        statistics.tick(now);
         seconds += 1;
         if seconds.is_multiple_of(SWEEP_SECONDS) {
             context.runtime.sweep(now);

@@ -16,19 +16,21 @@
 //! | L1 | `protocol`, `config` | sockets, tasks, database, scripts |
 //! | L2 | `limits`, `routing`, `script`, `store` | each other, the hub, any connection |
 //! | L3 | `hub` | HTTP, transports, scripts |
-//! | L4 | `runtime`, `pipeline`, `apply`, `router` | how an event arrived |
+//! | L4 | `runtime`, `pipeline`, `apply`, `router`, `catch_up`, `log_channels`, `statistics` | how an event arrived |
 //! | L5 | `connection`, `sources` | axum, the text of routes.yaml, each other |
 //! | L6 | `http` | the command line |
 //! | L7 | `app`, `cli` | |
 
 pub mod app;
 pub mod apply;
+pub mod catch_up;
 pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod http;
 pub mod hub;
 pub mod limits;
+pub mod log_channels;
 pub mod model;
 pub mod pipeline;
 pub mod protocol;
@@ -37,6 +39,7 @@ pub mod routing;
 pub mod runtime;
 pub mod script;
 pub mod sources;
+pub mod statistics;
 pub mod store;
 pub mod telemetry;
 #[cfg(test)]

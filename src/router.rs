@@ -4,17 +4,17 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::apply::{Applied, apply};
+use crate::apply::line::Line;
+use crate::apply::{Accepted, Applied, Apply};
 use crate::config::plan::{HttpRow, ProtocolPlan, Rate, SourcePlan, WhenFull};
 use crate::hub::connection::report;
 use crate::hub::{Admission, Bounds, Connection};
 use crate::limits::{Limiter, Verdict};
 use crate::model::view::RequestView;
-use crate::model::{ChannelName, Close, Code, Fault, Json, Now};
+use crate::model::{Close, Code, Fault, Json, Now};
 use crate::pipeline::publish::{Destination, Proposal, prepare};
 use crate::pipeline::{self, ClientLimits, Context, Decision, Effect, Input};
-use crate::runtime::Runtime;
-use crate::store::{Channels, ConnectionEnd, ConnectionRecord, Point, Policy, Store};
+use crate::store::{ConnectionEnd, ConnectionRecord, Store};
 use crate::telemetry::metrics::DropReason;
 
 /// Warnings about clients' messages that are logged in a second. The rest are in the log at level debug, and counted.
@@ -28,9 +28,26 @@ pub struct Router {
     pub context: Context,
     /// What is kept.
     pub store: Store,
+    /// What waits to be kept before anyone sees it.
+    pub line: Line,
 }
 
-/// What a door without a connection gets back.
+/// What a door without a connection gets back, at first.
+#[derive(Debug)]
+pub struct Promised {
+    accepted: Accepted,
+    reply: Option<Json>,
+    status: Option<u16>,
+}
+
+impl Promised {
+    /// Resolves when it has happened and is as durable as its channels promise.
+    pub async fn settled(self, store: &Store) -> Result<Outcome, Fault> {
+        Ok(Outcome { applied: self.accepted.settled(store).await?, reply: self.reply, status: self.status })
+    }
+}
+
+/// What a door without a connection gets back, in the end.
 #[derive(Debug)]
 pub struct Outcome {
     /// What happened.
@@ -45,7 +62,7 @@ impl Router {
     /// A router over these.
     pub fn new(context: Context, store: Store, now: Now) -> Self {
         let rate = Rate { count: WARNINGS_PER_SECOND, per: Duration::from_secs(1), burst: WARNINGS_PER_SECOND };
-        Self { context, store, warnings: Limiter::new(&rate, now) }
+        Self { context, store, line: Line::default(), warnings: Limiter::new(&rate, now) }
     }
 
     /// Lets a connection in, or says why not. A displaced connection is closed.
@@ -72,7 +89,6 @@ impl Router {
         }
         protocol.metrics.opened();
         self.store.append_connection_opened(record(connection));
-        self.store.append_points(vec![opened(&protocol.plan.name)]);
         tracing::debug!(protocol = %protocol.plan.name, client = %connection.id, "connection opened");
         Ok(())
     }
@@ -85,14 +101,17 @@ impl Router {
         }
         let mut decision = pipeline::decide(&self.context, connection, limits, input, now);
         self.note(&decision, &protocol.plan.name, Some(connection));
-        if let Err(fault) = apply(&self.context, &self.store, Some(connection), std::mem::take(&mut decision.effects), now) {
+        if let Err(fault) = self.applying().apply(Some(connection), std::mem::take(&mut decision.effects), now) {
             protocol.metrics.fault(fault.code);
             if self.may_warn() {
                 let why = fault.detail.as_deref().unwrap_or(&fault.message);
                 tracing::warn!(protocol = %protocol.plan.name, client = %connection.id, why, "a message was refused");
             }
-            if let Some(frame) = pipeline::tell(&protocol.plan, &fault, None, &connection.view(), now) {
-                connection.send(frame);
+            // In its order among what the connection is told. What touches no channel and no store is always accepted.
+            if let Some(frame) = pipeline::tell(&protocol.plan, &fault, None, &connection.view(), now)
+                && let Err(fault) = self.applying().apply(Some(connection), vec![Effect::Send(frame)], now)
+            {
+                tracing::error!(client = %connection.id, why = %fault.message, "a client was not told of a fault");
             }
         }
     }
@@ -120,7 +139,7 @@ impl Router {
     }
 
     /// An event of a source.
-    pub fn source(&self, source: &SourcePlan, body: Json, request: Option<&RequestView>, now: Now) -> Result<Outcome, Fault> {
+    pub fn source(&self, source: &SourcePlan, body: Json, request: Option<&RequestView>, now: Now) -> Result<Promised, Fault> {
         let counted = self.context.runtime.metrics.source(&source.name);
         counted.events.inc();
         let decision = pipeline::decide_source(&self.context, source, body, request, now);
@@ -132,13 +151,13 @@ impl Router {
     }
 
     /// An HTTP request for a protocol's row.
-    pub fn http(&self, protocol: &ProtocolPlan, row: &HttpRow, body: Json, request: &RequestView, now: Now) -> Result<Outcome, Fault> {
+    pub fn http(&self, protocol: &ProtocolPlan, row: &HttpRow, body: Json, request: &RequestView, now: Now) -> Result<Promised, Fault> {
         let decision = pipeline::decide_http(&self.context, protocol, row, body, request, now);
         self.conclude(decision, &protocol.name, now)
     }
 
     /// Publishes from outside: to every destination or, where one cannot be, to none.
-    pub fn publish(&self, to: &[Destination], proposal: &Proposal, now: Now) -> Result<Applied, Fault> {
+    pub fn publish(&self, to: &[Destination], proposal: &Proposal, now: Now) -> Result<Accepted, Fault> {
         let effect = |to: &Destination| {
             if let Destination::Client(id) = to
                 && self.context.hub.connection(id).is_none()
@@ -150,17 +169,26 @@ impl Router {
         self.apply(to.iter().map(effect).collect::<Result<_, _>>()?, now)
     }
 
-    fn apply(&self, effects: Vec<Effect>, now: Now) -> Result<Applied, Fault> {
-        apply(&self.context, &self.store, None, effects, now)
+    fn apply(&self, effects: Vec<Effect>, now: Now) -> Result<Accepted, Fault> {
+        self.applying().apply(None, effects, now)
     }
 
-    fn conclude(&self, mut decision: Decision, door: &str, now: Now) -> Result<Outcome, Fault> {
+    fn applying(&self) -> Apply<'_> {
+        Apply { context: &self.context, store: &self.store, line: &self.line }
+    }
+
+    /// Shows what the store settles, until it has ended.
+    pub async fn deliver(&self) {
+        self.line.run(self.applying()).await;
+    }
+
+    fn conclude(&self, mut decision: Decision, door: &str, now: Now) -> Result<Promised, Fault> {
         self.note(&decision, door, None);
         if let Some(fault) = decision.fault {
             return Err(fault);
         }
-        let applied = self.apply(std::mem::take(&mut decision.effects), now)?;
-        Ok(Outcome { applied, reply: decision.reply, status: decision.status })
+        let accepted = self.apply(std::mem::take(&mut decision.effects), now)?;
+        Ok(Promised { accepted, reply: decision.reply, status: decision.status })
     }
 
     fn may_warn(&self) -> bool {
@@ -189,24 +217,6 @@ impl Router {
             _ => tracing::debug!(door, client, code = fault.code.as_str(), why, "a message was refused"),
         }
     }
-}
-
-/// Counts a connection, over restarts too.
-fn opened(protocol: &Arc<str>) -> Point {
-    let minute_s = Now::read().wall_ms.div_euclid(60_000) * 60;
-    Point { kind: "protocol", name: protocol.clone(), metric: "connections", minute_s, delta: 1 }
-}
-
-/// What the configuration says of the log's channels.
-pub struct LogChannels(pub Arc<Runtime>);
-
-impl Channels for LogChannels {
-    fn policy(&self, channel: &str) -> Policy {
-        let history = self.0.channels.resolve(channel).and_then(|(_, plan)| plan.history.clone());
-        history.map_or_else(Policy::default, |history| Policy { keep: history.keep, early: history.promise.is_early() })
-    }
-
-    fn trimmed(&self, _: &ChannelName, _: u64) {}
 }
 
 fn record(connection: &Connection) -> ConnectionRecord {

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use crate::config::Loaded;
 use crate::config::diagnostic::Diagnostic;
-use crate::config::plan::{Plan, ProtocolPlan};
+use crate::config::plan::{ChannelPlan, Plan, ProtocolPlan};
+use crate::hub::Published;
 use crate::limits::{KeyedLimiter, Limiter};
 use crate::model::Now;
 use crate::routing::{ChannelTable, table};
 use crate::script::Scripts;
-use crate::telemetry::metrics::{ChannelMetrics, Metrics, ProtocolMetrics, RouteMetrics};
+use crate::telemetry::metrics::{ChannelMetrics, DropReason, Metrics, PatternMetrics, ProtocolMetrics, RouteMetrics};
 
 /// Users or addresses a limit remembers at once.
 const LIMITED_KEYS_MAX: usize = 100_000;
@@ -33,6 +34,7 @@ pub struct Runtime {
     /// Limits of rows that no connection speaks through: HTTP rows and sources.
     pub row_limits: HashMap<Arc<str>, Limiter>,
     routes: HashMap<Arc<str>, Arc<RouteMetrics>>,
+    patterns: HashMap<Box<str>, Arc<PatternMetrics>>,
     /// When the server started.
     pub started: Now,
 }
@@ -79,6 +81,10 @@ pub fn build(loaded: Loaded, metrics: &Arc<Metrics>, now: Now) -> Result<Runtime
     let sources = plan.sources.iter().flat_map(|source| source.messages.all());
     let row_limits = http.chain(sources).filter_map(|row| Some((row.name.clone(), Limiter::new(row.limit.as_ref()?, now)))).collect();
     let routes = table::row_names(&plan).into_iter().map(|name| (name.clone(), metrics.route(&name))).collect();
+    let patterns = plan.channels.iter().map(|c| (c.pattern.as_str().into(), metrics.pattern(c.pattern.as_str()))).collect();
+    for source in &plan.sources {
+        metrics.source(&source.name);
+    }
     Ok(Runtime {
         channels: ChannelTable::new(&plan.channels),
         plan,
@@ -88,6 +94,7 @@ pub fn build(loaded: Loaded, metrics: &Arc<Metrics>, now: Now) -> Result<Runtime
         metrics: metrics.clone(),
         row_limits,
         routes,
+        patterns,
         started: now,
     })
 }
@@ -101,6 +108,20 @@ impl Runtime {
     /// The counters of a row.
     pub fn route_metrics(&self, name: &str) -> Arc<RouteMetrics> {
         self.routes.get(name).cloned().unwrap_or_else(|| self.metrics.route(name))
+    }
+
+    /// Counts an event with what became of it. `channel`: what the configuration says of its channel; none: it went to
+    /// connections directly.
+    pub fn published(&self, channel: Option<&ChannelPlan>, published: &Published) {
+        self.counters.published.inc();
+        self.counters.delivered.add(published.delivered as u64);
+        self.counters.drop_many(DropReason::OutboxFull, published.overflowed as u64);
+        self.counters.drop_many(DropReason::Gone, published.gone as u64);
+        if let Some(pattern) = channel.and_then(|plan| self.patterns.get(plan.pattern.as_str())) {
+            pattern.published.inc();
+            pattern.delivered.add(published.delivered as u64);
+            pattern.bytes.add(published.event.new.data.as_str().len() as u64);
+        }
     }
 
     /// Forgets the limiters' keys that would pass anyway. Called now and then.

@@ -10,11 +10,12 @@ use crate::config;
 use crate::config::plan::DatabasePlan;
 use crate::connection::transport::{Gone, Incoming, Outgoing, Transport};
 use crate::hub::{Connection, Hub, Out};
+use crate::log_channels::LogChannels;
 use crate::model::view::ConnView;
 use crate::model::{Close, Json, Now};
 use crate::pipeline::{ClientLimits, Context, Input};
 use crate::protocol::Frame;
-use crate::router::{LogChannels, Router};
+use crate::router::Router;
 use crate::runtime::{self, Runtime};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -38,10 +39,23 @@ pub(crate) fn runtime(yaml: &str, plugins: &[(&str, &str)]) -> Runtime {
 pub(crate) async fn router(yaml: &str, plugins: &[(&str, &str)]) -> Arc<Router> {
     let runtime = Arc::new(runtime(yaml, plugins));
     let (store, mut writer, recovered) = Store::open(&DatabasePlan::Memory.into(), Now::read()).await.unwrap();
-    writer.begin(Arc::new(LogChannels(runtime.clone()))).await.unwrap();
+    let hub = Arc::new(Hub::new(runtime.protocols.len(), recovered.channels));
+    writer.begin(Arc::new(LogChannels { runtime: runtime.clone(), hub: hub.clone() })).await.unwrap();
     tokio::spawn(writer.run(std::future::pending()));
-    let hub = Hub::new(runtime.protocols.len(), recovered.channels);
-    Arc::new(Router::new(Context::new(runtime, Arc::new(hub)), store, Now::read()))
+    let router = Arc::new(Router::new(Context::new(runtime, hub), store, Now::read()));
+    let delivering = router.clone();
+    tokio::spawn(async move { delivering.deliver().await });
+    router
+}
+
+/// Resolves when a channel's events are committed and shown up to this offset.
+pub(crate) async fn shown(router: &Router, channel: &str, offset: u64) {
+    let there = async {
+        while router.context.hub.position(channel).is_none_or(|at| at.offset < offset) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), there).await.unwrap();
 }
 
 /// A connection of the first protocol that the hub has let in.

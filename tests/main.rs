@@ -4,6 +4,7 @@
 mod check;
 mod cli;
 mod flow;
+mod log;
 mod readme;
 mod support;
 mod tidy;

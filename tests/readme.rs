@@ -111,7 +111,7 @@ protocols:
     heartbeat: { Q: 1 }
     idle: { Q: 1, after: 1s }
     every: [{ Q: 1, every: 1s }]
-    open: { Q: 1, set: { Q: 1 }, join: [{ Q: 1, channel: c }], to: [{ Q: 1, channel: c, as: x }] }
+    open: { Q: 1, set: { Q: 1 }, join: [{ Q: 1, channel: c, recover: { Q: 1, since: 1 } }], to: [{ Q: 1, channel: c, as: x }] }
     close: { Q: 1 }
     errors: { Q: 1 }
     messages: { m: { Q: 1, fail: { Q: 1 } }, n: { fail: { Q: 1, code: invalid } } }
@@ -231,6 +231,7 @@ fn when(close: &Close) -> &'static str {
         Close::Expired => "the token ran out while the connection was open",
         Close::Slow(..) => "the outbox was full (`limits.slow` sets code and reason)",
         Close::Displaced(..) => "a newer connection took its place (`limits.connections.close` sets code and reason)",
+        Close::PositionLost => "what a subscription had yet to be given is gone: subscribe again with the last position",
         Close::Idle => "the client sent nothing for longer than `idle` allows",
         Close::PingTimeout => "no answer to a ping; nothing is sent",
         Close::Internal => "an error of the server",
@@ -254,6 +255,7 @@ fn every_close_code_is_listed() {
         Close::Expired,
         Close::TooLarge,
         Close::Internal,
+        Close::PositionLost,
         Close::slow(),
         Close::displaced(),
     ];

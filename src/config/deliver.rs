@@ -9,7 +9,7 @@ use super::plan::{DeliverForm, DeliverRow, Role};
 use super::rows::{Rows, is_function};
 use super::template::{self, Seen};
 use super::values::flag;
-use crate::model::template::Root;
+use crate::model::template::{Reference, Root};
 
 /// One form for all events, or a list of rows of which the first counts that holds.
 pub(super) fn deliver(rows: &Rows<'_>, node: &Node) -> Vec<DeliverRow> {
@@ -34,28 +34,42 @@ fn row(rows: &Rows<'_>, node: &Node) -> Option<DeliverRow> {
     let ignore = fields.read("ignore", flag).unwrap_or(false);
     let form = match fields.get("send") {
         Some(node) => form(rows, node),
-        None if ignore => Some((None, false)),
+        None if ignore => Some(Form::default()),
         None => fields.need("send").and(None),
     };
     fields.finish();
-    let (form, per_subscription) = form?;
     let when_per_subscription = when.as_ref().is_some_and(|when| when.per_subscription);
-    Some(DeliverRow { when: when.map(|when| when.function), when_per_subscription, form, per_subscription })
+    Some(DeliverRow { when: when.map(|when| when.function), when_per_subscription, ..always(form?) })
 }
 
-fn always((form, per_subscription): (Option<DeliverForm>, bool)) -> DeliverRow {
-    DeliverRow { when: None, when_per_subscription: false, form, per_subscription }
+/// A form, and what it looks at. The default is `ignore`.
+#[derive(Default)]
+struct Form {
+    form: Option<DeliverForm>,
+    per_subscription: bool,
+    positioned: bool,
 }
 
-/// The form, and whether it looks at the subscription or connection. A function may look at anything it is given.
-fn form(rows: &Rows<'_>, node: &Node) -> Option<(Option<DeliverForm>, bool)> {
+fn always(Form { form, per_subscription, positioned }: Form) -> DeliverRow {
+    DeliverRow { when: None, when_per_subscription: false, form, per_subscription, positioned }
+}
+
+/// Reads a form. A function may look at anything it is given.
+fn form(rows: &Rows<'_>, node: &Node) -> Option<Form> {
     match node.as_text() {
-        Some("ignore") => Some((None, false)),
-        Some(word) if is_function(word) => Some((Some(DeliverForm::Call(rows.function(node, Role::Deliver)?)), true)),
+        Some("ignore") => Some(Form::default()),
+        Some(word) if is_function(word) => {
+            let call = DeliverForm::Call(rows.function(node, Role::Deliver)?);
+            Some(Form { form: Some(call), per_subscription: true, positioned: false })
+        }
         _ => {
             let template = template::template(rows.all, node, Seen::DELIVER)?;
-            let per_subscription = template.references().iter().any(|reference| matches!(reference.root, Root::Sub | Root::Conn));
-            Some((Some(DeliverForm::Template(template)), per_subscription))
+            let references = template.references();
+            // The position is the same for all who know it, so that two texts are enough.
+            let is_position = |r: &Reference| r.root == Root::Sub && r.path.first().is_some_and(|f| matches!(&**f, "offset" | "epoch"));
+            let per_subscription = references.iter().any(|r| matches!(r.root, Root::Sub | Root::Conn) && !is_position(r));
+            let positioned = references.iter().any(|r| is_position(r));
+            Some(Form { form: Some(DeliverForm::Template(template)), per_subscription, positioned })
         }
     }
 }

@@ -5,7 +5,7 @@ use super::codes;
 use super::diagnostic::Diagnostic;
 use super::fields::{Fields, Gathered};
 use super::node::{Node, Yaml};
-use super::plan::{Join, Publish, Reply, Role, SetTarget, Target};
+use super::plan::{Join, Publish, RecoverPlan, Reply, Role, SetTarget, Target};
 use super::rows::{Rows, is_function};
 use super::template::{self, Seen};
 use super::values;
@@ -48,16 +48,34 @@ pub(super) fn leave(rows: &Rows<'_>, node: &Node, seen: Seen) -> Option<Vec<Text
 pub(super) fn join(rows: &Rows<'_>, node: &Node, seen: Seen) -> Option<Vec<Join>> {
     let one = |item: &Node| {
         if !matches!(item.value, Yaml::Map(_)) {
-            return Some(Join { channel: channel(rows, item, seen, Access::Join)?, key: None, meta: None });
+            return Some(Join { channel: channel(rows, item, seen, Access::Join)?, key: None, meta: None, recover: None });
         }
         let mut fields = Fields::of(rows.all, item, "an entry of `join`")?;
         let channel = fields.need("channel").and_then(|node| channel(rows, node, seen, Access::Join));
         let key = fields.read("key", |all, node| template::text(all, node, seen));
         let meta = fields.read("meta", |all, node| template::template(all, node, seen));
+        let recover = fields.get("recover").map(|node| recover(rows.all, node, seen));
         fields.finish();
-        Some(Join { channel: channel?, key, meta })
+        let recover = match recover {
+            Some(recover) => Some(recover?),
+            None => None,
+        };
+        Some(Join { channel: channel?, key, meta, recover })
     };
-    Some(each(node).iter().filter_map(one).collect())
+    let joins: Vec<Join> = each(node).iter().filter_map(one).collect();
+    if joins.iter().filter(|join| join.recover.is_some()).count() > 1 {
+        return rows.all.fail(codes::CONFLICT, &node.span, "`recover` stands in more than one entry of `join`: one of them only");
+    }
+    Some(joins)
+}
+
+/// `recover: { since: $.since, epoch: $.epoch }`
+fn recover(all: &Gathered, node: &Node, seen: Seen) -> Option<RecoverPlan> {
+    let mut fields = Fields::of(all, node, "`recover`")?;
+    let since = fields.need("since").and_then(|node| template::template(all, node, seen));
+    let epoch = fields.read("epoch", |all, node| template::template(all, node, seen));
+    fields.finish();
+    Some(RecoverPlan { since: since?, epoch })
 }
 
 fn channel(rows: &Rows<'_>, node: &Node, seen: Seen, access: Access) -> Option<Text> {

@@ -399,6 +399,17 @@ pub struct Join {
     pub key: Option<Text>,
     /// What `$sub.meta` is.
     pub meta: Option<Template>,
+    /// Where the client says it stands.
+    pub recover: Option<RecoverPlan>,
+}
+
+/// `recover:` of a `join:`. Where `since` is there, even as `null`, the subscription knows its position.
+#[derive(Debug)]
+pub struct RecoverPlan {
+    /// The offset up to which the client has seen the channel; `null`: it wants no past.
+    pub since: Template,
+    /// The stream it has seen; none, missing or `null`: the present one.
+    pub epoch: Option<Template>,
 }
 
 /// One target of `to:`.
@@ -449,6 +460,8 @@ pub struct DeliverRow {
     pub form: Option<DeliverForm>,
     /// Whether `form` looks at the subscription or connection. If not, it is written once for all.
     pub per_subscription: bool,
+    /// Whether `form` looks at the position: then it is written once for those who know it and once for the others.
+    pub positioned: bool,
 }
 
 /// How an event is written.

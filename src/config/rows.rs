@@ -124,6 +124,7 @@ impl Rows<'_> {
         }
         if kind.has_connection() || matches!(kind, Kind::Http | Kind::Idle) {
             fields.exclude("reply", &["send"]);
+            let seen = seen.with_recovery(row.join.iter().any(|join| join.recover.is_some()));
             let reply = |node| effects::reply(self, node, seen);
             row.reply = fields.get("reply").or(fields.get("send")).and_then(reply);
         }

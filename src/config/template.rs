@@ -16,16 +16,23 @@ pub(super) struct Seen {
     pub(super) roots: &'static [Root],
     /// `$result` too.
     pub(super) result: bool,
+    /// `$recovery` too.
+    pub(super) recovery: bool,
 }
 
 impl Seen {
     const fn new(place: &'static str, roots: &'static [Root]) -> Self {
-        Self { place, roots, result: false }
+        Self { place, roots, result: false, recovery: false }
     }
 
     /// The same place after a function was called.
     pub(super) fn with_result(self, result: bool) -> Self {
         Self { result, ..self }
+    }
+
+    /// The same place after a subscription was made that says where it stands.
+    pub(super) fn with_recovery(self, recovery: bool) -> Self {
+        Self { recovery, ..self }
     }
 
     /// A row of a protocol's `messages`.
@@ -63,6 +70,7 @@ impl Seen {
     pub(super) fn has(self, root: Root) -> bool {
         matches!(root, Root::Now | Root::NowMs | Root::Uuid | Root::Random)
             || (root == Root::Result && self.result)
+            || (root == Root::Recovery && self.recovery)
             || self.roots.contains(&root)
     }
 
@@ -173,6 +181,7 @@ fn may_stand(all: &Gathered, reference: &Reference, at: &Span, seen: Seen) -> bo
 pub(super) fn not_here_hint(root: Root, seen: Seen) -> String {
     match root {
         Root::Result => "`$result` is what the row's `call` gave".into(),
+        Root::Recovery => "`$recovery` is what became of the row's one `join` with `recover`".into(),
         _ => format!("there is {}", seen.known()),
     }
 }

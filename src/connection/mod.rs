@@ -19,10 +19,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::catch_up;
 use crate::config::plan::ProtocolPlan;
 use crate::hub::{Connection, Out};
 use crate::model::{Close, Now};
-use crate::pipeline::{ClientLimits, Input};
+use crate::pipeline::{ClientLimits, Input, must_wait};
 use crate::protocol::Frame;
 use crate::router::Router;
 use timers::{Timer, Timers};
@@ -87,6 +88,8 @@ struct Wire<T> {
     transport: T,
     unflushed: bool,
     phase: Phase,
+    /// A message that is decided when nothing of the connection waits for the store any more.
+    held_back: Option<Frame>,
 }
 
 enum Phase {
@@ -101,6 +104,8 @@ enum Phase {
 /// What one turn of the wheel brought.
 enum Turn {
     Frame(Frame),
+    /// What was held back may be decided.
+    Resumed(Frame),
     Pong,
     /// The other side ended it, or the handshake is complete.
     Ended(Close),
@@ -136,13 +141,15 @@ impl<'a, T: Transport> Task<'a, T> {
             plan,
             limits: ClientLimits::new(plan, Now::read()),
             timers,
-            wire: Wire { transport, unflushed: false, phase: Phase::Open },
+            wire: Wire { transport, unflushed: false, phase: Phase::Open, held_back: None },
         }
     }
 
-    /// Inputs: what the transport brings, what the outbox holds, the next deadline, the stop.
+    /// Inputs: what the transport brings, what the outbox holds, what subscriptions have missed, the next deadline, the stop.
     async fn run(&mut self, stop: &CancellationToken) -> Close {
         self.decide(Input::Open);
+        let (router, connection) = (self.router, self.connection);
+        let mut catching_up = pin!(catch_up::run(router, connection));
         let mut stopping = false;
         let mut deadline = pin!(sleep_until(Instant::now()));
         loop {
@@ -173,10 +180,13 @@ impl<'a, T: Transport> Task<'a, T> {
                         // Many small messages come with one read: every so often others on this thread have their turn.
                         tokio::task::coop::consume_budget().await;
                     }
+                    Turn::Resumed(frame) => self.decide(Input::Message(frame)),
                     Turn::Pong => self.pong(),
                     Turn::Ended(close) => return close,
                     Turn::Ending => self.timers.set(Timer::CloseDue, Instant::now() + CLOSE_WITHIN),
                 },
+                // Behind the writing, which makes the room that it waits for.
+                never = &mut catching_up => match never {},
             }
         }
     }
@@ -193,7 +203,11 @@ impl<'a, T: Transport> Task<'a, T> {
             self.timers.set(Timer::Idle, Instant::now() + idle.after);
             self.timers.clear(Timer::Grace);
         }
-        self.decide(Input::Message(frame));
+        if self.connection.is_waiting() && must_wait(&self.router.context, self.connection, &frame) {
+            self.wire.held_back = Some(frame);
+        } else {
+            self.decide(Input::Message(frame));
+        }
     }
 
     fn pong(&mut self) {
@@ -212,6 +226,12 @@ impl<'a, T: Transport> Task<'a, T> {
                         self.timers.set(Timer::PongDue, now + heartbeat.timeout);
                         self.connection.outbox.ping();
                     }
+                }
+            }
+            // A client that is not read from, because the store has not confirmed what it sent, cannot be heard to answer.
+            Timer::PongDue if self.connection.is_waiting() => {
+                if let Some(heartbeat) = &self.plan.heartbeat {
+                    self.timers.set(Timer::PongDue, now + heartbeat.timeout);
                 }
             }
             Timer::PongDue => return Some(Close::PingTimeout),
@@ -255,6 +275,15 @@ impl<T: Transport> Wire<T> {
         if !ending_known && !connection.outbox.is_open() {
             connection.traffic.closing.store(true, Relaxed);
             return Poll::Ready(Turn::Ending);
+        }
+        // What its messages did before must be seen by the next, and what waits for the store must have an end.
+        if matches!(self.phase, Phase::Open) {
+            if self.held_back.is_some() && connection.is_waiting() || !connection.may_go_on() {
+                return Poll::Pending;
+            }
+            if let Some(frame) = self.held_back.take() {
+                return Poll::Ready(Turn::Resumed(frame));
+            }
         }
         loop {
             if let Phase::Closing { close, broken: true } = &self.phase {

@@ -1,58 +1,212 @@
 //! Puts together what the parts of the router count of themselves, for `GET /api/stats` and `GET /metrics`.
 
-use serde_json::{Value, json as value};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::model::Now;
 use crate::model::clock::iso;
 use crate::router::Router;
-use crate::script::PluginState;
+use crate::script::{PluginReport, PluginState};
 use crate::store::StoreState;
 use crate::telemetry::metrics::{Kind, Sample};
+use crate::telemetry::report::{ChannelRates, Counted, PatternCounted, ProtocolCounted, RouteCounted, SourceCounted, Tally};
 use crate::telemetry::{memory, process};
 
-/// The numbers as JSON.
-pub fn json(router: &Router, now: Now) -> Value {
+/// What the router counts and holds, now.
+#[derive(Serialize, ToSchema)]
+pub struct Stats {
+    /// When the server started.
+    #[schema(format = DateTime)]
+    started: String,
+    /// Whole seconds since then.
+    uptime: u64,
+    /// Open connections.
+    connections: u64,
+    /// All channels together.
+    channels: ChannelNumbers,
+    /// By name.
+    #[schema(value_type = BTreeMap<String, ProtocolCounted>)]
+    protocols: BTreeMap<Arc<str>, ProtocolCounted>,
+    /// By name: `chat.messages.say`.
+    #[schema(value_type = BTreeMap<String, RouteCounted>)]
+    routes: BTreeMap<Arc<str>, RouteCounted>,
+    /// By name.
+    #[schema(value_type = BTreeMap<String, SourceCounted>)]
+    sources: BTreeMap<Arc<str>, SourceCounted>,
+    /// The store.
+    store: StoreNow,
+    /// What waits to be written to all clients.
+    outboxes: Outboxes,
+    /// Plugins, by name.
+    #[schema(value_type = BTreeMap<String, ScriptNow>)]
+    scripts: BTreeMap<Arc<str>, ScriptNow>,
+    /// Memory.
+    memory: Memory,
+}
+
+/// All channels together.
+#[derive(Serialize, ToSchema)]
+struct ChannelNumbers {
+    /// Channels in memory.
+    live: usize,
+    /// Events published.
+    published: u64,
+    /// Deliveries: events times receivers.
+    delivered: u64,
+    /// What did not reach whom it was for, by reason.
+    #[schema(example = json!({ "outbox_full": 0, "gone": 2 }))]
+    dropped: Tally,
+    /// Per second, over the last ten.
+    rates: ChannelRates,
+    /// By the channel's pattern, as the configuration writes it.
+    #[schema(value_type = BTreeMap<String, PatternCounted>)]
+    patterns: BTreeMap<Arc<str>, PatternCounted>,
+}
+
+/// The store.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct StoreNow {
+    /// Whether it takes events.
+    state: StoreWord,
+    /// Since when it does not.
+    #[schema(required, format = DateTime)]
+    since: Option<String>,
+    /// Why it does not.
+    #[schema(required)]
+    reason: Option<Arc<str>>,
+    /// What waits to be stored.
+    queue: StoreQueue,
+    /// How long the oldest of it has waited.
+    lag_millis: u64,
+    /// What was stored since the start.
+    committed: Committed,
+    /// Rows the database refused for what they are.
+    refused_rows: u64,
+    /// Records of connections for which there was no room.
+    dropped_records: u64,
+}
+
+/// Whether the store takes events.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum StoreWord {
+    Ok,
+    Degraded,
+}
+
+/// What waits to be stored.
+#[derive(Serialize, ToSchema)]
+struct StoreQueue {
+    /// Rows.
+    rows: usize,
+    /// Bytes of them.
+    bytes: usize,
+}
+
+/// What was stored since the start.
+#[derive(Serialize, ToSchema)]
+struct Committed {
+    /// Rows.
+    rows: u64,
+    /// Transactions they took.
+    batches: u64,
+}
+
+/// What waits to be written to all clients.
+#[derive(Serialize, ToSchema)]
+struct Outboxes {
+    /// Frames.
+    frames: usize,
+    /// Bytes of them.
+    bytes: usize,
+    /// Bytes of the fullest.
+    fullest: usize,
+}
+
+/// How a plugin does.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct ScriptNow {
+    /// Calls since it was loaded.
+    calls: u64,
+    /// Calls that failed.
+    failures: u64,
+    /// Mean time of a call, in microseconds.
+    mean_micros: f64,
+    /// Longest time of a call, in microseconds.
+    max_micros: u64,
+    /// Whether it is called.
+    in_service: bool,
+}
+
+/// Memory, in bytes.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Memory {
+    /// Taken and not given back.
+    live_bytes: u64,
+    /// As the system counts it; nothing where it does not say.
+    #[schema(required)]
+    resident_bytes: Option<u64>,
+}
+
+/// The numbers, now.
+pub fn now(router: &Router, now: Now) -> Stats {
     let context = &router.context;
-    let mut all = context.runtime.metrics.json(now);
+    let metrics = &context.runtime.metrics;
+    let Counted { channels, patterns, protocols, routes, sources } = metrics.counted();
+    let queues: Vec<_> = context.hub.connections(None).iter().map(|c| c.outbox.measure()).collect();
+    let script = |plugin: PluginReport| {
+        let in_service = plugin.state == PluginState::InService;
+        let (calls, failures) = (plugin.calls, plugin.failures);
+        (plugin.name, ScriptNow { calls, failures, mean_micros: plugin.mean_us, max_micros: plugin.max_us, in_service })
+    };
+    Stats {
+        started: metrics.started().iso(),
+        uptime: metrics.uptime_s(now),
+        connections: protocols.values().map(|p| p.connections).sum(),
+        channels: ChannelNumbers {
+            live: context.hub.channel_count(),
+            published: channels.published,
+            delivered: channels.delivered,
+            dropped: channels.dropped,
+            rates: channels.rates,
+            patterns,
+        },
+        protocols,
+        routes,
+        sources,
+        store: store(router),
+        outboxes: Outboxes {
+            frames: queues.iter().map(|q| q.frames).sum(),
+            bytes: queues.iter().map(|q| q.bytes).sum(),
+            fullest: queues.iter().map(|q| q.bytes).max().unwrap_or(0),
+        },
+        scripts: context.runtime.scripts.report().into_iter().map(script).collect(),
+        memory: Memory { live_bytes: memory::process_live_bytes(), resident_bytes: process::resident_bytes() },
+    }
+}
+
+fn store(router: &Router) -> StoreNow {
     let stats = router.store.stats();
     let (state, since, reason) = match router.store.state() {
-        StoreState::Ok => ("ok", None, None),
-        StoreState::Degraded { since_ms, reason } => ("degraded", Some(iso(since_ms)), Some(reason.to_string())),
+        StoreState::Ok => (StoreWord::Ok, None, None),
+        StoreState::Degraded { since_ms, reason } => (StoreWord::Degraded, Some(iso(since_ms)), Some(reason)),
     };
-    all["store"] = value!({
-        "state": state,
-        "since": since,
-        "reason": reason,
-        "queue": { "rows": stats.queued_rows, "bytes": stats.queued_bytes },
-        "lagMillis": u64::try_from(stats.lag.as_millis()).unwrap_or(u64::MAX),
-        "committed": { "rows": stats.committed_rows, "batches": stats.committed_batches },
-        "refusedRows": stats.refused_rows,
-        "droppedRecords": stats.dropped_records,
-    });
-    let queues: Vec<_> = context.hub.connections(None).iter().map(|c| c.outbox.measure()).collect();
-    all["outboxes"] = value!({
-        "frames": queues.iter().map(|q| q.frames).sum::<usize>(),
-        "bytes": queues.iter().map(|q| q.bytes).sum::<usize>(),
-        "fullest": queues.iter().map(|q| q.bytes).max().unwrap_or(0),
-    });
-    all["channels"]["live"] = context.hub.channel_count().into();
-    let scripts = context.runtime.scripts.report();
-    all["scripts"] = scripts
-        .iter()
-        .map(|plugin| {
-            let entry = value!({
-                "calls": plugin.calls,
-                "failures": plugin.failures,
-                "meanMicros": plugin.mean_us,
-                "maxMicros": plugin.max_us,
-                "inService": plugin.state == PluginState::InService,
-            });
-            (plugin.name.to_string(), entry)
-        })
-        .collect::<serde_json::Map<_, _>>()
-        .into();
-    all["memory"] = value!({ "liveBytes": memory::process_live_bytes(), "residentBytes": process::resident_bytes() });
-    all
+    StoreNow {
+        state,
+        since,
+        reason,
+        queue: StoreQueue { rows: stats.queued_rows, bytes: stats.queued_bytes },
+        lag_millis: u64::try_from(stats.lag.as_millis()).unwrap_or(u64::MAX),
+        committed: Committed { rows: stats.committed_rows, batches: stats.committed_batches },
+        refused_rows: stats.refused_rows,
+        dropped_records: stats.dropped_records,
+    }
 }
 
 /// The numbers as Prometheus text.
@@ -72,7 +226,7 @@ pub fn prometheus(router: &Router, now: Now) -> String {
     ];
     more.extend(process::resident_bytes().map(|n| sample("memory_resident_bytes", "Memory in use.", Kind::Gauge, n as f64)));
     let scripts = context.runtime.scripts.report();
-    let mut per_plugin = |name, help, kind, of: &dyn Fn(&crate::script::PluginReport) -> f64| {
+    let mut per_plugin = |name, help, kind, of: &dyn Fn(&PluginReport) -> f64| {
         more.extend(scripts.iter().map(|p| Sample { name, help, kind, labels: vec![("plugin", p.name.to_string())], value: of(p) }));
     };
     per_plugin("script_calls_total", "Calls of a plugin.", Kind::Counter, &|p| p.calls as f64);

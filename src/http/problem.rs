@@ -4,9 +4,11 @@ use axum::body::Body;
 use axum::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::model::Fault;
 use crate::model::fault::Flaw;
+use crate::model::{Code, Fault, Json};
 
 /// A refused request.
 #[derive(Debug, Clone)]
@@ -40,6 +42,18 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// A fault as the application is told: with what only the operator of the server may know.
+    pub fn with_reason(fault: Fault) -> Self {
+        let reason = fault.detail.clone().filter(|_| fault.code == Code::Unavailable);
+        let mut problem = Self::from(fault);
+        if let Some(reason) = reason {
+            problem.detail = format!("{}: {reason}", problem.detail);
+        }
+        problem
+    }
+}
+
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         let status = StatusCode::from_u16(fault.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -48,18 +62,50 @@ impl From<Fault> for Problem {
     }
 }
 
+/// Why a request was refused (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct Refusal {
+    /// `about:blank`, or what kind of fault it is.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:tramline:fault:unknown_channel")]
+    kind: String,
+    /// The status in words.
+    #[schema(example = "Not Found")]
+    title: &'static str,
+    /// The status.
+    #[schema(minimum = 400, maximum = 599, example = 404)]
+    status: u16,
+    /// What happened, why, and what to do.
+    #[schema(example = "no channel is named `chta`")]
+    detail: String,
+    /// Everything that is wrong, where several things may be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<RefusedPart>,
+}
+
+/// One thing that is wrong.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ProblemPart)]
+struct RefusedPart {
+    /// JSON Pointer into the body, or the name of a parameter. Empty for the whole.
+    #[schema(example = "/type")]
+    path: String,
+    /// What is wrong there.
+    #[schema(example = "must be a text of 1 to 256 characters")]
+    message: String,
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response<Body> {
-        let mut body = serde_json::json!({
-            "type": if self.kind == "about:blank" { self.kind.to_owned() } else { format!("urn:tramline:fault:{}", self.kind) },
-            "title": self.status.canonical_reason().unwrap_or("Error"),
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-        });
-        if !self.errors.is_empty() {
-            body["errors"] = self.errors.iter().map(|flaw| serde_json::json!({ "path": flaw.path, "message": flaw.message })).collect();
-        }
-        let mut response = Response::new(Body::from(body.to_string()));
+        let body = Refusal {
+            kind: if self.kind == "about:blank" { self.kind.to_owned() } else { format!("urn:tramline:fault:{}", self.kind) },
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: self.detail,
+            errors: self.errors.into_iter().map(|flaw| RefusedPart { path: flaw.path, message: flaw.message }).collect(),
+        };
+        let mut response = Response::new(Body::from(Json::of(&body).as_str().to_owned()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
 use axum::response::IntoResponse;
 use hyper::body::Incoming;
 
-use crate::apply::Applied;
+use crate::apply::{Applied, in_time};
 use crate::config::plan::{ProtocolPlan, SourceKind, SourcePlan};
 use crate::http::listen::Serve;
 use crate::http::problem::Problem;
@@ -21,7 +21,7 @@ use crate::http::{body, guard};
 use crate::limits::Verdict;
 use crate::model::event::epoch_text;
 use crate::model::{Code, Fault, Json, Now};
-use crate::router::{Outcome, Router};
+use crate::router::{Promised, Router};
 use crate::routing::doors::Door;
 use crate::routing::paths::{Parameters, PathTable};
 
@@ -165,28 +165,19 @@ impl Site {
                 (self.router.source(source, json, Some(&view), Now::read())?, false)
             }
         };
-        conclude(&self.router, outcome, row_answers).await
+        Ok(conclude(&self.router, outcome, row_answers).await?)
     }
 }
 
 /// The answer to what a row did: its reply, or what was published.
-pub async fn conclude(router: &Router, outcome: Outcome, row_answers: bool) -> Result<Response<Body>, Problem> {
-    settle(router, &outcome.applied).await?;
+pub async fn conclude(router: &Router, promised: Promised, row_answers: bool) -> Result<Response<Body>, Fault> {
+    let outcome = in_time(promised.settled(&router.store)).await?;
     let status = outcome.status.and_then(|status| StatusCode::from_u16(status).ok());
     match outcome.reply {
         Some(reply) => Ok(json(status.unwrap_or(StatusCode::OK), reply.as_str().to_owned())),
         None if row_answers && outcome.applied.published.is_empty() => Ok(status.unwrap_or(StatusCode::NO_CONTENT).into_response()),
         None => Ok(json(status.unwrap_or(StatusCode::ACCEPTED), published(&outcome.applied).to_string())),
     }
-}
-
-/// Waits until what was published is stored, where it is to be stored.
-pub async fn settle(router: &Router, applied: &Applied) -> Result<(), Problem> {
-    let Some(ticket) = applied.ticket else { return Ok(()) };
-    router.store.committed(ticket).await.map_err(|why| {
-        tracing::warn!(%why, "a published event is not stored yet");
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "delivered, but not stored yet: the store does not answer; see /readyz")
-    })
 }
 
 /// `{"id","channel","offset","epoch","delivered"}`: one object for one event, a list for several.

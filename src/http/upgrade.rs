@@ -167,7 +167,8 @@ fn identify(
         Some(identity) => identity.user.clone(),
         None => text(&plan.user)?,
     };
-    let id: Arc<str> = plan.client.render(&reach).map(|text| Arc::from(&*text)).unwrap_or_else(|| uuid::Uuid::new_v4().to_string().into());
+    let id = plan.client.render(&reach).filter(|text| is_who(text));
+    let id: Arc<str> = id.map_or_else(|| uuid::Uuid::new_v4().to_string().into(), |text| Arc::from(&*text));
     let expires = identity.and_then(|identity| identity.expires_s).map(|at_s| {
         let left_ms = (at_s.saturating_mul(1000)).saturating_sub(u64::try_from(now.wall_ms).unwrap_or(0));
         // A token may run for longer than a timer can hold.

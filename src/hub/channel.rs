@@ -9,7 +9,14 @@ use crate::config::plan::ChannelPlan;
 use crate::hub::connection::Connection;
 use crate::model::event::{Epoch, Event, NewEvent};
 use crate::model::view::SubView;
-use crate::model::{ChannelName, Json};
+use crate::model::{ChannelName, Json, Position};
+
+/// How long a channel that nobody is on stays in memory after its last event, where there are many.
+pub(super) const IDLE_MS: i64 = 10_000;
+
+/// Events that a tail may hold beyond its bound while somebody catches up, and bytes of them.
+const BEHIND_EVENTS_MAX: usize = 4096;
+const BEHIND_BYTES_MAX: usize = 4 << 20;
 
 /// A live channel.
 #[derive(Debug)]
@@ -28,10 +35,18 @@ pub struct Channel {
 #[derive(Debug)]
 pub struct State {
     pub(super) epoch: Epoch,
+    /// The last offset that was given.
     pub(super) offset: u64,
+    /// The last offset that was shown to members. What lies between the two waits for its commit.
+    pub(super) shown: u64,
+    /// The oldest offset that the log still has.
+    pub(super) first: u64,
+    /// The newest events that were shown, by offset.
     pub(super) tail: VecDeque<Arc<Event>>,
     pub(super) tail_bytes: usize,
     pub(super) members: Vec<Member>,
+    /// How many of them are catching up.
+    behind: usize,
     by_member: HashMap<(u64, Arc<str>), usize>,
     /// Taken out of the hub: whoever still holds it must look it up again.
     pub(super) dead: bool,
@@ -47,13 +62,18 @@ pub struct Member {
     pub view: SubView,
     /// When it began, in milliseconds since the epoch.
     pub since_ms: i64,
+    /// It has seen the channel up to this offset and catches up; none: it is live.
+    pub(super) behind: Option<u64>,
 }
 
 impl State {
-    pub(super) fn new(epoch: Epoch, offset: u64) -> Self {
+    pub(super) fn new(at: Position) -> Self {
         Self {
-            epoch,
-            offset,
+            epoch: at.epoch,
+            offset: at.offset,
+            shown: at.offset,
+            first: at.first,
+            behind: 0,
             tail: VecDeque::new(),
             tail_bytes: 0,
             members: Vec::new(),
@@ -63,21 +83,40 @@ impl State {
         }
     }
 
-    /// Adds a subscription. One with the same key is replaced; `false` then.
-    pub(super) fn join(&mut self, connection: &Arc<Connection>, view: SubView, now_ms: i64) -> bool {
+    /// Where it stands.
+    pub(super) fn position(&self, channel: &Channel) -> Position {
+        let nothing = self.shown + 1;
+        let first = if channel.plan.history.is_none() { nothing } else { self.first.min(nothing) };
+        let first = self.tail.front().map_or(first, |oldest| oldest.offset.min(first));
+        Position { epoch: self.epoch, first, offset: self.shown }
+    }
+
+    /// Adds a subscription. One with the same key is replaced; `false` then. `behind`: it has seen the channel up to there only.
+    pub(super) fn join(&mut self, connection: &Arc<Connection>, view: SubView, behind: Option<u64>, now_ms: i64) -> bool {
         let key = (connection.key, view.key.clone());
+        let behind = behind.filter(|&seen| seen < self.shown);
         if let Some(&at) = self.by_member.get(&key) {
             self.members[at].view = view;
+            self.set_behind(at, behind);
             return false;
         }
-        self.by_member.insert(key, self.members.len());
-        self.members.push(Member { connection: connection.clone(), view, since_ms: now_ms });
+        let at = self.members.len();
+        self.by_member.insert(key, at);
+        self.members.push(Member { connection: connection.clone(), view, since_ms: now_ms, behind: None });
+        self.set_behind(at, behind);
         true
+    }
+
+    fn set_behind(&mut self, at: usize, behind: Option<u64>) {
+        let member = &mut self.members[at];
+        self.behind = self.behind + usize::from(behind.is_some()) - usize::from(member.behind.is_some());
+        member.behind = behind;
     }
 
     /// Removes a subscription; `false` where there was none.
     pub(super) fn leave(&mut self, connection: u64, key: &Arc<str>) -> bool {
         let Some(at) = self.by_member.remove(&(connection, key.clone())) else { return false };
+        self.set_behind(at, None);
         self.members.swap_remove(at);
         if let Some(moved) = self.members.get(at) {
             self.by_member.insert((moved.connection.key, moved.view.key.clone()), at);
@@ -89,22 +128,50 @@ impl State {
         true
     }
 
-    /// Gives an event its place and keeps it, where the channel has a history.
-    pub(super) fn append(&mut self, channel: &Channel, new: NewEvent) -> Arc<Event> {
+    /// Gives an event its place. Nobody sees it before it is shown.
+    pub(super) fn place(&mut self, channel: &Channel, new: NewEvent) -> Event {
         self.offset += 1;
         self.last_ms = new.time_ms;
-        let event = Arc::new(Event { new, channel: Some(channel.name.clone()), offset: self.offset, epoch: self.epoch, seq: 0 });
-        if let Some(history) = &channel.plan.history {
-            self.tail_bytes += event.weight();
-            self.tail.push_back(event.clone());
-            while self.tail.len() > history.tail || self.tail_bytes > history.tail_bytes {
-                match self.tail.pop_front() {
-                    Some(old) => self.tail_bytes -= old.weight(),
-                    None => break,
-                }
+        Event { new, channel: Some(channel.name.clone()), offset: self.offset, epoch: self.epoch, seq: 0 }
+    }
+
+    /// An event may be seen from now on. Kept, where the channel has a history.
+    pub(super) fn show(&mut self, channel: &Channel, event: &Arc<Event>) {
+        self.shown = event.offset;
+        let Some(history) = &channel.plan.history else { return };
+        self.tail_bytes += event.weight();
+        self.tail.push_back(event.clone());
+        // Whoever catches up must meet the tail some day, however fast others publish.
+        let (events, bytes) = if self.behind == 0 { (0, 0) } else { (BEHIND_EVENTS_MAX, BEHIND_BYTES_MAX) };
+        while self.tail.len() > history.tail + events || self.tail_bytes > history.tail_bytes + bytes {
+            match self.tail.pop_front() {
+                Some(old) => self.tail_bytes -= old.weight(),
+                None => break,
             }
         }
-        event
+    }
+
+    /// The events behind an offset that are in memory, oldest first; none where memory does not reach so far back.
+    pub(super) fn tail_after(&self, seen: u64) -> Option<impl Iterator<Item = &Arc<Event>>> {
+        let reaches = seen >= self.shown || self.tail.front().is_some_and(|oldest| oldest.offset <= seen + 1);
+        reaches.then(|| self.tail.range(self.tail.partition_point(|event| event.offset <= seen)..))
+    }
+
+    /// A subscription and its place among the members.
+    pub(super) fn member(&self, connection: u64, key: &Arc<str>) -> Option<(usize, &Member)> {
+        let at = *self.by_member.get(&(connection, key.clone()))?;
+        Some((at, self.members.get(at)?))
+    }
+
+    /// A member has been given everything up to `seen`: it is live once that is everything there is.
+    pub(super) fn advance(&mut self, at: usize, seen: u64) {
+        let behind = (seen < self.shown).then_some(seen);
+        self.set_behind(at, behind);
+    }
+
+    /// Nobody is on it, nothing waits, and nothing was published for a while.
+    pub(super) fn is_idle(&self, now_ms: i64) -> bool {
+        self.members.is_empty() && self.offset == self.shown && now_ms - self.last_ms > IDLE_MS
     }
 
     pub(super) fn forget_tail(&mut self) {

@@ -1,7 +1,11 @@
 //! What the hub knows of one open connection: who it is, what it is subscribed to, what waits for it, what passed over it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed},
+};
 
 use parking_lot::Mutex;
 
@@ -34,8 +38,30 @@ pub struct Connection {
     // Protects the snapshot that templates and scripts see. Held for a clone or a swap.
     view: Mutex<Arc<ConnView>>,
     // Protects the list of its own subscriptions. Taken under a channel's lock, never the other way round.
-    pub(super) subscriptions: Mutex<Vec<(ChannelName, Arc<str>)>>,
+    // None once it has ended: whoever applies something of it later joins nothing any more.
+    pub(super) subscriptions: Mutex<Option<Vec<Subscribed>>>,
+    /// What it asked for and waits for its commit.
+    pub waiting: Waiting,
+    // Subscriptions that are behind, for the connection's task. Held for a push or a pop.
+    behind: Mutex<VecDeque<Subscribed>>,
 }
+
+/// The channel and key of a subscription.
+pub type Subscribed = (ChannelName, Arc<str>);
+
+/// The transactions of one connection that wait for their commit, in numbers. Added to by its task alone.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// How many.
+    pub count: AtomicUsize,
+    /// Bytes of what they will send and publish.
+    pub bytes: AtomicUsize,
+    /// How many of them change what the next decision reads: who it is, what it is subscribed to.
+    pub changes: AtomicUsize,
+}
+
+/// Transactions of one connection that may wait before no more of it is read.
+const WAITING_MAX: usize = 256;
 
 /// Counters of one connection.
 #[derive(Debug, Default)]
@@ -75,7 +101,9 @@ impl Connection {
             slow,
             metrics,
             view: Mutex::new(Arc::new(view)),
-            subscriptions: Mutex::default(),
+            subscriptions: Mutex::new(Some(Vec::new())),
+            waiting: Waiting::default(),
+            behind: Mutex::default(),
         }
     }
 
@@ -101,8 +129,32 @@ impl Connection {
     }
 
     /// Its subscriptions: channel and key, in the order they began.
-    pub fn subscriptions(&self) -> Vec<(ChannelName, Arc<str>)> {
-        self.subscriptions.lock().clone()
+    pub fn subscriptions(&self) -> Vec<Subscribed> {
+        self.subscriptions.lock().clone().unwrap_or_default()
+    }
+
+    /// Whether anything of it waits for the store.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.count.load(Acquire) > 0
+    }
+
+    /// Whether the next message may be decided: nothing waits that it must see, and not too much waits in all.
+    pub fn may_go_on(&self) -> bool {
+        let waiting = &self.waiting;
+        waiting.changes.load(Acquire) == 0
+            && waiting.count.load(Acquire) < WAITING_MAX
+            && waiting.bytes.load(Acquire) < self.outbox.bytes_max()
+    }
+
+    /// A subscription is behind: the connection's task is to see to it.
+    pub fn push_behind(&self, channel: ChannelName, key: Arc<str>) {
+        self.behind.lock().push_back((channel, key));
+        self.outbox.wake();
+    }
+
+    /// The next subscription to see to.
+    pub fn pop_behind(&self) -> Option<Subscribed> {
+        self.behind.lock().pop_front()
     }
 
     /// The WebSocket state number: 1 open, 2 closing.

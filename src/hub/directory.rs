@@ -81,7 +81,7 @@ impl Directory {
 
     pub(super) fn close(&mut self, connection: &Arc<Connection>) {
         // An admission that was refused must not take out the one that holds the id.
-        if self.by_id.get(&connection.id).is_none_or(|held| held.key != connection.key) {
+        if !self.holds(connection) {
             return;
         }
         let view = connection.view();
@@ -95,6 +95,11 @@ impl Directory {
             }
         }
         self.forget(connection, &view);
+    }
+
+    /// Whether a connection is in, and has not ended.
+    pub(super) fn holds(&self, connection: &Connection) -> bool {
+        self.by_id.get(&connection.id).is_some_and(|held| held.key == connection.key)
     }
 
     pub(super) fn remember(&mut self, connection: &Arc<Connection>, view: &ConnView) {

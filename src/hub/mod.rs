@@ -9,27 +9,32 @@
 pub mod channel;
 pub mod connection;
 pub mod directory;
+pub mod feed;
+mod held;
 pub mod outbox;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use parking_lot::lock_api::ArcMutexGuard;
-use parking_lot::{Mutex, RawMutex, RwLock};
+use parking_lot::{Mutex, RwLock};
 
 use crate::config::plan::ChannelPlan;
-use crate::model::event::{Epoch, Event, NewEvent, fresh_epoch};
+use crate::model::event::{Epoch, Event, fresh_epoch};
 use crate::model::name::ClientId;
 use crate::model::view::{ConnView, SubView};
-use crate::model::{ChannelName, Code, Fault, Json, Now};
+use crate::model::{ChannelName, Code, Fault, Json, Now, Position};
 use crate::protocol::Frame;
 use crate::store::Standing;
 
 pub use channel::{Channel, Member, State};
 pub use connection::Connection;
 pub use directory::{Admission, Bounds};
+pub use feed::Feed;
+pub use held::{CatchUp, Held, Joined, Published, Recover, Render};
 pub use outbox::{Measure, Out, Outbox, Sent};
 
 use directory::Directory;
@@ -50,11 +55,13 @@ pub struct Hub {
     hasher: RandomState,
     channels_live: AtomicUsize,
     next_order: AtomicU64,
-    // Where durable channels stood when the server started. An entry moves into its channel at the first use.
-    positions: Mutex<HashMap<ChannelName, (Epoch, u64)>>,
+    // Where channels with a past stand that are not live. An entry moves into its channel at the next use.
+    positions: Mutex<HashMap<ChannelName, Position>>,
     // Protects who is connected. Taken alone or inside channels; nothing but a view is taken inside it.
     directory: RwLock<Directory>,
     next_key: AtomicU64,
+    /// Those who follow the whole log.
+    pub feed: Arc<Feed>,
 }
 
 impl Hub {
@@ -65,9 +72,10 @@ impl Hub {
             hasher: RandomState::new(),
             channels_live: AtomicUsize::new(0),
             next_order: AtomicU64::new(0),
-            positions: Mutex::new(positions.into_iter().map(|at| (at.name, (at.epoch, at.top))).collect()),
+            positions: Mutex::new(positions.into_iter().map(position_of).collect()),
             directory: RwLock::new(Directory::new(protocols)),
             next_key: AtomicU64::new(1),
+            feed: Arc::default(),
         }
     }
 
@@ -92,12 +100,13 @@ impl Hub {
             self.channels_live.fetch_sub(1, Relaxed);
             return Err(Fault::with(Code::LimitReached, "too many channels"));
         }
-        let (epoch, offset) = self.positions.lock().remove(name.as_str()).unwrap_or_else(|| (fresh_epoch(), 0));
+        let position = self.positions.lock().remove(name.as_str());
+        let position = position.unwrap_or_else(|| Position { epoch: fresh_epoch(), first: 1, offset: 0 });
         let channel = Arc::new(Channel {
             order: self.next_order.fetch_add(1, Relaxed),
             name: name.clone(),
             plan: plan.clone(),
-            state: Arc::new(Mutex::new(State::new(epoch, offset))),
+            state: Arc::new(Mutex::new(State::new(position))),
         });
         shard.insert(name.clone(), channel.clone());
         Ok(channel)
@@ -136,8 +145,8 @@ impl Hub {
     /// Ends all subscriptions of a connection and forgets it.
     pub fn close(&self, connection: &Arc<Connection>) {
         connection.outbox.shut();
-        // Taken out first: a channel's lock comes before that of a connection's list.
-        let subscriptions = std::mem::take(&mut *connection.subscriptions.lock());
+        // Taken out first: a channel's lock comes before that of a connection's list. From now on it joins nothing.
+        let subscriptions = connection.subscriptions.lock().take().unwrap_or_default();
         for (name, key) in subscriptions {
             if let Some(channel) = self.channel(name.as_str()) {
                 let state = channel.state.lock_arc();
@@ -156,8 +165,10 @@ impl Hub {
             return;
         }
         let mut directory = self.directory.write();
-        directory.forget(connection, &before);
-        directory.remember(connection, &view);
+        if directory.holds(connection) {
+            directory.forget(connection, &before);
+            directory.remember(connection, &view);
+        }
         connection.set_view(view);
     }
 
@@ -194,6 +205,76 @@ impl Hub {
         members.iter().map(Member::to_json).collect()
     }
 
+    /// Where a channel stands that is live or has a past.
+    pub fn position(&self, name: &str) -> Option<Position> {
+        match self.live_or_past(name, |position| *position) {
+            Ok(channel) => Some(channel.state.lock().position(&channel)),
+            Err(position) => position,
+        }
+    }
+
+    /// A live channel, or what is done with the place of one that is not. A channel's own lock is taken after its shard's.
+    fn live_or_past<T>(&self, name: &str, past: impl FnOnce(&mut Position) -> T) -> Result<Arc<Channel>, Option<T>> {
+        // A channel that is just becoming live, or ceasing to be, is in one of the two places while its shard is locked.
+        let shard = self.shard(name).read();
+        match shard.get(name) {
+            Some(channel) => Ok(channel.clone()),
+            None => Err(self.positions.lock().get_mut(name).map(past)),
+        }
+    }
+
+    /// Where a channel stands; one that is not live is made, so that its stream has a name.
+    pub fn stand(&self, name: &ChannelName, plan: &Arc<ChannelPlan>) -> Result<Position, Fault> {
+        let channel = self.channel_or_new(name, plan)?;
+        let position = channel.state.lock().position(&channel);
+        Ok(position)
+    }
+
+    /// The events of a channel behind an offset, oldest first, at most so many; none where memory does not reach so far back.
+    pub fn tail_after(&self, name: &str, seen: u64, most: usize) -> Option<Vec<Arc<Event>>> {
+        let channel = self.channel(name)?;
+        let state = channel.state.lock();
+        state.tail_after(seen).map(|events| events.take(most).cloned().collect())
+    }
+
+    /// The log has forgotten what a channel had before `first`.
+    pub fn trimmed(&self, name: &ChannelName, first: u64) {
+        while let Ok(channel) = self.live_or_past(name.as_str(), |position| position.first = first) {
+            let mut state = channel.state.lock();
+            if !state.dead {
+                state.first = first;
+                return;
+            }
+        }
+    }
+
+    /// Takes channels out of memory that have nobody on them and nothing to wait for: those with a past leave their place
+    /// behind. Only where there are many: one that is used now and then is better live. Called once a second.
+    pub fn retire(&self, now: Now) {
+        if self.channels_live.load(Relaxed) < CHANNELS_MAX / 2 {
+            return;
+        }
+        for shard in &self.channels {
+            let idle = |channel: &Channel| channel.state.try_lock().is_some_and(|state| state.is_idle(now.wall_ms));
+            let found: Vec<Arc<Channel>> = shard.read().values().filter(|channel| idle(channel)).cloned().collect();
+            for channel in found {
+                // The channel's lock comes before its shard's.
+                let mut state = channel.state.lock();
+                if state.dead || !state.is_idle(now.wall_ms) {
+                    continue;
+                }
+                state.dead = true;
+                let mut shard = shard.write();
+                shard.remove(&channel.name);
+                self.channels_live.fetch_sub(1, Relaxed);
+                if channel.plan.history.is_some() && state.offset > 0 {
+                    let position = Position { epoch: state.epoch, first: state.first, offset: state.offset };
+                    self.positions.lock().insert(channel.name.clone(), position);
+                }
+            }
+        }
+    }
+
     /// The newest events of a channel that are in memory, oldest first.
     pub fn tail(&self, name: &str, most: usize) -> Vec<Arc<Event>> {
         let Some(channel) = self.channel(name) else { return Vec::new() };
@@ -222,6 +303,37 @@ impl Hub {
     /// How many connections are open; of one protocol where one is named.
     pub fn connection_count(&self, protocol: Option<usize>) -> usize {
         self.directory.read().count(protocol)
+    }
+
+    /// Like [`Held::catch_up`], for a subscription by itself.
+    pub fn catch_up(&self, name: &ChannelName, connection: &Connection, key: &Arc<str>, render: &mut dyn Render) -> CatchUp {
+        let Some(channel) = self.channel(name.as_str()) else { return CatchUp::Done };
+        let state = channel.state.lock_arc();
+        let mut held = Held { hub: self, channels: vec![(channel, state)] };
+        held.catch_up(name, connection, key, render)
+    }
+
+    /// Gives a subscription that has seen everything up to `after` what was read of the log since: up to `seen`.
+    /// `false`: it is not there any more, or not at that place; then nothing was given.
+    pub fn replay(&self, name: &ChannelName, connection: &Connection, key: &Arc<str>, frames: Vec<Frame>, after: u64, seen: u64) -> bool {
+        let Some(channel) = self.channel(name.as_str()) else { return false };
+        let mut state = channel.state.lock();
+        let at = match state.member(connection.key, key) {
+            Some((at, member)) if member.behind == Some(after) => at,
+            _ => return false,
+        };
+        for frame in frames {
+            connection.send(frame);
+        }
+        state.advance(at, seen);
+        true
+    }
+
+    /// The view of a subscription, for writing what it missed.
+    pub fn subscription(&self, name: &ChannelName, connection: &Connection, key: &Arc<str>) -> Option<SubView> {
+        let channel = self.channel(name.as_str())?;
+        let state = channel.state.lock();
+        state.member(connection.key, key).map(|(_, member)| member.view.clone())
     }
 
     /// Keeps all tails together within their bound by forgetting those that were published to least recently.
@@ -280,7 +392,7 @@ impl ChannelReport {
             name: channel.name.clone(),
             pattern: channel.plan.pattern.as_str().into(),
             subscribers: state.members.len(),
-            offset: state.offset,
+            offset: state.shown,
             epoch: state.epoch,
             tail: state.tail.len(),
             tail_bytes: state.tail_bytes,
@@ -289,115 +401,6 @@ impl ChannelReport {
     }
 }
 
-/// Some channels, locked. See [`Hub::hold`].
-pub struct Held<'h> {
-    hub: &'h Hub,
-    channels: Vec<(Arc<Channel>, ArcMutexGuard<RawMutex, State>)>,
-}
-
-/// How an event is written for a connection: nothing where it is not for it. `None` for the subscription: it was sent directly.
-pub trait Render {
-    /// The next event begins: what was kept of the one before no longer counts.
-    fn begin(&mut self);
-    /// The frame for this receiver.
-    fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Frame>;
-}
-
-/// What became of an event.
-#[derive(Clone, Debug)]
-pub struct Published {
-    /// With its place.
-    pub event: Arc<Event>,
-    /// Subscriptions it was queued for.
-    pub delivered: usize,
-    /// Subscriptions whose outbox was full.
-    pub overflowed: usize,
-    /// Subscriptions whose connection was already ending.
-    pub gone: usize,
-}
-
-impl Published {
-    /// For nobody yet.
-    pub fn new(event: Arc<Event>) -> Self {
-        Self { event, delivered: 0, overflowed: 0, gone: 0 }
-    }
-
-    /// Counts one more receiver.
-    pub fn note(&mut self, sent: Sent) {
-        match sent {
-            Sent::Queued => self.delivered += 1,
-            Sent::Full => self.overflowed += 1,
-            Sent::Gone => self.gone += 1,
-        }
-    }
-}
-
-impl Held<'_> {
-    fn find(&mut self, name: &ChannelName) -> Option<&mut (Arc<Channel>, ArcMutexGuard<RawMutex, State>)> {
-        self.channels.iter_mut().find(|(channel, _)| channel.name == *name)
-    }
-
-    /// Subscribes a connection. The channel must be held.
-    pub fn join(&mut self, connection: &Arc<Connection>, view: SubView, now: Now) {
-        let name = view.channel.clone();
-        let key = view.key.clone();
-        if let Some((_, state)) = self.find(&name)
-            && state.join(connection, view, now.wall_ms)
-        {
-            connection.subscriptions.lock().push((name, key));
-        }
-    }
-
-    /// Ends a subscription. The channel must be held.
-    pub fn leave(&mut self, connection: &Arc<Connection>, name: &ChannelName, key: &Arc<str>) {
-        if let Some((_, state)) = self.find(name)
-            && state.leave(connection.key, key)
-        {
-            connection.subscriptions.lock().retain(|(n, k)| (n, k) != (name, key));
-        }
-    }
-
-    /// Gives an event its place and queues it for all members but `except`. The channel must be held.
-    /// `stored` gets the event while the order is still fixed, before anyone else can publish.
-    pub fn publish(
-        &mut self,
-        name: &ChannelName,
-        new: NewEvent,
-        except: Option<u64>,
-        render: &mut dyn Render,
-        stored: &mut dyn FnMut(&Arc<Event>),
-    ) -> Option<Published> {
-        let (channel, state) = self.find(name)?;
-        let event = state.append(channel, new);
-        if channel.plan.history.is_some() {
-            stored(&event);
-        }
-        render.begin();
-        let mut published = Published::new(event);
-        for member in &state.members {
-            if except == Some(member.connection.key) {
-                continue;
-            }
-            if let Some(frame) = render.render(&published.event, &member.connection, Some(&member.view)) {
-                published.note(member.connection.send(frame));
-            }
-        }
-        Some(published)
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        for (channel, state) in &mut self.channels {
-            // A channel that the file names keeps its place, and so does one that has a past. Others go with their last member:
-            // whoever may join must not be able to fill the memory with names.
-            let has_past = channel.plan.history.is_some() && state.offset > 0;
-            let passing = !has_past && !channel.plan.pattern.is_exact();
-            if passing && state.members.is_empty() && !state.dead {
-                state.dead = true;
-                self.hub.shard(channel.name.as_str()).write().remove(&channel.name);
-                self.hub.channels_live.fetch_sub(1, Relaxed);
-            }
-        }
-    }
+fn position_of(at: Standing) -> (ChannelName, Position) {
+    (at.name, Position { epoch: at.epoch, first: at.first, offset: at.top })
 }

@@ -151,9 +151,25 @@ impl Outbox {
         }
     }
 
+    /// Whether a replay may go on: half of it is kept for what is live.
+    pub fn has_room(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.bytes < self.bytes_max / 2 && matches!(queue.end, End::Open)
+    }
+
+    /// Wakes the connection's task although nothing is pushed.
+    pub fn wake(&self) {
+        self.waker.wake();
+    }
+
     /// Wakes this task at the next push or close.
     pub fn register(&self, waker: &Waker) {
         self.waker.register(waker);
+    }
+
+    /// The most bytes it holds.
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
     }
 
     /// Whether no end was decided yet.

@@ -26,6 +26,8 @@ pub enum Close {
     Slow(u16, Cow<'static, str>),
     /// A newer connection took this one's place at the limit. Code and reason are its protocol's.
     Displaced(u16, Cow<'static, str>),
+    /// What it had yet to be given of a channel is gone: it must say again where it stands.
+    PositionLost,
     /// The connection sent nothing for longer than the protocol allows.
     Idle,
     /// No answer to the last ping. Nothing is sent: the other side is not there.
@@ -61,6 +63,7 @@ impl Close {
             Close::Flooding | Close::Unauthorized | Close::Expired => 1008,
             Close::TooLarge => 1009,
             Close::Internal => 1011,
+            Close::PositionLost => 1012,
             Close::Idle => 1000,
             Close::Slow(code, _) | Close::Displaced(code, _) | Close::Asked(code, _) | Close::ByClient(code, _) => *code,
         }
@@ -76,6 +79,7 @@ impl Close {
             Close::Flooding => "far over the rate limit",
             Close::Unauthorized => "Unauthorized",
             Close::Expired => "token expired",
+            Close::PositionLost => "position lost: subscribe again",
             Close::Idle => "idle",
             Close::PingTimeout => "no answer to ping",
             Close::Internal => "internal error",
@@ -89,7 +93,7 @@ impl Close {
     /// Whether a client that meets this end should connect again.
     pub fn may_retry(&self) -> bool {
         match self {
-            Close::GoingAway | Close::Idle | Close::PingTimeout | Close::Internal | Close::Lost => true,
+            Close::GoingAway | Close::PositionLost | Close::Idle | Close::PingTimeout | Close::Internal | Close::Lost => true,
             Close::ProtocolError | Close::InvalidUtf8 | Close::TooLarge | Close::Flooding | Close::Unauthorized | Close::Expired => false,
             Close::Slow(code, _) | Close::Displaced(code, _) | Close::Asked(code, _) | Close::ByClient(code, _) => {
                 !matches!(code, 1002 | 1003 | 1007..=1010 | 4000..=4099)
@@ -130,6 +134,7 @@ mod tests {
             Close::slow(),
             Close::displaced(),
             Close::Internal,
+            Close::PositionLost,
             Close::Idle,
         ] {
             assert!(may_send(close.code()), "{close:?}");

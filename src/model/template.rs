@@ -72,6 +72,8 @@ pub enum Root {
     Channel,
     /// `$sub.x`
     Sub,
+    /// `$recovery.x`: what a subscription that said where it stands has missed.
+    Recovery,
     /// `$result.x`
     Result,
     /// `$error.x`
@@ -88,7 +90,7 @@ pub enum Root {
 
 impl Root {
     /// Every root with its name; the message's is the empty one.
-    pub const ALL: [(&'static str, Root); 18] = [
+    pub const ALL: [(&'static str, Root); 19] = [
         ("", Root::Message),
         ("raw", Root::Raw),
         ("type", Root::Type),
@@ -101,6 +103,7 @@ impl Root {
         ("event", Root::Event),
         ("channel", Root::Channel),
         ("sub", Root::Sub),
+        ("recovery", Root::Recovery),
         ("result", Root::Result),
         ("error", Root::Error),
         ("now", Root::Now),
@@ -121,7 +124,8 @@ impl Root {
             Root::Event => Some(&[
                 "id", "type", "data", "channel", "offset", "epoch", "time", "time_ms", "from", "user", "session", "source", "metadata",
             ]),
-            Root::Sub => Some(&["channel", "key", "meta"]),
+            Root::Sub => Some(&["channel", "key", "meta", "offset", "epoch"]),
+            Root::Recovery => Some(&["recovered", "missed", "offset", "epoch"]),
             Root::Error => Some(&["code", "message", "data", "retry_after"]),
             _ => None,
         }
@@ -189,7 +193,8 @@ impl Reference {
         if root.is_scalar() && !path.is_empty() {
             return Err(Error::Shape(format!("`${name}` has no members")));
         }
-        if matches!(root, Root::Conn | Root::Event | Root::Sub | Root::Error | Root::Path | Root::Header | Root::Cookie) && path.is_empty()
+        if matches!(root, Root::Conn | Root::Event | Root::Sub | Root::Recovery | Root::Error | Root::Path | Root::Header | Root::Cookie)
+            && path.is_empty()
         {
             return Err(Error::Shape(format!("`${name}` needs a name behind it: `${name}.…`")));
         }

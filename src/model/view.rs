@@ -51,6 +51,8 @@ pub struct SubView {
     pub key: Arc<str>,
     /// What was said of it when it was made.
     pub meta: Option<Json>,
+    /// Whether it knows its position, and so is told that of each event.
+    pub positioned: bool,
 }
 
 /// The first value of a name.

@@ -27,6 +27,8 @@ pub struct Renderer<'a> {
 struct Shared {
     protocol: usize,
     row: usize,
+    /// Whether it is for those who know their position. Always `false` where the row does not look at it.
+    positioned: bool,
     holds: Option<bool>,
     frame: Option<Option<Frame>>,
 }
@@ -37,9 +39,10 @@ impl<'a> Renderer<'a> {
         Self { runtime, now, shared: Vec::new(), failure: None }
     }
 
-    fn shared(&mut self, protocol: usize, row: usize) -> &mut Shared {
-        let at = self.shared.iter().position(|s| (s.protocol, s.row) == (protocol, row)).unwrap_or_else(|| {
-            self.shared.push(Shared { protocol, row, holds: None, frame: None });
+    fn shared(&mut self, protocol: usize, row: usize, positioned: bool) -> &mut Shared {
+        let known = self.shared.iter().position(|s| (s.protocol, s.row, s.positioned) == (protocol, row, positioned));
+        let at = known.unwrap_or_else(|| {
+            self.shared.push(Shared { protocol, row, positioned, holds: None, frame: None });
             self.shared.len() - 1
         });
         &mut self.shared[at]
@@ -48,7 +51,7 @@ impl<'a> Renderer<'a> {
     fn holds(&mut self, index: usize, row: &DeliverRow, receiver: &Receiver<'_>) -> bool {
         let Some(function) = &row.when else { return true };
         if !row.when_per_subscription
-            && let Some(known) = self.shared(receiver.connection.protocol, index).holds
+            && let Some(known) = self.shared(receiver.connection.protocol, index, false).holds
         {
             return known;
         }
@@ -60,21 +63,22 @@ impl<'a> Renderer<'a> {
             false
         });
         if !row.when_per_subscription {
-            self.shared(receiver.connection.protocol, index).holds = Some(holds);
+            self.shared(receiver.connection.protocol, index, false).holds = Some(holds);
         }
         holds
     }
 
     fn frame(&mut self, index: usize, row: &DeliverRow, receiver: &Receiver<'_>) -> Option<Frame> {
         let form = row.form.as_ref()?;
+        let positioned = row.positioned && receiver.subscription.is_some_and(|sub| sub.positioned);
         if !row.per_subscription
-            && let Some(known) = &self.shared(receiver.connection.protocol, index).frame
+            && let Some(known) = &self.shared(receiver.connection.protocol, index, positioned).frame
         {
             return known.clone();
         }
         let frame = self.write(form, receiver);
         if !row.per_subscription {
-            self.shared(receiver.connection.protocol, index).frame = Some(frame.clone());
+            self.shared(receiver.connection.protocol, index, positioned).frame = Some(frame.clone());
         }
         frame
     }
@@ -124,7 +128,7 @@ struct Receiver<'a> {
 
 impl Receiver<'_> {
     fn views(&self) -> (Arc<ConnView>, SubView) {
-        let direct = || SubView { channel: ChannelName::direct(), key: "".into(), meta: None };
+        let direct = || SubView { channel: ChannelName::direct(), key: "".into(), meta: None, positioned: false };
         (self.connection.view(), self.subscription.cloned().unwrap_or_else(direct))
     }
 }
@@ -139,7 +143,7 @@ impl Render for Renderer<'_> {
         let runtime = self.runtime;
         let rows = &runtime.protocols[connection.protocol].plan.deliver;
         if rows.is_empty() {
-            let plain = self.shared(connection.protocol, usize::MAX);
+            let plain = self.shared(connection.protocol, usize::MAX, false);
             return plain.frame.get_or_insert_with(|| Some(plain_frame(event))).clone();
         }
         let (index, row) = rows.iter().enumerate().find(|(index, row)| self.holds(*index, row, &receiver))?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::plan::ChannelPlan;
+use crate::hub::Recover;
 use crate::model::event::NewEvent;
 use crate::model::view::{ConnView, SubView};
 use crate::model::{ChannelName, Close, Fault, Json};
@@ -28,6 +29,8 @@ pub enum Effect {
         plan: Arc<ChannelPlan>,
         /// The subscription.
         view: SubView,
+        /// Where it goes on; none: with what comes next.
+        recover: Option<Recover>,
     },
     /// An event gets its place in a channel and goes to all who are on it.
     Publish {

@@ -16,7 +16,7 @@ pub mod world;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::plan::{HttpRow, ProtocolPlan, Row, SourcePlan};
+use crate::config::plan::{FnRef, HttpRow, ProtocolPlan, Reply, Row, SourcePlan};
 use crate::hub::Connection;
 use crate::limits::{Limiter, Verdict};
 use crate::model::event::Origin;
@@ -122,6 +122,20 @@ pub fn decide(context: &Context, connection: &Connection, limits: &mut ClientLim
         decision.effects.retain(|effect| matches!(effect, Effect::Publish { .. } | Effect::Direct { .. }));
     }
     decision
+}
+
+/// Whether deciding a message looks at what the connection's own transactions will have changed once they are committed: where
+/// a channel stands, or what scripts ask about the world.
+pub fn must_wait(context: &Context, connection: &Connection, frame: &Frame) -> bool {
+    let plan = &context.runtime.protocols[connection.protocol].plan;
+    let asks = |function: &Option<FnRef>| function.as_ref().is_some_and(|function| context.runtime.scripts.asks(function));
+    let looks = |row: &Row| {
+        let answers = matches!(&row.reply, Some(Reply::Call(function)) if context.runtime.scripts.asks(function));
+        let functions = [&row.when, &row.validate, &row.transform, &row.call];
+        answers || row.join.iter().any(|join| join.recover.is_some()) || functions.into_iter().any(asks)
+    };
+    let kind = protocol::decode_json(frame.clone()).ok().and_then(|json| protocol::message_kind(&json, &plan.kind));
+    asks(&plan.validate) || kind.and_then(|kind| plan.messages.rows(&kind)).is_some_and(|rows| rows.iter().any(looks))
 }
 
 enum Refusal {

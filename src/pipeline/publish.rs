@@ -82,6 +82,10 @@ fn to_channel(channels: &ChannelTable, name: &str, mut proposal: Proposal, now: 
 }
 
 fn check(plan: &ChannelPlan, proposal: &Proposal) -> Result<(), Fault> {
+    // Not every database can hold it as text.
+    if proposal.kind.contains('\0') {
+        return Err(Fault::with(Code::Invalid, "the type must not contain the character NUL"));
+    }
     let Some((_, schema)) = plan.schemas.iter().find(|(glob, _)| glob.matches(&proposal.kind)) else { return Ok(()) };
     schema.check(&proposal.data).map_err(|flaws| {
         let flaws: Vec<Flaw> = flaws.into_iter().map(|flaw| Flaw { path: format!("/data{}", flaw.path), message: flaw.message }).collect();

@@ -4,23 +4,33 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::plan::{ChannelPlan, Join, Publish, Reply, Row, SetTarget, Target};
-use crate::hub::Connection;
+use crate::config::plan::{ChannelPlan, Join, Publish, RecoverPlan, Reply, Row, SetTarget, Target};
+use crate::hub::{Connection, Recover};
 use crate::limits::Verdict;
-use crate::model::event::Origin;
+use crate::model::event::{Epoch, Origin};
+use crate::model::name::{WHO_BYTES_MAX, is_who};
 use crate::model::pattern::Glob;
 use crate::model::template::Text;
 use crate::model::view::{ConnView, RequestView, SubView};
 use crate::model::{ChannelName, Close, Code, Fault, Json, Now, Schema, json};
 use crate::pipeline::effect::{Decision, Effect};
 use crate::pipeline::publish::{self, Destination, Proposal};
-use crate::pipeline::scope::{Message, Reach};
+use crate::pipeline::scope::{Message, Reach, Recovery};
 use crate::pipeline::{Context, NO_MESSAGE, RowLimits};
 use crate::protocol;
 use crate::script::{Arguments, Call, Returned, ScriptEffect, ScriptError, SendTarget};
 
 /// The most messages a transform may make of one.
 const MESSAGES_MAX: usize = 1000;
+
+/// Where a client says it stands.
+#[derive(Clone, Copy)]
+struct Since {
+    /// None: it wants no past.
+    offset: Option<u64>,
+    /// None: the present stream.
+    epoch: Option<Epoch>,
+}
 
 /// One decision in the making.
 pub struct Run<'a> {
@@ -32,6 +42,8 @@ pub struct Run<'a> {
     /// Its subscriptions as the rows so far leave them; read when first needed.
     subscriptions: Option<Vec<(ChannelName, Arc<str>)>>,
     origin: Arc<Origin>,
+    /// What became of a join with `recover`.
+    recovery: Option<Recovery>,
     decision: Decision,
 }
 
@@ -56,7 +68,16 @@ impl<'a> Run<'a> {
             state: Json::empty_object(),
             request: Arc::new(request.cloned().unwrap_or_default()),
         };
-        Self { context, now, connection: None, view: Arc::new(view), subscriptions: None, origin, decision: Decision::default() }
+        Self {
+            context,
+            now,
+            connection: None,
+            view: Arc::new(view),
+            subscriptions: None,
+            origin,
+            recovery: None,
+            decision: Decision::default(),
+        }
     }
 
     /// The connection as it stands.
@@ -142,7 +163,7 @@ impl<'a> Run<'a> {
             None => None,
         };
         let result = result.as_ref();
-        self.set(row, message, result);
+        self.set(row, message, result)?;
         for name in &row.leave {
             let is_glob = name.is_written('*');
             if let Some(name) = self.text(name, message, result) {
@@ -177,7 +198,7 @@ impl<'a> Run<'a> {
     }
 
     fn reach<'s>(&'s self, message: Option<&'s Message>, result: Option<&'s Json>) -> Reach<'s> {
-        Reach { message, view: Some(&self.view), result, ..Reach::at(self.now) }
+        Reach { message, view: Some(&self.view), result, recovery: self.recovery.as_ref(), ..Reach::at(self.now) }
     }
 
     fn text(&self, text: &Text, message: Option<&Message>, result: Option<&Json>) -> Option<String> {
@@ -200,9 +221,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn set(&mut self, row: &Row, message: Option<&Message>, result: Option<&Json>) {
+    fn set(&mut self, row: &Row, message: Option<&Message>, result: Option<&Json>) -> Result<(), Fault> {
         if row.set.is_empty() {
-            return;
+            return Ok(());
         }
         let mut view = (*self.view).clone();
         let mut state: Option<BTreeMap<String, Box<serde_json::value::RawValue>>> = None;
@@ -224,7 +245,9 @@ impl<'a> Run<'a> {
         if let Some(state) = state {
             view.state = Json::of(&state);
         }
+        named(&view)?;
         self.change_view(view);
+        Ok(())
     }
 
     fn subscriptions(&mut self) -> &mut Vec<(ChannelName, Arc<str>)> {
@@ -268,10 +291,32 @@ impl<'a> Run<'a> {
         };
         let key = join.key.as_ref().and_then(|key| self.text(key, message, result)).unwrap_or_default();
         let meta = join.meta.as_ref().and_then(|meta| meta.render(&self.reach(message, result))).map(Json::trusted);
-        self.join(&name, &key, meta)
+        let since = match &join.recover {
+            Some(plan) => self.since(plan, message, result)?,
+            None => None,
+        };
+        self.join(&name, &key, meta, since)
     }
 
-    fn join(&mut self, name: &str, key: &str, meta: Option<Json>) -> Result<(), Fault> {
+    /// Where the client says it stands; none where it says nothing of it.
+    fn since(&self, plan: &RecoverPlan, message: Option<&Message>, result: Option<&Json>) -> Result<Option<Since>, Fault> {
+        let reach = self.reach(message, result);
+        let Some(since) = plan.since.render(&reach) else { return Ok(None) };
+        let offset = match &*since {
+            "null" => None,
+            text => {
+                // A number, or the text of one: a query has nothing else.
+                let number = json::as_text(text).map_or_else(|| text.parse().ok(), |text| text.parse().ok());
+                Some(number.ok_or_else(|| Fault::with(Code::Invalid, "since must be an offset: a whole number, 0 or more"))?)
+            }
+        };
+        let epoch = plan.epoch.as_ref().and_then(|epoch| epoch.render(&reach)).filter(|epoch| epoch != "null");
+        // What is no epoch is none that there ever was.
+        let epoch = epoch.map(|epoch| json::as_text(&epoch).and_then(|text| Epoch::from_str_radix(&text, 16).ok()).unwrap_or_default());
+        Ok(Some(Since { offset, epoch }))
+    }
+
+    fn join(&mut self, name: &str, key: &str, meta: Option<Json>, since: Option<Since>) -> Result<(), Fault> {
         let (channel, plan) = self.joinable(name)?;
         let Some(connection) = self.connection else {
             return Err(Fault::with(Code::Forbidden, "only a connection can join a channel"));
@@ -284,7 +329,15 @@ impl<'a> Run<'a> {
             }
             subscriptions.push((channel.clone(), key.into()));
         }
-        self.decision.effects.push(Effect::Join { plan, view: SubView { channel, key: key.into(), meta } });
+        let mut recover = None;
+        if let Some(Since { offset, epoch }) = since {
+            let position = self.context.hub.stand(&channel, &plan)?;
+            let verdict = offset.map(|offset| position.recover(offset, epoch));
+            self.recovery = Some(Recovery { position, verdict });
+            recover = verdict.map(|verdict| Recover { after: verdict.after, epoch: position.epoch });
+        }
+        let view = SubView { channel, key: key.into(), meta, positioned: since.is_some() };
+        self.decision.effects.push(Effect::Join { plan, view, recover });
         Ok(())
     }
 
@@ -334,6 +387,7 @@ impl<'a> Run<'a> {
             next.state = state.unwrap_or(next.state);
             next.user = user.unwrap_or(next.user);
             next.session = session.unwrap_or(next.session);
+            named(&next)?;
             self.change_view(next);
         }
         for effect in effects {
@@ -346,7 +400,7 @@ impl<'a> Run<'a> {
         let sender = self.connection.map(|c| c.key);
         match effect {
             ScriptEffect::Reply(value) => self.reply(value),
-            ScriptEffect::Join { channel, key, meta } => self.join(&channel, key.as_deref().unwrap_or(""), meta)?,
+            ScriptEffect::Join { channel, key, meta } => self.join(&channel, key.as_deref().unwrap_or(""), meta, None)?,
             ScriptEffect::Leave { channel } => self.leave(&channel)?,
             ScriptEffect::LeaveAll { glob } => self.leave_all(&glob),
             ScriptEffect::Close { code, reason } => {
@@ -370,6 +424,16 @@ impl<'a> Run<'a> {
         }
         Ok(())
     }
+}
+
+/// Who a connection is must have a name that a channel could have.
+fn named(view: &ConnView) -> Result<(), Fault> {
+    for (what, who) in [("user", &view.user), ("session", &view.session)] {
+        if who.as_ref().is_some_and(|who| !is_who(who)) {
+            return Err(Fault::with(Code::Invalid, format!("no name of a {what}: at most {WHO_BYTES_MAX} bytes, no control characters")));
+        }
+    }
+    Ok(())
 }
 
 /// Checks a message against a row's or protocol's schema.

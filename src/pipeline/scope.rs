@@ -9,7 +9,7 @@ use crate::model::event::{Event, epoch_text};
 use crate::model::pattern::Pattern;
 use crate::model::template::{Reference, Root, Scope, Value};
 use crate::model::view::{ConnView, RequestView, SubView, lookup};
-use crate::model::{ChannelName, Fault, Json, Now, clock, json};
+use crate::model::{ChannelName, Fault, Json, Now, Position, Verdict, clock, json};
 use crate::protocol;
 
 /// A message on its way through a row.
@@ -67,6 +67,28 @@ fn without(object: &Json, key: &str) -> Json {
     Json::trusted(out)
 }
 
+/// Where a channel stood when somebody said where they stand, and what they have missed, where they wanted to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Recovery {
+    /// The channel.
+    pub position: Position,
+    /// What becomes of what they missed; none where they want no past.
+    pub verdict: Option<Verdict>,
+}
+
+impl Recovery {
+    fn resolve(&self, field: &str) -> Value<'static> {
+        let number = |n: u64| Value::Int(i64::try_from(n).unwrap_or(i64::MAX));
+        match (field, self.verdict) {
+            ("offset", _) => number(self.position.offset),
+            ("epoch", _) => Value::Text(Cow::Owned(epoch_text(self.position.epoch))),
+            ("recovered", Some(verdict)) => Value::Json(Cow::Borrowed(if verdict.recovered { "true" } else { "false" })),
+            ("missed", Some(verdict)) => number(verdict.missed),
+            _ => Value::Missing,
+        }
+    }
+}
+
 /// All that may be in reach. What is `None` is missing.
 #[derive(Clone, Copy)]
 pub struct Reach<'a> {
@@ -80,6 +102,8 @@ pub struct Reach<'a> {
     pub request: Option<&'a RequestView>,
     /// A handler's result.
     pub result: Option<&'a Json>,
+    /// What became of a subscription that said where it stands.
+    pub recovery: Option<&'a Recovery>,
     /// A fault, and what the protocol says of it.
     pub fault: Option<(&'a Fault, &'a str)>,
     /// An event on its way to a subscriber.
@@ -103,6 +127,7 @@ impl<'a> Reach<'a> {
             view: None,
             request: None,
             result: None,
+            recovery: None,
             fault: None,
             event: None,
             subscription: None,
@@ -140,8 +165,11 @@ impl Scope for Reach<'_> {
             Root::Sub => self.subscription.map_or(Value::Missing, |sub| match first {
                 "channel" => Value::text(Some(sub.channel.as_str())),
                 "key" => Value::text(Some(&sub.key)),
+                "offset" | "epoch" if sub.positioned => self.event.map_or(Value::Missing, |e| event(e, first, path)),
+                "offset" | "epoch" => Value::Missing,
                 _ => Value::below(sub.meta.as_ref().map(Json::as_str), &path[1..]),
             }),
+            Root::Recovery => self.recovery.map_or(Value::Missing, |recovery| recovery.resolve(first)),
             Root::Result => Value::below(self.result.map(Json::as_str), path),
             Root::Error => self.fault.map_or(Value::Missing, |(fault, message)| match first {
                 "code" => Value::text(Some(fault.code_text())),

@@ -8,7 +8,7 @@ use crate::model::{Json, Now, Origin};
 use crate::pipeline::publish::{Destination, Proposal};
 use crate::protocol::Frame;
 use crate::router::Router;
-use crate::testing::{Client, router};
+use crate::testing::{Client, router, shown};
 
 const YAML: &str = r#"
 version: 1
@@ -192,7 +192,7 @@ fn offsets(frames: &[String]) -> Vec<u64> {
     frames.iter().filter_map(|frame| serde_json::from_str::<serde_json::Value>(frame).unwrap()["o"].as_u64()).collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_subscribers_see_one_order_and_nothing_slips_between_a_join_and_its_answer() {
     const EACH: u64 = 500;
     let router = start().await;
@@ -224,6 +224,7 @@ async fn all_subscribers_see_one_order_and_nothing_slips_between_a_join_and_its_
         done.store(true, Relaxed);
         assert!(joiner.join().unwrap() > 0);
     });
+    shown(&router, "log", 4 * EACH).await;
     let all: Vec<Vec<String>> = early.iter().map(|client| client.told().split_off(1)).collect();
     assert_eq!(offsets(&all[0]), (1..=4 * EACH).collect::<Vec<_>>());
     assert!(all.iter().all(|frames| *frames == all[0]));
@@ -249,5 +250,5 @@ async fn transactions_over_the_same_channels_never_wait_in_a_circle() {
             threads.spawn(|| (0..500).for_each(|_| drop(router.publish(targets, &proposal("api"), Now::read()).unwrap())));
         }
     });
-    assert_eq!(router.context.hub.channel_report("log").unwrap().offset, 2000);
+    shown(&router, "log", 2000).await;
 }

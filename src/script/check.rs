@@ -192,7 +192,12 @@ fn program(
         hash.update([0]);
         hash.update(sources.get(&name).map_or("", |source| &source.text));
     }
+    let imports = closure(source, sources);
+    let texts = imports.iter().filter_map(|name| sources.get(name)).map(|source| &*source.text).chain([text.as_str()]);
+    // A name in a comment counts too: to think that it asks costs little.
+    let asks = texts.into_iter().any(|text| super::host::ASKING.iter().any(|name| text.contains(name)));
     Program {
+        asks,
         name: source.name.clone(),
         file: source.file.clone(),
         text: text.into(),
@@ -200,7 +205,7 @@ fn program(
         entries,
         functions,
         hash: library::hex(&hash.finalize()),
-        imports: closure(source, sources),
+        imports,
         sources: sources.clone(),
         health: Arc::new(Health::default()),
     }

@@ -15,6 +15,9 @@ use crate::model::{Event, Json, clock};
 
 type Result<T> = std::result::Result<T, Box<EvalAltResult>>;
 
+/// Functions that look at what other decisions change.
+pub(super) const ASKING: [&str; 4] = ["members", "connections", "history", "statistics"];
+
 /// The host's functions and their forms. A plugin cannot define functions of these names with as many parameters. Methods of `conn`
 /// count `conn` as their first.
 pub(super) const FUNCTIONS: &[library::Form] = &[

@@ -32,6 +32,8 @@ pub(super) struct Program {
     pub(super) imports: BTreeSet<Arc<str>>,
     pub(super) sources: Arc<Sources>,
     pub(super) health: Arc<Health>,
+    /// Whether a function of it, or of what it imports, may ask about the world: members, history and the like.
+    pub(super) asks: bool,
 }
 
 /// The texts of all plugins: what can be imported.

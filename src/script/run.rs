@@ -21,6 +21,7 @@ use super::{budget, check, convert, host};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::plan::{ExpressionUse, FnRef, FunctionUse, Plugins};
 use crate::model::Json;
+use crate::model::event::epoch_text;
 use crate::telemetry::memory::thread_live_bytes;
 
 /// All plugins of one loading. Shared by all threads; each compiles for itself what it calls.
@@ -65,6 +66,11 @@ impl Scripts {
             Ok(Returned::default())
         })?;
         Ok(truth)
+    }
+
+    /// Whether a function may ask about the world.
+    pub fn asks(&self, function: &FnRef) -> bool {
+        self.programs.get(&function.plugin).is_some_and(|program| program.asks)
     }
 
     /// How every plugin does.
@@ -254,8 +260,12 @@ fn arguments(call: &Call<'_>, params: &[Param], conn: Option<&Rc<ConnCell>>) -> 
             error: ScriptError::Thrown { message: format!("the event is not for scripts: {why}"), data: None, code: None },
             tripped: false,
         }),
-        (Param::Sub, Arguments::Deliver { sub, .. }) => {
+        (Param::Sub, Arguments::Deliver { sub, event }) => {
             let mut map = Map::new();
+            if sub.positioned {
+                map.insert("offset".into(), i64::try_from(event.offset).unwrap_or(i64::MAX).into());
+                map.insert("epoch".into(), epoch_text(event.epoch).into());
+            }
             map.insert("channel".into(), sub.channel.as_str().into());
             map.insert("key".into(), (&*sub.key).into());
             if let Some(meta) = &sub.meta {

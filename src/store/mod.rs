@@ -6,25 +6,34 @@
 //! transaction and says so. Readers have connections of their own and are not slowed by it.
 //! The store is given offsets and epochs; it knows no subscriber, no socket and no permission.
 
+mod after;
 mod aside;
 mod attempt;
 mod channels;
 mod check;
+mod cursor;
 mod db;
 mod error;
 mod fault;
+mod filter;
 mod history;
 mod insert;
 mod known;
 mod link;
+mod listing;
+mod names;
 mod open;
 mod postgres;
 mod queue;
+mod read;
 mod record;
 mod recover;
 mod replace;
 mod retention;
+mod row;
 mod salvage;
+mod scan;
+mod series;
 mod size;
 mod sqlite;
 mod trim;
@@ -37,15 +46,20 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tokio::sync::watch;
 
+pub use after::{LogPosition, Walk};
 pub use channels::{Channels, Policy};
+pub use cursor::{Order, check_cursor};
 pub use error::{CursorError, StoreError, Unavailable};
-pub use history::{HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Page};
+pub use filter::{DATA_CONDITIONS_MAX, DataIs, Filter, Moment, Needle, TEXT_BYTES_MAX};
+pub use history::{Export, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Page};
+pub use listing::{ConnectionQuery, LISTING_LIMIT_MAX, Listing};
 pub use queue::{Appended, Bounds, Permit, Ticket};
 pub use record::{ConnectionEnd, ConnectionRecord, Point, SessionRecord};
 pub use recover::{Recovered, Standing, Total};
+pub use series::{STEPS_MAX, Series};
 pub use writer::Writer;
 
 use crate::config::plan::StorePlan;
@@ -68,31 +82,9 @@ struct Shared {
     /// Replaced where the writer opens another file.
     readers: RwLock<db::Pool>,
     progress: watch::Sender<Progress>,
-    /// What readers and the check after a crash think of the file, until the writer heeds it.
-    suspicion: Mutex<Option<check::Suspicion>>,
 }
 
 impl Shared {
-    /// Tells the writer that the file may be, or is, corrupt. It finds out and replaces it.
-    fn suspect(&self, suspicion: check::Suspicion) {
-        let mut held = self.suspicion.lock();
-        if !matches!(*held, Some(check::Suspicion::Certainty(_))) {
-            *held = Some(suspicion);
-        }
-        drop(held);
-        self.queue.wake();
-    }
-
-    /// A query's result. An error that speaks of damage makes the writer look.
-    fn heeded<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        if let Err(StoreError::Query(error)) = &result
-            && fault::is_corruption(error)
-        {
-            self.suspect(check::Suspicion::Doubt);
-        }
-        result
-    }
-
     /// Where a query gets its connection.
     fn readers(&self) -> db::Pool {
         self.readers.read().clone()
@@ -180,7 +172,6 @@ impl Store {
             queue: queue::Queue::new(bounds, recovered.last_seq),
             readers: RwLock::new(database.readers),
             progress: watch::Sender::default(),
-            suspicion: Mutex::default(),
         });
         let writer = Writer::new(shared.clone(), database.link, database.known, plan, &recovered);
         Ok((Store { shared }, writer, recovered))
@@ -259,15 +250,6 @@ impl Store {
     /// Adds to what was counted. Never waits and is never refused: it is kept until it can be written.
     pub fn append_points(&self, points: Vec<Point>) {
         self.shared.queue.push_points(points);
-    }
-
-    /// Stored events, newest first. Sees what is committed; call [`Store::settled`] first to see what was just appended.
-    pub async fn history(&self, query: &HistoryQuery) -> Result<Page, StoreError> {
-        let page = match self.shared.readers() {
-            db::Either::Sqlite(readers) => history::page(&readers, query, history::SCAN_ROWS_MAX).await,
-            db::Either::Postgres(_) => Err(StoreError::Query(sqlx::Error::Configuration("PostgreSQL cannot be asked yet".into()))),
-        };
-        self.shared.heeded(page)
     }
 
     /// Whether events are being written.

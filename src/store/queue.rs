@@ -40,7 +40,7 @@ impl Default for Bounds {
 }
 
 /// A place in the order of everything that was appended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub(super) u64);
 
 /// What waits to be written.
@@ -185,11 +185,6 @@ impl Queue {
 
     pub(super) fn last(&self) -> Ticket {
         Ticket(self.inner.lock().appended)
-    }
-
-    /// Makes the writer look.
-    pub(super) fn wake(&self) {
-        self.wake.notify_one();
     }
 
     /// Resolves when something may be waiting.

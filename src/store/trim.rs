@@ -76,12 +76,12 @@ async fn moved(db: &mut Held, channel: i64, first: u64, gone: i64) -> sqlx::Resu
 }
 
 /// Removes the oldest events of all.
-pub(super) async fn oldest_of_all(db: &mut Held) -> sqlx::Result<Vec<Trimmed>> {
+pub(super) async fn oldest_of_all(db: &mut Held, count: i64) -> sqlx::Result<Vec<Trimmed>> {
     let mut last_id = None;
     let mut channels: HashMap<i64, (i64, i64, usize)> = HashMap::new();
     both!(&mut *db, db => {
         let sql = "SELECT id, channel, \"offset\" FROM events ORDER BY id LIMIT $1";
-        for row in sqlx::query(sql).bind(CHUNK as i64).fetch_all(&mut **db).await? {
+        for row in sqlx::query(sql).bind(count).fetch_all(&mut **db).await? {
             let (id, channel, offset): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
             let rows = channels.get(&channel).map_or(0, |(_, _, rows)| *rows);
             channels.insert(channel, (id, offset, rows + 1));

@@ -20,8 +20,8 @@ use super::retention::Retention;
 use super::work::{Work, begin, say_clean};
 use super::{Recovered, Shared, StoreError, StoreState, check};
 use crate::config::plan::StorePlan;
-use crate::model::Now;
 use crate::model::event::fresh_epoch;
+use crate::model::{Event, Now};
 
 /// Between two looks at the database, and at what is too old.
 const TICK: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 1000 });
@@ -58,7 +58,7 @@ pub(super) struct GaveUp;
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, link: Link, known: Known, plan: &StorePlan, recovered: &Recovered) -> Self {
-        let check = if recovered.clean { None } else { check::spawn(&shared, &link) };
+        let check = if recovered.clean { None } else { check::spawn(&link, shared.readers()) };
         let retention = Retention::new(plan.size);
         let run = fresh_epoch().to_string();
         Self { shared, link, known, retention, channels: None, log: recovered.log, run, proven: true, check }
@@ -110,8 +110,7 @@ impl Writer {
 
     /// Removes some old events, in one transaction.
     async fn trim(&mut self, channels: &dyn Channels) {
-        let readers = self.shared.readers();
-        match self.retention.chunk(&mut self.link, &readers, &mut self.known, channels, Now::read().wall_ms).await {
+        match self.retention.chunk(&mut self.link, &mut self.known, channels, Now::read().wall_ms).await {
             Ok(trimmed) => trimmed.iter().for_each(|(name, first)| channels.trimmed(name, *first)),
             Err(fault) => self.failed(&fault, channels).await,
         }
@@ -128,6 +127,7 @@ impl Writer {
         if !batch.items.is_empty() {
             let refused = self.write(&batch, channels, stop).await?;
             self.shared.queue.release(&batch);
+            channels.committed(&mut stored(&batch, &refused));
             self.tell(&batch, refused);
         }
         let points = self.shared.queue.take_points();
@@ -201,6 +201,14 @@ impl Writer {
             tracing::debug!(%error, "the store's connection did not close in order");
         }
     }
+}
+
+/// The events of a batch, but those that were refused.
+fn stored<'b>(batch: &'b Batch, refused: &'b [Range<u64>]) -> impl Iterator<Item = &'b Arc<Event>> {
+    (batch.first..).zip(&batch.items).filter_map(|(ticket, item)| match item {
+        Item::Event(event) if !refused.iter().any(|tickets| tickets.contains(&ticket)) => Some(event),
+        _ => None,
+    })
 }
 
 /// However the writer ends, nobody waits for it in vain.

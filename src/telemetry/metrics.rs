@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 
 pub use super::prometheus::{Kind, Sample};
 pub use super::rates::Flow;
@@ -101,7 +100,7 @@ impl DropReason {
 }
 
 /// The names of the causes of a close, in the order of [`cause`].
-const CAUSES: [&str; 15] = [
+const CAUSES: [&str; 16] = [
     "going_away",
     "protocol_error",
     "invalid_utf8",
@@ -117,6 +116,7 @@ const CAUSES: [&str; 15] = [
     "asked",
     "by_client",
     "lost",
+    "position_lost",
 ];
 
 fn cause(close: &Close) -> usize {
@@ -136,6 +136,7 @@ fn cause(close: &Close) -> usize {
         Close::Asked(..) => 12,
         Close::ByClient(..) => 13,
         Close::Lost => 14,
+        Close::PositionLost => 15,
     }
 }
 
@@ -196,12 +197,20 @@ impl ProtocolMetrics {
 
     /// Faults by code.
     pub fn faults(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Code::ALL.iter().map(|code| (code.as_str(), self.faults.0[*code as usize].get()))
+        self.fault_counters().map(|(code, counter)| (code, counter.get()))
+    }
+
+    pub(super) fn fault_counters(&self) -> impl Iterator<Item = (&'static str, &Counter)> {
+        Code::ALL.iter().map(|code| (code.as_str(), &self.faults.0[*code as usize]))
     }
 
     /// Ends by cause.
     pub fn closes(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        CAUSES.into_iter().zip(&self.closes.0).map(|(name, counter)| (name, counter.get()))
+        self.close_counters().map(|(cause, counter)| (cause, counter.get()))
+    }
+
+    pub(super) fn close_counters(&self) -> impl Iterator<Item = (&'static str, &Counter)> {
+        CAUSES.into_iter().zip(&self.closes.0)
     }
 
     /// Messages per second over the last ten seconds.
@@ -254,7 +263,11 @@ impl ChannelMetrics {
 
     /// Drops by reason.
     pub fn dropped(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        DropReason::ALL.iter().map(|reason| (reason.as_str(), self.dropped.0[*reason as usize].get()))
+        self.drop_counters().map(|(reason, counter)| (reason, counter.get()))
+    }
+
+    pub(super) fn drop_counters(&self) -> impl Iterator<Item = (&'static str, &Counter)> {
+        DropReason::ALL.iter().map(|reason| (reason.as_str(), &self.dropped.0[*reason as usize]))
     }
 
     /// Published and delivered per second over the last ten seconds.
@@ -263,16 +276,28 @@ impl ChannelMetrics {
     }
 }
 
+/// What passes through the channels of one pattern.
+#[derive(Debug, Default)]
+pub struct PatternMetrics {
+    /// Events published.
+    pub published: Counter,
+    /// Deliveries: events times receivers.
+    pub delivered: Counter,
+    /// Bytes of the published data.
+    pub bytes: Counter,
+}
+
 type Named<T> = Mutex<BTreeMap<Arc<str>, Arc<T>>>;
 
 /// Everything that is counted. The maps are locked when objects are handed out or shown, never to count.
 #[derive(Debug)]
 pub struct Metrics {
     started: Now,
-    channels: Arc<ChannelMetrics>,
-    protocols: Named<ProtocolMetrics>,
-    routes: Named<RouteMetrics>,
-    sources: Named<SourceMetrics>,
+    pub(super) channels: Arc<ChannelMetrics>,
+    pub(super) patterns: Named<PatternMetrics>,
+    pub(super) protocols: Named<ProtocolMetrics>,
+    pub(super) routes: Named<RouteMetrics>,
+    pub(super) sources: Named<SourceMetrics>,
 }
 
 fn named<T: Default>(map: &Named<T>, name: &str) -> Arc<T> {
@@ -291,12 +316,24 @@ pub(super) fn snapshot<T>(map: &Named<T>) -> Vec<(Arc<str>, Arc<T>)> {
 impl Metrics {
     /// Nothing counted yet.
     pub fn new(started: Now) -> Self {
-        Self { started, channels: Arc::default(), protocols: Mutex::default(), routes: Mutex::default(), sources: Mutex::default() }
+        Self {
+            started,
+            channels: Arc::default(),
+            patterns: Mutex::default(),
+            protocols: Mutex::default(),
+            routes: Mutex::default(),
+            sources: Mutex::default(),
+        }
     }
 
     /// The counters of all channels.
     pub fn channels(&self) -> Arc<ChannelMetrics> {
         self.channels.clone()
+    }
+
+    /// The counters of a channel's pattern, as the configuration writes it.
+    pub fn pattern(&self, pattern: &str) -> Arc<PatternMetrics> {
+        named(&self.patterns, pattern)
     }
 
     /// The counters of a protocol.
@@ -331,10 +368,12 @@ impl Metrics {
 
     /// For Prometheus, with what the caller knows besides.
     pub fn prometheus(&self, now: Now, more: &[Sample]) -> String {
-        let (protocols, routes, sources) = (snapshot(&self.protocols), snapshot(&self.routes), snapshot(&self.sources));
+        let (patterns, protocols) = (snapshot(&self.patterns), snapshot(&self.protocols));
+        let (routes, sources) = (snapshot(&self.routes), snapshot(&self.sources));
         super::prometheus::render(&super::prometheus::Counted {
             uptime_s: self.uptime_s(now),
             channels: &self.channels,
+            patterns: &patterns,
             protocols: &protocols,
             routes: &routes,
             sources: &sources,
@@ -342,65 +381,14 @@ impl Metrics {
         })
     }
 
-    /// For `GET /api/stats`. The caller adds what it knows besides.
-    pub fn json(&self, now: Now) -> Value {
-        let protocols = snapshot(&self.protocols);
-        let connections: u64 = protocols.iter().map(|(_, p)| p.connections.get()).sum();
-        let channels = &self.channels;
-        json!({
-            "started": self.started.iso(),
-            "uptime": self.uptime_s(now),
-            "connections": connections,
-            "channels": {
-                "published": channels.published.get(),
-                "delivered": channels.delivered.get(),
-                "dropped": tally(channels.dropped(), Zeros::Shown),
-                "rates": { "published": tenth(channels.rate().r#in), "delivered": tenth(channels.rate().out) },
-            },
-            "protocols": by_name(protocols, |p| json!({
-                "connections": p.connections.get(),
-                "connectionsTotal": p.connections_total.get(),
-                "refused": p.refused.get(),
-                "messagesIn": p.messages_in.get(),
-                "messagesOut": p.messages_out.get(),
-                "bytesIn": p.bytes_in.get(),
-                "bytesOut": p.bytes_out.get(),
-                "rates": { "in": tenth(p.rate().r#in), "out": tenth(p.rate().out) },
-                "faults": tally(p.faults(), Zeros::Hidden),
-                "closes": tally(p.closes(), Zeros::Hidden),
-            })),
-            "routes": by_name(snapshot(&self.routes), |r| json!({ "calls": r.calls.get(), "faults": r.faults.get() })),
-            "sources": by_name(snapshot(&self.sources), |s| json!({ "events": s.events.get(), "faults": s.faults.get() })),
-        })
+    /// When counting began.
+    pub fn started(&self) -> Now {
+        self.started
     }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Zeros {
-    Shown,
-    Hidden,
-}
-
-fn tally(counts: impl Iterator<Item = (&'static str, u64)>, zeros: Zeros) -> Value {
-    counts
-        .filter(|(_, n)| zeros == Zeros::Shown || *n > 0)
-        .map(|(name, n)| (name.to_owned(), n.into()))
-        .collect::<serde_json::Map<_, _>>()
-        .into()
-}
-
-fn by_name<T>(objects: Vec<(Arc<str>, Arc<T>)>, show: impl Fn(&T) -> Value) -> Value {
-    objects.iter().map(|(name, object)| (name.to_string(), show(object))).collect::<serde_json::Map<_, _>>().into()
-}
-
-fn tenth(rate: f64) -> f64 {
-    (rate * 10.0).round() / 10.0
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -423,27 +411,5 @@ mod tests {
         protocol.closed(&Close::Lost);
         assert_eq!(protocol.closes().filter(|(_, n)| *n > 0).collect::<Vec<_>>(), [("slow", 1), ("lost", 1)]);
         assert_eq!(protocol.connections.get(), 0);
-    }
-
-    #[test]
-    fn json_shows_totals_and_rates_and_objects_outlive_a_reload() {
-        let start = Now::read();
-        let metrics = Metrics::new(start);
-        metrics.protocol("agent").messages_in.add(5);
-        metrics.route("agent.messages._").calls.inc();
-        metrics.source("bus").events.add(2);
-        metrics.tick(start);
-        metrics.protocol("agent").messages_in.add(20);
-        metrics.channels().delivered.add(30);
-        let later = Now { instant: start.instant + Duration::from_secs(10), ..start };
-        metrics.tick(later);
-        let json = metrics.json(later);
-        assert_eq!(json["uptime"], 10);
-        assert_eq!(json["protocols"]["agent"]["messagesIn"], 25);
-        assert_eq!(json["protocols"]["agent"]["rates"]["in"], 2.0);
-        assert_eq!(json["channels"]["rates"]["delivered"], 3.0);
-        assert_eq!(json["channels"]["dropped"]["outbox_full"], 0);
-        assert_eq!(json["routes"]["agent.messages._"]["calls"], 1);
-        assert_eq!(json["sources"]["bus"]["events"], 2);
     }
 }

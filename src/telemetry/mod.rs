@@ -6,3 +6,5 @@ pub mod metrics;
 pub mod process;
 mod prometheus;
 mod rates;
+pub mod report;
+pub mod series;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::metrics::{ChannelMetrics, ProtocolMetrics, RouteMetrics, SourceMetrics};
+use super::metrics::{ChannelMetrics, PatternMetrics, ProtocolMetrics, RouteMetrics, SourceMetrics};
 
 /// What a number does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,7 @@ pub struct Sample {
 pub(super) struct Counted<'a> {
     pub(super) uptime_s: u64,
     pub(super) channels: &'a ChannelMetrics,
+    pub(super) patterns: &'a [(Arc<str>, Arc<PatternMetrics>)],
     pub(super) protocols: &'a [(Arc<str>, Arc<ProtocolMetrics>)],
     pub(super) routes: &'a [(Arc<str>, Arc<RouteMetrics>)],
     pub(super) sources: &'a [(Arc<str>, Arc<SourceMetrics>)],
@@ -44,8 +45,21 @@ pub(super) fn render(counted: &Counted<'_>) -> String {
     family(&mut out, "uptime_seconds", "Time since the start.", Kind::Gauge);
     line(&mut out, "uptime_seconds", &[], counted.uptime_s as f64);
     channels(&mut out, counted.channels);
-    protocols(&mut out, counted.protocols);
     let counter = |name, help| (name, help, Kind::Counter);
+    each(&mut out, counter("channel_published_total", "Events published, by the channel's pattern."), "pattern", counted.patterns, |p| {
+        p.published.get()
+    });
+    each(&mut out, counter("channel_delivered_total", "Deliveries, by the channel's pattern."), "pattern", counted.patterns, |p| {
+        p.delivered.get()
+    });
+    each(
+        &mut out,
+        counter("channel_published_bytes_total", "Bytes of published data, by the channel's pattern."),
+        "pattern",
+        counted.patterns,
+        |p| p.bytes.get(),
+    );
+    protocols(&mut out, counted.protocols);
     each(&mut out, counter("route_calls_total", "Messages that reached a row."), "route", counted.routes, |r| r.calls.get());
     each(&mut out, counter("route_faults_total", "Faults of a row."), "route", counted.routes, |r| r.faults.get());
     each(&mut out, counter("source_events_total", "Events made by a source."), "source", counted.sources, |s| s.events.get());

@@ -11,8 +11,10 @@ mod websocket;
 
 mod doors;
 mod load;
+mod openapi;
 mod publish;
 mod reading;
+mod recovery;
 
 mod effects;
 mod language;

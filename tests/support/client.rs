@@ -93,6 +93,23 @@ impl Client {
         }
     }
 
+    /// The next message as it came; none where the connection ends instead.
+    pub async fn next_or_end(&mut self) -> Option<Value> {
+        loop {
+            match soon("a frame or the end", self.socket.next()).await? {
+                Ok(Message::Text(text)) => return serde_json::from_str(&text).unwrap(),
+                Ok(Message::Close(_)) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Sends, and gives the next message; none where the connection ends instead.
+    pub async fn ask_or_end(&mut self, message: &Value) -> Option<Value> {
+        soon("send", self.socket.send(Message::text(message.to_string()))).await.ok()?;
+        self.next_or_end().await
+    }
+
     /// Sends and gives the answer.
     pub async fn ask(&mut self, message: &Value) -> Value {
         self.send(message).await;

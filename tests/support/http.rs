@@ -1,8 +1,8 @@
-//! One HTTP request on one connection.
+//! HTTP requests: one on a connection of its own, or many on one that is kept.
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{HeaderMap, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -61,6 +61,44 @@ pub async fn request(method: &str, url: &str, headers: &[(&str, &str)], body: Op
     let body = soon(url, body.collect()).await.unwrap().to_bytes();
     driver.abort();
     Answer { status: parts.status.as_u16(), headers: parts.headers, body: String::from_utf8(body.to_vec()).unwrap() }
+}
+
+/// A connection that is kept for many requests.
+pub struct KeptAlive {
+    authority: String,
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl KeptAlive {
+    /// Connects to the address of an URL.
+    pub async fn connect(url: &str) -> Self {
+        let authority = split(url).0.to_owned();
+        let stream = soon("connect", TcpStream::connect(&authority)).await.unwrap();
+        // Requests are small and each waits for its answer.
+        stream.set_nodelay(true).unwrap();
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        // Ends with the connection, by whichever side.
+        tokio::spawn(connection);
+        Self { authority, sender }
+    }
+
+    /// Asks and waits for the answer. None: the connection has ended before it.
+    pub async fn ask(&mut self, method: &str, path: &str, body: Option<&Value>) -> Option<Answer> {
+        let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", &self.authority)
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .unwrap();
+        let answer = async {
+            let (parts, body) = self.sender.send_request(request).await.ok()?.into_parts();
+            let body = body.collect().await.ok()?.to_bytes();
+            Some(Answer { status: parts.status.as_u16(), headers: parts.headers, body: String::from_utf8(body.to_vec()).unwrap() })
+        };
+        soon(path, answer).await
+    }
 }
 
 /// Authority and path of an URL.

@@ -1,16 +1,21 @@
 //! What tests of the running binary stand on: a server of their own, clients for every door, and the shapes of times.
 //! Nothing here sleeps: it waits for what is to happen, until a deadline that is generous to a slow machine.
 
+pub mod backend;
 pub mod client;
 pub mod http;
+pub mod postgres;
 pub mod raw;
 pub mod server;
 pub mod shape;
 
 use std::time::Duration;
 
+pub use backend::Backend;
+pub(crate) use backend::on_both;
 pub use client::Client;
-pub use http::{Answer, request};
+pub use http::{Answer, KeptAlive, request};
+pub use postgres::Postgres;
 pub use server::{Ended, Server, Setup};
 pub use shape::{SOME_TIME, shaped};
 

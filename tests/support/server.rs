@@ -10,11 +10,14 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Answer, Client, SOON, request};
+use super::backend::Database;
+use super::{Answer, Backend, Client, SOON, request};
 
 /// What comes before a test's own channels, protocols and sources.
-const HEAD: &str =
-    "version: 1\nstore: \"sqlite://t.db\"\napi: { listen: \"localhost:0\", token: \"${API_TOKEN:-}\", origins: \"${API_ORIGINS:-}\" }\n";
+const HEAD: &str = "version: 1\napi: { listen: \"localhost:0\", token: \"${API_TOKEN:-}\", origins: \"${API_ORIGINS:-}\" }\n";
+
+/// Where a test's server keeps its log, unless the test says otherwise.
+const STORE: &str = "\"${DATABASE_URL:-sqlite://t.db}\"";
 
 /// Addresses that the shipped file serves apart; workspace and agent share one, as they do by default.
 const SHIPPED: [(&str, &str); 9] = [
@@ -34,6 +37,9 @@ const SHIPPED: [(&str, &str); 9] = [
 pub struct Setup {
     folder: Arc<TempDir>,
     env: Vec<(String, String)>,
+    /// What starts it, where that is not the test itself.
+    within: Vec<String>,
+    database: Option<Arc<Database>>,
 }
 
 impl Setup {
@@ -55,11 +61,29 @@ impl Setup {
 
     /// A test's own channels, protocols and sources.
     pub fn own(yaml: &str) -> Self {
-        Self::empty().file("routes.yaml", &format!("{HEAD}{yaml}"))
+        Self::stored(STORE, yaml)
+    }
+
+    /// The same with a `store:` of its own, as it stands in the file.
+    pub fn stored(store: &str, yaml: &str) -> Self {
+        Self::empty().file("routes.yaml", &format!("{HEAD}store: {store}\n{yaml}"))
     }
 
     fn empty() -> Self {
-        Self { folder: Arc::new(TempDir::new().unwrap()), env: Vec::new() }
+        Self { folder: Arc::new(TempDir::new().unwrap()), env: Vec::new(), within: Vec::new(), database: None }
+    }
+
+    /// The database its log is in, where the routes file asks for `DATABASE_URL`.
+    pub fn backend(mut self, backend: Backend) -> Self {
+        match backend {
+            Backend::Sqlite => self,
+            Backend::Postgres => {
+                let database = Database::create();
+                let url = database.url();
+                self.database = Some(database);
+                self.env("DATABASE_URL", &url)
+            }
+        }
     }
 
     /// One more file.
@@ -81,7 +105,19 @@ impl Setup {
         self
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// A command that prepares something and then becomes the server, which stands behind it.
+    pub fn within(mut self, command: &[&str]) -> Self {
+        self.within = command.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// The address of its PostgreSQL database.
+    pub fn database_url(&self) -> String {
+        self.database.as_ref().expect("a database of its own").url()
+    }
+
+    /// A path in its folder.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -108,10 +144,12 @@ impl Setup {
     }
 
     fn spawn(self) -> Server {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tramline"))
-            .args(["--log", "json"])
+        let mut words = self.within.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_tramline"), "--log", "json"]);
+        let mut child = Command::new(words.next().unwrap())
+            .args(words)
             .current_dir(self.folder.path())
             .env_remove("RUST_LOG")
+            .env_remove("DATABASE_URL")
             .envs(self.env.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -200,17 +238,28 @@ impl Server {
 
     /// The next line of the log with this message.
     pub fn logged(&self, message: &str) -> Value {
-        loop {
-            let line = self.log.next().expect("it runs");
-            if line["message"] == message {
-                return line;
-            }
-        }
+        self.logged_when(|line| line["message"] == message)
+    }
+
+    /// The next line of the log for which this holds.
+    pub fn logged_when(&self, holds: impl Fn(&Value) -> bool) -> Value {
+        std::iter::from_fn(|| self.log.next()).find(holds).expect("it runs")
+    }
+
+    /// The number of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A path in its folder as the server sees it, whatever was mounted for it alone.
+    pub fn seen_from_inside(&self, name: &str) -> PathBuf {
+        let path = self.setup.path(name);
+        Path::new("/proc").join(self.pid().to_string()).join("root").join(path.strip_prefix("/").unwrap())
     }
 
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 

@@ -1,36 +1,56 @@
-//! `GET /api/history`: stored events, newest first.
+//! `GET /api/history`: stored events, a page at a time, or every one of them as lines.
 
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{Response, StatusCode, Uri};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use axum::http::{HeaderMap, Response, StatusCode, Uri};
+use bytes::Bytes;
+use futures_util::stream::try_unfold;
+use tokio::sync::OwnedSemaphorePermit;
 
+use crate::http::api::asked::{Asked, FILTER, Known};
+use crate::http::api::openapi::{BadQuery, Unavailable};
+use crate::http::api::shapes::{EventFilter, History, HistoryPage};
 use crate::http::api::{Api, Parameters};
 use crate::http::problem::Problem;
 use crate::http::site::json;
-use crate::store::{HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, StoreError};
+use crate::model::{Code, Fault, Now};
+use crate::store::{Export, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Order, StoreError, check_cursor};
 
-/// `GET /api/history?channel=&type=&limit=&cursor=`
-pub(super) async fn history(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response<Body>, Problem> {
-    let parameters = Parameters::of(&uri, &["channel", "type", "limit", "cursor"])?;
-    let limit = match parameters.get("limit") {
-        None => HISTORY_LIMIT_DEFAULT,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|n| (1..=HISTORY_LIMIT_MAX).contains(n))
-            .ok_or_else(|| Parameters::wrong("limit", &format!("must be a whole number from 1 to {HISTORY_LIMIT_MAX}")))?,
-    };
-    let query = HistoryQuery {
-        channel: parameters.get("channel").map(Into::into),
-        kind: parameters.get("type").map(Into::into),
-        limit,
-        cursor: parameters.get("cursor").map(Into::into),
-    };
+/// Exports at a time: each keeps the database reading.
+pub(super) const EXPORTS_MAX: usize = 8;
+
+/// Read stored events
+///
+/// A page at a time, or with `Accept: application/x-ndjson` every match, one event a line. Filters can be combined, and
+/// `data.<path>=<value>` keeps events whose data has that value at that path: `data.sessionId=42`.
+#[utoipa::path(get, path = "/api/history", tag = "log", params(EventFilter, HistoryPage),
+    responses((status = 200, description = "A page, or lines.", content((History = "application/json"), (String = "application/x-ndjson"))),
+        BadQuery, Unavailable))]
+pub(super) async fn history(State(api): State<Arc<Api>>, headers: HeaderMap, uri: Uri) -> Result<Response<Body>, Problem> {
+    let names: Vec<&str> = FILTER.into_iter().chain(["until", "order", "limit", "cursor"]).collect();
+    let mut asked = Asked::of(&uri, &Known { names: &names, repeated: &[], data: true });
+    let now = Now::read();
+    let mut filter = asked.filter(now);
+    filter.until = asked.moment("until", now);
+    let order = asked.take("order", order).unwrap_or_default();
+    let lines = wants_lines(&headers);
+    let limit = asked.number("limit", 1, if lines { i64::MAX as u64 } else { HISTORY_LIMIT_MAX as u64 });
+    let cursor = asked.take("cursor", |text| check_cursor(text).map(|()| text.to_owned()).map_err(|why| why.to_string()));
+    asked.done()?;
     // What was accepted before this question is part of the answer, where the store keeps up.
     api.router.store.settled().await;
-    let page = api.router.store.history(&query).await.map_err(problem)?;
+    if lines {
+        let permit = api.exports.clone().try_acquire_owned().map_err(|_| {
+            Problem::from(Fault::with(Code::Unavailable, format!("{EXPORTS_MAX} exports are running; try again when one has ended")))
+        })?;
+        let export = api.router.store.export(&filter, order, cursor.as_deref(), limit).await.map_err(problem)?;
+        return Ok(exported(api, export, permit));
+    }
+    let limit = limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(HISTORY_LIMIT_DEFAULT);
+    let page = api.router.store.history(&HistoryQuery { filter, order, limit, cursor }).await.map_err(problem)?;
     let mut out = String::from("{\"events\":[");
     out.push_str(&page.events.join(","));
     out.push_str("],\"next\":");
@@ -42,7 +62,49 @@ pub(super) async fn history(State(api): State<Arc<Api>>, uri: Uri) -> Result<Res
     Ok(json(StatusCode::OK, out))
 }
 
-fn problem(error: StoreError) -> Problem {
+fn order(text: &str) -> Result<Order, String> {
+    match text {
+        "asc" => Ok(Order::Ascending),
+        "desc" => Ok(Order::Descending),
+        _ => Err("must be `asc` or `desc`".into()),
+    }
+}
+
+fn wants_lines(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|line| line.split(',')).any(|kind| kind.split(';').next().unwrap_or("").trim() == "application/x-ndjson")
+}
+
+/// One event a line, read as the client takes them. An answer that breaks off is one that was not finished.
+fn exported(api: Arc<Api>, export: Export, permit: OwnedSemaphorePermit) -> Response<Body> {
+    let lines = try_unfold((api, export, permit), async |(api, mut export, permit)| {
+        loop {
+            if api.stop.is_cancelled() {
+                return Err("the server is stopping".to_owned());
+            }
+            let read = export.next().await.map_err(|error| {
+                tracing::warn!(%error, "an export failed");
+                error.to_string()
+            })?;
+            let Some(events) = read else { return Ok(None) };
+            if !events.is_empty() {
+                let text: String = events.iter().flat_map(|event| [one_line(event), "\n".into()]).collect();
+                return Ok(Some((Bytes::from(text), (api, export, permit))));
+            }
+        }
+    });
+    let mut response = Response::new(Body::from_stream(lines));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    response
+}
+
+/// JSON without line ends: those that stand in it are space between its parts.
+pub(super) fn one_line(json: &str) -> std::borrow::Cow<'_, str> {
+    if json.contains(['\n', '\r']) { json.replace(['\n', '\r'], " ").into() } else { json.into() }
+}
+
+/// What is wrong with a question that the store refused.
+pub(super) fn problem(error: StoreError) -> Problem {
     match error {
         StoreError::Limit => Parameters::wrong("limit", &error.to_string()),
         StoreError::Cursor(why) => Parameters::wrong("cursor", &why.to_string()),

@@ -1,123 +1,250 @@
-//! What is there now: channels, connections, routes, plugins, sources, statistics, and how the server does.
+//! What is there now: channels, routes, plugins, sources, and how the server does.
 
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::http::{Response, StatusCode, Uri};
-use serde_json::{Value, json as value};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::config::plan::SourceKind;
-use crate::http::api::{Api, Parameters};
+use crate::http::api::openapi::{BadQuery, NotThere};
+use crate::http::api::{Answer, Api, Parameters, Part, ok};
 use crate::http::measure;
 use crate::http::problem::Problem;
 use crate::http::site::json;
 use crate::hub::ChannelReport;
-use crate::hub::connection::report;
-use crate::model::Now;
 use crate::model::clock::iso;
 use crate::model::event::epoch_text;
-use crate::script::PluginState;
+use crate::model::{ChannelName, Json, Now};
+use crate::routing::table;
+use crate::script::{PluginReport, PluginState};
 use crate::store::StoreState;
 
-type Answer = Result<Response<Body>, Problem>;
-
-fn ok(value: &Value) -> Answer {
-    Ok(json(StatusCode::OK, value.to_string()))
+/// Live channels.
+#[derive(Serialize, ToSchema)]
+struct Channels {
+    /// By name.
+    channels: Vec<Channel>,
 }
 
-fn channel(report: &ChannelReport) -> Value {
-    value!({
-        "name": report.name,
-        "pattern": report.pattern,
-        "subscribers": report.subscribers,
-        "offset": report.offset,
-        "epoch": epoch_text(report.epoch),
-        "history": report.history,
-        "events": report.tail,
-        "bytes": report.tail_bytes,
-    })
+/// A live channel.
+#[derive(Serialize, ToSchema)]
+struct Channel {
+    /// Its name.
+    #[schema(value_type = String, example = "session:42")]
+    name: ChannelName,
+    /// The pattern that allows it.
+    #[schema(example = "session:{id}")]
+    pattern: Arc<str>,
+    /// Subscriptions.
+    subscribers: usize,
+    /// The last offset; 0 before the first event.
+    offset: u64,
+    /// The name of its stream.
+    #[schema(example = "1tckq9vz2m")]
+    epoch: String,
+    /// Whether its events are kept.
+    history: bool,
+    /// Events in memory.
+    events: usize,
+    /// Bytes of them.
+    bytes: usize,
 }
 
-/// `GET /api/channels`
+impl Channel {
+    fn of(report: ChannelReport) -> Self {
+        Self {
+            name: report.name,
+            pattern: report.pattern,
+            subscribers: report.subscribers,
+            offset: report.offset,
+            epoch: epoch_text(report.epoch),
+            history: report.history,
+            events: report.tail,
+            bytes: report.tail_bytes,
+        }
+    }
+}
+
+/// List the live channels
+#[utoipa::path(get, path = "/api/channels", tag = "log", responses((status = 200, description = "All of them.", body = Channels), BadQuery))]
 pub(super) async fn channels(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Parameters::of(&uri, &[])?;
-    ok(&value!({ "channels": api.router.context.hub.channels().iter().map(channel).collect::<Vec<_>>() }))
+    ok(&Channels { channels: api.router.context.hub.channels().into_iter().map(Channel::of).collect() })
 }
 
-/// `GET /api/channels/{name}`
-pub(super) async fn one_channel(State(api): State<Arc<Api>>, Path(name): Path<String>, uri: Uri) -> Answer {
+/// Show a live channel
+#[utoipa::path(get, path = "/api/channels/{name}", tag = "log",
+    params(("name" = String, Path, description = "The channel's name.", min_length = 1, example = "session:42")),
+    responses((status = 200, description = "It is live.", body = Channel), BadQuery, NotThere))]
+pub(super) async fn one_channel(State(api): State<Arc<Api>>, Part(name): Part, uri: Uri) -> Answer {
     Parameters::of(&uri, &[])?;
     let missing = || Problem::new(StatusCode::NOT_FOUND, format!("no channel `{name}` is live"));
-    ok(&channel(&api.router.context.hub.channel_report(&name).ok_or_else(missing)?))
+    ok(&Channel::of(api.router.context.hub.channel_report(&name).ok_or_else(missing)?))
 }
 
-/// `GET /api/connections`
-pub(super) async fn connections(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
-    let parameters = Parameters::of(&uri, &["protocol"])?;
-    let context = &api.router.context;
-    let protocol = match parameters.get("protocol") {
-        None => None,
-        Some(name) => Some(context.runtime.protocol_index(name).ok_or_else(|| Parameters::wrong("protocol", "no protocol has this name"))?),
-    };
-    let all: Vec<_> = context.hub.connections(protocol).iter().map(|c| report(c)).collect();
-    ok(&value!({ "connections": all }))
+/// The running table.
+#[derive(Serialize, ToSchema)]
+struct Routes {
+    /// In the order of the file.
+    routes: Vec<Route>,
 }
 
-/// `GET /api/connections/{id}`
-pub(super) async fn one_connection(State(api): State<Arc<Api>>, Path(id): Path<String>, uri: Uri) -> Answer {
-    Parameters::of(&uri, &[])?;
-    let missing = || Problem::new(StatusCode::NOT_FOUND, format!("no connection `{id}` is open"));
-    ok(&value!(report(&*api.router.context.hub.connection(&id).ok_or_else(missing)?)))
+/// One row of the table.
+#[derive(Serialize, ToSchema)]
+struct Route {
+    /// Protocol and message type, HTTP row, or source.
+    #[schema(example = "chat say")]
+    from: String,
+    /// The limits it meets.
+    #[schema(example = "100/1m")]
+    limit: String,
+    /// The functions it runs.
+    #[schema(example = "chat.say")]
+    script: String,
+    /// Channels, or what happens instead.
+    #[schema(example = "room:{$.room}")]
+    to: String,
+    /// Where it stands.
+    #[schema(example = "routes.yaml:14")]
+    at: String,
 }
 
-/// `GET /api/routes`
+/// Show the running routes
+#[utoipa::path(get, path = "/api/routes", tag = "state", responses((status = 200, description = "The table that `tramline routes` prints.", body = Routes), BadQuery))]
 pub(super) async fn routes(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Parameters::of(&uri, &[])?;
-    ok(&value!({ "routes": crate::routing::table::table(&api.router.context.runtime.plan) }))
+    let route = |table::Entry { from, limit, script, to, at }| Route { from, limit, script, to, at };
+    ok(&Routes { routes: table::table(&api.router.context.runtime.plan).into_iter().map(route).collect() })
 }
 
-/// `GET /api/plugins`
+/// The loaded plugins.
+#[derive(Serialize, ToSchema)]
+struct Plugins {
+    /// By name.
+    plugins: Vec<Plugin>,
+}
+
+/// A plugin and how it does.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Plugin {
+    /// Its name.
+    #[schema(example = "chat")]
+    name: Arc<str>,
+    /// Its file.
+    #[schema(example = "plugins/chat.rhai")]
+    file: Arc<str>,
+    /// SHA-256 of its text and of all it imports, in hexadecimal.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    hash: String,
+    /// The functions that may be called, with their parameters.
+    functions: Vec<String>,
+    /// Whether it is called, or failed too often.
+    state: PluginService,
+    /// When it was taken out of service.
+    #[schema(required, format = DateTime)]
+    since: Option<String>,
+    /// Why it was taken out of service.
+    #[schema(required)]
+    why: Option<String>,
+    /// Calls since it was loaded.
+    calls: u64,
+    /// Calls that failed.
+    failures: u64,
+    /// Mean time of a call, in microseconds.
+    mean_micros: f64,
+    /// Longest time of a call, in microseconds.
+    max_micros: u64,
+    /// The last failure.
+    #[schema(required)]
+    last_error: Option<PluginError>,
+    /// Log lines that were over the limit.
+    log_lines_dropped: u64,
+}
+
+/// Whether a plugin is called.
+#[derive(Serialize, ToSchema)]
+enum PluginService {
+    #[serde(rename = "in service")]
+    In,
+    #[serde(rename = "out of service")]
+    Out,
+}
+
+/// A failure of a plugin.
+#[derive(Serialize, ToSchema)]
+struct PluginError {
+    /// What went wrong, and where.
+    error: String,
+    /// When.
+    #[schema(format = DateTime)]
+    time: String,
+}
+
+impl Plugin {
+    fn of(plugin: PluginReport) -> Self {
+        let (state, since, why) = match plugin.state {
+            PluginState::InService => (PluginService::In, None, None),
+            PluginState::OutOfService { since_ms, why } => (PluginService::Out, Some(iso(since_ms)), Some(why)),
+        };
+        Self {
+            name: plugin.name,
+            file: plugin.file,
+            hash: plugin.hash,
+            functions: plugin.functions,
+            state,
+            since,
+            why,
+            calls: plugin.calls,
+            failures: plugin.failures,
+            mean_micros: plugin.mean_us,
+            max_micros: plugin.max_us,
+            last_error: plugin.last_error.map(|(error, at)| PluginError { error, time: iso(at) }),
+            log_lines_dropped: plugin.log_lines_dropped,
+        }
+    }
+}
+
+/// List the plugins
+#[utoipa::path(get, path = "/api/plugins", tag = "state", responses((status = 200, description = "All of them.", body = Plugins), BadQuery))]
 pub(super) async fn plugins(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Parameters::of(&uri, &[])?;
-    let all: Vec<Value> = api
-        .router
-        .context
-        .runtime
-        .scripts
-        .report()
-        .into_iter()
-        .map(|plugin| {
-            let (state, since, why) = match &plugin.state {
-                PluginState::InService => ("in service", None, None),
-                PluginState::OutOfService { since_ms, why } => ("out of service", Some(iso(*since_ms)), Some(why.clone())),
-            };
-            value!({
-                "name": plugin.name,
-                "file": plugin.file,
-                "hash": plugin.hash,
-                "functions": plugin.functions,
-                "state": state,
-                "since": since,
-                "why": why,
-                "calls": plugin.calls,
-                "failures": plugin.failures,
-                "meanMicros": plugin.mean_us,
-                "maxMicros": plugin.max_us,
-                "lastError": plugin.last_error.as_ref().map(|(error, at)| value!({ "error": error, "time": iso(*at) })),
-                "logLinesDropped": plugin.log_lines_dropped,
-            })
-        })
-        .collect();
-    ok(&value!({ "plugins": all }))
+    ok(&Plugins { plugins: api.router.context.runtime.scripts.report().into_iter().map(Plugin::of).collect() })
 }
 
-/// `GET /api/sources`
+/// The sources.
+#[derive(Serialize, ToSchema)]
+struct Sources {
+    /// In the order of the file.
+    sources: Vec<Source>,
+}
+
+/// Where events come from that no client sent.
+#[derive(Serialize, ToSchema)]
+struct Source {
+    /// Its name.
+    #[schema(example = "clock")]
+    name: Arc<str>,
+    /// What makes it produce events.
+    #[schema(example = "every 30s")]
+    from: String,
+    /// Events so far.
+    events: u64,
+    /// How it does.
+    #[schema(example = "running")]
+    state: &'static str,
+}
+
+/// List the sources
+#[utoipa::path(get, path = "/api/sources", tag = "state", responses((status = 200, description = "All of them.", body = Sources), BadQuery))]
 pub(super) async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Parameters::of(&uri, &[])?;
     let runtime = &api.router.context.runtime;
-    let all: Vec<Value> = runtime
+    let sources = runtime
         .plan
         .sources
         .iter()
@@ -126,40 +253,81 @@ pub(super) async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
                 SourceKind::Every { period, .. } => format!("every {}", humantime::format_duration(*period)),
                 SourceKind::Http { method, path, listen, .. } => format!("{method} {listen}{path}"),
             };
-            value!({ "name": source.name, "from": from, "events": runtime.metrics.source(&source.name).events.get(), "state": "running" })
+            let events = runtime.metrics.source(&source.name).events.get();
+            Source { name: source.name.clone(), from, events, state: "running" }
         })
         .collect();
-    ok(&value!({ "sources": all }))
+    ok(&Sources { sources })
 }
 
-/// `GET /api/stats`
-pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
-    Parameters::of(&uri, &[])?;
-    ok(&measure::json(&api.router, Now::read()))
-}
-
-/// `GET /metrics`
-pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Answer {
+/// Read the numbers as Prometheus does
+#[utoipa::path(get, path = "/metrics", tag = "state",
+    responses((status = 200, description = "Prometheus' text format, version 0.0.4.", body = String, content_type = "text/plain; version=0.0.4; charset=utf-8")))]
+pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response<Body> {
     let mut response = json(StatusCode::OK, measure::prometheus(&api.router, Now::read()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
-    Ok(response)
+    response
 }
 
-/// `GET /healthz`: the process answers.
+/// That the process answers.
+#[derive(Serialize, ToSchema)]
+struct Health {
+    /// Always `ok`.
+    #[schema(example = "ok")]
+    status: &'static str,
+}
+
+/// Ask whether the process answers
+#[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, description = "It does.", body = Health)))]
 pub(super) async fn healthz() -> Answer {
-    ok(&value!({ "status": "ok" }))
+    ok(&Health { status: "ok" })
 }
 
-/// `GET /readyz`: it can do its work, or why not.
+/// Whether the server can do its work.
+#[derive(Serialize, ToSchema)]
+struct Readiness {
+    /// In one word or two.
+    status: Ready,
+    /// Why not.
+    reasons: Vec<Hindrance>,
+}
+
+/// Whether the server can do its work.
+#[derive(Serialize, ToSchema)]
+enum Ready {
+    #[serde(rename = "ready")]
+    Yes,
+    #[serde(rename = "not ready")]
+    No,
+}
+
+/// What keeps the server from its work.
+#[derive(Serialize, ToSchema)]
+struct Hindrance {
+    /// `store`, or `server` when it is stopping.
+    #[schema(example = "store")]
+    part: &'static str,
+    /// What is wrong.
+    #[schema(example = "database is locked")]
+    reason: Arc<str>,
+    /// Since when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    since: Option<String>,
+}
+
+/// Ask whether the server can do its work
+#[utoipa::path(get, path = "/readyz", tag = "health", responses(
+    (status = 200, description = "It can.", body = Readiness),
+    (status = 503, description = "It cannot: why, part by part.", body = Readiness)))]
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Answer {
     let mut reasons = Vec::new();
     if let StoreState::Degraded { since_ms, reason } = api.router.store.state() {
-        reasons.push(value!({ "part": "store", "reason": &*reason, "since": iso(since_ms) }));
+        reasons.push(Hindrance { part: "store", reason, since: Some(iso(since_ms)) });
     }
     if api.stop.is_cancelled() {
-        reasons.push(value!({ "part": "server", "reason": "stopping" }));
+        reasons.push(Hindrance { part: "server", reason: "stopping".into(), since: None });
     }
-    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let word = if reasons.is_empty() { "ready" } else { "not ready" };
-    Ok(json(status, value!({ "status": word, "reasons": reasons }).to_string()))
+    let (code, status) = if reasons.is_empty() { (StatusCode::OK, Ready::Yes) } else { (StatusCode::SERVICE_UNAVAILABLE, Ready::No) };
+    Ok(json(code, Json::of(&Readiness { status, reasons }).as_str().to_owned()))
 }

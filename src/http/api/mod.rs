@@ -1,35 +1,57 @@
 //! The REST interface: the application's door. Who may come in at all is decided first, the same for every call.
 
+mod asked;
+mod connections;
+mod docs;
+mod events;
 mod history;
 mod live;
+mod openapi;
+mod position;
 mod publish;
+mod shapes;
+mod stats;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router as Routes;
 use axum::body::Body;
+use axum::extract::{FromRequestParts, Path};
 use axum::http::header::HeaderValue;
+use axum::http::request::Parts;
 use axum::http::{Method, Request, Response, StatusCode, Uri};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
 use hyper::body::Incoming;
+use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::guard;
 use crate::http::listen::Serve;
 use crate::http::problem::Problem;
-use crate::http::site::{allow_methods, name_origin};
+use crate::http::site::{allow_methods, json, name_origin};
+use crate::model::Json;
 use crate::model::fault::Flaw;
 use crate::router::Router;
 use crate::routing::paths::parse_query;
+use crate::statistics::Statistics;
 
 /// What the calls share.
 pub struct Api {
     router: Arc<Router>,
+    statistics: Arc<Statistics>,
     stop: CancellationToken,
     recent: publish::RecentIds,
+    exports: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    waiting: Semaphore,
+    reading: Semaphore,
+    /// What `GET /openapi.json` answers.
+    description: String,
 }
 
 /// The REST interface on its listener.
@@ -41,24 +63,23 @@ pub struct ApiSite {
 
 impl ApiSite {
     /// All calls. `stop` is what makes the server not ready.
-    pub fn new(router: Arc<Router>, stop: CancellationToken) -> Self {
-        let loopback = router.context.runtime.plan.api.listen.is_loopback();
-        let api = Arc::new(Api { router, stop, recent: publish::RecentIds::default() });
-        let routes = Routes::new()
-            .route("/api/publish", post(publish::publish))
-            .route("/api/sources", get(live::sources))
-            .route("/api/sources/{name}", post(publish::source))
-            .route("/api/history", get(history::history))
-            .route("/api/channels", get(live::channels))
-            .route("/api/channels/{name}", get(live::one_channel))
-            .route("/api/connections", get(live::connections))
-            .route("/api/connections/{id}", get(live::one_connection))
-            .route("/api/routes", get(live::routes))
-            .route("/api/plugins", get(live::plugins))
-            .route("/api/stats", get(live::stats))
-            .route("/healthz", get(live::healthz))
-            .route("/readyz", get(live::readyz))
-            .route("/metrics", get(live::metrics))
+    pub fn new(router: Arc<Router>, statistics: Arc<Statistics>, stop: CancellationToken) -> Self {
+        let plan = &router.context.runtime.plan.api;
+        let loopback = plan.listen.is_loopback();
+        let (routes, document) = routes().split_for_parts();
+        let description = openapi::finish(document, plan.token.is_some());
+        let api = Arc::new(Api {
+            router,
+            statistics,
+            stop,
+            recent: publish::RecentIds::default(),
+            exports: Arc::new(Semaphore::new(history::EXPORTS_MAX)),
+            streams: Arc::new(Semaphore::new(events::STREAMS_MAX)),
+            waiting: Semaphore::new(position::WAITING_MAX),
+            reading: Semaphore::new(events::READING_MAX),
+            description,
+        });
+        let routes = routes
             .fallback(async |uri: Uri| Problem::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path())))
             .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method"))
             .with_state(api.clone());
@@ -73,8 +94,8 @@ impl ApiSite {
         let mut response = if preflight {
             allow_methods("GET, POST, DELETE")
         } else {
-            let health = matches!(request.uri().path(), "/healthz" | "/readyz");
-            let allowed = if health { Ok(()) } else { guard::check_token(request.headers(), plan.token.as_ref()) };
+            let open = openapi::OPEN_TO_ALL.contains(&request.uri().path());
+            let allowed = if open { Ok(()) } else { guard::check_token(request.headers(), plan.token.as_ref()) };
             match allowed {
                 Err(problem) => problem.into_response(),
                 Ok(()) => self.routes.clone().call(request.map(Body::new)).await.unwrap_or_else(|never| match never {}),
@@ -92,6 +113,52 @@ impl Serve for ApiSite {
         let mut response = self.answer(request).await.unwrap_or_else(IntoResponse::into_response);
         response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
         response
+    }
+}
+
+/// Every call. A route is described where it is answered, so none can be without its description.
+fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(openapi::head())
+        .routes(routes!(publish::publish))
+        .routes(routes!(live::sources))
+        .routes(routes!(publish::source))
+        .routes(routes!(history::history))
+        .routes(routes!(live::channels))
+        .routes(routes!(live::one_channel))
+        .routes(routes!(position::history))
+        .routes(routes!(position::members))
+        .routes(routes!(events::events))
+        .routes(routes!(connections::connections))
+        .routes(routes!(connections::one_connection))
+        .routes(routes!(live::routes))
+        .routes(routes!(live::plugins))
+        .routes(routes!(stats::stats))
+        .routes(routes!(live::healthz))
+        .routes(routes!(live::readyz))
+        .routes(routes!(live::metrics))
+        .routes(routes!(openapi::openapi))
+        .routes(routes!(docs::docs))
+}
+
+/// What a call answers.
+type Answer = Result<Response<Body>, Problem>;
+
+/// `200` with JSON.
+fn ok(body: &impl Serialize) -> Answer {
+    Ok(json(StatusCode::OK, Json::of(body).as_str().to_owned()))
+}
+
+/// The one variable part of a path.
+struct Part(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Part {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(name) = Path::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "a part of the path is not UTF-8"))?;
+        Ok(Self(name))
     }
 }
 

@@ -5,19 +5,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{Request, Response, StatusCode};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::http::api::Api;
+use crate::apply::in_time;
+use crate::http::api::openapi::{BadBody, Broken, Failed, Late, NotJson, NotThere, TooLarge, TooMany, Unavailable};
+use crate::http::api::shapes::{Publish, PublishedAnswer, SourceEvent};
+use crate::http::api::{Api, Part};
 use crate::http::body::{read_json, request_view};
 use crate::http::problem::Problem;
-use crate::http::site::{conclude, json, published, settle};
+use crate::http::site::{conclude, json, published};
 use crate::model::event::Origin;
 use crate::model::fault::Flaw;
 use crate::model::json::{as_text, items, key_is, members};
-use crate::model::{Json, Now};
+use crate::model::{Fault, Json, Now};
 use crate::pipeline::publish::{Destination, Proposal};
 
 /// The largest body.
@@ -26,8 +31,11 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 /// The most targets of one call.
 const TARGETS_MAX: usize = 1000;
 
-/// The longest `id`.
-const ID_BYTES_MAX: usize = 128;
+/// The longest `type`, in characters.
+const TYPE_CHARS_MAX: usize = 256;
+
+/// The longest `id`, in characters.
+const ID_CHARS_MAX: usize = 128;
 
 /// How long an `id` publishes once.
 const ONCE_WITHIN: Duration = Duration::from_secs(300);
@@ -35,7 +43,15 @@ const ONCE_WITHIN: Duration = Duration::from_secs(300);
 /// How many ids are remembered. The oldest goes first.
 const IDS_MAX: usize = 50_000;
 
-/// `POST /api/publish`
+/// Publish an event
+///
+/// To one channel, user, session or connection, or to several: then to all of them or, where one cannot be, to none. Answered once
+/// the event is stored, where its channel keeps a history.
+#[utoipa::path(post, path = "/api/publish", tag = "publish",
+    request_body(content = Publish, description = "At most 16 MiB.",
+        example = json!({ "channel": "session:42", "type": "note", "data": { "text": "hello" } })),
+    responses((status = 202, description = "Published.", body = PublishedAnswer),
+        BadBody, NotThere, Late, TooLarge, NotJson, Broken, TooMany, Unavailable))]
 pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>) -> Result<Response<Body>, Problem> {
     let (parts, body) = request.into_parts();
     let body = read_json(&parts, body, BODY_BYTES_MAX).await?.ok_or_else(no_body)?;
@@ -51,36 +67,36 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>)
         id: order.id.as_deref().filter(|_| order.targets.len() == 1).and_then(|id| Uuid::parse_str(id).ok()),
         except,
     };
-    let go = || api.router.publish(&order.targets, &proposal, now).map_err(Problem::from);
-    let (answer, applied) = match &order.id {
-        None => go().map(|applied| (published(&applied), Some(applied)))?,
+    let go = || -> Result<Answer, Fault> {
+        let (accepted, store) = (api.router.publish(&order.targets, &proposal, now)?, api.router.store.clone());
+        Ok(async move { Ok(published(&accepted.settled(&store).await?)) }.boxed().shared())
+    };
+    let answer = match &order.id {
+        None => in_time(go().map_err(Problem::with_reason)?).await.map_err(Problem::with_reason)?,
         Some(id) => {
-            // One lock from the look-up to the entry: of two calls at once with one id, one publishes.
-            let mut recent = api.recent.lock();
-            match recent.get(id, now.instant) {
-                Some(answer) => (answer, None),
-                None => {
-                    let applied = go()?;
-                    let answer = published(&applied);
-                    recent.insert(id.clone(), answer.clone(), now.instant);
-                    (answer, Some(applied))
+            // One lock from the look-up to the entry: of two calls at once with one id, one publishes, and both wait for it.
+            let answer = api.recent.lock().once(id, now.instant, go).map_err(Problem::with_reason)?;
+            let answer = in_time(answer.clone()).await.inspect_err(|_| {
+                if matches!(answer.peek(), Some(Err(_))) {
+                    api.recent.lock().forget(id);
                 }
-            }
+            });
+            answer.map_err(Problem::with_reason)?
         }
     };
-    if let Some(applied) = applied {
-        settle(&api.router, &applied).await?;
-    }
     let answer = if order.is_list && !answer.is_array() { serde_json::json!([answer]) } else { answer };
     Ok(json(StatusCode::ACCEPTED, answer.to_string()))
 }
 
-/// `POST /api/sources/{name}`
-pub(super) async fn source(
-    State(api): State<Arc<Api>>,
-    Path(name): Path<String>,
-    request: Request<Body>,
-) -> Result<Response<Body>, Problem> {
+/// Publish as a source
+///
+/// The event passes through the source's rows, as if the source had produced it.
+#[utoipa::path(post, path = "/api/sources/{name}", tag = "publish", operation_id = "publish_as_source",
+    params(("name" = String, Path, description = "The source's name.", min_length = 1)),
+    request_body(content = SourceEvent, description = "At most 16 MiB.", example = json!({ "type": "tick", "data": { "n": 1 } })),
+    responses((status = 202, description = "What came of it: one event, or a list of none or several.", body = PublishedAnswer),
+        BadBody, NotThere, Late, TooLarge, NotJson, Broken, TooMany, Failed, Unavailable))]
+pub(super) async fn source(State(api): State<Arc<Api>>, Part(name): Part, request: Request<Body>) -> Result<Response<Body>, Problem> {
     let sources = &api.router.context.runtime.plan.sources;
     let known = || sources.iter().map(|s| format!("`{}`", s.name)).collect::<Vec<_>>().join(", ");
     let source = sources
@@ -90,7 +106,8 @@ pub(super) async fn source(
     let (parts, body) = request.into_parts();
     let body = read_json(&parts, body, BODY_BYTES_MAX).await?.ok_or_else(no_body)?;
     let view = request_view(&parts, Vec::new());
-    conclude(&api.router, api.router.source(source, body, Some(&view), Now::read())?, false).await
+    let promised = api.router.source(source, body, Some(&view), Now::read()).map_err(Problem::with_reason)?;
+    conclude(&api.router, promised, false).await.map_err(Problem::with_reason)
 }
 
 fn no_body() -> Problem {
@@ -142,8 +159,8 @@ impl Order {
                 }
             } else if is("type") {
                 match text() {
-                    Some(kind) if kind.len() <= 256 => order.kind = kind,
-                    _ => wrong("type", "must be a text of 1 to 256 bytes"),
+                    Some(kind) if kind.chars().count() <= TYPE_CHARS_MAX => order.kind = kind,
+                    _ => wrong("type", &format!("must be a text of 1 to {TYPE_CHARS_MAX} characters")),
                 }
             } else if is("data") {
                 order.data = Some(body.slice(value));
@@ -151,8 +168,8 @@ impl Order {
                 if value.starts_with('{') { order.metadata = Some(body.slice(value)) } else { wrong("metadata", "must be an object") }
             } else if is("id") {
                 match text() {
-                    Some(id) if id.len() <= ID_BYTES_MAX => order.id = Some(id),
-                    _ => wrong("id", &format!("must be a text of 1 to {ID_BYTES_MAX} bytes")),
+                    Some(id) if id.chars().count() <= ID_CHARS_MAX => order.id = Some(id),
+                    _ => wrong("id", &format!("must be a text of 1 to {ID_CHARS_MAX} characters")),
                 }
             } else if is("except") {
                 match text() {
@@ -176,10 +193,13 @@ type Wrap = fn(String) -> Destination;
 const TARGETS: [(&str, Wrap); 4] =
     [("channel", Destination::Channel), ("user", Destination::User), ("session", Destination::Session), ("client", Destination::Client)];
 
+/// What a call is answered once its events are stored. Whoever asks again with the same id waits for the same.
+type Answer = Shared<BoxFuture<'static, Result<serde_json::Value, Fault>>>;
+
 /// The ids of the last minutes with the answers they got.
 #[derive(Default)]
 pub(super) struct Recent {
-    answers: HashMap<String, (Instant, serde_json::Value)>,
+    answers: HashMap<String, Answer>,
     order: VecDeque<(Instant, String)>,
 }
 
@@ -187,7 +207,24 @@ pub(super) struct Recent {
 pub(super) type RecentIds = Mutex<Recent>;
 
 impl Recent {
-    fn get(&mut self, id: &str, now: Instant) -> Option<serde_json::Value> {
+    /// The answer of the call that had this id, or of this one.
+    fn once(&mut self, id: &str, now: Instant, go: impl FnOnce() -> Result<Answer, Fault>) -> Result<Answer, Fault> {
+        self.sweep(now);
+        if let Some(answer) = self.answers.get(id) {
+            return Ok(answer.clone());
+        }
+        let answer = go()?;
+        self.order.push_back((now, id.to_owned()));
+        self.answers.insert(id.to_owned(), answer.clone());
+        Ok(answer)
+    }
+
+    /// Nothing came of it: whoever asks again publishes.
+    fn forget(&mut self, id: &str) {
+        self.answers.remove(id);
+    }
+
+    fn sweep(&mut self, now: Instant) {
         while let Some((at, oldest)) = self.order.front() {
             if now.saturating_duration_since(*at) < ONCE_WITHIN && self.order.len() < IDS_MAX {
                 break;
@@ -195,11 +232,5 @@ impl Recent {
             self.answers.remove(oldest);
             self.order.pop_front();
         }
-        self.answers.get(id).map(|(_, answer)| answer.clone())
-    }
-
-    fn insert(&mut self, id: String, answer: serde_json::Value, now: Instant) {
-        self.order.push_back((now, id.clone()));
-        self.answers.insert(id, (now, answer));
     }
 }

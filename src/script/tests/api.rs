@@ -248,7 +248,7 @@ fn conditions_and_rendering_change_nothing() {
         Scripts::build(&plugins(&[("p", text)]), &uses, &[expression("e", "publish(\"x\", #{ type: \"t\" })", &["msg"])]);
     assert_eq!(lines(&diagnostics), Vec::<String>::new());
     let (event, msg) = (event("x", 1, r#"{"text":"hi"}"#), json("{}"));
-    let sub = SubView { channel: ChannelName::parse("x").unwrap(), key: "k".into(), meta: Some(json("[1]")) };
+    let sub = SubView { channel: ChannelName::parse("x").unwrap(), key: "k".into(), meta: Some(json("[1]")), positioned: false };
     let (world, conn): (Arc<dyn World>, _) = (Arc::new(TwoClients), conn());
     let call = |arguments| Call { now: at(0), conn: Some(&conn), arguments, world: &world };
     let deliver = || call(Arguments::Deliver { event: &event, sub: &sub });

@@ -54,7 +54,7 @@ fn an_event_with_a_condition_is_for_those_it_holds_for() {
     let holds = |function: &str, wanted: Option<&str>| {
         let mut event = event("agent", 1, "{}");
         event.new.metadata = wanted.map(|wanted| json(&format!(r#"{{"where":{wanted}}}"#)));
-        let sub = SubView { channel: ChannelName::parse("agent").unwrap(), key: "".into(), meta: None };
+        let sub = SubView { channel: ChannelName::parse("agent").unwrap(), key: "".into(), meta: None, positioned: false };
         let (world, conn): (Arc<dyn World>, _) = (Arc::new(TwoClients), conn());
         let arguments = Arguments::Deliver { event: &event, sub: &sub };
         scripts.test(&f(function), Call { now: at(0), conn: Some(&conn), arguments, world: &world })

@@ -17,6 +17,7 @@ use crate::model::{ChannelName, Event, Json};
 pub(in crate::store) struct Policies {
     pub(in crate::store) by_name: Mutex<HashMap<String, Policy>>,
     pub(in crate::store) trimmed: Mutex<Vec<(String, u64)>>,
+    pub(in crate::store) committed: Mutex<Vec<u64>>,
 }
 
 impl Channels for Policies {
@@ -26,6 +27,10 @@ impl Channels for Policies {
 
     fn trimmed(&self, channel: &ChannelName, first: u64) {
         self.trimmed.lock().push((channel.as_str().to_owned(), first));
+    }
+
+    fn committed(&self, events: &mut dyn Iterator<Item = &Arc<Event>>) {
+        self.committed.lock().extend(events.map(|event| event.seq));
     }
 }
 
@@ -82,12 +87,6 @@ impl Rig {
             append(&self.store, event).unwrap();
         }
         self.store.committed(self.store.ticket()).await.unwrap();
-    }
-
-    /// The readers' connections, where they are SQLite's.
-    pub(in crate::store) fn sqlite(&self) -> sqlx::SqlitePool {
-        let db::Either::Sqlite(pool) = self.store.shared.readers() else { panic!("not SQLite") };
-        pool
     }
 
     /// Resolves when the writer says that it cannot write; why.

@@ -1,0 +1,124 @@
+//! Transactions that wait for their commit, in the order in which they are seen. One task takes them from the front.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::AcqRel;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::{Applied, Apply, Step, stopped};
+use crate::hub::Connection;
+use crate::model::{Fault, Now};
+use crate::pipeline::Effect;
+use crate::store::Ticket;
+
+/// Transactions after which other tasks have their turn.
+const TURN: usize = 64;
+
+/// The line. Bounded by the store's queue, and by what one connection may have waiting.
+#[derive(Debug, Default)]
+pub struct Line {
+    // Protects the order. Held for a push or a pop; taken inside channels.
+    queue: Mutex<VecDeque<Transaction>>,
+    wake: Notify,
+}
+
+/// The second half of a transaction.
+#[derive(Debug)]
+pub(crate) struct Transaction {
+    /// The tickets of its events; the default where it has none and only follows others.
+    pub(super) first: Ticket,
+    pub(super) last: Ticket,
+    /// The connection it is about.
+    pub(super) actor: Option<Arc<Connection>>,
+    /// What is still to be done.
+    pub(super) steps: Vec<Step>,
+    /// What was done before the commit.
+    pub(super) applied: Applied,
+    /// Who waits for it, where that is no connection.
+    pub(super) done: Option<oneshot::Sender<Result<Applied, Fault>>>,
+}
+
+/// What a transaction counts for in its connection's bound.
+pub(super) struct Weight {
+    pub(super) bytes: usize,
+    pub(super) changes: usize,
+}
+
+pub(super) fn weight(steps: &[Step]) -> Weight {
+    let mut weight = Weight { bytes: 0, changes: 0 };
+    for step in steps {
+        match step {
+            Step::Show(event, _) => weight.bytes += event.weight(),
+            Step::Do(Effect::Send(frame)) => weight.bytes += frame.len(),
+            Step::Do(Effect::Publish { event, .. } | Effect::Direct { event, .. }) => weight.bytes += event.weight(),
+            Step::Do(Effect::View(_) | Effect::Leave { .. } | Effect::Join { .. }) => weight.changes = 1,
+            Step::Do(Effect::Close(_)) => {}
+        }
+    }
+    weight
+}
+
+impl Line {
+    pub(super) fn push(&self, transaction: Transaction) {
+        if let Some(actor) = &transaction.actor {
+            let weight = weight(&transaction.steps);
+            actor.waiting.count.fetch_add(1, AcqRel);
+            actor.waiting.bytes.fetch_add(weight.bytes, AcqRel);
+            actor.waiting.changes.fetch_add(weight.changes, AcqRel);
+        }
+        // One that has no events of its own waits for no commit: it must be looked for.
+        let follows = transaction.last == Ticket::default();
+        self.queue.lock().push_back(transaction);
+        if follows {
+            self.wake.notify_one();
+        }
+    }
+
+    fn pop(&self, settled: Ticket) -> Option<Transaction> {
+        let mut queue = self.queue.lock();
+        if queue.front()?.last <= settled { queue.pop_front() } else { None }
+    }
+
+    /// How many transactions wait.
+    pub fn len(&self) -> usize {
+        self.queue.lock().len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Finishes transactions as the store settles them, until it has ended.
+    pub async fn run(&self, apply: Apply<'_>) {
+        let mut settled = Ticket::default();
+        let mut ended = false;
+        while !ended {
+            tokio::select! {
+                now = apply.store.settled_beyond(settled) => (settled, ended) = (now.up_to, now.ended),
+                () = self.wake.notified() => {}
+            }
+            let mut count = 0;
+            while let Some(transaction) = self.pop(settled) {
+                // An error of ours in one transaction must not keep all others from being seen.
+                let finished = std::panic::catch_unwind(AssertUnwindSafe(|| apply.finish(transaction, Now::read())));
+                if finished.is_err() {
+                    tracing::error!("a transaction that is stored was not shown to all: an error of ours");
+                }
+                count += 1;
+                if count % TURN == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        let left = std::mem::take(&mut *self.queue.lock());
+        for transaction in left {
+            if let Some(done) = transaction.done {
+                done.send(Err(stopped())).ok();
+            }
+        }
+    }
+}

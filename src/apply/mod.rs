@@ -1,0 +1,348 @@
+//! Does what a decision says, as one transaction: all of it, or, where the store has no room, nothing.
+//!
+//! A transaction that publishes to a channel with a history has two halves. At first its events get their places and go to the
+//! store, under the locks of their channels. Everything that anyone could see of it, in its order, happens once they are
+//! committed: nobody ever saw what the log lost, and an answer means that it is stored. In between it stands in the [`line`].
+//! What a channel's promise allows to be seen before the commit is not held back.
+
+pub mod line;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Release;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::config::plan::{ChannelPlan, Promise};
+use crate::hub::{CatchUp, Connection, Held, Hub, Joined, Published, Render};
+use crate::model::{ChannelName, Close, Code, Event, Fault, Now};
+use crate::pipeline::Context;
+use crate::pipeline::deliver::Renderer;
+use crate::pipeline::effect::{Effect, Receivers};
+use crate::store::{Permit, Store, StoreError, Ticket};
+use crate::telemetry::metrics::DropReason;
+use line::{Line, Transaction};
+
+/// How long a door waits for the store before it says that it does not know.
+const SETTLE_WAIT: Duration = Duration::from_secs(10);
+
+/// What came of a transaction.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// The events that were published, in order.
+    pub published: Vec<Published>,
+    /// What to wait for before saying that they are stored. None: nothing is to be waited for.
+    pub ticket: Option<Ticket>,
+}
+
+/// A transaction that was accepted.
+#[derive(Debug)]
+pub enum Accepted {
+    /// It has happened.
+    Done(Applied),
+    /// It happens once it is stored.
+    Waiting(oneshot::Receiver<Result<Applied, Fault>>),
+}
+
+impl Accepted {
+    /// Resolves when it has happened and is as durable as its channels promise, however long that takes.
+    pub async fn settled(self, store: &Store) -> Result<Applied, Fault> {
+        match self {
+            Accepted::Waiting(settled) => settled.await.unwrap_or_else(|_| Err(stopped())),
+            Accepted::Done(applied) => {
+                let Some(ticket) = applied.ticket else { return Ok(applied) };
+                loop {
+                    match store.committed(ticket).await {
+                        Ok(()) => return Ok(applied),
+                        Err(StoreError::Slow) => {}
+                        Err(StoreError::RowRefused) => return Err(refused()),
+                        Err(_) => return Err(stopped()),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Waits for the store as long as someone who waits for an answer will.
+pub async fn in_time<T>(settled: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    let late = |_| unavailable("the store did not confirm in time; the events may still be written");
+    tokio::time::timeout(SETTLE_WAIT, settled).await.map_err(late)?
+}
+
+fn unavailable(why: &str) -> Fault {
+    Fault::new(Code::Unavailable).detail(why)
+}
+
+fn stopped() -> Fault {
+    unavailable("the server stopped before the store confirmed")
+}
+
+fn refused() -> Fault {
+    unavailable("the store refused the events")
+}
+
+/// Something to be done, once its event has its place.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// What was decided.
+    Do(Effect),
+    /// Members see an event, all but one.
+    Show(Arc<Event>, Option<u64>),
+}
+
+/// What transactions are applied to.
+#[derive(Clone, Copy)]
+pub struct Apply<'a> {
+    /// Channels and connections.
+    pub context: &'a Context,
+    /// The log.
+    pub store: &'a Store,
+    /// What waits for its commit.
+    pub line: &'a Line,
+}
+
+impl Apply<'_> {
+    /// Applies effects in order. `actor` is the connection they are about. Fails as a whole, before anything happened.
+    pub fn apply(self, actor: Option<&Arc<Connection>>, effects: Vec<Effect>, now: Now) -> Result<Accepted, Fault> {
+        // What a connection does stays in order: behind what waits of it, all else waits too.
+        let follows = actor.is_some_and(|actor| actor.is_waiting());
+        let permit = self.reserve(&effects)?;
+        let mut held = self.hold(effects.iter().filter_map(touched))?;
+        let at_once = if follows { 0 } else { at_once(&effects, held.as_mut()) };
+        let (mut steps, tickets) = place(effects, permit, held.as_mut());
+        let rest = steps.split_off(at_once);
+        let mut applied = self.run(held.as_mut(), actor, steps, now);
+        if rest.is_empty() {
+            applied.ticket = tickets.filter(|(_, _, relaxed)| !relaxed).map(|(_, last, _)| last);
+            return Ok(Accepted::Done(applied));
+        }
+        let (first, last) = tickets.map_or((Ticket::default(), Ticket::default()), |(first, last, _)| (first, last));
+        let (done, accepted) = match actor {
+            // A connection is told by the transaction itself.
+            Some(_) => (None, Accepted::Done(Applied::default())),
+            None => {
+                let (done, settled) = oneshot::channel();
+                (Some(done), Accepted::Waiting(settled))
+            }
+        };
+        // Under the locks, so that the line has the order of the offsets.
+        self.line.push(Transaction { first, last, actor: actor.cloned(), steps: rest, applied, done });
+        Ok(accepted)
+    }
+
+    fn reserve(self, effects: &[Effect]) -> Result<Option<Permit>, Fault> {
+        let (mut rows, mut bytes) = (0, 0);
+        for effect in effects {
+            if let Effect::Publish { plan, event, .. } = effect
+                && plan.history.is_some()
+            {
+                rows += 1;
+                bytes += event.weight();
+            }
+        }
+        if rows == 0 {
+            return Ok(None);
+        }
+        let permit = self.store.reserve(rows, bytes).map_err(|why| {
+            self.context.runtime.counters.drop_many(DropReason::StoreUnavailable, rows as u64);
+            unavailable(&why.to_string())
+        })?;
+        Ok(Some(permit))
+    }
+
+    fn hold<'h>(&'h self, channels: impl Iterator<Item = (ChannelName, Arc<ChannelPlan>)>) -> Result<Option<Held<'h>>, Fault> {
+        let channels: Vec<_> = channels.collect();
+        if channels.is_empty() { Ok(None) } else { self.context.hub.hold(channels).map(Some) }
+    }
+
+    /// The second half of a transaction: its events are stored, or were refused.
+    pub(crate) fn finish(self, transaction: Transaction, now: Now) {
+        let Transaction { first, last, actor, mut steps, mut applied, done } = transaction;
+        let weight = line::weight(&steps);
+        let mut result = Ok(());
+        if last > Ticket::default() && self.store.refused(first, last) {
+            result = Err(refused());
+        }
+        let channels = |steps: &[Step]| steps.iter().filter_map(|step| touched_by(self.context, step)).collect::<Vec<_>>();
+        let mut held = match self.hold(channels(&steps).into_iter()) {
+            Ok(held) => held,
+            Err(fault) => {
+                // What is stored is shown in any case; its channels are there.
+                steps.retain(|step| matches!(step, Step::Show(..)));
+                result = Err(fault);
+                self.hold(channels(&steps).into_iter()).ok().flatten()
+            }
+        };
+        if result.is_ok() || !self.store.refused(first, last) {
+            let later = self.run(held.as_mut(), actor.as_ref(), steps, now);
+            applied.published.extend(later.published);
+        } else if let Some(held) = held.as_mut() {
+            for step in &steps {
+                if let Step::Show(event, _) = step {
+                    held.skip(event);
+                }
+            }
+        }
+        drop(held);
+        if let Some(actor) = actor {
+            if let Err(fault) = &result
+                && let Some(frame) =
+                    crate::pipeline::tell(&self.context.runtime.protocols[actor.protocol].plan, fault, None, &actor.view(), now)
+            {
+                actor.send(frame);
+            }
+            actor.waiting.bytes.fetch_sub(weight.bytes, Release);
+            actor.waiting.changes.fetch_sub(weight.changes, Release);
+            actor.waiting.count.fetch_sub(1, Release);
+            actor.outbox.wake();
+        }
+        if let Some(done) = done {
+            // Whoever asked may have gone.
+            done.send(result.map(|()| applied)).ok();
+        }
+    }
+
+    fn run(self, mut held: Option<&mut Held<'_>>, actor: Option<&Arc<Connection>>, steps: Vec<Step>, now: Now) -> Applied {
+        let Context { runtime, hub, .. } = self.context;
+        let mut renderer = Renderer::new(runtime, now);
+        let mut applied = Applied::default();
+        let mut recovering = Vec::new();
+        for step in steps {
+            match (step, actor, held.as_deref_mut()) {
+                (Step::Show(event, except), _, Some(held)) => {
+                    let plan = event.channel.as_ref().and_then(|name| held.plan(name));
+                    let published = held.show(event, except, &mut renderer);
+                    runtime.published(plan.as_deref(), &published);
+                    applied.published.push(published);
+                }
+                (Step::Do(Effect::Publish { channel, plan, event, except }), _, Some(held)) => {
+                    if let Some(event) = held.place(&channel, event) {
+                        let published = held.show(Arc::new(event), except, &mut renderer);
+                        hub.feed.passing(&published.event);
+                        runtime.published(Some(&plan), &published);
+                        applied.published.push(published);
+                    }
+                }
+                (Step::Do(Effect::View(view)), Some(actor), _) => hub.set_view(actor, view),
+                (Step::Do(Effect::Leave { channel, key, .. }), Some(actor), Some(held)) => held.leave(actor, &channel, &key),
+                (Step::Do(Effect::Join { view, recover, .. }), Some(actor), Some(held)) => {
+                    let place = (view.channel.clone(), view.key.clone());
+                    match held.join(actor, view, recover, now) {
+                        Joined::In if recover.is_some() => recovering.push(place),
+                        Joined::In | Joined::Gone => {}
+                        Joined::Lost => actor.outbox.close(Close::PositionLost),
+                    }
+                }
+                (Step::Do(Effect::Direct { receivers, event, except }), _, _) => {
+                    let event = Arc::new(Event { new: event, channel: None, offset: 0, epoch: 0, seq: 0 });
+                    let published = direct(hub, &receivers, event, except, &mut renderer);
+                    hub.feed.passing(&published.event);
+                    runtime.published(None, &published);
+                    applied.published.push(published);
+                }
+                (Step::Do(Effect::Send(frame)), Some(actor), _) => {
+                    actor.send(frame);
+                }
+                (Step::Do(Effect::Close(close)), Some(actor), _) => actor.outbox.close(close),
+                // Effects on a connection, where there is none: the pipeline makes no such decision.
+                (Step::Show(..) | Step::Do(_), _, _) => {}
+            }
+        }
+        // What was missed comes behind the answer that says so, and before anything new.
+        if let (Some(actor), Some(held)) = (actor, held) {
+            for (name, key) in recovering {
+                match held.catch_up(&name, actor, &key, &mut renderer) {
+                    CatchUp::Done => {}
+                    CatchUp::Room | CatchUp::Read { .. } => actor.push_behind(name, key),
+                    CatchUp::Lost => actor.outbox.close(Close::PositionLost),
+                }
+            }
+        }
+        renderer.report();
+        applied
+    }
+}
+
+/// How many of these effects may be seen before anything is committed: all, where no channel asks for more; else the
+/// publishes that come first, to channels that deliver early and hold nothing back.
+fn at_once(effects: &[Effect], mut held: Option<&mut Held<'_>>) -> usize {
+    let mut promises = Vec::with_capacity(effects.len());
+    for effect in effects {
+        promises.push(match effect {
+            Effect::Publish { plan, channel, .. } => plan.history.as_ref().map(|history| {
+                let waits = held.as_mut().is_some_and(|held| held.is_waiting(channel));
+                if waits { Promise::Committed } else { history.promise }
+            }),
+            _ => None,
+        });
+    }
+    if promises.iter().flatten().all(|promise| *promise == Promise::Relaxed) {
+        return effects.len();
+    }
+    let may_show =
+        |(effect, promise): &(&Effect, &Option<Promise>)| matches!(effect, Effect::Publish { .. }) && promise.is_none_or(Promise::is_early);
+    effects.iter().zip(&promises).take_while(may_show).count()
+}
+
+type Tickets = (Ticket, Ticket, bool);
+
+/// Gives the events of channels with a history their places, and hands them to the store: the tickets of the first and the
+/// last, and whether nobody needs to wait for them.
+fn place(effects: Vec<Effect>, permit: Option<Permit>, held: Option<&mut Held<'_>>) -> (Vec<Step>, Option<Tickets>) {
+    let (Some(permit), Some(held)) = (permit, held) else { return (effects.into_iter().map(Step::Do).collect(), None) };
+    let (mut events, mut relaxed) = (Vec::new(), true);
+    // What stands where, until the store has made the events shared.
+    let mut places = Vec::with_capacity(effects.len());
+    for effect in effects {
+        match effect {
+            Effect::Publish { channel, plan, event, except } if plan.history.is_some() => {
+                relaxed &= plan.history.as_ref().is_some_and(|history| history.promise == Promise::Relaxed);
+                events.extend(held.place(&channel, event));
+                places.push(Err(except));
+            }
+            other => places.push(Ok(other)),
+        }
+    }
+    let appended = permit.append(events);
+    let mut events = appended.events.into_iter();
+    let steps = places.into_iter().filter_map(|place| match place {
+        Ok(effect) => Some(Step::Do(effect)),
+        Err(except) => events.next().map(|event| Step::Show(event, except)),
+    });
+    (steps.collect(), Some((appended.first, appended.last, relaxed)))
+}
+
+/// The channel an effect touches.
+fn touched(effect: &Effect) -> Option<(ChannelName, Arc<ChannelPlan>)> {
+    match effect {
+        Effect::Leave { channel, plan, .. } | Effect::Publish { channel, plan, .. } => Some((channel.clone(), plan.clone())),
+        Effect::Join { plan, view, .. } => Some((view.channel.clone(), plan.clone())),
+        Effect::View(_) | Effect::Direct { .. } | Effect::Send(_) | Effect::Close(_) => None,
+    }
+}
+
+fn touched_by(context: &Context, step: &Step) -> Option<(ChannelName, Arc<ChannelPlan>)> {
+    match step {
+        Step::Do(effect) => touched(effect),
+        Step::Show(event, _) => context.hub.channel(event.channel.as_ref()?.as_str()).map(|c| (c.name.clone(), c.plan.clone())),
+    }
+}
+
+fn direct(hub: &Hub, receivers: &Receivers, event: Arc<Event>, except: Option<u64>, renderer: &mut Renderer<'_>) -> Published {
+    let connections = match receivers {
+        Receivers::Client(id) => hub.connection(id).into_iter().collect(),
+        Receivers::User(user) => hub.of_user(user),
+        Receivers::Session(session) => hub.of_session(session),
+    };
+    renderer.begin();
+    let mut published = Published::new(event);
+    for connection in connections.iter().filter(|c| except != Some(c.key)) {
+        if let Some(frame) = renderer.render(&published.event, connection, None) {
+            published.note(connection.send(frame));
+        }
+    }
+    published
+}

@@ -1,0 +1,177 @@
+//! What is seen before the commit, and what waits for it. The writer runs when the test lets it.
+
+use std::sync::Arc;
+
+use tokio::task::yield_now;
+
+use super::*;
+use crate::config::plan::DatabasePlan;
+use crate::hub::Hub;
+use crate::log_channels::LogChannels;
+use crate::pipeline::publish::{Destination, Proposal};
+use crate::router::Router;
+use crate::store::Writer;
+use crate::testing::{Client, runtime, shown};
+
+const YAML: &str = r#"
+version: 1
+channels:
+  sure: { history: true }
+  early: { history: { deliver: early } }
+  relaxed: { history: { durability: relaxed } }
+  live: {}
+protocols:
+  p:
+    listen: localhost:1/
+    messages:
+      ping: { reply: { pong: $.n } }
+      say: { to: $.channel, data: $.n, reply: { said: $.n } }
+      both: { to: [sure, live], data: $.n }
+      join: { join: $.channel, to: sure, data: 0, reply: { joined: $.channel } }
+      on: { join: $.channel }
+      who: { set: { user: $.user }, to: sure, data: 0 }
+    deliver: { got: $event.data, o: $event.offset }
+    error: { error: $error.message }
+"#;
+
+/// A router whose writer does not run yet.
+async fn start() -> (Arc<Router>, Writer) {
+    let runtime = Arc::new(runtime(YAML, &[]));
+    let (store, mut writer, recovered) = Store::open(&DatabasePlan::Memory.into(), Now::read()).await.unwrap();
+    let hub = Arc::new(Hub::new(1, recovered.channels));
+    writer.begin(Arc::new(LogChannels { runtime: runtime.clone(), hub: hub.clone() })).await.unwrap();
+    let router = Arc::new(Router::new(Context::new(runtime, hub), store, Now::read()));
+    let delivering = router.clone();
+    tokio::spawn(async move { delivering.deliver().await });
+    (router, writer)
+}
+
+fn run(writer: Writer) {
+    tokio::spawn(writer.run(std::future::pending()));
+}
+
+/// Resolves when nothing of a connection waits any more.
+async fn settled(client: &Client) {
+    while client.connection.is_waiting() {
+        yield_now().await;
+    }
+}
+
+fn say(channel: &str, n: u32) -> String {
+    format!(r#"{{"type":"say","channel":"{channel}","n":{n}}}"#)
+}
+
+fn on(router: &Arc<Router>, id: &str, channels: &[&str]) -> Client {
+    let mut client = Client::open(router, id);
+    channels.iter().for_each(|channel| client.say(&format!(r#"{{"type":"on","channel":"{channel}"}}"#)));
+    client
+}
+
+#[tokio::test]
+async fn nobody_sees_what_is_not_committed_and_the_answer_waits_too() {
+    let (router, writer) = start().await;
+    let reader = on(&router, "reader", &["sure"]);
+    let mut sender = on(&router, "sender", &["sure"]);
+    sender.say(&say("sure", 1));
+    sender.say(r#"{"type":"ping","n":2}"#);
+    sender.say(&say("sure", 3));
+    for _ in 0..100 {
+        yield_now().await;
+    }
+    assert_eq!((reader.told(), sender.told()), (vec![], vec![]));
+    assert!(sender.connection.is_waiting() && sender.connection.may_go_on());
+    run(writer);
+    settled(&sender).await;
+    assert_eq!(reader.told(), [r#"{"got":1,"o":1}"#, r#"{"got":3,"o":2}"#]);
+    let all = [r#"{"got":1,"o":1}"#, r#"{"said":1}"#, r#"{"pong":2}"#, r#"{"got":3,"o":2}"#, r#"{"said":3}"#];
+    assert_eq!(sender.told(), all, "in the order in which it was asked");
+}
+
+#[tokio::test]
+async fn early_is_seen_at_once_and_answered_after_the_commit_and_relaxed_waits_for_nothing() {
+    let (router, writer) = start().await;
+    let reader = on(&router, "reader", &["early", "relaxed"]);
+    let mut sender = Client::open(&router, "sender");
+    sender.say(&say("relaxed", 1));
+    assert_eq!(sender.told(), [r#"{"said":1}"#]);
+    sender.say(&say("early", 2));
+    assert_eq!(reader.told(), [r#"{"got":1,"o":1}"#, r#"{"got":2,"o":1}"#]);
+    assert_eq!(sender.told(), [""; 0]);
+    run(writer);
+    settled(&sender).await;
+    assert_eq!(sender.told(), [r#"{"said":2}"#]);
+}
+
+#[tokio::test]
+async fn a_transaction_is_seen_as_a_whole_though_a_part_of_it_needed_no_commit() {
+    let (router, writer) = start().await;
+    let reader = on(&router, "reader", &["sure", "live"]);
+    let mut sender = Client::open(&router, "sender");
+    sender.say(r#"{"type":"both","n":1}"#);
+    assert_eq!(reader.told(), [""; 0]);
+    // Others publish where nothing is kept meanwhile; that does not wait.
+    let mut other = Client::open(&router, "other");
+    other.say(&say("live", 2));
+    assert_eq!(reader.told(), [r#"{"got":2,"o":1}"#]);
+    run(writer);
+    settled(&sender).await;
+    assert_eq!(reader.told(), [r#"{"got":1,"o":1}"#, r#"{"got":1,"o":2}"#]);
+}
+
+#[tokio::test]
+async fn what_changes_the_connection_holds_back_its_next_message() {
+    let (router, writer) = start().await;
+    let mut client = Client::open(&router, "c");
+    client.say(r#"{"type":"join","channel":"live"}"#);
+    assert!(!client.connection.may_go_on());
+    assert_eq!(router.context.hub.channel_report("live").map_or(0, |report| report.subscribers), 0);
+    run(writer);
+    settled(&client).await;
+    assert!(client.connection.may_go_on());
+    assert_eq!(client.told(), [r#"{"joined":"live"}"#]);
+    assert_eq!(router.context.hub.channel_report("live").unwrap().subscribers, 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_has_ended_joins_nothing_afterwards() {
+    let (router, writer) = start().await;
+    let mut client = Client::open(&router, "c");
+    client.say(r#"{"type":"join","channel":"live"}"#);
+    client.say(r#"{"type":"who","user":"u"}"#);
+    router.closed(&client.connection, &Close::Lost, Now::read());
+    run(writer);
+    shown(&router, "sure", 2).await;
+    settled(&client).await;
+    assert_eq!(router.context.hub.channel_report("live").map_or(0, |report| report.subscribers), 0);
+    assert!(router.context.hub.of_user("u").is_empty());
+    assert_eq!(router.context.hub.connection_count(None), 0);
+}
+
+#[tokio::test]
+async fn a_connection_has_so_much_waiting_and_no_more() {
+    let (router, writer) = start().await;
+    let mut client = Client::open(&router, "c");
+    let mut count = 0;
+    while client.connection.may_go_on() {
+        client.say(&say("sure", count));
+        count += 1;
+    }
+    assert_eq!(count, 256);
+    run(writer);
+    settled(&client).await;
+    assert_eq!(client.told().len(), 256);
+}
+
+#[tokio::test]
+async fn a_door_hears_when_it_is_stored_or_that_it_never_will_be() {
+    let (router, writer) = start().await;
+    let proposal =
+        Proposal { kind: "e".into(), data: crate::model::Json::null(), metadata: None, origin: Arc::default(), id: None, except: None };
+    let publish = |channel: &str| router.publish(&[Destination::Channel(channel.into())], &proposal, Now::read()).unwrap();
+    let (sure, early, relaxed) = (publish("sure"), publish("early"), publish("relaxed"));
+    assert_eq!(relaxed.settled(&router.store).await.unwrap().published[0].event.offset, 1);
+    drop(writer);
+    for accepted in [sure, early] {
+        assert_eq!(accepted.settled(&router.store).await.unwrap_err().code, Code::Unavailable);
+    }
+}

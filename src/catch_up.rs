@@ -1,0 +1,107 @@
+//! Gives a connection's subscriptions what they missed, until each is live: from memory where it reaches, else from the log.
+//!
+//! Nothing is gathered in between. A subscription that is behind has a place in its channel like any reader of a log; it is
+//! given what comes next as fast as its client reads, and becomes live, under the channel's lock, when there is nothing left.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::hub::{CatchUp, Connection, Render};
+use crate::model::event::Epoch;
+use crate::model::{ChannelName, Close, Now};
+use crate::pipeline::deliver::Renderer;
+use crate::protocol::Frame;
+use crate::router::Router;
+
+/// Events and bytes of one look at the log.
+const READ_EVENTS_MAX: usize = 500;
+const READ_BYTES_MAX: usize = 1 << 20;
+/// Between two tries where the log cannot be read.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Never resolves. It is polled whenever the connection's task runs, so it registers no waker of its own: that task wakes for
+/// what is pushed to the outbox, for [`Connection::push_behind`], and when the client has read.
+pub async fn run(router: &Router, connection: &Arc<Connection>) -> std::convert::Infallible {
+    loop {
+        let (name, key) = poll_fn(|_| connection.pop_behind().map_or(Poll::Pending, Poll::Ready)).await;
+        one(router, connection, &name, &key).await;
+    }
+}
+
+async fn one(router: &Router, connection: &Arc<Connection>, name: &ChannelName, key: &Arc<str>) {
+    let hub = &router.context.hub;
+    loop {
+        room(connection).await;
+        let mut renderer = Renderer::new(&router.context.runtime, Now::read());
+        let next = hub.catch_up(name, connection, key, &mut renderer);
+        renderer.report();
+        match next {
+            CatchUp::Done => return,
+            CatchUp::Room => tokio::task::yield_now().await,
+            CatchUp::Lost => return connection.outbox.close(Close::PositionLost),
+            CatchUp::Read { after, up_to, epoch } => {
+                if let Err(error) = read(router, connection, name, key, epoch, after, up_to).await {
+                    tracing::debug!(client = %connection.id, %error, "what a client missed cannot be read yet");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}
+
+/// Reads a piece of the log and gives it to the subscription, if that is still where it was.
+async fn read(
+    router: &Router,
+    connection: &Arc<Connection>,
+    name: &ChannelName,
+    key: &Arc<str>,
+    epoch: Epoch,
+    after: u64,
+    up_to: u64,
+) -> Result<(), crate::store::StoreError> {
+    let store = &router.store;
+    // What was shown early may not be there yet, and a piece that ends early is taken for the end.
+    let early = router.context.runtime.channels.resolve(name.as_str()).and_then(|(_, plan)| plan.history.clone());
+    if early.is_some_and(|history| history.promise.is_early()) {
+        store.committed(store.ticket()).await?;
+    }
+    let mut events = store.after(name.as_str(), epoch, after, READ_EVENTS_MAX, READ_BYTES_MAX).await?;
+    // What nobody was shown yet is shown to this one with all others.
+    let all = events.len() < READ_EVENTS_MAX && events.iter().map(|event| event.weight()).sum::<usize>() < READ_BYTES_MAX;
+    events.retain(|event| event.offset <= up_to);
+    let seen = match events.last() {
+        Some(last) if !all => last.offset,
+        _ => up_to,
+    };
+    let hub = &router.context.hub;
+    let Some(view) = hub.subscription(name, connection, key) else { return Ok(()) };
+    let (mut events, mut at) = (events.into_iter().peekable(), after);
+    // What was read may be more than there is room for: it is given as the client reads.
+    loop {
+        room(connection).await;
+        let mut renderer = Renderer::new(&router.context.runtime, Now::read());
+        let (mut frames, mut bytes, mut next) = (Vec::new(), 0, seen);
+        while let Some(event) = events.next() {
+            renderer.begin();
+            let frame = renderer.render(&event, connection, Some(&view));
+            bytes += frame.as_ref().map_or(0, Frame::len);
+            frames.extend(frame);
+            if bytes >= connection.outbox.bytes_max() / 4 && events.peek().is_some() {
+                next = event.offset;
+                break;
+            }
+        }
+        renderer.report();
+        if !hub.replay(name, connection, key, frames, at, next) || next == seen {
+            return Ok(());
+        }
+        at = next;
+    }
+}
+
+/// Resolves when a replay may go on.
+async fn room(connection: &Connection) {
+    poll_fn(|_| if connection.outbox.has_room() { Poll::Ready(()) } else { Poll::Pending }).await;
+}

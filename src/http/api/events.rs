@@ -1,0 +1,220 @@
+//! `GET /api/events`: everything that passes, as Server-Sent Events.
+//!
+//! A stream is a reader of the log that stands at a place. It reads behind that place until there is nothing left, asks to be
+//! fed, reads once more what came before that, and then is live; one that falls behind begins again where it stands. So nothing
+//! comes twice, nothing is left out, and nothing gathers.
+
+mod place;
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use axum::http::{HeaderMap, Response, Uri};
+use bytes::Bytes;
+use futures_util::stream::unfold;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep_until};
+
+use crate::http::api::asked::{Asked, FILTER, Known};
+use crate::http::api::history::{one_line, problem};
+use crate::http::api::openapi::{BadQuery, Unavailable};
+use crate::http::api::shapes::{EventFilter, EventsAfter};
+use crate::http::api::{Answer, Api};
+use crate::http::problem::Problem;
+use crate::hub::feed::{Following, Item};
+use crate::model::{Code, Event, Fault, Now};
+use crate::store::{Filter, StoreError, Walk};
+use place::{Place, Start, start};
+
+/// Streams open at a time.
+pub(super) const STREAMS_MAX: usize = 8192;
+/// Streams that read the log at a time: the others have their turn, and questions have theirs.
+pub(super) const READING_MAX: usize = 2;
+/// Bytes that may gather for one stream.
+const GATHERED_BYTES_MAX: usize = 128 << 10;
+/// Between two signs of life.
+const PING_EVERY: Duration = Duration::from_secs(15);
+
+/// Follow the log
+///
+/// Server-Sent Events: everything that passes and fits the filter, which may name several channels. The first event is named
+/// `position`; it says whether a stream that resumes has everything it missed. The `id` of an event is a position in the log:
+/// browsers send the last one back by themselves, as `Last-Event-ID`. Events of channels without a history come without an
+/// `id`, and those that were dropped because a stream did not keep up are counted in an event named `dropped`.
+#[utoipa::path(get, path = "/api/events", tag = "log", operation_id = "events", params(EventFilter, EventsAfter,
+        ("last-event-id" = Option<String>, Header, description = "The `id` that came last.")),
+    responses((status = 200, description = "A stream that does not end.", content_type = "text/event-stream", body = String),
+        BadQuery, Unavailable))]
+pub(super) async fn events(State(api): State<Arc<Api>>, headers: HeaderMap, uri: Uri) -> Answer {
+    let names: Vec<&str> = FILTER.into_iter().chain(["after"]).collect();
+    let mut asked = Asked::of(&uri, &Known { names: &names, repeated: &["channel"], data: true });
+    let filter = asked.filter(Now::read());
+    let after = asked.take("after", |text| Place::parse(text).ok_or_else(|| "must be an `id` of an event of this server".into()));
+    asked.done()?;
+    let permit = api
+        .streams
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| Problem::from(Fault::with(Code::Unavailable, format!("{STREAMS_MAX} streams are open already"))))?;
+    // What browsers send when they come back is newer than what stood in the address from the beginning.
+    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty());
+    let given = last.map(Place::parse).or(after.map(Some));
+    // Before the place is read: what passes from now on is not missed.
+    let following = api.router.context.hub.feed.follow(filter.clone(), GATHERED_BYTES_MAX);
+    let start = start(&api.router.store, &filter, given).await.map_err(problem)?;
+    let stream = Stream::new(api, filter, following, start, permit);
+    let pieces = unfold(stream, async |mut stream| {
+        let piece = stream.piece().await?;
+        Some((Ok::<_, std::convert::Infallible>(piece), stream))
+    });
+    let mut response = Response::new(Body::from_stream(pieces));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+struct Stream {
+    api: Arc<Api>,
+    filter: Filter,
+    following: Following,
+    /// Everything up to here was given, or is not meant.
+    place: Place,
+    mode: Mode,
+    /// What is to be written next.
+    out: String,
+    ping_at: Instant,
+    _permit: OwnedSemaphorePermit,
+}
+
+enum Mode {
+    /// Reads the log. `fed`: what is committed meanwhile comes by itself.
+    Reads {
+        walk: Option<Walk>,
+        fed: bool,
+    },
+    Live,
+}
+
+impl Stream {
+    fn new(api: Arc<Api>, filter: Filter, following: Following, start: Start, permit: OwnedSemaphorePermit) -> Self {
+        let out = format!("retry: 1000\nevent: position\nid: {}\ndata: {}\n\n", start.place, start.said());
+        // Who begins now has next to nothing to read.
+        let fed = start.is_now();
+        if fed {
+            following.feed_me();
+        }
+        let mode = Mode::Reads { walk: None, fed };
+        Self { api, filter, following, place: start.place, mode, out, ping_at: Instant::now() + PING_EVERY, _permit: permit }
+    }
+
+    /// What is written next; nothing where the stream ends. A client whose stream ended comes back to where it was.
+    async fn piece(&mut self) -> Option<Bytes> {
+        let stop = self.api.stop.clone();
+        while self.out.is_empty() {
+            tokio::select! {
+                () = stop.cancelled() => return None,
+                () = sleep_until(self.ping_at) => write!(self.out, ": ping\nid: {}\n\n", self.place).ok()?,
+                read = self.step() => if let Err(error) = read {
+                    tracing::warn!(%error, "a stream of events cannot read the log");
+                    return None;
+                },
+            }
+        }
+        self.ping_at = Instant::now() + PING_EVERY;
+        Some(Bytes::from(std::mem::take(&mut self.out)))
+    }
+
+    /// One look at the log or at what was fed. Dropped half way it has done nothing.
+    async fn step(&mut self) -> Result<(), StoreError> {
+        match &mut self.mode {
+            Mode::Live => {
+                if !self.take_fed() {
+                    self.mode = Mode::Reads { walk: None, fed: false };
+                } else if self.out.is_empty() {
+                    self.following.woken().await;
+                }
+                Ok(())
+            }
+            Mode::Reads { walk, fed } => {
+                let (walk, fed) = (walk.take(), *fed);
+                let api = self.api.clone();
+                let _turn = api.reading.acquire().await;
+                let mut walk = match walk {
+                    Some(walk) => walk,
+                    None => api.router.store.walk(&self.filter, self.place.seq).await?,
+                };
+                let Some(events) = walk.next().await? else {
+                    self.end_of_log(fed);
+                    return Ok(());
+                };
+                self.mode = Mode::Reads { walk: Some(walk), fed };
+                events.into_iter().for_each(|event| self.stored(&event));
+                if !fed {
+                    self.take_fed();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// There is nothing more to be read. While it is fed, what was fed stands behind what was read.
+    fn end_of_log(&mut self, fed: bool) {
+        if fed {
+            self.mode = Mode::Live;
+        } else {
+            self.take_fed();
+            self.following.feed_me();
+            self.mode = Mode::Reads { walk: None, fed: true };
+        }
+    }
+
+    /// Writes what was fed. `false`: what is committed is not fed any more.
+    fn take_fed(&mut self) -> bool {
+        let fed = self.following.take();
+        for item in fed.items {
+            match item {
+                Item::Stored(event) => self.stored(&event),
+                Item::Counted(seq) => self.passed(seq),
+                Item::Passing(event) => self.write(&event, false),
+            }
+        }
+        if fed.dropped > 0 {
+            // Writing to a text does not fail.
+            write!(self.out, "event: dropped\ndata: {{\"count\":{}}}\n\n", fed.dropped).ok();
+        }
+        fed.keeps_up
+    }
+
+    /// An event of the stream's channels, in the order of the log.
+    fn stored(&mut self, event: &Event) {
+        // What was read may have been fed as well.
+        if event.seq > self.place.seq {
+            self.passed(event.seq);
+            if self.filter.matches_within(event) {
+                self.write(event, true);
+            }
+        }
+    }
+
+    fn passed(&mut self, seq: u64) {
+        if seq > self.place.seq {
+            self.place.seq = seq;
+            self.place.count = self.place.count.map(|count| count.saturating_add(1));
+        }
+    }
+
+    fn write(&mut self, event: &Event, stored: bool) {
+        if stored {
+            write!(self.out, "id: {}\n", self.place).ok();
+        }
+        self.out.push_str("data: ");
+        self.out.push_str(&one_line(&event.to_json()));
+        self.out.push_str("\n\n");
+    }
+}

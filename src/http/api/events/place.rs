@@ -1,0 +1,116 @@
+//! A place in the log as a stream of several channels knows it, and what becomes of one that comes back with it.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+use crate::store::{Filter, LogPosition, Store, StoreError};
+
+/// Where a stream stands. As text: the log's name, the place in it, and how many events its channels had up to there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) log: u64,
+    pub(super) seq: u64,
+    /// None where that is not known: then nobody can say later how many were lost.
+    pub(super) count: Option<u64>,
+}
+
+/// Where a stream begins, and what it is told first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Start {
+    pub(super) place: Place,
+    /// Whether everything it missed will come; none where it had no place.
+    recovered: Option<bool>,
+    /// How many events are gone; none where that is not known.
+    missed: Option<u64>,
+    /// It begins at the end of the log.
+    at_end: bool,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}-{}", self.log, self.seq)?;
+        self.count.map_or(Ok(()), |count| write!(f, "-{count}"))
+    }
+}
+
+impl Place {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, '-');
+        let log = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let seq = parts.next()?.parse().ok()?;
+        let count = parts.next().map(str::parse).transpose().ok()?;
+        Some(Self { log, seq, count })
+    }
+}
+
+impl Start {
+    /// Whether there is nothing to be read but what happened since a moment ago.
+    pub(super) fn is_now(&self) -> bool {
+        self.at_end
+    }
+
+    /// The data of the event `position`.
+    pub(super) fn said(&self) -> Value {
+        let id = self.place.to_string();
+        match self.recovered {
+            None => json!({ "id": id }),
+            Some(recovered) => json!({ "recovered": recovered, "missed": self.missed, "id": id }),
+        }
+    }
+}
+
+/// Where a stream begins. `given`: the place it came back with, none inside where that was no place of ours.
+pub(super) async fn start(store: &Store, filter: &Filter, given: Option<Option<Place>>) -> Result<Start, StoreError> {
+    let now = store.log_position(filter).await?;
+    let known = given.flatten().filter(|place| place.log == now.log && place.seq <= now.seq);
+    let Some(place) = known else {
+        let recovered = given.map(|_| false);
+        let place = first(store, filter, &now).await?;
+        return Ok(Start { place, recovered, missed: None, at_end: place.seq == now.seq });
+    };
+    let at_end = place.seq == now.seq;
+    if now.gone <= place.seq {
+        return Ok(Start { place, recovered: Some(true), missed: Some(0), at_end });
+    }
+    let there = store.count_between(filter, place.seq, now.seq).await?;
+    let missed = place.count.zip(there).map(|(count, there)| now.tops.saturating_sub(count).saturating_sub(there));
+    // What is gone was older than what is there: it counts before that.
+    let count = place.count.zip(missed).map(|(count, missed)| count.saturating_add(missed));
+    Ok(Start { place: Place { count, ..place }, recovered: Some(missed == Some(0)), missed, at_end })
+}
+
+/// Where a stream without a place begins: now, or where the log was at its `since`.
+async fn first(store: &Store, filter: &Filter, now: &LogPosition) -> Result<Place, StoreError> {
+    let Some(since) = &filter.since else { return Ok(Place { log: now.log, seq: now.seq, count: Some(now.tops) }) };
+    let seq = store.place_before(since.ms).await?.min(now.seq);
+    let there = store.count_between(filter, seq, now.seq).await?;
+    Ok(Place { log: now.log, seq, count: there.map(|there| now.tops.saturating_sub(there)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_place_is_read_as_it_was_written(log in any::<u64>(), seq in any::<u64>(), count in any::<Option<u64>>()) {
+            let place = Place { log, seq, count };
+            prop_assert_eq!(Place::parse(&place.to_string()), Some(place));
+        }
+
+        #[test]
+        fn no_place_panics(text in "[0-9a-f-]{0,40}|.{0,20}") {
+            prop_assert!(Place::parse(&text).is_none_or(|place| place.to_string().len() <= 60));
+        }
+    }
+
+    #[test]
+    fn what_is_no_place_is_none() {
+        for text in ["", "-", "1", "1-", "g-1-1", "1-1-", "1-1-1-1", "1--1", "1-1-x", "11111111111111111-1-1"] {
+            assert_eq!(Place::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! One channel, from a position on: what came after it, at once or as soon as something does, and who is there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Response, StatusCode, Uri};
+use tokio::time::Instant;
+
+use crate::http::api::asked::{Asked, Known};
+use crate::http::api::history::problem;
+use crate::http::api::openapi::{BadQuery, NotThere, Unavailable};
+use crate::http::api::shapes::{ChannelHistory, ChannelMembers, ChannelPosition};
+use crate::http::api::{Answer, Api, Part};
+use crate::http::problem::Problem;
+use crate::http::site::json;
+use crate::hub::feed::{Following, Item};
+use crate::model::event::{Epoch, Event, epoch_text};
+use crate::model::json::push_string;
+use crate::model::{Code, Fault, Position, Verdict};
+use crate::store::{Filter, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX};
+
+/// Requests that wait at a time.
+pub(super) const WAITING_MAX: usize = 4096;
+/// The longest wait.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Bytes of one answer, unless one event alone has more.
+const BYTES_MAX: usize = 16 << 20;
+/// Bytes that may gather for a request that waits. More is read from the log.
+const GATHERED_BYTES_MAX: usize = 64 << 10;
+/// Members of an answer, at most and where nothing is said.
+const MEMBERS_MAX: u64 = 10_000;
+const MEMBERS_DEFAULT: usize = 1000;
+
+/// What a request asks for.
+struct Question {
+    since: u64,
+    epoch: Option<Epoch>,
+    limit: usize,
+}
+
+/// What it gets.
+struct Found {
+    /// None where the channel never had an event.
+    epoch: Option<Epoch>,
+    verdict: Verdict,
+    events: Vec<Arc<Event>>,
+}
+
+/// Read a channel from a position on
+///
+/// What came after `since`, oldest first. `recovered` says whether that is everything that was missed, `missed` how many events
+/// are gone. Go on with `offset` and `epoch` of the answer. With `wait` an answer that would be empty waits for the next event.
+#[utoipa::path(get, path = "/api/channels/{name}/history", tag = "log", operation_id = "channel_history",
+    params(("name" = String, Path, description = "The channel's name.", min_length = 1, example = "session:42"), ChannelPosition),
+    responses((status = 200, description = "What came after.", body = ChannelHistory), BadQuery, NotThere, Unavailable))]
+pub(super) async fn history(State(api): State<Arc<Api>>, Part(name): Part, uri: Uri) -> Answer {
+    let mut asked = Asked::of(&uri, &Known { names: &["since", "epoch", "limit", "wait"], repeated: &[], data: false });
+    let question = Question {
+        since: asked.number("since", 0, i64::MAX as u64).unwrap_or(0),
+        epoch: asked.take("epoch", |text| Epoch::from_str_radix(text, 16).map_err(|_| "must be an epoch of this server".into())),
+        limit: asked.number("limit", 1, HISTORY_LIMIT_MAX as u64).map_or(HISTORY_LIMIT_DEFAULT, |n| usize::try_from(n).unwrap_or(1)),
+    };
+    let wait = asked.take("wait", wait);
+    asked.done()?;
+    check_there(&api, &name)?;
+    let found = read(&api, &name, &question).await?;
+    match wait {
+        Some(wait) if found.events.is_empty() && found.verdict.recovered => {
+            Ok(answer(waited(&api, &name, &question, Instant::now() + wait).await?))
+        }
+        _ => Ok(answer(found)),
+    }
+}
+
+/// List who is on a channel
+///
+/// Presence: every subscription with its connection, user and what was said of it.
+#[utoipa::path(get, path = "/api/channels/{name}/members", tag = "log", operation_id = "channel_members",
+    params(("name" = String, Path, description = "The channel's name.", min_length = 1, example = "session:42"),
+        ("limit" = Option<u64>, Query, description = "The most members; 1000 where it is not given.", minimum = 1, maximum = 10000)),
+    responses((status = 200, description = "Who is there.", body = ChannelMembers), BadQuery, NotThere))]
+pub(super) async fn members(State(api): State<Arc<Api>>, Part(name): Part, uri: Uri) -> Answer {
+    let mut asked = Asked::of(&uri, &Known { names: &["limit"], repeated: &[], data: false });
+    let limit = asked.number("limit", 1, MEMBERS_MAX).map_or(MEMBERS_DEFAULT, |n| usize::try_from(n).unwrap_or(1));
+    asked.done()?;
+    check_there(&api, &name)?;
+    let members = api.router.context.hub.members(&name, limit);
+    let list: Vec<&str> = members.iter().map(|member| member.as_str()).collect();
+    Ok(json(StatusCode::OK, format!("{{\"members\":[{}]}}", list.join(","))))
+}
+
+/// A channel is there where it stands somewhere, or may be published to.
+fn check_there(api: &Api, name: &str) -> Result<(), Problem> {
+    let context = &api.router.context;
+    if context.hub.position(name).is_some() || context.runtime.channels.resolve(name).is_some() {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(256).collect();
+    Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no channel `{shown}`, and no pattern allows one")))
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    let plain = text.chars().all(|c| c.is_ascii_digit() || "ms".contains(c));
+    let wait = humantime::parse_duration(text).ok().filter(|wait| plain && *wait <= WAIT_MAX);
+    wait.ok_or_else(|| format!("must be a time such as `30s`, at most {}s", WAIT_MAX.as_secs()))
+}
+
+/// What is there now: from memory where it reaches, else from the log.
+async fn read(api: &Api, name: &str, question: &Question) -> Result<Found, Problem> {
+    let hub = &api.router.context.hub;
+    loop {
+        let position = hub.position(name);
+        let at = position.unwrap_or(Position { epoch: 0, first: 1, offset: 0 });
+        let verdict = at.recover(question.since, question.epoch.filter(|_| position.is_some()));
+        let found = |events| Found { epoch: position.map(|at| at.epoch), verdict, events };
+        if verdict.after >= at.offset {
+            return Ok(found(Vec::new()));
+        }
+        if let Some(events) = hub.tail_after(name, verdict.after, question.limit) {
+            return Ok(found(events));
+        }
+        let events = stored(api, name, at.epoch, verdict.after, question.limit).await?;
+        // The oldest may have gone while they were read: then the verdict was another.
+        if hub.position(name).is_some_and(|now| now.epoch == at.epoch && now.recover(question.since, question.epoch) == verdict) {
+            return Ok(found(events));
+        }
+    }
+}
+
+async fn stored(api: &Api, name: &str, epoch: Epoch, after: u64, limit: usize) -> Result<Vec<Arc<Event>>, Problem> {
+    let events = api.router.store.after(name, epoch, after, limit, BYTES_MAX).await.map_err(problem)?;
+    Ok(events.into_iter().map(Arc::new).collect())
+}
+
+/// There is nothing yet: waits until there is, the time is over, or the server stops.
+async fn waited(api: &Api, name: &str, question: &Question, until: Instant) -> Result<Found, Problem> {
+    let _permit = api
+        .waiting
+        .try_acquire()
+        .map_err(|_| Problem::from(Fault::with(Code::Unavailable, format!("{WAITING_MAX} requests are waiting already"))))?;
+    let filter = Filter { channels: vec![name.into()], ..Filter::default() };
+    let following = api.router.context.hub.feed.follow(filter, GATHERED_BYTES_MAX);
+    loop {
+        following.feed_me();
+        // What was committed before that may not be shown yet, and will not be fed.
+        let mut found = read(api, name, question).await?;
+        if let Some(epoch) = found.epoch.filter(|_| found.events.is_empty() && found.verdict.recovered) {
+            found.events = stored(api, name, epoch, found.verdict.after, question.limit).await?;
+        }
+        if !found.events.is_empty() || !found.verdict.recovered {
+            return Ok(found);
+        }
+        match fed(api, &following, question, until).await {
+            Next::Events(events) => {
+                found.epoch = events.first().map(|event| event.epoch);
+                found.events = events;
+                return Ok(found);
+            }
+            Next::Over => return Ok(found),
+            Next::Look => {}
+        }
+    }
+}
+
+/// What ended a wait.
+enum Next {
+    Events(Vec<Arc<Event>>),
+    /// More came than may gather.
+    Look,
+    Over,
+}
+
+async fn fed(api: &Api, following: &Following, question: &Question, until: Instant) -> Next {
+    loop {
+        let fed = following.take();
+        let new = |item| match item {
+            Item::Stored(event) | Item::Passing(event) if event.offset > question.since => Some(event),
+            _ => None,
+        };
+        let events: Vec<Arc<Event>> = fed.items.into_iter().filter_map(new).take(question.limit).collect();
+        if !events.is_empty() {
+            return Next::Events(events);
+        }
+        if !fed.keeps_up {
+            return Next::Look;
+        }
+        tokio::select! {
+            () = following.woken() => {}
+            () = tokio::time::sleep_until(until) => return Next::Over,
+            () = api.stop.cancelled() => return Next::Over,
+        }
+    }
+}
+
+fn answer(found: Found) -> Response<Body> {
+    let mut out = String::from("{\"events\":[");
+    for (i, event) in found.events.iter().enumerate() {
+        out.push_str(if i == 0 { "" } else { "," });
+        out.push_str(&event.to_json());
+    }
+    let Verdict { recovered, missed, after } = found.verdict;
+    let offset = found.events.last().map_or(after, |event| event.offset);
+    out.push_str(&format!("],\"offset\":{offset},\"epoch\":"));
+    match found.epoch {
+        Some(epoch) => push_string(&mut out, &epoch_text(epoch)),
+        None => out.push_str("null"),
+    }
+    out.push_str(&format!(",\"recovered\":{recovered},\"missed\":{missed}}}"));
+    json(StatusCode::OK, out)
+}

@@ -1,0 +1,215 @@
+//! Some channels, locked together: what a transaction does to them. Whoever holds a channel decides the order of what it sees.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use parking_lot::RawMutex;
+use parking_lot::lock_api::ArcMutexGuard;
+
+use super::{Channel, Connection, Hub, Sent, State};
+use crate::config::plan::ChannelPlan;
+use crate::model::event::{Epoch, Event, NewEvent};
+use crate::model::view::SubView;
+use crate::model::{ChannelName, Now};
+use crate::protocol::Frame;
+
+/// Events a subscription that catches up is given at once, while its channel is locked.
+const CATCH_UP_EVENTS_MAX: usize = 256;
+
+/// Some channels, locked. See [`Hub::hold`].
+pub struct Held<'h> {
+    pub(super) hub: &'h Hub,
+    pub(super) channels: Vec<(Arc<Channel>, ArcMutexGuard<RawMutex, State>)>,
+}
+
+/// How an event is written for a connection: nothing where it is not for it. `None` for the subscription: it was sent directly.
+pub trait Render {
+    /// The next event begins: what was kept of the one before no longer counts.
+    fn begin(&mut self);
+    /// The frame for this receiver.
+    fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Frame>;
+}
+
+/// What became of an event.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// With its place.
+    pub event: Arc<Event>,
+    /// Subscriptions it was queued for.
+    pub delivered: usize,
+    /// Subscriptions whose outbox was full.
+    pub overflowed: usize,
+    /// Subscriptions whose connection was already ending.
+    pub gone: usize,
+}
+
+impl Published {
+    /// For nobody yet.
+    pub fn new(event: Arc<Event>) -> Self {
+        Self { event, delivered: 0, overflowed: 0, gone: 0 }
+    }
+
+    /// Counts one more receiver.
+    pub fn note(&mut self, sent: Sent) {
+        match sent {
+            Sent::Queued => self.delivered += 1,
+            Sent::Full => self.overflowed += 1,
+            Sent::Gone => self.gone += 1,
+        }
+    }
+}
+
+impl Held<'_> {
+    fn find(&mut self, name: &ChannelName) -> Option<&mut (Arc<Channel>, ArcMutexGuard<RawMutex, State>)> {
+        self.channels.iter_mut().find(|(channel, _)| channel.name == *name)
+    }
+
+    /// Subscribes a connection, unless it has ended. The channel must be held. With `recover` the subscription is behind and
+    /// gets what it missed by [`Held::catch_up`].
+    pub fn join(&mut self, connection: &Arc<Connection>, view: SubView, recover: Option<Recover>, now: Now) -> Joined {
+        let (name, key) = (view.channel.clone(), view.key.clone());
+        let Some((_, state)) = self.find(&name) else { return Joined::Gone };
+        let mut subscriptions = connection.subscriptions.lock();
+        let Some(subscriptions) = subscriptions.as_mut() else { return Joined::Gone };
+        if recover.is_some_and(|recover| recover.epoch != state.epoch) {
+            return Joined::Lost;
+        }
+        if state.join(connection, view, recover.map(|recover| recover.after), now.wall_ms) {
+            subscriptions.push((name, key));
+        }
+        Joined::In
+    }
+
+    /// Ends a subscription. The channel must be held.
+    pub fn leave(&mut self, connection: &Arc<Connection>, name: &ChannelName, key: &Arc<str>) {
+        if let Some((_, state)) = self.find(name)
+            && state.leave(connection.key, key)
+        {
+            let mut subscriptions = connection.subscriptions.lock();
+            subscriptions.iter_mut().for_each(|all| all.retain(|(n, k)| (n, k) != (name, key)));
+        }
+    }
+
+    /// What the configuration says of a channel. It must be held.
+    pub fn plan(&mut self, name: &ChannelName) -> Option<Arc<ChannelPlan>> {
+        self.find(name).map(|(channel, _)| channel.plan.clone())
+    }
+
+    /// Whether events of a channel wait for their commit. The channel must be held.
+    pub fn is_waiting(&mut self, name: &ChannelName) -> bool {
+        self.find(name).is_some_and(|(_, state)| state.offset > state.shown)
+    }
+
+    /// Gives an event its place, which nobody sees before [`Held::show`]. The channel must be held.
+    pub fn place(&mut self, name: &ChannelName, new: NewEvent) -> Option<Event> {
+        let (channel, state) = self.find(name)?;
+        Some(state.place(channel, new))
+    }
+
+    /// Queues an event for all members but `except`, in the order of offsets. Its channel must be held.
+    pub fn show(&mut self, event: Arc<Event>, except: Option<u64>, render: &mut dyn Render) -> Published {
+        let mut published = Published::new(event);
+        let event = published.event.clone();
+        let Some((channel, state)) = event.channel.as_ref().and_then(|name| self.find(name)) else { return published };
+        state.show(channel, &event);
+        render.begin();
+        for member in state.members.iter().filter(|member| member.behind.is_none() && except != Some(member.connection.key)) {
+            if let Some(frame) = render.render(&event, &member.connection, Some(&member.view)) {
+                published.note(member.connection.send(frame));
+            }
+        }
+        published
+    }
+
+    /// An event that has its place will never be shown: the log refused it.
+    pub fn skip(&mut self, event: &Event) {
+        if let Some((_, state)) = event.channel.as_ref().and_then(|name| self.find(name)) {
+            state.shown = event.offset;
+        }
+    }
+
+    /// Gives a subscription that is behind what memory has for it, as far as its outbox has room. Its channel must be held.
+    pub fn catch_up(&mut self, name: &ChannelName, connection: &Connection, key: &Arc<str>, render: &mut dyn Render) -> CatchUp {
+        let Some((channel, state)) = self.find(name) else { return CatchUp::Done };
+        let Some((at, member)) = state.member(connection.key, key) else { return CatchUp::Done };
+        let Some(mut seen) = member.behind else { return CatchUp::Done };
+        let position = state.position(channel);
+        if seen + 1 < position.first {
+            return CatchUp::Lost;
+        }
+        let Some(events) = state.tail_after(seen) else {
+            return CatchUp::Read { after: seen, up_to: state.shown, epoch: state.epoch };
+        };
+        let mut full = false;
+        for (count, event) in events.enumerate() {
+            if count >= CATCH_UP_EVENTS_MAX || !connection.outbox.has_room() {
+                full = true;
+                break;
+            }
+            seen = event.offset;
+            render.begin();
+            if let Some(frame) = render.render(event, connection, Some(&member.view)) {
+                connection.send(frame);
+            }
+        }
+        let seen = if full { seen } else { state.shown };
+        state.advance(at, seen);
+        if full { CatchUp::Room } else { CatchUp::Done }
+    }
+}
+
+/// What keeps a subscription from being live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatchUp {
+    /// Nothing: it is live, or it has ended.
+    Done,
+    /// Its outbox has no room, or others should have their turn.
+    Room,
+    /// The log must be read behind `after`, and not beyond `up_to`, which nobody has seen yet.
+    Read {
+        /// What it has seen.
+        after: u64,
+        /// What others have seen.
+        up_to: u64,
+        /// The channel's stream.
+        epoch: Epoch,
+    },
+    /// What it wants is gone.
+    Lost,
+}
+
+/// Where a subscription goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recover {
+    /// It has seen everything up to here.
+    pub after: u64,
+    /// Of this stream.
+    pub epoch: Epoch,
+}
+
+/// What became of a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// It is there.
+    In,
+    /// Its stream is there no more.
+    Lost,
+    /// The connection has ended.
+    Gone,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        for (channel, state) in &mut self.channels {
+            // A channel that the file names keeps its place, and so does one that has a past. Others go with their last member:
+            // whoever may join must not be able to fill the memory with names.
+            let has_past = channel.plan.history.is_some() && state.offset > 0;
+            let passing = !has_past && !channel.plan.pattern.is_exact();
+            if passing && state.members.is_empty() && !state.dead {
+                state.dead = true;
+                self.hub.shard(channel.name.as_str()).write().remove(&channel.name);
+                self.hub.channels_live.fetch_sub(1, Relaxed);
+            }
+        }
+    }
+}

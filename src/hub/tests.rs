@@ -1,0 +1,92 @@
+//! Channels that come and go keep their places.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::config::plan::{ChannelPlan, HistoryPlan, Keep, Promise};
+use crate::hub::channel::IDLE_MS;
+use crate::model::Place;
+use crate::model::event::{NewEvent, Origin};
+use crate::model::pattern::Pattern;
+
+fn plan(history: bool) -> Arc<ChannelPlan> {
+    let history = history.then_some(HistoryPlan { tail: 10, tail_bytes: 1 << 20, keep: Keep::default(), promise: Promise::Committed });
+    Arc::new(ChannelPlan {
+        pattern: Pattern::channel("room:{id}").unwrap(),
+        at: Place { file: "test".into(), line: 1, column: 1 },
+        history,
+        audience: None,
+        data: None,
+        schemas: Vec::new(),
+        join: None,
+        publish: None,
+    })
+}
+
+fn name(n: usize) -> ChannelName {
+    ChannelName::parse(&format!("room:{n}")).unwrap()
+}
+
+/// Publishes to a channel, seen at once.
+fn publish(hub: &Hub, name: &ChannelName, plan: &Arc<ChannelPlan>) {
+    struct Nothing;
+    impl Render for Nothing {
+        fn begin(&mut self) {}
+        fn render(&mut self, _: &Event, _: &Connection, _: Option<&SubView>) -> Option<Frame> {
+            None
+        }
+    }
+    let mut held = hub.hold(vec![(name.clone(), plan.clone())]).unwrap();
+    let new = NewEvent {
+        id: uuid::Uuid::now_v7(),
+        kind: "e".into(),
+        data: Json::null(),
+        time_ms: Now::read().wall_ms,
+        origin: Arc::new(Origin::default()),
+        metadata: None,
+    };
+    let event = held.place(name, new).unwrap();
+    held.show(Arc::new(event), None, &mut Nothing);
+}
+
+#[test]
+fn idle_channels_leave_memory_but_not_their_places() {
+    let hub = Hub::new(0, []);
+    let kept = plan(true);
+    let most = CHANNELS_MAX / 2;
+    for n in 0..most {
+        hub.stand(&name(n), &kept).unwrap();
+    }
+    publish(&hub, &name(7), &kept);
+    let before = hub.position("room:7").unwrap();
+    assert_eq!((before.offset, before.first), (1, 1));
+    let now = Now::read();
+    hub.retire(now);
+    assert_eq!(hub.channel_count(), 1, "what was used just now stays");
+    for n in 0..most {
+        hub.stand(&name(n), &kept).unwrap();
+    }
+    hub.retire(Now { wall_ms: now.wall_ms + IDLE_MS + 1000, ..now });
+    assert_eq!(hub.channel_count(), 0);
+    assert_eq!(hub.position("room:7"), Some(before));
+    assert_eq!(hub.position("room:8"), None);
+    hub.trimmed(&name(7), 2);
+    publish(&hub, &name(7), &kept);
+    assert_eq!(hub.position("room:7"), Some(Position { offset: 2, first: 2, ..before }));
+}
+
+#[test]
+fn memory_gives_what_the_log_has_forgotten_as_long_as_it_has_it() {
+    let hub = Hub::new(0, []);
+    let kept = plan(true);
+    for _ in 0..15 {
+        publish(&hub, &name(1), &kept);
+    }
+    assert_eq!(hub.position("room:1").map(|at| (at.first, at.offset)), Some((1, 15)));
+    hub.trimmed(&name(1), 16);
+    assert_eq!(hub.position("room:1").map(|at| (at.first, at.offset)), Some((6, 15)));
+    let offsets = |seen| hub.tail_after("room:1", seen, 3).map(|all| all.iter().map(|event| event.offset).collect::<Vec<_>>());
+    assert_eq!(offsets(5), Some(vec![6, 7, 8]));
+    assert_eq!(offsets(4), None);
+    assert_eq!(offsets(15), Some(vec![]));
+}

@@ -1,0 +1,79 @@
+//! Where a channel stands, and what someone who was away has missed of it.
+
+use crate::model::event::Epoch;
+
+/// Where a channel stands at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Its stream.
+    pub epoch: Epoch,
+    /// The oldest offset that can still be given; `offset + 1` where none can.
+    pub first: u64,
+    /// The newest offset that was shown to anyone.
+    pub offset: u64,
+}
+
+/// What becomes of somebody who has seen a channel up to some place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether everything that was missed can be given.
+    pub recovered: bool,
+    /// How many events cannot.
+    pub missed: u64,
+    /// What is given begins behind this offset.
+    pub after: u64,
+}
+
+impl Position {
+    /// What becomes of somebody who has seen everything up to `since`. No epoch stands for the present one.
+    ///
+    /// Of another stream, or from the future, nothing is known: then nothing is given, and what was missed is what there was since.
+    pub fn recover(&self, since: u64, epoch: Option<Epoch>) -> Verdict {
+        if epoch.is_some_and(|epoch| epoch != self.epoch) || since > self.offset {
+            return Verdict { recovered: false, missed: self.offset.saturating_sub(since), after: self.offset };
+        }
+        let before_first = self.first.saturating_sub(1);
+        Verdict { recovered: since >= before_first, missed: before_first.saturating_sub(since), after: since.max(before_first) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: Position = Position { epoch: 7, first: 11, offset: 20 };
+
+    #[track_caller]
+    fn check(since: u64, epoch: Option<Epoch>, recovered: bool, missed: u64, after: u64) {
+        assert_eq!(AT.recover(since, epoch), Verdict { recovered, missed, after });
+    }
+
+    #[test]
+    fn what_the_log_still_has_is_recovered() {
+        check(10, Some(7), true, 0, 10);
+        check(15, None, true, 0, 15);
+        check(20, Some(7), true, 0, 20);
+    }
+
+    #[test]
+    fn what_is_gone_is_counted_and_the_rest_is_given() {
+        check(9, Some(7), false, 1, 10);
+        check(0, None, false, 10, 10);
+    }
+
+    #[test]
+    fn another_stream_or_the_future_gives_nothing() {
+        check(15, Some(8), false, 5, 20);
+        check(21, Some(7), false, 0, 20);
+        check(u64::MAX, None, false, 0, 20);
+    }
+
+    #[test]
+    fn a_channel_without_a_past_recovers_only_who_missed_nothing() {
+        let fresh = Position { epoch: 7, first: 1, offset: 0 };
+        assert_eq!(fresh.recover(0, None), Verdict { recovered: true, missed: 0, after: 0 });
+        let passing = Position { epoch: 7, first: 6, offset: 5 };
+        assert_eq!(passing.recover(5, None), Verdict { recovered: true, missed: 0, after: 5 });
+        assert_eq!(passing.recover(3, None), Verdict { recovered: false, missed: 2, after: 5 });
+    }
+}

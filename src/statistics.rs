@@ -1,0 +1,95 @@
+//! Brings what was counted into the store, every few seconds, and takes it up again at the next start. Counting itself is an
+//! addition to an atomic; nobody who counts knows of this.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::model::Now;
+use crate::store::{Point, Store, Total};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::series::SeriesKey;
+
+/// How often what was counted goes to the store, in seconds. A crash loses no more than that.
+const COLLECT_SECONDS: i64 = 10;
+
+/// The length of a step, in milliseconds.
+const MINUTE_MS: i64 = 60_000;
+
+/// What was counted, on its way to the store.
+pub struct Statistics {
+    metrics: Arc<Metrics>,
+    store: Store,
+    // Protects what the store has been told. Held while the counters are read, by nobody who counts.
+    told: Mutex<Told>,
+}
+
+/// What the store has been told.
+struct Told {
+    totals: HashMap<SeriesKey, u64>,
+    at_ms: i64,
+}
+
+impl Statistics {
+    /// Goes on from the totals of earlier runs. Nothing may have been counted yet.
+    pub fn resume(metrics: &Arc<Metrics>, store: Store, totals: &[Total], now: Now) -> Self {
+        metrics.restore(&totals.iter().map(|t| ((&*t.kind, &*t.name, &*t.metric), t.total)).collect());
+        let mut told = HashMap::new();
+        metrics.each(|key, counter| {
+            told.insert(key, counter.get());
+        });
+        Self { metrics: metrics.clone(), store, told: Mutex::new(Told { totals: told, at_ms: now.wall_ms }) }
+    }
+
+    /// Collects where it is time to, which is on every tenth second of the clock. Called once a second.
+    pub fn tick(&self, now: Now) {
+        let last_ms = self.told.lock().at_ms;
+        let beat = |ms: i64| ms.div_euclid(COLLECT_SECONDS * 1000);
+        if beat(now.wall_ms) != beat(last_ms) {
+            self.collect(now);
+        }
+    }
+
+    /// Gives the store what was counted since the last time.
+    pub fn collect(&self, now: Now) {
+        let mut told = self.told.lock();
+        let minute_s = minute_s(told.at_ms, now.wall_ms);
+        let mut points = Vec::new();
+        self.metrics.each(|key, counter| {
+            let total = counter.get();
+            let before = told.totals.get(&key).copied().unwrap_or(0);
+            if total > before {
+                points.push(Point { kind: key.kind, name: key.name.clone(), metric: key.metric, minute_s, delta: total - before });
+                told.totals.insert(key, total);
+            }
+        });
+        told.at_ms = now.wall_ms;
+        if !points.is_empty() {
+            self.store.append_points(points);
+        }
+    }
+}
+
+/// The minute in which something was counted between two moments: that of the later one, but where the earlier one lies just
+/// before the border most of it was counted there.
+fn minute_s(from_ms: i64, to_ms: i64) -> i64 {
+    let border_ms = to_ms.div_euclid(MINUTE_MS) * MINUTE_MS;
+    let mostly_before = from_ms < border_ms && to_ms - border_ms < border_ms - from_ms;
+    let minute_ms = if mostly_before { border_ms - MINUTE_MS } else { border_ms };
+    minute_ms / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_belongs_to_the_minute_most_of_it_fell_into() {
+        for (from_s, to_s, minute) in
+            [(0, 10, 0), (50, 60, 0), (52, 62, 0), (55, 65, 60), (58, 68, 60), (60, 70, 60), (10, 300, 240), (70, 65, 60)]
+        {
+            assert_eq!(minute_s(from_s * 1000, to_s * 1000), minute, "{from_s} to {to_s}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Connections and sessions, a page at a time.

@@ -1,0 +1,1 @@
+//! Sums over minutes, hours and days.
