@@ -51,7 +51,7 @@ impl Size {
                 }
                 Held::Postgres(db) => self.on_postgres(db, readers).await?,
             };
-            if used <= self.most { Ok(Vec::new()) } else { trim::oldest_of_all(&mut held).await }
+            if used <= self.most { Ok(Vec::new()) } else { trim::oldest_of_all(&mut held, used - self.most).await }
         };
         let done = done.await;
         let trimmed = link.end(held, done).await?;
