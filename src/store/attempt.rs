@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::StoreState;
 use super::channels::Channels;
+use super::check::{self, Suspicion};
 use super::fault::Fault;
 use super::replace::{Identity, replace};
 use super::work::{Work, perform, probe};
@@ -83,7 +85,7 @@ impl Writer {
     /// Says what is wrong, and does something about it where that is possible.
     pub(super) async fn failed(&mut self, fault: &Fault, channels: &dyn Channels) {
         let gone = Fault::Gone;
-        let fault = if matches!(fault, Fault::Unable(_)) && !self.link.is_there() { &gone } else { fault };
+        let fault = if self.link.is_there() { fault } else { &gone };
         self.degraded(&fault.to_string().into());
         if !matches!(fault, Fault::Gone | Fault::Corrupt(_)) {
             return;
@@ -99,11 +101,15 @@ impl Writer {
         }
     }
 
-    /// Replaces the file where somebody found it corrupt.
+    /// Looks through the file where a reader found something wrong, and replaces it where that was found to be so.
     async fn heed_suspicion(&mut self, channels: &dyn Channels) {
-        let found = self.shared.suspect.lock().take();
-        if let Some(reason) = found {
-            self.failed(&Fault::Corrupt(reason), channels).await;
+        let suspicion = self.shared.suspicion.lock().take();
+        match suspicion {
+            Some(Suspicion::Doubt) if self.check.as_ref().is_none_or(JoinHandle::is_finished) => {
+                self.check = check::spawn(&self.shared, &self.link);
+            }
+            Some(Suspicion::Certainty(reason)) => self.failed(&Fault::Corrupt(reason), channels).await,
+            Some(Suspicion::Doubt) | None => {}
         }
     }
 

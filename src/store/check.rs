@@ -1,4 +1,5 @@
-//! Looks through an SQLite file after a crash, beside everything else: damage can go unseen by queries that use an index.
+//! Looks through an SQLite file beside everything else, after a crash and where a reader met damage: it can go unseen by
+//! queries that use an index.
 
 use std::sync::Arc;
 
@@ -9,7 +10,15 @@ use super::Shared;
 use super::db::Either;
 use super::fault::is_corruption;
 use super::link::Link;
-use super::sqlite::reading;
+use super::sqlite::{identity, reading};
+
+/// What somebody thinks of the file.
+pub(super) enum Suspicion {
+    /// A reader met damage, perhaps in a file that has been replaced since.
+    Doubt,
+    /// It was looked through and is corrupt; what was found.
+    Certainty(Arc<str>),
+}
 
 /// Begins to look. What is found is told to the writer.
 pub(super) fn spawn(shared: &Arc<Shared>, link: &Link) -> Option<JoinHandle<()>> {
@@ -17,15 +26,19 @@ pub(super) fn spawn(shared: &Arc<Shared>, link: &Link) -> Option<JoinHandle<()>>
     let path = link.file.as_ref()?.path.clone();
     let shared = shared.clone();
     Some(tokio::spawn(async move {
+        let before = identity(&path);
         let found = async {
             let mut db = reading(&path).connect().await?;
             sqlx::query_scalar::<_, String>("PRAGMA quick_check(1)").fetch_one(&mut db).await
         };
-        match found.await {
-            Ok(found) if found == "ok" => tracing::info!("the database is sound after the crash"),
-            Ok(found) => shared.suspect(found),
-            Err(error) if is_corruption(&error) => shared.suspect(error.to_string()),
-            Err(error) => tracing::warn!(%error, "the database could not be looked through after the crash"),
+        let found = match found.await {
+            Ok(found) if found == "ok" => return tracing::info!("the database was looked through and is sound"),
+            Ok(found) => found,
+            Err(error) if is_corruption(&error) => error.to_string(),
+            Err(error) => return tracing::warn!(%error, "the database could not be looked through"),
+        };
+        if before == identity(&path) {
+            shared.suspect(Suspicion::Certainty(found.into()));
         }
     }))
 }

@@ -82,15 +82,29 @@ struct Shared {
     /// Replaced where the writer opens another file.
     readers: RwLock<db::Pool>,
     progress: watch::Sender<Progress>,
-    /// A reader or the check after a crash found the file corrupt: what it said.
-    suspect: Mutex<Option<Arc<str>>>,
+    /// What readers and the check after a crash think of the file, until the writer heeds it.
+    suspicion: Mutex<Option<check::Suspicion>>,
 }
 
 impl Shared {
-    /// Tells the writer that what was read is no sound database.
-    fn suspect(&self, reason: impl Into<Arc<str>>) {
-        *self.suspect.lock() = Some(reason.into());
+    /// Tells the writer that the file may be, or is, corrupt. It finds out and replaces it.
+    fn suspect(&self, suspicion: check::Suspicion) {
+        let mut held = self.suspicion.lock();
+        if !matches!(*held, Some(check::Suspicion::Certainty(_))) {
+            *held = Some(suspicion);
+        }
+        drop(held);
         self.queue.wake();
+    }
+
+    /// A query's result. An error that speaks of damage makes the writer look.
+    fn heeded<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Query(error)) = &result
+            && fault::is_corruption(error)
+        {
+            self.suspect(check::Suspicion::Doubt);
+        }
+        result
     }
 
     /// Where a query gets its connection.
@@ -180,7 +194,7 @@ impl Store {
             queue: queue::Queue::new(bounds, recovered.last_seq),
             readers: RwLock::new(database.readers),
             progress: watch::Sender::default(),
-            suspect: Mutex::default(),
+            suspicion: Mutex::default(),
         });
         let writer = Writer::new(shared.clone(), database.link, database.known, plan, &recovered);
         Ok((Store { shared }, writer, recovered))

@@ -92,6 +92,7 @@ async fn open(place: &mut Place) -> Result<(Link, Pool), Fault> {
             link.close().await.ok();
             Err(match error {
                 StoreError::Corrupt(reason) => Fault::Corrupt(reason),
+                StoreError::Unable(reason) => Fault::Unable(reason),
                 error => Fault::Unable(error.to_string().into()),
             })
         }

@@ -193,6 +193,7 @@ fn beside(path: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
+/// Device and inode of what a path leads to.
+pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }

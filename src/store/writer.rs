@@ -26,7 +26,7 @@ use crate::model::{Event, Now};
 /// Between two looks at the database, and at what is too old.
 const TICK: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 1000 });
 /// How long a stop goes on trying to write what is queued.
-const STOP_WAIT: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 5000 });
+const STOP_WAIT: Duration = Duration::from_millis(if cfg!(test) { 1000 } else { 5000 });
 /// How many runs of refused tickets are remembered for those who wait for them.
 const REFUSED_KEPT: usize = 65_536;
 
@@ -197,9 +197,6 @@ impl Writer {
         } else if let Err(error) = say_clean(&mut self.link, self.shared.queue.seq()).await {
             tracing::error!(%error, "the store could not be closed in order; channels with an early promise get new epochs at the next start");
         }
-        if let Some(check) = self.check.take() {
-            check.abort();
-        }
         self.shared.readers().close().await;
         if let Err(error) = self.link.close().await {
             tracing::debug!(%error, "the store's connection did not close in order");
@@ -218,6 +215,9 @@ fn stored<'b>(batch: &'b Batch, refused: &'b [Range<u64>]) -> impl Iterator<Item
 /// However the writer ends, nobody waits for it in vain.
 impl Drop for Writer {
     fn drop(&mut self) {
+        if let Some(check) = &self.check {
+            check.abort();
+        }
         self.shared.queue.stop();
         self.shared.progress.send_modify(|progress| progress.ended = true);
     }

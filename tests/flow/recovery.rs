@@ -147,6 +147,19 @@ async fn more_than_an_outbox_holds_is_given_as_the_client_reads() {
 }
 
 #[tokio::test]
+async fn large_events_are_read_a_few_at_a_time() {
+    let server = Setup::own(&ROOMS.replace("outbox: 64KiB", "outbox: 2MiB")).plugin("p", "fn last(conn, msg) {}").start();
+    let more = "x".repeat(400_000);
+    for n in 1..=12 {
+        server.publish(&json!({ "channel": "few", "type": "e", "data": { "n": n, "more": more } })).await;
+    }
+    let mut client = Client::connect(server.url("p")).await;
+    assert_eq!(client.ask(&join("few", &json!(0))).await["recovered"], true);
+    assert_eq!(offsets(&mut client, 12).await, (1..=12).collect::<Vec<_>>());
+    client.expect_nothing().await;
+}
+
+#[tokio::test]
 async fn positions_hold_over_a_restart() {
     let setup = rooms();
     let server = setup.clone().start();
