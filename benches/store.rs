@@ -3,7 +3,15 @@
 //! figures of two machines compare only as ratios to it. Client and server share the machine.
 //!
 //! `make bench-store`, or `cargo bench --bench store -- [publish] [query] [ROWS…]`.
-#![allow(clippy::unwrap_used, clippy::print_stdout, unreachable_pub, dead_code, unused_imports, unused_macros, reason = "a program for developers")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    unreachable_pub,
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "a program for developers"
+)]
 
 #[path = "../tests/support/mod.rs"]
 mod support;

@@ -17,6 +17,8 @@ mod reading;
 mod recovery;
 
 mod effects;
+mod events;
+mod history;
 mod language;
 mod limits;
 mod moments;

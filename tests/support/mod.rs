@@ -8,6 +8,7 @@ pub mod postgres;
 pub mod raw;
 pub mod server;
 pub mod shape;
+pub mod sse;
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ pub use http::{Answer, KeptAlive, request};
 pub use postgres::Postgres;
 pub use server::{Ended, Server, Setup};
 pub use shape::{SOME_TIME, shaped};
+pub use sse::Events;
 
 /// How long anything that must happen may take.
 pub const SOON: Duration = Duration::from_secs(20);
