@@ -83,9 +83,15 @@ impl Scan {
     /// The beginning of a walk, or where a cursor says; none where there is nothing to be found.
     pub(super) async fn begin(pool: &Pool, filter: &Filter, order: Order, cursor: Option<&str>) -> Result<Option<Self>, StoreError> {
         let key = cursor.map(|text| cursor::read(text, order, filter.fingerprint())).transpose()?;
+        // Read before the channels are: what is newer may be of one that is not among them yet, and must not be passed over for
+        // what is newer still.
+        let newest = newest(pool).await?;
         let Some(channels) = resolve(pool, filter).await? else { return Ok(None) };
         let lead = lead(filter, &channels);
         let (mut low, mut high) = places(pool, filter).await?;
+        if let ChannelSet::Some(_) = channels {
+            high = high.min(newest);
+        }
         if let Lead::Channel(channel) = lead {
             // Most questions have no bounds of time and need no search.
             low = if low > 0 { offset_from(pool, channel, low).await? } else { 0 };
@@ -348,6 +354,11 @@ async fn places(pool: &Pool, filter: &Filter) -> Result<(i64, i64), StoreError> 
         high = query.number().await?.map_or(LAST_KEY, |after| after - 1);
     }
     Ok((low, high))
+}
+
+/// The newest place in the log that is still there.
+async fn newest(pool: &Pool) -> Result<i64, StoreError> {
+    Ok(Query::new(pool, "SELECT max(id) FROM events").number().await?.unwrap_or(0))
 }
 
 /// A place in the log before everything of this time and later; 0 where all may be.
