@@ -17,6 +17,7 @@ use crate::config::diagnostic;
 use crate::config::plan::{Listen, SourceKind};
 use crate::http::api::ApiSite;
 use crate::http::listen::{Bound, bind, serve};
+use crate::http::sessions::Sessions;
 use crate::http::site::Site;
 use crate::http::upgrade::Upgrader;
 use crate::hub::Hub;
@@ -225,13 +226,14 @@ impl App {
     fn serve(&self, open: Open) -> Ports {
         let plan = &self.router.context.runtime.plan;
         let mut ports = Ports { doors: Vec::new(), api: open.api.address.port() };
+        let sessions = Arc::new(Sessions::new(self.router.store.clone()));
         for (door, bound) in open.doors {
-            let upgrader = Upgrader { tasks: self.tasks.clone(), stop: self.stop.clone() };
+            let upgrader = Upgrader { tasks: self.tasks.clone(), stop: self.stop.clone(), sessions: sessions.clone() };
             let port = bound.address.port();
             serve(bound, &Arc::new(Site::new(self.router.clone(), upgrader, &door)), &self.tasks, &self.stop);
             ports.doors.push((door, port));
         }
-        serve(open.api, &Arc::new(ApiSite::new(self.router.clone(), self.statistics.clone(), self.stop.clone())), &self.tasks, &self.stop);
+        serve(open.api, &Arc::new(ApiSite::new(self.router.clone(), sessions, self.stop.clone())), &self.tasks, &self.stop);
         for source in &plan.sources {
             if matches!(source.kind, SourceKind::Every { .. }) {
                 self.tasks.spawn(sources::every(self.router.clone(), source.clone(), self.stop.clone()));

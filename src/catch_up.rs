@@ -62,19 +62,15 @@ async fn read(
     up_to: u64,
 ) -> Result<(), crate::store::StoreError> {
     let store = &router.store;
-    // What was shown early may not be there yet, and a piece that ends early is taken for the end.
+    // What was shown early may not be there yet, and nothing is taken for the end.
     let early = router.context.runtime.channels.resolve(name.as_str()).and_then(|(_, plan)| plan.history.clone());
     if early.is_some_and(|history| history.promise.is_early()) {
         store.committed(store.ticket()).await?;
     }
     let mut events = store.after(name.as_str(), epoch, after, READ_EVENTS_MAX, READ_BYTES_MAX).await?;
     // What nobody was shown yet is shown to this one with all others.
-    let all = events.len() < READ_EVENTS_MAX && events.iter().map(|event| event.weight()).sum::<usize>() < READ_BYTES_MAX;
     events.retain(|event| event.offset <= up_to);
-    let seen = match events.last() {
-        Some(last) if !all => last.offset,
-        _ => up_to,
-    };
+    let seen = events.last().map_or(up_to, |last| last.offset);
     let hub = &router.context.hub;
     let Some(view) = hub.subscription(name, connection, key) else { return Ok(()) };
     let (mut events, mut at) = (events.into_iter().peekable(), after);

@@ -125,7 +125,7 @@ impl Router {
         let passed = report(connection);
         let end = ConnectionEnd {
             closed_ms: now.wall_ms,
-            seen_ms: now.wall_ms,
+            seen_ms: connection.seen_ms(),
             code: close.code(),
             reason: close.reason().to_owned(),
             messages_in: passed.messages.received,

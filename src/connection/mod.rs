@@ -199,6 +199,7 @@ impl<'a, T: Transport> Task<'a, T> {
         let traffic = &self.connection.traffic;
         traffic.messages_in.fetch_add(1, Relaxed);
         traffic.bytes_in.fetch_add(frame.len() as u64, Relaxed);
+        traffic.seen_ms.store(Now::read().wall_ms, Relaxed);
         if let Some(idle) = &self.plan.idle {
             self.timers.set(Timer::Idle, Instant::now() + idle.after);
             self.timers.clear(Timer::Grace);
@@ -211,7 +212,9 @@ impl<'a, T: Transport> Task<'a, T> {
     }
 
     fn pong(&mut self) {
-        self.connection.traffic.awaits_pong.store(false, Relaxed);
+        let traffic = &self.connection.traffic;
+        traffic.awaits_pong.store(false, Relaxed);
+        traffic.seen_ms.store(Now::read().wall_ms, Relaxed);
         self.timers.clear(Timer::PongDue);
     }
 

@@ -8,5 +8,6 @@ pub mod guard;
 pub mod listen;
 pub mod measure;
 pub mod problem;
+pub mod sessions;
 pub mod site;
 pub mod upgrade;

@@ -83,7 +83,7 @@ impl Site {
         if upgrade::is_wanted(&request) {
             let protocol = endpoint.websocket.ok_or_else(nothing)?;
             guard::check_origin(request.method(), request.headers(), &self.protocol(protocol).origins)?;
-            return self.upgrader.upgrade(&self.router, protocol, request, parameters, peer);
+            return self.upgrader.upgrade(&self.router, protocol, request, parameters, peer).await;
         }
         let Some(target) = self.target(endpoint, request.method(), request.headers()) else { return Err(unmet(endpoint)) };
         let preflight = request.method() == Method::OPTIONS;

@@ -26,6 +26,7 @@ use crate::http::auth::{self, Identity};
 use crate::http::body::request_view;
 use crate::http::listen::SocketPermit;
 use crate::http::problem::Problem;
+use crate::http::sessions::Sessions;
 use crate::hub::Connection;
 use crate::limits::Verdict;
 use crate::model::name::{WHO_BYTES_MAX, is_who};
@@ -45,6 +46,8 @@ pub struct Upgrader {
     pub tasks: TaskTracker,
     /// When they are to close.
     pub stop: CancellationToken,
+    /// Whose a session is.
+    pub sessions: Arc<Sessions>,
 }
 
 /// Whether a request asks for a WebSocket.
@@ -78,7 +81,7 @@ fn accept_key<B>(request: &Request<B>) -> Result<HeaderValue, Problem> {
 
 impl Upgrader {
     /// Answers a handshake and starts the connection's task.
-    pub fn upgrade(
+    pub async fn upgrade(
         &self,
         router: &Arc<Router>,
         protocol: usize,
@@ -110,7 +113,10 @@ impl Upgrader {
         }
         let view = Arc::new(request_view(&parts, parameters));
         match identify(&entry.plan, view, ip, now)? {
-            Ok((view, expires)) => {
+            Ok((mut view, expires)) => {
+                if let (None, Some(session)) = (&view.user, &view.session) {
+                    view.user = self.sessions.user(session, now).await;
+                }
                 let limits = &entry.plan.limits;
                 let connection = Connection::new(
                     router.context.hub.next_key(),

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicBool, AtomicU64, AtomicUsize,
+    AtomicBool, AtomicI64, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed},
 };
 
@@ -74,6 +74,8 @@ pub struct Traffic {
     pub bytes_in: AtomicU64,
     /// Payload bytes queued.
     pub bytes_out: AtomicU64,
+    /// When something last came from it, in milliseconds since the epoch; 0 before anything did.
+    pub seen_ms: AtomicI64,
     /// Set while a ping is unanswered.
     pub awaits_pong: AtomicBool,
     /// Set once the close handshake has begun.
@@ -126,6 +128,11 @@ impl Connection {
             self.metrics.message_out(bytes);
         }
         sent
+    }
+
+    /// When something last came from it, its opening included. Milliseconds since the epoch.
+    pub fn seen_ms(&self) -> i64 {
+        self.traffic.seen_ms.load(Relaxed).max(self.opened.wall_ms)
     }
 
     /// Its subscriptions: channel and key, in the order they began.
@@ -181,6 +188,8 @@ pub struct ConnectionReport {
     pub address: Arc<str>,
     /// When it opened.
     pub opened: String,
+    /// When something last came from it.
+    pub seen: String,
     /// Whether the last ping was answered.
     pub alive: bool,
     /// The WebSocket state number.
@@ -232,6 +241,7 @@ pub fn report(connection: &Connection) -> ConnectionReport {
         session: view.session.clone(),
         address: view.ip.clone(),
         opened: crate::model::clock::iso(view.opened_ms),
+        seen: crate::model::clock::iso(connection.seen_ms()),
         alive: !traffic.awaits_pong.load(Relaxed),
         ready_state: connection.ready_state(),
         messages: InOut { received: traffic.messages_in.load(Relaxed), sent: traffic.messages_out.load(Relaxed) },

@@ -31,7 +31,7 @@ impl Writer {
         let (mark, mut again) = (fresh_epoch(), false);
         let mut wait = RETRY_FIRST;
         loop {
-            self.heed_suspicion(channels).await;
+            self.heed_readers(channels).await;
             match perform(&mut self.link, work, channels, again, mark).await {
                 Ok(noted) => {
                     self.recovered();
@@ -42,7 +42,6 @@ impl Writer {
                         self.retention.note(&channel.name, &self.known, channels);
                     }
                     self.known.seq = self.known.seq.max(work.last_seq());
-                    self.retention.changed(work.events());
                     return Ok(Ok(()));
                 }
                 Err(Fault::Row(error)) => return Ok(Err(error)),
@@ -68,7 +67,7 @@ impl Writer {
 
     /// Whether it can be written to, where nothing else has shown it of late.
     pub(super) async fn probe(&mut self, channels: &dyn Channels) {
-        self.heed_suspicion(channels).await;
+        self.heed_readers(channels).await;
         let is_ok = self.shared.queue.state() == StoreState::Ok;
         if is_ok && std::mem::take(&mut self.proven) {
             return;
@@ -83,7 +82,7 @@ impl Writer {
     /// Says what is wrong, and does something about it where that is possible.
     pub(super) async fn failed(&mut self, fault: &Fault, channels: &dyn Channels) {
         let gone = Fault::Gone;
-        let fault = if matches!(fault, Fault::Unable(_)) && !self.link.is_there() { &gone } else { fault };
+        let fault = if self.link.is_there() { fault } else { &gone };
         self.degraded(&fault.to_string().into());
         if !matches!(fault, Fault::Gone | Fault::Corrupt(_)) {
             return;
@@ -99,9 +98,9 @@ impl Writer {
         }
     }
 
-    /// Replaces the file where somebody found it corrupt.
-    async fn heed_suspicion(&mut self, channels: &dyn Channels) {
-        let found = self.shared.suspect.lock().take();
+    /// Replaces the file where a reader, or who looked through it after a crash, found it corrupt.
+    async fn heed_readers(&mut self, channels: &dyn Channels) {
+        let found = self.shared.readers.read().corruption();
         if let Some(reason) = found {
             self.failed(&Fault::Corrupt(reason), channels).await;
         }

@@ -46,7 +46,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tokio::sync::watch;
 
 pub use after::{LogPosition, Walk};
@@ -82,17 +82,9 @@ struct Shared {
     /// Replaced where the writer opens another file.
     readers: RwLock<db::Pool>,
     progress: watch::Sender<Progress>,
-    /// A reader or the check after a crash found the file corrupt: what it said.
-    suspect: Mutex<Option<Arc<str>>>,
 }
 
 impl Shared {
-    /// Tells the writer that what was read is no sound database.
-    fn suspect(&self, reason: impl Into<Arc<str>>) {
-        *self.suspect.lock() = Some(reason.into());
-        self.queue.wake();
-    }
-
     /// Where a query gets its connection.
     fn readers(&self) -> db::Pool {
         self.readers.read().clone()
@@ -180,7 +172,6 @@ impl Store {
             queue: queue::Queue::new(bounds, recovered.last_seq),
             readers: RwLock::new(database.readers),
             progress: watch::Sender::default(),
-            suspect: Mutex::default(),
         });
         let writer = Writer::new(shared.clone(), database.link, database.known, plan, &recovered);
         Ok((Store { shared }, writer, recovered))

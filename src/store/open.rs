@@ -112,16 +112,30 @@ pub(super) async fn migrate(link: &mut Link) -> Result<(), StoreError> {
     let mut migrator = Migrator::with_migrations(scripts.iter().map(migration).collect());
     migrator.set_locking(false);
     let mut held = link.take().await?;
+    if let Either::Postgres(db) = &mut held {
+        // A new index over many rows takes its time.
+        sqlx::raw_sql("SET statement_timeout = 0").execute(&mut **db).await?;
+    }
     // `run` itself asks for more than the compiler can prove of a connection in a task.
-    both!(&mut held, db => migrator.run_direct(None, &mut **db, false).boxed().await?);
+    both!(&mut held, db => migrator.run_direct(None, &mut **db, false).boxed().await.map_err(explained)?);
+    if let Either::Postgres(db) = &mut held {
+        sqlx::raw_sql("RESET statement_timeout").execute(&mut **db).await?;
+    }
     link.put_back(held);
     Ok(())
+}
+
+/// What the database said, rather than that a migration failed.
+fn explained(error: MigrateError) -> StoreError {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => Fault::from(error).into(),
+        error => StoreError::Migrate(error),
+    }
 }
 
 fn is_corrupt(error: &StoreError) -> bool {
     match error {
         StoreError::Query(error) | StoreError::Open { source: error, .. } => is_corruption(error),
-        StoreError::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => is_corruption(error),
         StoreError::Corrupt(_) => true,
         _ => false,
     }

@@ -18,7 +18,7 @@ use crate::config::plan::Secret;
 /// How long a statement waits for a lock that another program holds before it fails.
 const LOCK_WAIT: &str = if cfg!(test) { "50ms" } else { "2s" };
 /// How long a start waits for the server before it to let go of the database.
-const START_WAIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
+const START_WAIT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 5 });
 /// How long a reader's query may take.
 const QUERY_WAIT: &str = "30s";
 
@@ -65,7 +65,7 @@ pub(super) async fn open(url: &Secret) -> Result<(Link, Pool), StoreError> {
     link.process = process(&mut db).await.map_err(failed)?;
     link.db = Some(db);
     let readers = PgPoolOptions::new().max_connections(READERS).acquire_timeout(ACQUIRE_WAIT).connect_lazy_with(reading);
-    Ok((link, Either::Postgres(readers)))
+    Ok((link, Pool::new(Either::Postgres(readers))))
 }
 
 fn place(options: &PgConnectOptions) -> String {
@@ -85,7 +85,7 @@ async fn connect(options: &PgConnectOptions) -> sqlx::Result<Box<PgConnection>> 
 
 /// One server per schema. `false`: another has it.
 async fn lock(db: &mut PgConnection) -> sqlx::Result<bool> {
-    sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('tramline'), hashtext(current_schema()))").fetch_one(db).await
+    sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('tramline'), hashtext(COALESCE(current_schema(), '')))").fetch_one(db).await
 }
 
 async fn process(db: &mut PgConnection) -> sqlx::Result<i32> {

@@ -40,7 +40,7 @@ pub(super) async fn replace(
     identity: &Identity<'_>,
 ) -> Result<Vec<Noted>, Fault> {
     let unable = |error: StoreError| Fault::Unable(error.to_string().into());
-    let (Either::Sqlite(link), Either::Sqlite(readers)) = (&mut *link, shared.readers()) else {
+    let (Either::Sqlite(link), Either::Sqlite(readers)) = (&mut *link, shared.readers().db) else {
         return Err(Fault::Unable(fault.to_string().into()));
     };
     let Some(place) = &mut link.file else { return Err(Fault::Unable(fault.to_string().into())) };
@@ -92,6 +92,7 @@ async fn open(place: &mut Place) -> Result<(Link, Pool), Fault> {
             link.close().await.ok();
             Err(match error {
                 StoreError::Corrupt(reason) => Fault::Corrupt(reason),
+                StoreError::Unable(reason) => Fault::Unable(reason),
                 error => Fault::Unable(error.to_string().into()),
             })
         }

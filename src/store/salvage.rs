@@ -8,6 +8,7 @@ use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
 use super::db::Held;
 use super::fault::Fault;
 use super::link::Link;
+use super::recover::set_meta;
 use super::sqlite::reading;
 
 /// Columns of the tables that are copied, as they are.
@@ -47,19 +48,25 @@ async fn between(old: &mut SqliteConnection, link: &mut Link) {
         series.push(row);
     }
     drop(rows);
-    match copy(link, &sessions, &series).await {
+    let mark: Option<String> =
+        sqlx::query_scalar("SELECT value FROM meta WHERE key = 'mark'").fetch_optional(&mut *old).await.ok().flatten();
+    match copy(link, &sessions, &series, mark.as_deref()).await {
         Ok(()) => tracing::warn!(sessions = sessions.len(), totals = series.len(), "taken over from the old database"),
         Err(error) => tracing::error!(%error, "sessions and totals of the old database could not be taken over"),
     }
 }
 
-async fn copy(link: &mut Link, sessions: &[Session], series: &[Series]) -> Result<(), Fault> {
+async fn copy(link: &mut Link, sessions: &[Session], series: &[Series], mark: Option<&str>) -> Result<(), Fault> {
     let mut held = link.begin().await?;
-    let done = fill(&mut held, sessions, series).await;
+    let done = fill(&mut held, sessions, series, mark).await;
     link.end(held, done).await
 }
 
-async fn fill(db: &mut Held, sessions: &[Session], series: &[Series]) -> sqlx::Result<()> {
+async fn fill(db: &mut Held, sessions: &[Session], series: &[Series], mark: Option<&str>) -> sqlx::Result<()> {
+    // What was counted last and is among the totals already is not to be counted again.
+    if let Some(mark) = mark {
+        set_meta(db, "mark", mark).await?;
+    }
     let Held::Sqlite(db) = db else { return Ok(()) };
     for (id, user, name, meta, created, expires, seen) in sessions {
         let sql = "INSERT INTO sessions (id, user, name, meta, created_ms, expires_ms, seen_ms) VALUES ($1, $2, $3, $4, $5, $6, $7) \

@@ -21,7 +21,7 @@ const PAGE_BYTES_MAX: usize = 16 << 20;
 const CLOCK_SLACK_MS: i64 = 60_000;
 
 /// No key is larger; one more still is a number.
-const KEY_MAX: i64 = i64::MAX - 1;
+const LAST_KEY: i64 = i64::MAX - 1;
 
 /// How much one page may look at before it gives what it has.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +95,7 @@ impl Scan {
         if let Lead::Channel(channel) = lead {
             // Most questions have no bounds of time and need no search.
             low = if low > 0 { offset_from(pool, channel, low).await? } else { 0 };
-            high = if high < KEY_MAX { offset_from(pool, channel, high + 1).await? - 1 } else { KEY_MAX };
+            high = if high < LAST_KEY { offset_from(pool, channel, high + 1).await? - 1 } else { LAST_KEY };
         }
         let mut scan = Self { filter: filter.clone(), order, channels, lead, low, high };
         if let Some(key) = key {
@@ -344,14 +344,14 @@ fn lead(filter: &Filter, channels: &ChannelSet) -> Lead {
 
 /// The places in the log between which everything lies that is in the bounds of time.
 async fn places(pool: &Pool, filter: &Filter) -> Result<(i64, i64), StoreError> {
-    let (mut low, mut high) = (0, KEY_MAX);
+    let (mut low, mut high) = (0, LAST_KEY);
     if let Some(since) = &filter.since {
         low = place_before(pool, since.ms).await?.saturating_add(1);
     }
     if let Some(until) = &filter.until {
         let mut query = Query::new(pool, "SELECT id FROM events WHERE time_ms > ");
         query.value(until.ms.saturating_add(CLOCK_SLACK_MS)).push(" ORDER BY time_ms LIMIT 1");
-        high = query.number().await?.map_or(KEY_MAX, |after| after - 1);
+        high = query.number().await?.map_or(LAST_KEY, |after| after - 1);
     }
     Ok((low, high))
 }

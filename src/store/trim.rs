@@ -10,6 +10,9 @@ use super::known::Channel;
 use super::retention::CHUNK;
 use crate::model::ChannelName;
 
+/// What an event takes besides its data, about.
+const ROW_BYTES: u64 = 200;
+
 /// What was removed from a channel.
 pub(super) struct Trimmed {
     pub(super) name: ChannelName,
@@ -75,13 +78,17 @@ async fn moved(db: &mut Held, channel: i64, first: u64, gone: i64) -> sqlx::Resu
     both!(db, db => sqlx::query(sql).bind(channel).bind(first.cast_signed()).bind(gone).execute(&mut **db).await.map(drop))
 }
 
-/// Removes the oldest events of all.
-pub(super) async fn oldest_of_all(db: &mut Held) -> sqlx::Result<Vec<Trimmed>> {
-    let mut last_id = None;
+/// Removes the oldest events of all, until about so many bytes are free: large events are few.
+pub(super) async fn oldest_of_all(db: &mut Held, bytes: u64) -> sqlx::Result<Vec<Trimmed>> {
+    let (mut last_id, mut freed) = (None, 0);
     let mut channels: HashMap<i64, (i64, i64, usize)> = HashMap::new();
     both!(&mut *db, db => {
-        let sql = "SELECT id, channel, \"offset\" FROM events ORDER BY id LIMIT $1";
+        let sql = "SELECT id, channel, \"offset\", CAST(octet_length(data) AS BIGINT) FROM events ORDER BY id LIMIT $1";
         for row in sqlx::query(sql).bind(CHUNK as i64).fetch_all(&mut **db).await? {
+            if freed >= bytes {
+                break;
+            }
+            freed += row.try_get::<i64, _>(3)?.cast_unsigned() + ROW_BYTES;
             let (id, channel, offset): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
             let rows = channels.get(&channel).map_or(0, |(_, _, rows)| *rows);
             channels.insert(channel, (id, offset, rows + 1));

@@ -26,7 +26,7 @@ use crate::model::{Event, Now};
 /// Between two looks at the database, and at what is too old.
 const TICK: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 1000 });
 /// How long a stop goes on trying to write what is queued.
-const STOP_WAIT: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 5000 });
+const STOP_WAIT: Duration = Duration::from_millis(if cfg!(test) { 1000 } else { 5000 });
 /// How many runs of refused tickets are remembered for those who wait for them.
 const REFUSED_KEPT: usize = 65_536;
 
@@ -58,7 +58,7 @@ pub(super) struct GaveUp;
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, link: Link, known: Known, plan: &StorePlan, recovered: &Recovered) -> Self {
-        let check = if recovered.clean { None } else { check::spawn(&shared, &link) };
+        let check = if recovered.clean { None } else { check::spawn(&link, shared.readers()) };
         let retention = Retention::new(plan.size);
         let run = fresh_epoch().to_string();
         Self { shared, link, known, retention, channels: None, log: recovered.log, run, proven: true, check }
@@ -110,8 +110,7 @@ impl Writer {
 
     /// Removes some old events, in one transaction.
     async fn trim(&mut self, channels: &dyn Channels) {
-        let readers = self.shared.readers();
-        match self.retention.chunk(&mut self.link, &readers, &mut self.known, channels, Now::read().wall_ms).await {
+        match self.retention.chunk(&mut self.link, &mut self.known, channels, Now::read().wall_ms).await {
             Ok(trimmed) => trimmed.iter().for_each(|(name, first)| channels.trimmed(name, *first)),
             Err(fault) => self.failed(&fault, channels).await,
         }
@@ -197,9 +196,6 @@ impl Writer {
         } else if let Err(error) = say_clean(&mut self.link, self.shared.queue.seq()).await {
             tracing::error!(%error, "the store could not be closed in order; channels with an early promise get new epochs at the next start");
         }
-        if let Some(check) = self.check.take() {
-            check.abort();
-        }
         self.shared.readers().close().await;
         if let Err(error) = self.link.close().await {
             tracing::debug!(%error, "the store's connection did not close in order");
@@ -218,6 +214,9 @@ fn stored<'b>(batch: &'b Batch, refused: &'b [Range<u64>]) -> impl Iterator<Item
 /// However the writer ends, nobody waits for it in vain.
 impl Drop for Writer {
     fn drop(&mut self) {
+        if let Some(check) = &self.check {
+            check.abort();
+        }
         self.shared.queue.stop();
         self.shared.progress.send_modify(|progress| progress.ended = true);
     }

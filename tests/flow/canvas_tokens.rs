@@ -66,7 +66,7 @@ async fn anything_else_is_accepted_closed_and_receives_nothing() {
         assert_eq!(client.closed().await, (1008, "Unauthorized".into()), "{query}");
     }
     let listed = server.get("/api/connections").await.json();
-    assert_eq!(listed, json!({ "connections": [] }));
+    assert_eq!(listed, json!({ "connections": [], "next": null }));
 }
 
 #[tokio::test]

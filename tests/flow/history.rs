@@ -5,8 +5,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use sqlx::Connection;
 
-use crate::support::sse::Lines;
-use crate::support::{Backend, Client, Server, Setup, on_both, request, soon, until};
+use crate::support::{Backend, Client, Lines, Server, Setup, on_both, request, soon, until};
 
 const CHANNELS: &str = r#"
 channels:

@@ -11,10 +11,14 @@ mod websocket;
 
 mod doors;
 mod load;
-mod openapi;
 mod publish;
 mod reading;
 mod recovery;
+
+mod connections;
+mod openapi;
+mod sessions;
+mod statistics;
 
 mod effects;
 mod events;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::canvas::greeted;
-use crate::support::{Answer, Server, Setup, request};
+use crate::support::{Answer, Server, Setup, request, until};
 
 /// Methods that somebody may try.
 const METHODS: [&str; 7] = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"];
@@ -177,6 +177,7 @@ async fn what_is_answered_is_what_is_described() {
     let server = Server::shipped();
     let document = described(&server).await;
     let (_client, id) = greeted(&server, "?userId=u&sessionId=s").await;
+    greeted(&server, "").await.0.close().await;
     for (body, status) in [
         (json!({ "session": "s", "type": "note", "data": {}, "metadata": { "a": 1 } }), 202),
         (json!({ "session": ["s", "t"], "type": "note", "data": {} }), 202),
@@ -194,13 +195,22 @@ async fn what_is_answered_is_what_is_described() {
         assert_eq!(answer.status, status, "{answer:?}");
         conform(&document, "POST", "/api/sources/{name}", &answer);
     }
+    let mut session = String::new();
+    for (body, status) in [(json!({ "userId": "ada", "name": "phone", "meta": [1] }), 201), (json!({ "userId": 5 }), 400)] {
+        let answer = server.post("/api/sessions", &body).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+        conform(&document, "POST", "/api/sessions", &answer);
+        session = answer.json()["sessionId"].as_str().map_or(session, str::to_owned);
+    }
     let text = request("POST", &server.http("api", "/api/publish"), &[("content-type", "text/plain")], Some("{}")).await;
     assert_eq!(text.status, 415);
     conform(&document, "POST", "/api/publish", &text);
 
-    for (method, path, _) in operations(&document).filter(|(method, ..)| method == "GET") {
+    // The stream of events does not end; it has tests of its own.
+    for (method, path, _) in operations(&document).filter(|(method, path, _)| method == "GET" && *path != "/api/events") {
         let with = match path {
             "/api/connections/{id}" => &id,
+            "/api/sessions/{id}" => &session,
             path if path.starts_with("/api/channels/") => "session:s",
             _ => "x",
         };
@@ -213,6 +223,9 @@ async fn what_is_answered_is_what_is_described() {
             conform(&document, &method, path, &answer);
         }
     }
+    let was = until("the record", || server.get("/api/connections?closed=true"), |answer| answer.body.contains("closed")).await;
+    conform(&document, "GET", "/api/connections", &was);
+    conform(&document, "GET", "/api/stats", &server.get("/api/stats?from=-1h").await);
     let foreign = request("GET", &server.http("api", "/api/stats"), &[("origin", "https://evil.example")], None).await;
     conform(&document, "GET", "/api/stats", &foreign);
     assert_eq!(foreign.status, 403);

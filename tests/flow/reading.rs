@@ -63,7 +63,7 @@ async fn a_parameter_that_is_not_known_is_an_error() {
         ("/api/history?cursor=garbage", "cursor"),
         ("/api/channels?x=1", "x"),
         ("/api/connections?protocol=nope", "protocol"),
-        ("/api/connections?user=u", "user"),
+        ("/api/connections?users=u", "users"),
         ("/api/routes?x=1", "x"),
         ("/api/plugins?x=1", "x"),
         ("/api/sources?x=1", "x"),
@@ -117,6 +117,7 @@ async fn channels_and_connections() {
         "session",
         "address",
         "opened",
+        "seen",
         "alive",
         "readyState",
         "messages",
@@ -130,7 +131,7 @@ async fn channels_and_connections() {
     assert_eq!(connection["messages"], json!({ "in": 0, "out": 2 }));
     let listed = server.get("/api/connections").await.json();
     assert_eq!(listed["connections"][0]["id"], id);
-    assert_eq!(server.get("/api/connections?protocol=agent").await.json(), json!({ "connections": [] }));
+    assert_eq!(server.get("/api/connections?protocol=agent").await.json(), json!({ "connections": [], "next": null }));
 }
 
 #[tokio::test]

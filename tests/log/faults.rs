@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rlimit::Resource;
 use serde_json::{Value, json};
@@ -27,12 +27,16 @@ protocols:
     messages:
       ping: { reply: { type: pong } }
       hear: { join: "{$.channel}", reply: { hears: $.channel } }
+      resume: { join: { channel: kept, recover: { since: $.since, epoch: $.epoch } }, reply: { recovered: $recovery.recovered, missed: $recovery.missed } }
       put: { to: kept, data: { by: $.by, n: $.n }, reply: { stored: $.n } }
     deliver: { heard: $event.data.n }
     error: { error: $error.message, code: $error.code }
 "#;
 
 const WRITERS: usize = 3;
+
+/// How long a fault lasts after everything was asked.
+const LASTING: Duration = Duration::from_millis(1500);
 
 /// Writers who never stop, and take a no for an answer.
 struct Load {
@@ -109,6 +113,13 @@ async fn survives<T>(setup: Setup, words: &str, begin: impl AsyncFnOnce(&Server)
     assert_eq!(server.get("/healthz").await.status, 200);
     for n in 0..3 {
         live(&server, &mut listener, n).await;
+    }
+
+    // Not to wait for anything: a fault that lasts is looked at more than once, and stays one.
+    let lasting = Instant::now() + LASTING;
+    while Instant::now() < lasting {
+        assert_eq!(server.get("/readyz").await.status, 503);
+        tokio::time::sleep(LASTING / 20).await;
     }
 
     end(&server, cause).await;
@@ -266,33 +277,77 @@ on_both! {
     }
 }
 
-/// The files of the database, moved between two folders.
-fn move_database(setup: &Setup, from: &str, to: &str) {
-    // The write-ahead log first: a database alone in its place must never look whole.
-    for name in ["t.db-wal", "t.db-shm", "t.db"] {
-        std::fs::rename(setup.path(&format!("{from}/{name}")), setup.path(&format!("{to}/{name}"))).unwrap();
+/// A file that is lost takes its events along, and nothing else: the log goes on in another one by itself, and what is gone is
+/// told as gone.
+async fn goes_on(words: &str, lose: impl Fn(&Path), end: impl Fn(&Path)) {
+    let server = Setup::own(ROUTES).start();
+    for n in 0..20 {
+        server.publish(&json!({ "channel": "kept", "data": { "by": "before", "n": n } })).await;
     }
+    // Started again, it holds nothing of the file in memory.
+    let server = tokio::task::spawn_blocking(|| server.stop()).await.unwrap().setup.start();
+    let load = Load::begin(&server, "during");
+    lose(&server.setup().path("t.db"));
+    // Asked for, what is lost is noticed if it was not before.
+    drop(server.get("/api/history?channel=kept").await);
+    let line = server.logged_when(|line| line["level"] == "ERROR");
+    assert!(line.to_string().contains(words), "{line}");
+    end(&server.setup().path("t.db"));
+    server.logged("the store can be written to again");
+    until("ready again", async || server.get("/readyz").await.status, |status| *status == 200).await;
+    let place = server.publish(&json!({ "channel": "kept", "data": { "by": "after", "n": 0 } })).await;
+    let acknowledged = load.end().await;
+    let log = log_beyond(&server, "kept", 0).await;
+    assert!(log[0].offset > 20, "what was lost is there");
+    for (entry, offset) in log.iter().zip(log[0].offset..) {
+        assert_eq!((entry.offset, &json!(entry.epoch)), (offset, &place["epoch"]));
+    }
+    // Acknowledged before the file was lost, and lost with it: that is the end of what an acknowledgement is worth.
+    let kept: Vec<&Entry> = acknowledged.iter().filter(|one| one.offset >= log[0].offset).collect();
+    assert!(!kept.is_empty(), "nobody wrote");
+    assert!(kept.iter().all(|one| log.contains(one)), "acknowledged after it was lost, and not in the log");
+    let mut late = server.client("p").await;
+    let told = late.ask(&json!({ "op": "resume", "since": 5, "epoch": log[0].epoch })).await;
+    assert_eq!(told, json!({ "recovered": false, "missed": log[0].offset - 1 - 5 }));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_is_gone_for_a_while() {
-    let setup = Setup::stored("\"sqlite://here/t.db\"", ROUTES).file("there/nothing", "");
-    let begin = async |server: &Server| move_database(&server.setup(), "here", "there");
-    survives(setup, "gone", begin, async |server, ()| move_database(&server.setup(), "there", "here")).await.starts_again().await;
+async fn a_file_that_is_removed() {
+    let lose = |file: &Path| {
+        for end in ["", "-wal", "-shm"] {
+            std::fs::remove_file(format!("{}{end}", file.display())).unwrap();
+        }
+    };
+    goes_on("gone", lose, |_| {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_something_else_replaced_for_a_while() {
-    let setup = Setup::stored("\"sqlite://here/t.db\"", ROUTES).file("there/nothing", "");
-    let begin = async |server: &Server| {
-        move_database(&server.setup(), "here", "there");
-        std::fs::write(server.setup().path("here/t.db"), "no database ".repeat(10_000)).unwrap();
+async fn a_file_that_is_replaced_by_what_is_no_database() {
+    let lose = |file: &Path| {
+        let other = file.with_extension("new");
+        std::fs::write(&other, garbage()).unwrap();
+        std::fs::rename(&other, file).unwrap();
     };
-    let end = async |server: &Server, ()| {
-        assert_eq!(std::fs::read(server.setup().path("here/t.db")).unwrap(), "no database ".repeat(10_000).as_bytes());
-        move_database(&server.setup(), "there", "here");
+    // Whoever put it there may want it: it is left alone, and until it has gone there is nowhere to write to.
+    let end = |file: &Path| {
+        assert!(std::fs::read(file).unwrap() == garbage());
+        std::fs::remove_file(file).unwrap();
     };
-    survives(setup, "replaced", begin, end).await.starts_again().await;
+    goes_on("another one is in its place", lose, end).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_overwritten() {
+    let lose = |file: &Path| {
+        let mut open = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+        open.write_all(&garbage()).unwrap();
+        open.set_len(garbage().len() as u64).unwrap();
+    };
+    goes_on("corrupt", lose, |_| {}).await;
+}
+
+fn garbage() -> Vec<u8> {
+    b"no database ".repeat(10_000)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -301,7 +356,7 @@ async fn a_postgres_that_stops_and_starts_again() {
     let postgres = Postgres::start();
     let setup = Setup::own(ROUTES).env("DATABASE_URL", &postgres.url());
     let begin = async |_: &Server| postgres.stop();
-    survives(setup, "PostgreSQL", begin, async |_, ()| postgres.resume()).await.starts_again().await;
+    survives(setup, "no connection to", begin, async |_, ()| postgres.resume()).await.starts_again().await;
 }
 
 /// A start that cannot be: it ends, says why and where, and changes nothing.
@@ -313,24 +368,37 @@ fn refuses(setup: Setup, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_start_on_what_is_no_database_is_refused_and_leaves_it_as_it_is() {
+async fn a_start_on_a_database_that_is_broken_sets_it_aside() {
     let setup = Setup::own(ROUTES);
     let server = setup.start();
-    server.publish(&json!({ "channel": "kept", "data": { "by": "a", "n": 1 } })).await;
+    let before = server.publish(&json!({ "channel": "kept", "data": { "by": "a", "n": 1 } })).await;
     let setup = server.stop().setup;
     let file = setup.path("t.db");
-    let whole = std::fs::read(&file).unwrap();
     // All of it, and a page in the middle.
-    let mut holed = whole.clone();
+    let mut holed = std::fs::read(&file).unwrap();
     holed[4096..8192].fill(0xA5);
-    for broken in [b"no database ".repeat(1000), holed] {
+    for broken in [garbage(), holed] {
         std::fs::write(&file, &broken).unwrap();
-        refuses(setup.clone(), &["t.db"]);
-        assert!(std::fs::read(&file).unwrap() == broken, "the file was changed");
+        let server = setup.clone().start();
+        let after = server.publish(&json!({ "channel": "kept", "data": { "by": "a", "n": 2 } })).await;
+        assert!(after["epoch"] != before["epoch"] && after["offset"] == 1, "{before} {after}");
+        assert_eq!(server.get("/readyz").await.status, 200);
+        drop(server.stop());
+        let aside = std::fs::read_dir(file.parent().unwrap()).unwrap().flatten().map(|entry| entry.path());
+        let mut aside: Vec<_> = aside.filter(|path| path.display().to_string().contains("t.db.corrupt-")).collect();
+        // The database comes before what belongs to it.
+        aside.sort();
+        assert!(std::fs::read(&aside[0]).unwrap() == broken, "what was set aside was changed: {aside:?}");
+        aside.iter().for_each(|path| std::fs::remove_file(path).unwrap());
     }
-    std::fs::write(&file, whole).unwrap();
-    let server = setup.start();
-    assert_eq!(server.publish(&json!({ "channel": "kept", "data": { "by": "a", "n": 2 } })).await["offset"], 2);
+}
+
+#[tokio::test]
+async fn a_start_on_what_never_was_a_database_is_refused_and_leaves_it_as_it_is() {
+    let text = "a letter to somebody\n".repeat(1000);
+    let setup = Setup::own(ROUTES).file("t.db", &text);
+    refuses(setup.clone(), &["t.db", "not a database"]);
+    assert_eq!(std::fs::read_to_string(setup.path("t.db")).unwrap(), text);
 }
 
 #[tokio::test]

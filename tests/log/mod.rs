@@ -2,6 +2,7 @@
 
 mod crash;
 mod faults;
+mod resume;
 mod retention;
 
 use serde_json::Value;

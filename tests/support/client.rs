@@ -39,6 +39,13 @@ impl Client {
         }
     }
 
+    /// Connects; none where nobody is there, or goes away meanwhile.
+    pub async fn connect_or_end(url: &str) -> Option<Self> {
+        let stream = soon("connect", TcpStream::connect(split(url).0)).await.ok()?;
+        let (socket, _) = soon("handshake", client_async(url, stream)).await.ok()?;
+        Some(Self { socket, fence: json!({ "type": "ping" }) })
+    }
+
     /// Connects with a receive buffer so small that what is not read soon waits at the server.
     pub async fn connect_narrow(url: &str) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
@@ -104,9 +111,14 @@ impl Client {
         }
     }
 
+    /// Sends; none where the connection has ended.
+    pub async fn send_or_end(&mut self, message: &Value) -> Option<()> {
+        soon("send", self.socket.send(Message::text(message.to_string()))).await.ok()
+    }
+
     /// Sends, and gives the next message; none where the connection ends instead.
     pub async fn ask_or_end(&mut self, message: &Value) -> Option<Value> {
-        soon("send", self.socket.send(Message::text(message.to_string()))).await.ok()?;
+        self.send_or_end(message).await?;
         self.next_or_end().await
     }
 

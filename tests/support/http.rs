@@ -70,16 +70,21 @@ pub struct KeptAlive {
 }
 
 impl KeptAlive {
-    /// Connects to the address of an URL.
+    /// Connects to the address of an URL, where somebody must be.
     pub async fn connect(url: &str) -> Self {
+        Self::try_connect(url).await.unwrap_or_else(|| panic!("nobody is at {url}"))
+    }
+
+    /// Connects to the address of an URL. None where nobody is there.
+    pub async fn try_connect(url: &str) -> Option<Self> {
         let authority = split(url).0.to_owned();
-        let stream = soon("connect", TcpStream::connect(&authority)).await.unwrap();
+        let stream = soon("connect", TcpStream::connect(&authority)).await.ok()?;
         // Requests are small and each waits for its answer.
-        stream.set_nodelay(true).unwrap();
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        stream.set_nodelay(true).ok()?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
         // Ends with the connection, by whichever side.
         tokio::spawn(connection);
-        Self { authority, sender }
+        Some(Self { authority, sender })
     }
 
     /// Asks and waits for the answer. None: the connection has ended before it.

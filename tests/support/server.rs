@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -243,7 +244,9 @@ impl Server {
 
     /// The next line of the log for which this holds.
     pub fn logged_when(&self, holds: impl Fn(&Value) -> bool) -> Value {
-        std::iter::from_fn(|| self.log.next()).find(holds).expect("it runs")
+        let until = Instant::now() + SOON;
+        let lines = std::iter::from_fn(|| self.log.next()).take_while(|_| Instant::now() < until);
+        lines.filter(holds).next().expect("it is logged soon, and the server runs")
     }
 
     /// The number of its process.

@@ -1,25 +1,62 @@
-//! `GET /api/connections` and `/api/connections/{id}`: who is connected.
+//! `GET /api/connections`, `GET` and `DELETE /api/connections/{id}`: who is connected, who was, and the end of it.
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri};
+use axum::http::{Response, StatusCode, Uri};
+use axum::response::IntoResponse;
 use serde::Serialize;
-use utoipa::ToSchema;
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
 
-use crate::http::api::openapi::{BadQuery, NotThere};
-use crate::http::api::{Answer, Api, Parameters, Part, ok};
+use crate::http::api::asked::{Asked, Known};
+use crate::http::api::history::problem;
+use crate::http::api::openapi::{BadQuery, NotThere, Unavailable};
+use crate::http::api::shapes::{CloseCode, PastConnection};
+use crate::http::api::{Answer, Api, LIMIT_DEFAULT, Part, ok};
 use crate::http::problem::Problem;
-use crate::hub;
 use crate::hub::connection::report;
-use crate::model::ChannelName;
+use crate::hub::{self, Hub};
+use crate::model::close::{REASON_BYTES_MAX, may_send};
 use crate::model::name::ClientId;
+use crate::model::{ChannelName, Close};
+use crate::store::{ConnectionQuery, LISTING_LIMIT_MAX};
 
-/// Connections.
+/// What a cursor over open connections begins with.
+const LIVE: &str = "live-";
+
+/// What a connection is closed with where nothing is said.
+const KICK: (u16, &str) = (1008, "closed by the operator");
+
+/// A page of connections.
 #[derive(Serialize, ToSchema)]
 struct Connections {
-    /// Oldest first.
-    connections: Vec<Connection>,
+    /// Those that are open: the oldest first. Those that were: the newest first.
+    connections: Vec<Entry>,
+    /// `cursor` of the next page; null on the last.
+    #[schema(required)]
+    next: Option<String>,
+}
+
+/// A connection that is open, or one that was.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = AnyConnection)]
+enum Entry {
+    /// It is open.
+    Live(Box<Connection>),
+    /// It was.
+    #[schema(value_type = PastConnection)]
+    Past(Box<RawValue>),
+}
+
+impl Entry {
+    /// What the store tells of a connection.
+    fn past(text: String) -> Result<Self, Problem> {
+        let unreadable = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a stored connection cannot be read");
+        RawValue::from_string(text).map(Self::Past).map_err(unreadable)
+    }
 }
 
 /// An open connection.
@@ -44,6 +81,9 @@ struct Connection {
     /// When it opened.
     #[schema(format = DateTime)]
     opened: String,
+    /// When something last came from it.
+    #[schema(format = DateTime)]
+    seen: String,
     /// Whether the last ping was answered.
     alive: bool,
     /// The WebSocket state number: 1 open, 2 closing.
@@ -64,7 +104,7 @@ struct Connection {
 
 /// Two directions.
 #[derive(Serialize, ToSchema)]
-struct InOut {
+pub(super) struct InOut {
     /// From the client.
     r#in: u64,
     /// To the client.
@@ -96,6 +136,7 @@ impl Connection {
             session: report.session,
             address: report.address,
             opened: report.opened,
+            seen: report.seen,
             alive: report.alive,
             ready_state: report.ready_state,
             messages: both(report.messages),
@@ -107,26 +148,133 @@ impl Connection {
     }
 }
 
+/// Which connections.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "described; read by `Asked`")]
+pub(super) struct Which {
+    /// Those that were, in place of those that are open.
+    closed: Option<bool>,
+    /// Only those of this user.
+    #[param(min_length = 1, max_length = 256)]
+    user: Option<String>,
+    /// Only those of this session.
+    #[param(min_length = 1, max_length = 256)]
+    session: Option<String>,
+    /// Only those of this protocol.
+    #[param(min_length = 1, max_length = 256, example = "chat")]
+    protocol: Option<String>,
+    /// The most of an answer; 100 where it is not given.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u64>,
+    /// `next` of the page before; the other parameters must be the same.
+    cursor: Option<String>,
+}
+
 /// List connections
-#[utoipa::path(get, path = "/api/connections", tag = "connections",
-    params(("protocol" = Option<String>, Query, description = "Only those of this protocol.", min_length = 1)),
-    responses((status = 200, description = "All of them.", body = Connections), BadQuery))]
+///
+/// Those that are open, the oldest first, or with `closed=true` those that were, the newest first.
+#[utoipa::path(get, path = "/api/connections", tag = "connections", params(Which),
+    responses((status = 200, description = "A page.", body = Connections), BadQuery, Unavailable))]
 pub(super) async fn connections(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
-    let parameters = Parameters::of(&uri, &["protocol"])?;
+    let names = ["closed", "user", "session", "protocol", "limit", "cursor"];
+    let mut asked = Asked::of(&uri, &Known { names: &names, repeated: &[], data: false });
+    let closed = asked.take("closed", |text| text.parse().map_err(|_| "must be `true` or `false`".into())).unwrap_or(false);
+    let (user, session) = (asked.word("user"), asked.word("session"));
     let context = &api.router.context;
-    let protocol = match parameters.get("protocol") {
-        None => None,
-        Some(name) => Some(context.runtime.protocol_index(name).ok_or_else(|| Parameters::wrong("protocol", "no protocol has this name"))?),
+    let protocol = asked.take("protocol", |name| match context.runtime.protocol_index(name) {
+        // One that is no longer declared may have had connections.
+        None if !closed => Err("no protocol has this name".into()),
+        index => Ok((Box::<str>::from(name), index)),
+    });
+    let limit = asked.number("limit", 1, LISTING_LIMIT_MAX as u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(LIMIT_DEFAULT);
+    if closed {
+        let cursor = asked.take("cursor", |text| Ok(text.to_owned()));
+        asked.done()?;
+        let protocol = protocol.map(|(name, _)| name);
+        let query = ConnectionQuery { protocol, user, session, client: None, closed: true, limit, cursor };
+        let page = api.router.store.connections(&query).await.map_err(problem)?;
+        let connections = page.entries.into_iter().map(Entry::past).collect::<Result<_, _>>()?;
+        return ok(&Connections { connections, next: page.next });
+    }
+    let read = |text: &str| text.strip_prefix(LIVE).and_then(|key| key.parse::<u64>().ok());
+    let after = asked.take("cursor", |text| read(text).ok_or_else(|| "not a cursor of this question".into()));
+    asked.done()?;
+    let mut found = live(&context.hub, protocol.and_then(|(_, index)| index), user.as_deref(), session.as_deref());
+    found.retain(|connection| after.is_none_or(|after| connection.key > after));
+    found.sort_unstable_by_key(|connection| connection.key);
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(|last| format!("{LIVE}{}", last.key));
+    ok(&Connections { connections: found.iter().map(|c| Entry::Live(Box::new(Connection::live(c)))).collect(), next })
+}
+
+/// Open connections for which all of this holds.
+fn live(hub: &Hub, protocol: Option<usize>, user: Option<&str>, session: Option<&str>) -> Vec<Arc<hub::Connection>> {
+    let mut found = match (user, session) {
+        (Some(user), _) => hub.of_user(user),
+        (None, Some(session)) => hub.of_session(session),
+        (None, None) => hub.connections(protocol),
     };
-    ok(&Connections { connections: context.hub.connections(protocol).iter().map(|c| Connection::live(c)).collect() })
+    found.retain(|connection| {
+        protocol.is_none_or(|index| connection.protocol == index)
+            && session.is_none_or(|session| connection.view().session.as_deref() == Some(session))
+    });
+    found
 }
 
 /// Show a connection
+///
+/// One that is open, or the last one that was and had this id.
 #[utoipa::path(get, path = "/api/connections/{id}", tag = "connections",
     params(("id" = String, Path, description = "The connection's public id.", min_length = 1)),
-    responses((status = 200, description = "It is open.", body = Connection), BadQuery, NotThere))]
+    responses((status = 200, description = "It is there, or was.", body = Entry), BadQuery, NotThere, Unavailable))]
 pub(super) async fn one_connection(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -> Answer {
-    Parameters::of(&uri, &[])?;
-    let missing = || Problem::new(StatusCode::NOT_FOUND, format!("no connection `{id}` is open"));
-    ok(&Connection::live(&*api.router.context.hub.connection(&id).ok_or_else(missing)?))
+    Asked::nothing(&uri)?;
+    if let Some(connection) = api.router.context.hub.connection(&id) {
+        return ok(&Entry::Live(Box::new(Connection::live(&connection))));
+    }
+    let client = Some(id.as_str().into());
+    let query = ConnectionQuery { protocol: None, user: None, session: None, client, closed: true, limit: 1, cursor: None };
+    let page = api.router.store.connections(&query).await.map_err(problem)?;
+    let found = page.entries.into_iter().next();
+    ok(&Entry::past(found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("no connection `{id}` is or was open")))?)?)
+}
+
+/// How to end a connection.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "described; read by `Asked`")]
+pub(super) struct How {
+    /// The close code that its client is told: 1000 to 1003, 1007 to 1014, or 3000 to 4999. 1008 where it is not given.
+    #[param(inline, example = 1008)]
+    code: Option<CloseCode>,
+    /// The reason that its client is told, at most 123 bytes; `closed by the operator` where it is not given.
+    #[param(max_length = 123)]
+    reason: Option<String>,
+}
+
+/// Close a connection
+///
+/// What already waits for it is written first. Answered as soon as the end is decided: the client may be told a little later.
+#[utoipa::path(delete, path = "/api/connections/{id}", tag = "connections", operation_id = "close_connection",
+    params(("id" = String, Path, description = "The connection's public id.", min_length = 1), How),
+    responses((status = 204, description = "It will be closed."), BadQuery, NotThere))]
+pub(super) async fn close(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -> Result<Response<Body>, Problem> {
+    let mut asked = Asked::of(&uri, &Known { names: &["code", "reason"], repeated: &[], data: false });
+    let code = asked.take("code", |text| {
+        let code = text.parse().ok().filter(|code| may_send(*code));
+        code.ok_or_else(|| "must be a close code that may be sent: 1000 to 1003, 1007 to 1014, or 3000 to 4999".into())
+    });
+    let reason = asked.take("reason", |text| match text.len() <= REASON_BYTES_MAX {
+        true => Ok(text.to_owned()),
+        false => Err(format!("must be at most {REASON_BYTES_MAX} bytes")),
+    });
+    asked.done()?;
+    let (code, reason) = (code.unwrap_or(KICK.0), reason.unwrap_or_else(|| KICK.1.into()));
+    let connection = api.router.context.hub.connection(&id);
+    let connection = connection.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("no connection `{id}` is open")))?;
+    tracing::info!(client = %connection.id, code, reason, "a connection is closed by the operator");
+    connection.outbox.close(Close::Asked(code, reason.into()));
+    Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -10,10 +10,10 @@ use bytes::Bytes;
 use futures_util::stream::try_unfold;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::http::api::asked::{Asked, FILTER, Known};
+use crate::http::api::Api;
+use crate::http::api::asked::{Asked, FILTER, Known, wrong};
 use crate::http::api::openapi::{BadQuery, Unavailable};
 use crate::http::api::shapes::{EventFilter, History, HistoryPage};
-use crate::http::api::{Api, Parameters};
 use crate::http::problem::Problem;
 use crate::http::site::json;
 use crate::model::{Code, Fault, Now};
@@ -106,8 +106,8 @@ pub(super) fn one_line(json: &str) -> std::borrow::Cow<'_, str> {
 /// What is wrong with a question that the store refused.
 pub(super) fn problem(error: StoreError) -> Problem {
     match error {
-        StoreError::Limit => Parameters::wrong("limit", &error.to_string()),
-        StoreError::Cursor(why) => Parameters::wrong("cursor", &why.to_string()),
+        StoreError::Limit => wrong("limit", &error.to_string()),
+        StoreError::Cursor(why) => wrong("cursor", &why.to_string()),
         other => {
             tracing::warn!(error = %other, "a history query failed");
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer; see /readyz")

@@ -9,6 +9,7 @@ mod live;
 mod openapi;
 mod position;
 mod publish;
+mod sessions;
 mod shapes;
 mod stats;
 
@@ -33,17 +34,15 @@ use utoipa_axum::routes;
 use crate::http::guard;
 use crate::http::listen::Serve;
 use crate::http::problem::Problem;
+use crate::http::sessions::Sessions;
 use crate::http::site::{allow_methods, json, name_origin};
 use crate::model::Json;
-use crate::model::fault::Flaw;
 use crate::router::Router;
-use crate::routing::paths::parse_query;
-use crate::statistics::Statistics;
 
 /// What the calls share.
 pub struct Api {
     router: Arc<Router>,
-    statistics: Arc<Statistics>,
+    sessions: Arc<Sessions>,
     stop: CancellationToken,
     recent: publish::RecentIds,
     exports: Arc<Semaphore>,
@@ -63,14 +62,14 @@ pub struct ApiSite {
 
 impl ApiSite {
     /// All calls. `stop` is what makes the server not ready.
-    pub fn new(router: Arc<Router>, statistics: Arc<Statistics>, stop: CancellationToken) -> Self {
+    pub fn new(router: Arc<Router>, sessions: Arc<Sessions>, stop: CancellationToken) -> Self {
         let plan = &router.context.runtime.plan.api;
         let loopback = plan.listen.is_loopback();
         let (routes, document) = routes().split_for_parts();
         let description = openapi::finish(document, plan.token.is_some());
         let api = Arc::new(Api {
             router,
-            statistics,
+            sessions,
             stop,
             recent: publish::RecentIds::default(),
             exports: Arc::new(Semaphore::new(history::EXPORTS_MAX)),
@@ -129,7 +128,9 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(position::members))
         .routes(routes!(events::events))
         .routes(routes!(connections::connections))
-        .routes(routes!(connections::one_connection))
+        .routes(routes!(connections::one_connection, connections::close))
+        .routes(routes!(sessions::sessions, sessions::begin))
+        .routes(routes!(sessions::one_session, sessions::end))
         .routes(routes!(live::routes))
         .routes(routes!(live::plugins))
         .routes(routes!(stats::stats))
@@ -139,6 +140,9 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(openapi::openapi))
         .routes(routes!(docs::docs))
 }
+
+/// How many entries a page has where nothing is said.
+const LIMIT_DEFAULT: usize = 100;
 
 /// What a call answers.
 type Answer = Result<Response<Body>, Problem>;
@@ -159,40 +163,5 @@ impl<S: Send + Sync> FromRequestParts<S> for Part {
             .await
             .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "a part of the path is not UTF-8"))?;
         Ok(Self(name))
-    }
-}
-
-/// The query parameters of a call. One that the call does not know is an error: a misspelt filter must not answer with everything.
-#[derive(Debug)]
-struct Parameters(Vec<(Box<str>, Box<str>)>);
-
-impl Parameters {
-    fn of(uri: &Uri, known: &[&str]) -> Result<Self, Problem> {
-        let all = uri.query().map(parse_query).unwrap_or_default();
-        let mut flaws = Vec::new();
-        for (i, (name, _)) in all.iter().enumerate() {
-            let shown: String = name.chars().take(100).collect();
-            if !known.contains(&&**name) {
-                let there =
-                    if known.is_empty() { "this call takes no parameters".to_owned() } else { format!("there is {}", known.join(", ")) };
-                flaws.push(Flaw { path: shown, message: format!("unknown parameter; {there}") });
-            } else if all[..i].iter().any(|(earlier, _)| earlier == name) {
-                flaws.push(Flaw { path: shown, message: "given twice".into() });
-            }
-        }
-        if flaws.is_empty() {
-            Ok(Self(all))
-        } else {
-            Err(Problem::new(StatusCode::BAD_REQUEST, "the query is not what this call takes").errors(flaws))
-        }
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        crate::model::view::lookup(&self.0, name)
-    }
-
-    fn wrong(name: &str, message: &str) -> Problem {
-        Problem::new(StatusCode::BAD_REQUEST, format!("{name}: {message}"))
-            .errors(vec![Flaw { path: name.into(), message: message.into() }])
     }
 }

@@ -14,7 +14,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Header, ObjectBuilder, OpenApi, Ref, RefOr, SecurityRequirement, Type};
 use utoipa::{IntoResponses, OpenApi as _};
 
-use crate::http::api::{Api, Parameters};
+use crate::http::api::Api;
+use crate::http::api::asked::Asked;
 use crate::http::problem::{Problem, Refusal};
 use crate::http::site::json;
 
@@ -142,6 +143,6 @@ refusals! {
 #[utoipa::path(get, path = "/openapi.json", tag = "description", operation_id = "openapi",
     responses((status = 200, description = "OpenAPI 3.1.", body = serde_json::Map<String, serde_json::Value>), BadQuery))]
 pub(super) async fn openapi(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response<Body>, Problem> {
-    Parameters::of(&uri, &[])?;
+    Asked::nothing(&uri)?;
     Ok(json(StatusCode::OK, api.description.clone()))
 }

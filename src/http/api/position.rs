@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Response, StatusCode, Uri};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::http::api::asked::{Asked, Known};
 use crate::http::api::history::problem;
@@ -29,6 +29,9 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 const BYTES_MAX: usize = 16 << 20;
 /// Bytes that may gather for a request that waits. More is read from the log.
 const GATHERED_BYTES_MAX: usize = 64 << 10;
+/// What is stored is shown within this, unless something is broken; and how often to look.
+const SHOWN_WAIT: Duration = Duration::from_secs(5);
+const SHOWN_LOOK: Duration = Duration::from_millis(1);
 /// Members of an answer, at most and where nothing is said.
 const MEMBERS_MAX: u64 = 10_000;
 const MEMBERS_DEFAULT: usize = 1000;
@@ -65,13 +68,16 @@ pub(super) async fn history(State(api): State<Arc<Api>>, Part(name): Part, uri: 
     let wait = asked.take("wait", wait);
     asked.done()?;
     check_there(&api, &name)?;
-    let found = read(&api, &name, &question).await?;
-    match wait {
-        Some(wait) if found.events.is_empty() && found.verdict.recovered => {
-            Ok(answer(waited(&api, &name, &question, Instant::now() + wait).await?))
-        }
-        _ => Ok(answer(found)),
+    let mut found = read(&api, &name, &question).await?;
+    if let Some(wait) = wait.filter(|_| found.events.is_empty() && found.verdict.recovered) {
+        found = waited(&api, &name, &question, Instant::now() + wait).await?;
     }
+    if let Some(last) = found.events.last()
+        && timeout(SHOWN_WAIT, shown(&api, &name, last)).await.is_err()
+    {
+        tracing::warn!(channel = name, offset = last.offset, "what is stored is not shown to subscribers");
+    }
+    Ok(answer(found))
 }
 
 /// List who is on a channel
@@ -132,6 +138,15 @@ async fn read(api: &Api, name: &str, question: &Question) -> Result<Found, Probl
 async fn stored(api: &Api, name: &str, epoch: Epoch, after: u64, limit: usize) -> Result<Vec<Arc<Event>>, Problem> {
     let events = api.router.store.after(name, epoch, after, limit, BYTES_MAX).await.map_err(problem)?;
     Ok(events.into_iter().map(Arc::new).collect())
+}
+
+/// Resolves when the channel knows the event's place. What is committed is shown a moment later, and who comes back with a
+/// place must not be told that there is none.
+async fn shown(api: &Api, name: &str, event: &Event) {
+    let hub = &api.router.context.hub;
+    while hub.position(name).is_some_and(|at| at.epoch == event.epoch && at.offset < event.offset) {
+        sleep(SHOWN_LOOK).await;
+    }
 }
 
 /// There is nothing yet: waits until there is, the time is over, or the server stops.

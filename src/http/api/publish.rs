@@ -110,11 +110,11 @@ pub(super) async fn source(State(api): State<Arc<Api>>, Part(name): Part, reques
     conclude(&api.router, promised, false).await.map_err(Problem::with_reason)
 }
 
-fn no_body() -> Problem {
+pub(super) fn no_body() -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "the request has no body; it must be a JSON object")
 }
 
-fn invalid(errors: Vec<Flaw>) -> Problem {
+pub(super) fn invalid(errors: Vec<Flaw>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "the body is not what this call takes").errors(errors)
 }
 

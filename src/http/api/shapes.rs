@@ -7,6 +7,8 @@ use utoipa::openapi::schema::SchemaType;
 use utoipa::openapi::{AllOfBuilder, ObjectBuilder, OneOfBuilder, RefOr, Schema, Type};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
+use crate::http::api::connections::InOut;
+
 /// What to publish and where to.
 pub(super) enum Publish {}
 
@@ -182,6 +184,59 @@ pub(super) struct Event {
     metadata: Map<String, Value>,
 }
 
+/// A connection that was.
+#[derive(ToSchema)]
+pub(super) struct PastConnection {
+    /// The public id it had.
+    id: String,
+    /// The protocol it spoke.
+    #[schema(example = "chat")]
+    protocol: String,
+    /// Who it was.
+    #[schema(required = false)]
+    user: String,
+    /// Its session.
+    #[schema(required = false)]
+    session: String,
+    /// The address it came from.
+    #[schema(example = "127.0.0.1")]
+    address: String,
+    /// When it opened.
+    #[schema(format = DateTime)]
+    opened: String,
+    /// When something last came from it.
+    #[schema(required = false, format = DateTime)]
+    seen: String,
+    /// When it ended.
+    #[schema(format = DateTime)]
+    closed: String,
+    /// The close code: 1005 for a close without one, 1006 for none at all.
+    #[schema(example = 1000)]
+    code: u16,
+    /// The reason.
+    reason: String,
+    /// Messages received and queued.
+    messages: InOut,
+    /// Payload bytes received and queued.
+    bytes: InOut,
+    /// Messages that were never written.
+    dropped: u64,
+}
+
+/// A close code that a program may send.
+pub(super) enum CloseCode {}
+
+impl PartialSchema for CloseCode {
+    fn schema() -> RefOr<Schema> {
+        let range = |from: u16, to: u16| {
+            ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(i64::from(from))).maximum(Some(i64::from(to)))
+        };
+        OneOfBuilder::new().item(range(1000, 1003)).item(range(1007, 1014)).item(range(3000, 4999)).into()
+    }
+}
+
+impl ToSchema for CloseCode {}
+
 /// Which events.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -254,6 +309,42 @@ enum Order {
     Asc,
 }
 
+/// A session to be made. Everything has a default.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct NewSession {
+    /// Its user, at most 200 bytes; without one it is nobody's.
+    #[schema(required = false, min_length = 1, max_length = 200, pattern = "^[^*\\x00-\\x1f\\x7f-\\x9f]+$", example = "42")]
+    user_id: String,
+    /// What it is called, for people.
+    #[schema(required = false, min_length = 1, max_length = 200, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]+$", example = "Ada's phone")]
+    name: String,
+    /// How long it lasts: seconds, or a text such as `24h` or `1h30m`. From one second to 366 days.
+    #[schema(required = false, default = "24h")]
+    ttl: Ttl,
+    /// What travels with it: any JSON of at most 16 KiB.
+    #[schema(required = false)]
+    meta: Value,
+}
+
+/// A length of time.
+#[derive(ToSchema)]
+#[serde(untagged)]
+enum Ttl {
+    Text(TtlText),
+    Seconds(TtlSeconds),
+}
+
+/// As a text.
+#[derive(ToSchema)]
+#[schema(pattern = "^([0-9]+(ms|s|m|h|d|w))+$|^[0-9]+$", example = "24h")]
+struct TtlText(String);
+
+/// In seconds.
+#[derive(ToSchema)]
+#[schema(minimum = 1, maximum = 31622400)]
+struct TtlSeconds(u64);
+
 /// Where a channel is read on from.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -299,7 +390,7 @@ struct Member {
     /// The connection.
     client: String,
     /// Its protocol.
-    #[schema(example = "workspace")]
+    #[schema(example = "chat")]
     protocol: String,
     /// Its user.
     #[schema(required = false)]

@@ -1,0 +1,68 @@
+//! Sessions as connections need them: whose is this one? Asked once for each connection that names a session, and not at all
+//! while nobody has made any.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::model::Now;
+use crate::store::{SessionRecord, Store, StoreError};
+
+/// How long a connection may wait for the answer. It then goes on as nobody's.
+const ASK_WITHIN: Duration = Duration::from_secs(2);
+
+const UNKNOWN: u8 = 0;
+const NONE: u8 = 1;
+const SOME: u8 = 2;
+
+/// The stored sessions.
+pub struct Sessions {
+    store: Store,
+    /// Whether there are any. Once there were, they are asked for.
+    any: AtomicU8,
+}
+
+impl Sessions {
+    /// Those of this store.
+    pub fn new(store: Store) -> Self {
+        Self { store, any: AtomicU8::new(UNKNOWN) }
+    }
+
+    /// From now on there are some.
+    pub fn noted(&self) {
+        self.any.store(SOME, Relaxed);
+    }
+
+    /// A session that is not over.
+    pub async fn find(&self, id: &str, now: Now) -> Result<Option<SessionRecord>, StoreError> {
+        Ok(self.store.session(id).await?.filter(|session| session.expires_ms > now.wall_ms))
+    }
+
+    /// The user of a session, where it is stored, not over, and has one. A store that does not answer keeps nobody out: the
+    /// connection then has no user.
+    pub async fn user(&self, id: &str, now: Now) -> Option<Arc<str>> {
+        let ask = async { if self.are_any().await? { self.find(id, now).await } else { Ok(None) } };
+        match timeout(ASK_WITHIN, ask).await {
+            Ok(Ok(found)) => found?.user,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a connection's session could not be looked up");
+                None
+            }
+            Err(_) => {
+                tracing::warn!("a connection's session could not be looked up in time");
+                None
+            }
+        }
+    }
+
+    async fn are_any(&self) -> Result<bool, StoreError> {
+        if self.any.load(Relaxed) == UNKNOWN {
+            let found = !self.store.sessions(None, 1, None).await?.entries.is_empty();
+            // One that was made meanwhile has said so, and that counts.
+            self.any.compare_exchange(UNKNOWN, if found { SOME } else { NONE }, Relaxed, Relaxed).ok();
+        }
+        Ok(self.any.load(Relaxed) == SOME)
+    }
+}
