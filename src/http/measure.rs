@@ -216,6 +216,7 @@ pub fn prometheus(router: &Router, now: Now) -> String {
     let up = f64::from(u8::from(router.store.state() == StoreState::Ok));
     let sample = |name, help, kind, value| Sample { name, help, kind, labels: Vec::new(), value };
     let mut more = vec![
+        sample("log_followers", "Streams and requests that follow the log.", Kind::Gauge, context.hub.feed.len() as f64),
         sample("channels_live", "Channels in memory.", Kind::Gauge, context.hub.channel_count() as f64),
         sample("store_up", "Whether the store takes events.", Kind::Gauge, up),
         sample("store_queue_rows", "Rows that wait to be stored.", Kind::Gauge, stats.queued_rows as f64),

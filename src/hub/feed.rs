@@ -165,7 +165,7 @@ impl Follower {
         }
         queue.bytes += weight;
         queue.items.push_back(if meant { Item::Stored(event.clone()) } else { Item::Counted(event.seq) });
-        let wake = meant || queue.items.len() % COUNTED_WAKE == 0;
+        let wake = meant || queue.items.len().is_multiple_of(COUNTED_WAKE);
         drop(queue);
         if wake {
             self.wake.notify_one();

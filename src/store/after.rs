@@ -61,7 +61,7 @@ impl Store {
             events.push(event);
             Ok(ControlFlow::Continue(()))
         };
-        self.shared.heeded(query.each(read).await)?;
+        query.each(read).await?;
         Ok(events)
     }
 
@@ -141,8 +141,6 @@ impl Walk {
     /// The next events, perhaps none of many that were looked at; nothing at the end.
     pub async fn next(&mut self) -> Result<Option<Vec<Event>>, StoreError> {
         let Some(scan) = self.scan.as_mut().filter(|scan| !scan.is_done()) else { return Ok(None) };
-        let shared = &self.store.shared;
-        let found = shared.heeded(scan.step(&shared.readers(), WALK_ROWS, Budget::default()).await)?;
-        Ok(Some(found.events))
+        Ok(Some(scan.step(&self.store.shared.readers(), WALK_ROWS, Budget::default()).await?.events))
     }
 }

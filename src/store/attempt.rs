@@ -4,12 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::StoreState;
 use super::channels::Channels;
-use super::check::{self, Suspicion};
 use super::fault::Fault;
 use super::replace::{Identity, replace};
 use super::work::{Work, perform, probe};
@@ -33,7 +31,7 @@ impl Writer {
         let (mark, mut again) = (fresh_epoch(), false);
         let mut wait = RETRY_FIRST;
         loop {
-            self.heed_suspicion(channels).await;
+            self.heed_readers(channels).await;
             match perform(&mut self.link, work, channels, again, mark).await {
                 Ok(noted) => {
                     self.recovered();
@@ -44,7 +42,6 @@ impl Writer {
                         self.retention.note(&channel.name, &self.known, channels);
                     }
                     self.known.seq = self.known.seq.max(work.last_seq());
-                    self.retention.changed(work.events());
                     return Ok(Ok(()));
                 }
                 Err(Fault::Row(error)) => return Ok(Err(error)),
@@ -70,7 +67,7 @@ impl Writer {
 
     /// Whether it can be written to, where nothing else has shown it of late.
     pub(super) async fn probe(&mut self, channels: &dyn Channels) {
-        self.heed_suspicion(channels).await;
+        self.heed_readers(channels).await;
         let is_ok = self.shared.queue.state() == StoreState::Ok;
         if is_ok && std::mem::take(&mut self.proven) {
             return;
@@ -101,15 +98,11 @@ impl Writer {
         }
     }
 
-    /// Looks through the file where a reader found something wrong, and replaces it where that was found to be so.
-    async fn heed_suspicion(&mut self, channels: &dyn Channels) {
-        let suspicion = self.shared.suspicion.lock().take();
-        match suspicion {
-            Some(Suspicion::Doubt) if self.check.as_ref().is_none_or(JoinHandle::is_finished) => {
-                self.check = check::spawn(&self.shared, &self.link);
-            }
-            Some(Suspicion::Certainty(reason)) => self.failed(&Fault::Corrupt(reason), channels).await,
-            Some(Suspicion::Doubt) | None => {}
+    /// Replaces the file where a reader, or who looked through it after a crash, found it corrupt.
+    async fn heed_readers(&mut self, channels: &dyn Channels) {
+        let found = self.shared.readers.read().corruption();
+        if let Some(reason) = found {
+            self.failed(&Fault::Corrupt(reason), channels).await;
         }
     }
 

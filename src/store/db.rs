@@ -1,8 +1,12 @@
 //! The two databases as one type: what is said to them is the same text where they agree, so a query is written once and
 //! expanded for each. Placeholders are `$1`, `$2`; `"offset"` and `"user"` are quoted; numbers are 64 bits.
 
+use std::sync::{Arc, OnceLock};
+
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Sqlite, SqlitePool};
+
+use super::fault::is_corruption;
 
 /// One of the two.
 #[derive(Debug, Clone)]
@@ -12,12 +16,17 @@ pub(super) enum Either<S, P> {
 }
 
 /// Where readers get their connections. Cheap to clone.
-pub(super) type Pool = Either<SqlitePool, PgPool>;
+#[derive(Debug, Clone)]
+pub(super) struct Pool {
+    pub(super) db: Either<SqlitePool, PgPool>,
+    /// What somebody found who met damage in what is read here.
+    corruption: Arc<OnceLock<Arc<str>>>,
+}
 
 /// A connection in somebody's hands.
 pub(super) type Held = Either<PoolConnection<Sqlite>, Box<PgConnection>>;
 
-/// Expands what is done for each database: `both!(pool, db => sqlx::query("…").bind(1).fetch_all(db).await?)`. `pool` is
+/// Expands what is done for each database: `both!(&pool.db, db => sqlx::query("…").fetch_all(db).await?)`, with
 /// anything that is an `Either`; for a [`Held`] connection `db` is used as `&mut **db`.
 macro_rules! both {
     ($either:expr, $db:ident => $body:expr) => {
@@ -31,8 +40,29 @@ macro_rules! both {
 pub(super) use both;
 
 impl Pool {
+    pub(super) fn new(db: Either<SqlitePool, PgPool>) -> Self {
+        Self { db, corruption: Arc::default() }
+    }
+
+    /// Tells the writer where an error speaks of damage.
+    pub(super) fn heed(&self, error: &sqlx::Error) {
+        if is_corruption(error) {
+            self.is_corrupt(&error.to_string());
+        }
+    }
+
+    /// Tells the writer that what is read here is damaged.
+    pub(super) fn is_corrupt(&self, reason: &str) {
+        self.corruption.get_or_init(|| reason.into());
+    }
+
+    /// What was found, if anything.
+    pub(super) fn corruption(&self) -> Option<Arc<str>> {
+        self.corruption.get().cloned()
+    }
+
     /// Resolves when its connections are closed.
     pub(super) async fn close(&self) {
-        both!(self, db => db.close().await);
+        both!(&self.db, db => db.close().await);
     }
 }

@@ -73,7 +73,7 @@ fn filters() -> impl Strategy<Value = Filter> {
             .prop_map(move |at| at.map(|at| Moment { ms: BEGIN_MS + at, said: text.into() }))
     };
     let who =
-        (word(&["x", "y", "none"]), word(&["ann", "bob", "ANN"]), word(&["s1", "s2"]), word(&["c1", "c2", "c3"]), word(&["api", "canvas"]));
+        (word(&["x", "y", "none"]), word(&["ann", "bob", "ANN"]), word(&["s1", "s2"]), word(&["c1", "c2", "c3"]), word(&["api", "board"]));
     (channels, who, moment("since"), moment("until"), text, data).prop_map(
         |(channels, (kind, user, session, client, source), since, until, text, data)| Filter {
             channels: channels.into_iter().map(Into::into).collect(),
@@ -101,7 +101,7 @@ fn events() -> impl Strategy<Value = Vec<(usize, &'static str, Who, &'static str
         maybe(&["ann", "bob"]),
         maybe(&["s1", "s2"]),
         maybe(&["c1", "c2", "c3"]),
-        proptest::sample::select(&["api", "canvas", "timer"][..]),
+        proptest::sample::select(&["api", "board", "timer"][..]),
     );
     let kind = proptest::sample::select(&["x", "y", "z"][..]);
     proptest::collection::vec((0..NAMES.len(), kind, who, proptest::sample::select(&DATA[..]), -3000i64..6000), 100..300)

@@ -57,7 +57,7 @@ pub struct Export {
 impl Store {
     /// A page of stored events. Sees what is committed; call [`Store::settled`] first to see what was just appended.
     pub async fn history(&self, query: &HistoryQuery) -> Result<Page, StoreError> {
-        self.shared.heeded(page(&self.shared.readers(), query, Budget::default()).await)
+        page(&self.shared.readers(), query, Budget::default()).await
     }
 
     /// Every stored event that fits, at most `limit`, from a page's cursor on where one is given.
@@ -85,8 +85,7 @@ impl Export {
     pub async fn next(&mut self) -> Result<Option<Vec<String>>, StoreError> {
         let Some(scan) = self.scan.as_mut().filter(|scan| self.left > 0 && !scan.is_done()) else { return Ok(None) };
         let rows = EXPORT_ROWS.min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let shared = &self.store.shared;
-        let found = shared.heeded(scan.step(&shared.readers(), rows, Budget::default()).await)?;
+        let found = scan.step(&self.store.shared.readers(), rows, Budget::default()).await?;
         self.left -= found.events.len() as u64;
         Ok(Some(found.events.iter().map(Event::to_json).collect()))
     }

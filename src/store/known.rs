@@ -65,6 +65,11 @@ impl Known {
         }
     }
 
+    /// How many events there are; one that was refused may count.
+    pub(super) fn rows(&self) -> u64 {
+        self.by_name.values().map(|channel| (channel.top + 1).saturating_sub(channel.first)).sum()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.order.len()
     }

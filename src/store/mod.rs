@@ -46,7 +46,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tokio::sync::watch;
 
 pub use after::{LogPosition, Walk};
@@ -82,31 +82,9 @@ struct Shared {
     /// Replaced where the writer opens another file.
     readers: RwLock<db::Pool>,
     progress: watch::Sender<Progress>,
-    /// What readers and the check after a crash think of the file, until the writer heeds it.
-    suspicion: Mutex<Option<check::Suspicion>>,
 }
 
 impl Shared {
-    /// Tells the writer that the file may be, or is, corrupt. It finds out and replaces it.
-    fn suspect(&self, suspicion: check::Suspicion) {
-        let mut held = self.suspicion.lock();
-        if !matches!(*held, Some(check::Suspicion::Certainty(_))) {
-            *held = Some(suspicion);
-        }
-        drop(held);
-        self.queue.wake();
-    }
-
-    /// A query's result. An error that speaks of damage makes the writer look.
-    fn heeded<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        if let Err(StoreError::Query(error)) = &result
-            && fault::is_corruption(error)
-        {
-            self.suspect(check::Suspicion::Doubt);
-        }
-        result
-    }
-
     /// Where a query gets its connection.
     fn readers(&self) -> db::Pool {
         self.readers.read().clone()
@@ -194,7 +172,6 @@ impl Store {
             queue: queue::Queue::new(bounds, recovered.last_seq),
             readers: RwLock::new(database.readers),
             progress: watch::Sender::default(),
-            suspicion: Mutex::default(),
         });
         let writer = Writer::new(shared.clone(), database.link, database.known, plan, &recovered);
         Ok((Store { shared }, writer, recovered))

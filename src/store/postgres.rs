@@ -65,7 +65,7 @@ pub(super) async fn open(url: &Secret) -> Result<(Link, Pool), StoreError> {
     link.process = process(&mut db).await.map_err(failed)?;
     link.db = Some(db);
     let readers = PgPoolOptions::new().max_connections(READERS).acquire_timeout(ACQUIRE_WAIT).connect_lazy_with(reading);
-    Ok((link, Either::Postgres(readers)))
+    Ok((link, Pool::new(Either::Postgres(readers))))
 }
 
 fn place(options: &PgConnectOptions) -> String {

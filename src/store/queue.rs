@@ -187,11 +187,6 @@ impl Queue {
         Ticket(self.inner.lock().appended)
     }
 
-    /// Makes the writer look.
-    pub(super) fn wake(&self) {
-        self.wake.notify_one();
-    }
-
     /// Resolves when something may be waiting.
     pub(super) async fn woken(&self) {
         self.wake.notified().await;

@@ -96,7 +96,7 @@ impl<'p> Query<'p> {
 
     /// A column of texts that must not choose the index: an expression does not.
     pub(super) fn aside(&mut self, column: &str) -> &mut Self {
-        match self.pool {
+        match self.pool.db {
             Either::Sqlite(_) => self.push("+").push(column),
             Either::Postgres(_) => self.push("(").push(column).push(" || '')"),
         }
@@ -104,7 +104,7 @@ impl<'p> Query<'p> {
 
     /// The same for numbers.
     pub(super) fn aside_number(&mut self, column: &str) -> &mut Self {
-        match self.pool {
+        match self.pool.db {
             Either::Sqlite(_) => self.push("+").push(column),
             Either::Postgres(_) => self.push("(").push(column).push(" + 0)"),
         }
@@ -114,7 +114,7 @@ impl<'p> Query<'p> {
     pub(super) fn among(&mut self, column: &str, values: &[i64]) -> &mut Self {
         let list = values.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
         self.aside_number(column);
-        match self.pool {
+        match self.pool.db {
             Either::Sqlite(_) => self.push(" IN (SELECT value FROM json_each('[' || ").value(&*list).push(" || ']'))"),
             Either::Postgres(_) => self.push(" = ANY (string_to_array(").value(&*list).push(", ',')::bigint[])"),
         }
@@ -125,7 +125,7 @@ impl<'p> Query<'p> {
     /// PostgreSQL would rather walk all rows in the order of `key` where it believes that many have the value, and would not come
     /// to an end where those are not among the first. A comparison of pairs, ordered by both, leaves it this index alone.
     pub(super) fn within(&mut self, column: &str, value: impl Into<Value>, key: &str, low: i64, high: i64) -> &mut Self {
-        if let Either::Sqlite(_) = self.pool {
+        if let Either::Sqlite(_) = self.pool.db {
             self.push(column).push(" = ").value(value).push(" AND ");
             return self.between(key, low, high);
         }
@@ -144,7 +144,7 @@ impl<'p> Query<'p> {
 
     /// That a column's text, its ASCII letters in lower case, holds a text.
     pub(super) fn holds_lower(&mut self, column: &str, lower: &str) -> &mut Self {
-        match self.pool {
+        match self.pool.db {
             Either::Sqlite(_) => self.push("instr(lower(").push(column).push("), ").value(lower).push(") > 0"),
             // Another collation would change letters that are not ASCII.
             Either::Postgres(_) => self.push("strpos(lower(").push(column).push(" COLLATE \"C\"), ").value(lower).push(") > 0"),
@@ -153,13 +153,13 @@ impl<'p> Query<'p> {
 
     /// That a column holds a text.
     pub(super) fn holds(&mut self, column: &str, text: &str) -> &mut Self {
-        let function = if let Either::Sqlite(_) = self.pool { "instr(" } else { "strpos(" };
+        let function = if let Either::Sqlite(_) = self.pool.db { "instr(" } else { "strpos(" };
         self.push(function).push(column).push(", ").value(text).push(") > 0")
     }
 
     /// Gives each row, until there are no more or enough is said.
     pub(super) async fn each(&self, mut row: impl FnMut(&dyn Columns) -> Result<ControlFlow<()>, StoreError>) -> Result<(), StoreError> {
-        both!(self.pool, db => {
+        both!(&self.pool.db, db => {
             let mut query = sqlx::query(AssertSqlSafe(self.text.clone()));
             for value in &self.values {
                 query = match value {
@@ -168,7 +168,7 @@ impl<'p> Query<'p> {
                 };
             }
             let mut rows = query.fetch(db);
-            while let Some(next) = rows.try_next().await? {
+            while let Some(next) = rows.try_next().await.inspect_err(|error| self.pool.heed(error))? {
                 if row(&next)?.is_break() {
                     break;
                 }
@@ -196,7 +196,7 @@ impl<'p> Query<'p> {
     /// How the database would do it.
     #[cfg(test)]
     pub(super) async fn plan(&self) -> Vec<String> {
-        let sqlite = matches!(self.pool, Either::Sqlite(_));
+        let sqlite = matches!(self.pool.db, Either::Sqlite(_));
         let mut explained = self.clone();
         explained.text = format!("{} {}", if sqlite { "EXPLAIN QUERY PLAN" } else { "EXPLAIN" }, self.text);
         let mut lines = Vec::new();

@@ -40,7 +40,7 @@ pub(super) async fn replace(
     identity: &Identity<'_>,
 ) -> Result<Vec<Noted>, Fault> {
     let unable = |error: StoreError| Fault::Unable(error.to_string().into());
-    let (Either::Sqlite(link), Either::Sqlite(readers)) = (&mut *link, shared.readers()) else {
+    let (Either::Sqlite(link), Either::Sqlite(readers)) = (&mut *link, shared.readers().db) else {
         return Err(Fault::Unable(fault.to_string().into()));
     };
     let Some(place) = &mut link.file else { return Err(Fault::Unable(fault.to_string().into())) };

@@ -12,7 +12,6 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use super::channels::Channels;
-use super::db::Pool;
 use super::fault::Fault;
 use super::known::{Known, cutoff};
 use super::link::Link;
@@ -112,7 +111,6 @@ impl Retention {
     pub(super) async fn chunk(
         &mut self,
         link: &mut Link,
-        readers: &Pool,
         known: &mut Known,
         channels: &dyn Channels,
         now_ms: i64,
@@ -122,8 +120,8 @@ impl Retention {
             if !self.due.is_empty() {
                 self.events(link, known, channels, now_ms).await
             } else if let Some(size) = self.size.as_mut().filter(|size| size.measure) {
-                let trimmed = size.chunk(link, readers).await?;
-                Ok(self.apply(known, trimmed))
+                let trimmed = size.chunk(link, known.rows()).await?;
+                Ok(apply(known, trimmed))
             } else {
                 self.round(link, now_ms).await?;
                 Ok(Vec::new())
@@ -167,7 +165,7 @@ impl Retention {
                 self.due.push_front(name);
             }
         }
-        Ok(self.apply(known, done))
+        Ok(apply(known, done))
     }
 
     async fn round(&mut self, link: &mut Link, now_ms: i64) -> Result<(), Fault> {
@@ -185,27 +183,19 @@ impl Retention {
         }
         Ok(())
     }
+}
 
-    /// Takes over what was removed, once that is committed.
-    fn apply(&mut self, known: &mut Known, trimmed: Vec<Trimmed>) -> Vec<(ChannelName, u64)> {
-        let mut lost = Vec::new();
-        for Trimmed { name, first, oldest_ms, rows, .. } in trimmed {
-            self.changed(-i64::try_from(rows).unwrap_or_default());
-            known.change(&name, |channel| {
-                channel.first = channel.first.max(first);
-                channel.oldest_ms = oldest_ms;
-                if rows > 0 {
-                    lost.push((name.clone(), channel.first));
-                }
-            });
-        }
-        lost
+/// Takes over what was removed, once that is committed.
+fn apply(known: &mut Known, trimmed: Vec<Trimmed>) -> Vec<(ChannelName, u64)> {
+    let mut lost = Vec::new();
+    for Trimmed { name, first, oldest_ms, rows, .. } in trimmed {
+        known.change(&name, |channel| {
+            channel.first = channel.first.max(first);
+            channel.oldest_ms = oldest_ms;
+            if rows > 0 {
+                lost.push((name.clone(), channel.first));
+            }
+        });
     }
-
-    /// Events came, or went.
-    pub(super) fn changed(&mut self, rows: i64) {
-        if let Some(size) = &mut self.size {
-            size.changed(rows);
-        }
-    }
+    lost
 }

@@ -21,7 +21,7 @@ const PAGE_BYTES_MAX: usize = 16 << 20;
 const CLOCK_SLACK_MS: i64 = 60_000;
 
 /// No key is larger; one more still is a number.
-const KEY_MAX: i64 = i64::MAX - 1;
+const LAST_KEY: i64 = i64::MAX - 1;
 
 /// How much one page may look at before it gives what it has.
 #[derive(Debug, Clone, Copy)]
@@ -83,13 +83,19 @@ impl Scan {
     /// The beginning of a walk, or where a cursor says; none where there is nothing to be found.
     pub(super) async fn begin(pool: &Pool, filter: &Filter, order: Order, cursor: Option<&str>) -> Result<Option<Self>, StoreError> {
         let key = cursor.map(|text| cursor::read(text, order, filter.fingerprint())).transpose()?;
+        // Read before the channels are: what is newer may be of one that is not among them yet, and must not be passed over for
+        // what is newer still.
+        let newest = newest(pool).await?;
         let Some(channels) = resolve(pool, filter).await? else { return Ok(None) };
         let lead = lead(filter, &channels);
         let (mut low, mut high) = places(pool, filter).await?;
+        if let ChannelSet::Some(_) = channels {
+            high = high.min(newest);
+        }
         if let Lead::Channel(channel) = lead {
             // Most questions have no bounds of time and need no search.
             low = if low > 0 { offset_from(pool, channel, low).await? } else { 0 };
-            high = if high < KEY_MAX { offset_from(pool, channel, high + 1).await? - 1 } else { KEY_MAX };
+            high = if high < LAST_KEY { offset_from(pool, channel, high + 1).await? - 1 } else { LAST_KEY };
         }
         let mut scan = Self { filter: filter.clone(), order, channels, lead, low, high };
         if let Some(key) = key {
@@ -343,16 +349,21 @@ fn lead(filter: &Filter, channels: &ChannelSet) -> Lead {
 
 /// The places in the log between which everything lies that is in the bounds of time.
 async fn places(pool: &Pool, filter: &Filter) -> Result<(i64, i64), StoreError> {
-    let (mut low, mut high) = (0, KEY_MAX);
+    let (mut low, mut high) = (0, LAST_KEY);
     if let Some(since) = &filter.since {
         low = place_before(pool, since.ms).await?.saturating_add(1);
     }
     if let Some(until) = &filter.until {
         let mut query = Query::new(pool, "SELECT id FROM events WHERE time_ms > ");
         query.value(until.ms.saturating_add(CLOCK_SLACK_MS)).push(" ORDER BY time_ms LIMIT 1");
-        high = query.number().await?.map_or(KEY_MAX, |after| after - 1);
+        high = query.number().await?.map_or(LAST_KEY, |after| after - 1);
     }
     Ok((low, high))
+}
+
+/// The newest place in the log that is still there.
+async fn newest(pool: &Pool) -> Result<i64, StoreError> {
+    Ok(Query::new(pool, "SELECT max(id) FROM events").number().await?.unwrap_or(0))
 }
 
 /// A place in the log before everything of this time and later; 0 where all may be.

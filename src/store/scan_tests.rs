@@ -76,7 +76,7 @@ on_both! {
                 let scan = Scan::begin(&pool, &filter, order, None).await.unwrap().unwrap();
                 // A window of a page, as it is when it has been narrowed to a few thousand rows, or the whole of an index.
                 let (low, high) = if let Lead::Channel(_) = scan.lead { (1, 300) } else { (10_000, 12_000) };
-                let (low, high) = if scan.is_decided() || !index.contains("rowid") && index.contains("_by_") { (1, KEY_MAX) } else { (low, high) };
+                let (low, high) = if scan.is_decided() || !index.contains("rowid") && index.contains("_by_") { (1, LAST_KEY) } else { (low, high) };
                 let plan = scan.statement(&pool, low, high, 100).plan().await;
                 assert!(plan.iter().any(|line| line.contains(&index)), "{filter:?}: {index} does not serve {plan:#?}");
                 if !base.is_postgres() {

@@ -73,7 +73,7 @@ fn pool(connections: u32) -> SqlitePoolOptions {
 pub(super) async fn memory() -> Result<(Link, Pool), StoreError> {
     let options = tuned(SqliteConnectOptions::from_str("sqlite::memory:")?).shared_cache(false);
     let pool = pool(1).connect_with(options).await?;
-    Ok((Link { pool: pool.clone(), file: None }, Either::Sqlite(pool)))
+    Ok((Link { pool: pool.clone(), file: None }, Pool::new(Either::Sqlite(pool))))
 }
 
 /// For reading one file outside the pool.
@@ -121,7 +121,7 @@ impl Place {
             .pragma("journal_size_limit", "67108864");
         let writer = pool(1).connect_with(writing).await?;
         let readers = pool(READERS).connect_with(reading(&self.path)).await?;
-        Ok((writer, Either::Sqlite(readers)))
+        Ok((writer, Pool::new(Either::Sqlite(readers))))
     }
 
     /// Notes which file is open, and in the lock file whose it is.
@@ -193,7 +193,6 @@ fn beside(path: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
-/// Device and inode of what a path leads to.
-pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
+fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }

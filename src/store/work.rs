@@ -32,12 +32,6 @@ impl Work<'_> {
             Self::Points(_) => 0,
         }
     }
-
-    /// How many rows of events it adds.
-    pub(super) fn events(&self) -> i64 {
-        let Self::Items(items) = self else { return 0 };
-        i64::try_from(items.iter().filter_map(event).count()).unwrap_or_default()
-    }
 }
 
 /// Does it, all or nothing. `again`: it was tried before and failed, perhaps only after the commit; then `mark`, which must be

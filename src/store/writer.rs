@@ -58,7 +58,7 @@ pub(super) struct GaveUp;
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, link: Link, known: Known, plan: &StorePlan, recovered: &Recovered) -> Self {
-        let check = if recovered.clean { None } else { check::spawn(&shared, &link) };
+        let check = if recovered.clean { None } else { check::spawn(&link, shared.readers()) };
         let retention = Retention::new(plan.size);
         let run = fresh_epoch().to_string();
         Self { shared, link, known, retention, channels: None, log: recovered.log, run, proven: true, check }
@@ -110,8 +110,7 @@ impl Writer {
 
     /// Removes some old events, in one transaction.
     async fn trim(&mut self, channels: &dyn Channels) {
-        let readers = self.shared.readers();
-        match self.retention.chunk(&mut self.link, &readers, &mut self.known, channels, Now::read().wall_ms).await {
+        match self.retention.chunk(&mut self.link, &mut self.known, channels, Now::read().wall_ms).await {
             Ok(trimmed) => trimmed.iter().for_each(|(name, first)| channels.trimmed(name, *first)),
             Err(fault) => self.failed(&fault, channels).await,
         }

@@ -53,6 +53,7 @@ test('the page shows every call and asks nobody but the server', options, async 
   for (const part of ['Publish an event', '/api/publish', 'curl -X POST', 'one of `channel`'.replaceAll('`', ''), '1 to 256 characters', '422', '202']) {
     assert.ok(publish.includes(part), `${part} is not in: ${publish}`);
   }
+  assert.ok((await page.textContent('#stats')).includes(`curl '${new URL(url).origin}/api/stats?from=-1h&step=1m'`));
   // A person can ask from the page.
   const form = page.locator('#one_channel');
   await form.getByText('ask this server').click();

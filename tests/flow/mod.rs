@@ -21,6 +21,8 @@ mod sessions;
 mod statistics;
 
 mod effects;
+mod events;
+mod history;
 mod language;
 mod limits;
 mod moments;

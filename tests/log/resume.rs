@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, block_in_place};
 
 use super::Entry;
-use crate::support::{Backend, Client, KeptAlive, Server, Setup, Sse, on_both, soon};
+use crate::support::{Backend, Client, Events, KeptAlive, Server, Setup, on_both, soon};
 
 /// `few` has next to nothing in memory: what was missed is read from the database.
 const ROUTES: &str = r#"
@@ -124,17 +124,17 @@ async fn socket(at: &Address, reader: &mut Reader, events: usize) -> Option<()> 
 
 async fn stream(at: &Address, reader: &mut Reader, events: usize) -> Option<()> {
     let url = format!("{}/api/events?channel=many&channel=few&since=-15m", at.api);
-    let mut stream = Sse::open(&url, reader.id.as_deref()).await?;
+    let mut stream = Events::try_open(&url, reader.id.as_deref(), false).await?;
     let came_back = reader.id.is_some();
     let mut left = events;
     while left > 0 && !reader.is_done() {
-        let told = stream.next().await?;
-        reader.id = Some(told.id);
-        let data: Value = serde_json::from_str(&told.data).unwrap();
-        match told.name.as_str() {
+        let sent = stream.next_or_end().await?;
+        reader.id = Some(stream.last.clone());
+        let data = sent.data;
+        match sent.name.as_str() {
             "position" if came_back => reader.is_told(&data),
             "position" => {}
-            "message" => {
+            "" => {
                 reader.take(data["channel"].as_str().unwrap(), &Entry::read(&data));
                 left -= 1;
             }

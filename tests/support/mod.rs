@@ -19,7 +19,7 @@ pub use http::{Answer, KeptAlive, request};
 pub use postgres::Postgres;
 pub use server::{Ended, Server, Setup};
 pub use shape::{SOME_TIME, shaped};
-pub use sse::Sse;
+pub use sse::Events;
 
 /// How long anything that must happen may take.
 pub const SOON: Duration = Duration::from_secs(20);

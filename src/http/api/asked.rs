@@ -8,6 +8,7 @@ use axum::http::{StatusCode, Uri};
 use crate::http::problem::Problem;
 use crate::model::Now;
 use crate::model::fault::Flaw;
+use crate::model::json::DEPTH_MAX;
 use crate::routing::paths::{Parameters, parse_query};
 use crate::store::{DATA_CONDITIONS_MAX, DataIs, Filter, Moment, Needle, TEXT_BYTES_MAX};
 
@@ -19,8 +20,6 @@ const DATA: &str = "data.";
 const VALUE_BYTES_MAX: usize = 256;
 /// The longest value that is compared with the data, in bytes.
 const DATA_BYTES_MAX: usize = 1024;
-/// The most keys of a path: no data nests deeper.
-const PATH_MAX: usize = crate::model::json::DEPTH_MAX;
 /// The most channels of one filter.
 const CHANNELS_MAX: usize = 100;
 
@@ -48,7 +47,7 @@ impl Asked {
         for (i, (name, value)) in all.iter().enumerate() {
             let shown: String = name.chars().take(100).collect();
             let mut wrong = |message: String| flaws.push(Flaw { path: shown.clone(), message });
-            if !known.names.contains(&&**name) && !(known.data && name.starts_with(DATA)) {
+            if !(known.names.contains(&&**name) || known.data && name.starts_with(DATA)) {
                 let data = if known.data { ", data.<path>" } else { "" };
                 let there = format!("there is {}{data}", known.names.join(", "));
                 wrong(format!("unknown parameter; {}", if known.names.is_empty() { "this call takes no parameters" } else { &there }));
@@ -173,8 +172,8 @@ fn word(text: &str) -> Result<Box<str>, String> {
 
 fn condition(path: &str, value: &str) -> Result<DataIs, String> {
     let path: Vec<Box<str>> = path.split('.').map(Into::into).collect();
-    if path.len() > PATH_MAX || path.iter().any(|key| key.is_empty()) {
-        return Err(format!("must be `data.` and 1 to {PATH_MAX} keys, with dots between them"));
+    if path.len() > DEPTH_MAX || path.iter().any(|key| key.is_empty()) {
+        return Err(format!("must be `data.` and 1 to {DEPTH_MAX} keys, with dots between them"));
     }
     if value.len() > DATA_BYTES_MAX {
         return Err(format!("must be at most {DATA_BYTES_MAX} bytes"));
@@ -292,7 +291,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_moment_panics(text in "[0-9TZ:+. -]{0,30}|.{0,20}") {
-            prop_assert!(moment(&text, NOW).is_ok_and(|ms| ms <= i64::MAX) || moment(&text, NOW).is_err());
+            prop_assert!(moment(&text, NOW).is_err() || text.len() >= 3);
         }
 
         #[test]

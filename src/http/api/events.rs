@@ -95,7 +95,7 @@ struct Stream {
 enum Mode {
     /// Reads the log. `fed`: what is committed meanwhile comes by itself.
     Reads {
-        walk: Option<Walk>,
+        walk: Option<Box<Walk>>,
         fed: bool,
     },
     Live,
@@ -147,7 +147,7 @@ impl Stream {
                 let _turn = api.reading.acquire().await;
                 let mut walk = match walk {
                     Some(walk) => walk,
-                    None => api.router.store.walk(&self.filter, self.place.seq).await?,
+                    None => Box::new(api.router.store.walk(&self.filter, self.place.seq).await?),
                 };
                 let Some(events) = walk.next().await? else {
                     self.end_of_log(fed);
@@ -211,7 +211,7 @@ impl Stream {
 
     fn write(&mut self, event: &Event, stored: bool) {
         if stored {
-            write!(self.out, "id: {}\n", self.place).ok();
+            writeln!(self.out, "id: {}", self.place).ok();
         }
         self.out.push_str("data: ");
         self.out.push_str(&one_line(&event.to_json()));

@@ -390,7 +390,7 @@ struct Member {
     /// The connection.
     client: String,
     /// Its protocol.
-    #[schema(example = "workspace")]
+    #[schema(example = "chat")]
     protocol: String,
     /// Its user.
     #[schema(required = false)]

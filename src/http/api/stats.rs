@@ -173,7 +173,8 @@ mod tests {
 
     #[test]
     fn the_usual_step_suits_any_length() {
-        for (length, expected) in [(0, 60), (3600, 60), (86_400, 300), (7 * 86_400, 3600), (60 * 86_400, 6 * 3600), (366 * 86_400, 86_400)] {
+        for (length, expected) in [(0, 60), (3600, 60), (86_400, 300), (7 * 86_400, 3600), (60 * 86_400, 6 * 3600), (366 * 86_400, 86_400)]
+        {
             assert_eq!(usual(length), expected, "{length}");
         }
         for length in [100 * 365 * 86_400, i64::MAX] {

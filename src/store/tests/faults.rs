@@ -222,23 +222,41 @@ async fn a_corrupt_file_is_set_aside_at_the_start_and_while_it_runs() {
     rig.crash().await;
 
     // Nothing reads what is damaged, but after a crash the file is looked through.
-    let mut db = base.stranger().await;
-    db.run("PRAGMA wal_checkpoint(TRUNCATE)").await;
-    drop(db);
-    use std::os::unix::fs::FileExt;
-    let bytes = std::fs::read(base.path()).unwrap();
-    let at = bytes.windows(8).position(|part| part == b"\"n\":100,").unwrap();
-    let file = std::fs::OpenOptions::new().write(true).open(base.path()).unwrap();
-    file.write_all_at(&[0xa5; 4096], at as u64 / 4096 * 4096).unwrap();
+    base.stranger().await.run("PRAGMA wal_checkpoint(TRUNCATE)").await;
+    damage_event(&base, 100);
     let rig = Rig::open_with(&base.plan, Bounds::default(), policies.clone()).await;
     assert_eq!(rig.recovered.channels[0].top, 300);
-    while set_aside(&base) < 2 || rig.store.state() != StoreState::Ok {
-        tokio::task::yield_now().await;
-    }
+    until_set_aside(&base, &rig, 2).await;
     rig.write([event("a", 301, 11, "x")]).await;
     assert_eq!(places(&base).await, [("a".to_owned(), 301)]);
     assert_eq!(policies.trimmed.lock().clone(), [("a".to_owned(), 301)]);
+
+    // A reader meets the damage.
+    rig.write((302..=600).map(|n| event("a", n, 11, "x"))).await;
     rig.stop().await;
+    let rig = Rig::open_with(&base.plan, Bounds::default(), policies.clone()).await;
+    damage_event(&base, 400);
+    let query = HistoryQuery { limit: 1000, ..HistoryQuery::default() };
+    rig.store.history(&query).await.unwrap_err();
+    until_set_aside(&base, &rig, 3).await;
+    assert!(all(&rig.store).await.is_empty());
+    assert_eq!(policies.trimmed.lock().last(), Some(&("a".to_owned(), 601)));
+    rig.stop().await;
+}
+
+/// Writes over the page on which the first event with this number stands.
+fn damage_event(base: &Base, number: u64) {
+    use std::os::unix::fs::FileExt;
+    let (bytes, number) = (std::fs::read(base.path()).unwrap(), format!("\"n\":{number},"));
+    let at = bytes.windows(number.len()).position(|part| part == number.as_bytes()).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(base.path()).unwrap();
+    file.write_all_at(&[0xa5; 4096], at as u64 / 4096 * 4096).unwrap();
+}
+
+async fn until_set_aside(base: &Base, rig: &Rig, count: usize) {
+    while set_aside(base) < count || rig.store.state() != StoreState::Ok {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

@@ -157,7 +157,8 @@ on_both! {
             }
             left = now;
         }
-        assert!(left > 0 && left < total as i64, "{left}");
+        // Most of what has room is there.
+        assert!(left > 600 && left < total as i64, "{left}");
         let places = places(base).await;
         let mut first: HashMap<&str, i64> = HashMap::new();
         for (name, offset) in &places {

@@ -89,12 +89,6 @@ impl Rig {
         self.store.committed(self.store.ticket()).await.unwrap();
     }
 
-    /// The readers' connections, where they are SQLite's.
-    pub(in crate::store) fn sqlite(&self) -> sqlx::SqlitePool {
-        let db::Either::Sqlite(pool) = self.store.shared.readers() else { panic!("not SQLite") };
-        pool
-    }
-
     /// Resolves when the writer says that it cannot write; why.
     pub(in crate::store) async fn degraded(&self) -> Arc<str> {
         loop {
