@@ -144,3 +144,7 @@ impl Walk {
         Ok(Some(scan.step(&self.store.shared.readers(), WALK_ROWS, Budget::default()).await?.events))
     }
 }
+
+#[cfg(test)]
+#[path = "after_tests.rs"]
+mod tests;

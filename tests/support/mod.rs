@@ -4,6 +4,7 @@
 pub mod backend;
 pub mod client;
 pub mod http;
+pub mod lines;
 pub mod postgres;
 pub mod raw;
 pub mod server;
@@ -16,10 +17,11 @@ pub use backend::Backend;
 pub(crate) use backend::on_both;
 pub use client::Client;
 pub use http::{Answer, KeptAlive, request};
+pub use lines::Lines;
 pub use postgres::Postgres;
 pub use server::{Ended, Server, Setup};
 pub use shape::{SOME_TIME, shaped};
-pub use sse::Events;
+pub use sse::Sse;
 
 /// How long anything that must happen may take.
 pub const SOON: Duration = Duration::from_secs(20);

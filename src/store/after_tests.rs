@@ -1,0 +1,58 @@
+//! What comes after a position, and where the log is.
+
+use super::*;
+use crate::store::tests::{Base, Rig, event, on_both};
+
+fn offsets(events: &[Event]) -> Vec<u64> {
+    events.iter().map(|event| event.offset).collect()
+}
+
+fn of(channels: &[&str]) -> Filter {
+    Filter { channels: channels.iter().map(|name| (*name).into()).collect(), kind: Some("never".into()), ..Filter::default() }
+}
+
+on_both! {
+    async fn one_channel_of_one_epoch_within_bounds(base) {
+        let rig = Rig::of(base).await;
+        rig.write((1..=5).map(|n| event("a", n, 1, "x"))).await;
+        rig.write([event("b", 1, 1, "x")]).await;
+        rig.write((6..=9).map(|n| event("a", n, 2, "x"))).await;
+        let after = async |channel: &str, epoch, since, events, bytes| offsets(&rig.store.after(channel, epoch, since, events, bytes).await.unwrap());
+        assert_eq!(after("a", 2, 6, 100, 1 << 20).await, [7, 8, 9]);
+        assert_eq!(after("a", 2, 0, 100, 1 << 20).await, [6, 7, 8, 9]);
+        assert_eq!(after("a", 1, 3, 100, 1 << 20).await, [4, 5]);
+        assert_eq!(after("a", 2, 6, 2, 1 << 20).await, [7, 8]);
+        assert_eq!(after("a", 2, 6, 100, 0).await, [7], "one at least");
+        assert_eq!(after("a", 2, 9, 100, 1 << 20).await, [0; 0]);
+        assert_eq!(after("nowhere", 1, 0, 100, 1 << 20).await, [0; 0]);
+        assert_eq!(after("", 1, u64::MAX, 100, 1 << 20).await, [0; 0]);
+        let standing = rig.store.standing(&ChannelName::parse("a").unwrap()).await.unwrap().unwrap();
+        assert_eq!((standing.epoch, standing.top, standing.first), (2, 9, 1));
+        assert_eq!(rig.store.standing(&ChannelName::parse("c").unwrap()).await.unwrap(), None);
+        rig.stop().await;
+    }
+
+    async fn positions_and_walks_are_of_a_filters_channels(base) {
+        let rig = Rig::of(base).await;
+        let empty = rig.store.log_position(&of(&[])).await.unwrap();
+        assert_eq!((empty.log, empty.seq, empty.tops, empty.gone), (rig.recovered.log, 0, 0, 0));
+        for n in 1..=300 {
+            rig.write([event("room:a", n, 1, "x"), event("room:b", n, 1, "x"), event("c", n, 1, "x")]).await;
+        }
+        base.stranger().await.run("UPDATE channels SET gone = 7 WHERE name = 'room:b'").await;
+        for (channels, tops, gone) in [(&[][..], 900, 7), (&["c"], 300, 0), (&["room:*"], 600, 7), (&["c", "room:a"], 600, 0), (&["nowhere"], 0, 0)] {
+            let filter = of(channels);
+            let at = rig.store.log_position(&filter).await.unwrap();
+            assert_eq!((at.seq, at.tops, at.gone), (900, tops, gone), "{channels:?}");
+            assert_eq!(rig.store.count_between(&filter, 300, 600).await.unwrap(), Some(tops / 3), "{channels:?}");
+            let mut walk = rig.store.walk(&filter, 450).await.unwrap();
+            let mut found = Vec::new();
+            while let Some(events) = walk.next().await.unwrap() {
+                found.extend(events.iter().map(|event| event.seq));
+            }
+            let wanted: Vec<u64> = (451..=900).filter(|seq| filter.takes_channel(Some(["c", "room:a", "room:b"][*seq as usize % 3]))).collect();
+            assert_eq!(found, wanted, "{channels:?}");
+        }
+        rig.stop().await;
+    }
+}
