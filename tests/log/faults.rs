@@ -295,6 +295,9 @@ async fn goes_on(words: &str, lose: impl Fn(&Path), end: impl Fn(&Path)) {
     server.logged("the store can be written to again");
     until("ready again", async || server.get("/readyz").await.status, |status| *status == 200).await;
     let place = server.publish(&json!({ "channel": "kept", "data": { "by": "after", "n": 0 } })).await;
+    // Those that were told to wait write again.
+    let is_back = |log: &Vec<Entry>| log.iter().any(|one| one.by.starts_with("during") && Some(one.offset) > place["offset"].as_u64());
+    until("the writers are back", async || log_beyond(&server, "kept", 0).await, is_back).await;
     let acknowledged = load.end().await;
     let log = log_beyond(&server, "kept", 0).await;
     assert!(log[0].offset > 20, "what was lost is there");
