@@ -168,7 +168,8 @@ async fn writer(api: String, channel: String, per_second: Option<u64>, stop: Can
         }
         let asked = Instant::now();
         let answer = http.ask("POST", "/api/publish", Some(&body)).await.unwrap();
-        assert_eq!(answer.status, 202, "{answer:?}");
+        // A disk that stands still for longer than the server waits counts as the time it took.
+        assert!([202, 503].contains(&answer.status), "{answer:?}");
         waits.0.push(asked.elapsed());
     }
     waits
@@ -281,7 +282,8 @@ async fn query(bare: &Bare, rows: u64) {
         let mut refused = None;
         for n in 0..ASKED as u64 {
             let asked = Instant::now();
-            let answer = http.ask("GET", &path(n * 7919), None).await.unwrap();
+            let path = path(n * 7919);
+            let answer = http.ask("GET", &path, None).await.unwrap_or_else(|| panic!("no answer to {path}"));
             waits.0.push(asked.elapsed());
             if answer.status != 200 {
                 refused = Some(answer.status);

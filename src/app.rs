@@ -333,11 +333,20 @@ async fn housekeep(router: Arc<Router>, statistics: Arc<Statistics>, stop: Cance
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// Caught so that a write beyond a limit of file sizes fails as on a full disk, rather than ending the process.
+    _file_size: Signal,
 }
+
+/// SIGXFSZ, the same number on Linux and macOS.
+const FILE_SIZE_EXCEEDED: i32 = 25;
 
 impl Signals {
     fn catch() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            _file_size: signal(SignalKind::from_raw(FILE_SIZE_EXCEEDED))?,
+        })
     }
 
     /// The name of the next one.

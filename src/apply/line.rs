@@ -21,8 +21,15 @@ const TURN: usize = 64;
 #[derive(Debug, Default)]
 pub struct Line {
     // Protects the order. Held for a push or a pop; taken inside channels.
-    queue: Mutex<VecDeque<Transaction>>,
+    queue: Mutex<Queue>,
     wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Transaction>,
+    /// How far the store was when somebody last looked for what can be finished.
+    settled: Ticket,
 }
 
 /// The second half of a transaction.
@@ -69,22 +76,25 @@ impl Line {
             actor.waiting.bytes.fetch_add(weight.bytes, AcqRel);
             actor.waiting.changes.fetch_add(weight.changes, AcqRel);
         }
-        // One that has no events of its own waits for no commit: it must be looked for.
-        let follows = transaction.last == Ticket::default();
-        self.queue.lock().push_back(transaction);
-        if follows {
+        let mut queue = self.queue.lock();
+        // No commit will make anyone look for one that has no events of its own, or whose commit was faster than this.
+        let is_settled = transaction.last <= queue.settled;
+        queue.waiting.push_back(transaction);
+        drop(queue);
+        if is_settled {
             self.wake.notify_one();
         }
     }
 
     fn pop(&self, settled: Ticket) -> Option<Transaction> {
         let mut queue = self.queue.lock();
-        if queue.front()?.last <= settled { queue.pop_front() } else { None }
+        queue.settled = settled;
+        if queue.waiting.front()?.last <= settled { queue.waiting.pop_front() } else { None }
     }
 
     /// How many transactions wait.
     pub fn len(&self) -> usize {
-        self.queue.lock().len()
+        self.queue.lock().waiting.len()
     }
 
     /// Whether nothing waits.
@@ -114,7 +124,7 @@ impl Line {
                 }
             }
         }
-        let left = std::mem::take(&mut *self.queue.lock());
+        let left = std::mem::take(&mut self.queue.lock().waiting);
         for transaction in left {
             if let Some(done) = transaction.done {
                 done.send(Err(stopped())).ok();

@@ -161,7 +161,8 @@ impl Apply<'_> {
     /// The second half of a transaction: its events are stored, or were refused.
     pub(crate) fn finish(self, transaction: Transaction, now: Now) {
         let Transaction { first, last, actor, mut steps, mut applied, done } = transaction;
-        let weight = line::weight(&steps);
+        // However this ends, the connection goes on.
+        let _released = Released { actor: actor.clone(), weight: line::weight(&steps) };
         let mut result = Ok(());
         if last > Ticket::default() && self.store.refused(first, last) {
             result = Err(refused());
@@ -187,17 +188,11 @@ impl Apply<'_> {
             }
         }
         drop(held);
-        if let Some(actor) = actor {
-            if let Err(fault) = &result
-                && let Some(frame) =
-                    crate::pipeline::tell(&self.context.runtime.protocols[actor.protocol].plan, fault, None, &actor.view(), now)
-            {
-                actor.send(frame);
-            }
-            actor.waiting.bytes.fetch_sub(weight.bytes, Release);
-            actor.waiting.changes.fetch_sub(weight.changes, Release);
-            actor.waiting.count.fetch_sub(1, Release);
-            actor.outbox.wake();
+        if let (Some(actor), Err(fault)) = (&actor, &result)
+            && let Some(frame) =
+                crate::pipeline::tell(&self.context.runtime.protocols[actor.protocol].plan, fault, None, &actor.view(), now)
+        {
+            actor.send(frame);
         }
         if let Some(done) = done {
             // Whoever asked may have gone.
@@ -263,6 +258,22 @@ impl Apply<'_> {
         }
         renderer.report();
         applied
+    }
+}
+
+/// A transaction waits no more, once this is dropped.
+struct Released {
+    actor: Option<Arc<Connection>>,
+    weight: line::Weight,
+}
+
+impl Drop for Released {
+    fn drop(&mut self) {
+        let Some(actor) = &self.actor else { return };
+        actor.waiting.bytes.fetch_sub(self.weight.bytes, Release);
+        actor.waiting.changes.fetch_sub(self.weight.changes, Release);
+        actor.waiting.count.fetch_sub(1, Release);
+        actor.outbox.wake();
     }
 }
 

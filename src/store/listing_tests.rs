@@ -8,7 +8,7 @@ use crate::store::{ConnectionEnd, ConnectionRecord};
 fn record(n: i64) -> ConnectionRecord {
     ConnectionRecord {
         client: format!("c{n}").into(),
-        protocol: if n % 2 == 0 { "ink" } else { "tool" }.into(),
+        protocol: if n % 2 == 0 { "board" } else { "tool" }.into(),
         user: (n % 3 == 0).then(|| "ann".into()),
         session: (n % 5 == 0).then(|| "s".into()),
         address: "127.0.0.1".into(),
@@ -52,10 +52,10 @@ on_both! {
         assert_eq!(ids(&rig, ConnectionQuery { user: some("ann"), ..closed() }).await, named(&[9, 6, 3, 0]));
         assert_eq!(ids(&rig, ConnectionQuery { user: some("ann"), protocol: some("tool"), ..closed() }).await, named(&[9, 3]));
         assert_eq!(ids(&rig, ConnectionQuery { session: some("s"), ..closed() }).await, named(&[5, 0]));
-        assert_eq!(ids(&rig, ConnectionQuery { protocol: some("ink"), ..closed() }).await, named(&[8, 6, 4, 2, 0]));
+        assert_eq!(ids(&rig, ConnectionQuery { protocol: some("board"), ..closed() }).await, named(&[8, 6, 4, 2, 0]));
         assert_eq!(ids(&rig, ConnectionQuery { client: some("c7"), ..closed() }).await, named(&[7]));
         let one = rig.store.connections(&ConnectionQuery { client: some("c0"), ..closed() }).await.unwrap().entries;
-        let wanted = "{\"id\":\"c0\",\"protocol\":\"ink\",\"user\":\"ann\",\"session\":\"s\",\"address\":\"127.0.0.1\",\
+        let wanted = "{\"id\":\"c0\",\"protocol\":\"board\",\"user\":\"ann\",\"session\":\"s\",\"address\":\"127.0.0.1\",\
             \"opened\":\"2100-01-01T00:00:00.000Z\",\"seen\":\"2100-01-01T00:00:00.500Z\",\"closed\":\"2100-01-01T00:00:01.000Z\",\
             \"code\":1000,\"reason\":\"bye\",\"messages\":{\"in\":1,\"out\":0},\"bytes\":{\"in\":0,\"out\":0},\"dropped\":0}";
         assert_eq!(one, [wanted]);

@@ -1,10 +1,16 @@
-//! The log behind the channels: every event of a channel with history, one row per connection,
-//! sessions, and totals, in one database:
-//! an SQLite file, or PostgreSQL.
+//! The log behind the channels: every event of a channel with history, one row per connection, sessions, and totals, in one
+//! database: an SQLite file, or PostgreSQL.
 //!
 //! Publishers put rows into a bounded [`queue`] and never wait; one [`writer`] takes what is queued, commits it as one
 //! transaction and says so. Readers have connections of their own and are not slowed by it.
 //! The store is given offsets and epochs; it knows no subscriber, no socket and no permission.
+//!
+//! In reading order:
+//! - handed in: `record`, `queue`, `channels`;
+//! - written: `writer`, `attempt` (how it bears with its database), `work`, `insert`, `aside`, `known`, `link`, `fault`;
+//! - removed: `retention`, `trim`, `size`;
+//! - opened and put in order: `open`, `sqlite`, `postgres`, `db`, `recover`, `check`, `replace`, `salvage`;
+//! - asked: `filter`, `scan`, `history`, `after`, `listing`, `series`, on `read`, `row`, `names` and `cursor`.
 
 mod after;
 mod aside;

@@ -60,6 +60,10 @@ async fn publish_by_http(api: String, channels: Vec<String>, by: String) -> Vec<
         let target = if n % 4 == 3 { json!(channels[..2]) } else { json!(one) };
         let body = json!({ "channel": target, "data": { "by": by, "n": n } });
         let Some(answer) = http.ask("POST", "/api/publish", Some(&body)).await else { break };
+        // A disk that stands still for seconds is no fault of what is tested; nothing is acknowledged then.
+        if answer.status == 503 {
+            continue;
+        }
         assert_eq!(answer.status, 202, "{answer:?}");
         let answer: Value = serde_json::from_str(&answer.body).unwrap();
         for one in answer.as_array().unwrap_or(&vec![answer.clone()]) {

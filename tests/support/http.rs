@@ -98,6 +98,8 @@ impl KeptAlive {
             .body(Full::new(body))
             .unwrap();
         let answer = async {
+            // The answer before may have come before the connection is free again.
+            self.sender.ready().await.ok()?;
             let (parts, body) = self.sender.send_request(request).await.ok()?.into_parts();
             let body = body.collect().await.ok()?.to_bytes();
             Some(Answer { status: parts.status.as_u16(), headers: parts.headers, body: String::from_utf8(body.to_vec()).unwrap() })

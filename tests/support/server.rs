@@ -245,8 +245,8 @@ impl Server {
     /// The next line of the log for which this holds.
     pub fn logged_when(&self, holds: impl Fn(&Value) -> bool) -> Value {
         let until = Instant::now() + SOON;
-        let lines = std::iter::from_fn(|| self.log.next()).take_while(|_| Instant::now() < until);
-        lines.filter(holds).next().expect("it is logged soon, and the server runs")
+        let mut lines = std::iter::from_fn(|| self.log.next()).take_while(|_| Instant::now() < until);
+        lines.find(holds).expect("it is logged soon, and the server runs")
     }
 
     /// The number of its process.
