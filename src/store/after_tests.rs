@@ -55,4 +55,21 @@ on_both! {
         }
         rig.stop().await;
     }
+
+    async fn a_walk_over_several_channels_ends_where_the_log_ended_when_it_began(base) {
+        let rig = Rig::of(base).await;
+        rig.write([event("room:a", 1, 1, "x")]).await;
+        let filter = of(&["room:*"]);
+        let mut walk = rig.store.walk(&filter, 0).await.unwrap();
+        // The first is of a channel that the walk does not know. To give the second would be to pass over it.
+        rig.write([event("room:new", 1, 1, "x"), event("room:a", 2, 1, "x")]).await;
+        let mut found = Vec::new();
+        while let Some(events) = walk.next().await.unwrap() {
+            found.extend(events.iter().map(|event| event.seq));
+        }
+        assert_eq!(found, [1]);
+        let mut rest = rig.store.walk(&filter, 1).await.unwrap();
+        assert_eq!(rest.next().await.unwrap().unwrap().iter().map(|event| event.seq).collect::<Vec<_>>(), [2, 3]);
+        rig.stop().await;
+    }
 }

@@ -104,17 +104,12 @@ impl Scan {
         Ok(Some(scan))
     }
 
-    /// A walk over what follows a place in the log, oldest first, up to the newest there is now.
+    /// A walk over what follows a place in the log, oldest first.
     pub(super) async fn after(pool: &Pool, filter: &Filter, place: i64) -> Result<Option<Self>, StoreError> {
-        // Before the channels are looked up: a channel that is born later has its events behind this, so none is passed over.
-        let newest = Query::new(pool, "SELECT max(id) FROM events").number().await?.unwrap_or(0);
         let Some(mut scan) = Self::begin(pool, filter, Order::Ascending, None).await? else { return Ok(None) };
-        let (mut next, mut end) = (place.saturating_add(1), newest.saturating_add(1));
-        if let Lead::Channel(channel) = scan.lead {
-            (next, end) = (offset_from(pool, channel, next).await?, offset_from(pool, channel, end).await?);
-        }
+        let next = place.saturating_add(1);
+        let next = if let Lead::Channel(channel) = scan.lead { offset_from(pool, channel, next).await? } else { next };
         scan.low = scan.low.max(next);
-        scan.high = scan.high.min(end - 1);
         Ok(Some(scan))
     }
 

@@ -63,8 +63,12 @@ impl Sse {
         Some(Self { body: response.into_body(), text: String::new(), id: last.unwrap_or_default().to_owned() })
     }
 
-    /// The next event; none where the stream ends instead.
+    /// The next event; none where the stream ends instead. Signs of life are no events.
     pub async fn next(&mut self) -> Option<Told> {
+        soon("an event", self.event()).await
+    }
+
+    async fn event(&mut self) -> Option<Told> {
         loop {
             while let Some(end) = self.text.find("\n\n") {
                 let block: String = self.text.drain(..end + 2).collect();
@@ -72,7 +76,7 @@ impl Sse {
                     return Some(told);
                 }
             }
-            let frame = soon("an event", self.body.frame()).await?.ok()?;
+            let frame = self.body.frame().await?.ok()?;
             self.text.push_str(std::str::from_utf8(&frame.into_data().ok()?).unwrap());
         }
     }
