@@ -65,9 +65,9 @@ pub(super) async fn recover(link: &mut Link, now: Now) -> Result<(Recovered, Kno
 async fn in_order(db: &mut Held, now: Now) -> sqlx::Result<(Recovered, Known)> {
     let mut recovered = Recovered { clean: meta(db, "clean").await?.is_none_or(|flag| flag == "1"), ..Recovered::default() };
     if !recovered.clean {
-        // One epoch for all: it is new to each of them.
+        // One epoch for all: it is new to each of them. What was before is no part of it, though it can still be asked for.
         let fresh = fresh_epoch().cast_signed();
-        let sql = "UPDATE channels SET epoch = CASE epoch WHEN $1 THEN $1 + 1 ELSE $1 END WHERE early = 1";
+        let sql = "UPDATE channels SET epoch = CASE epoch WHEN $1 THEN $1 + 1 ELSE $1 END, first = top + 1 WHERE early = 1";
         both!(&mut *db, db => sqlx::query(sql).bind(fresh).execute(&mut **db).await?.rows_affected());
     }
     let sql = "UPDATE connections SET closed_ms = $1, code = 1006, reason = $2 WHERE closed_ms IS NULL";
