@@ -48,7 +48,8 @@ async fn remove(db: &mut Held, most: u64, rows: u64) -> sqlx::Result<Vec<Trimmed
         }
         Held::Postgres(db) => on_postgres(db, most, rows).await?,
     };
-    if used <= most { Ok(Vec::new()) } else { trim::oldest_of_all(db, used - most).await }
+    // A row's size is an estimate, and what went does not come back: half of what is too much, then the next look.
+    if used <= most { Ok(Vec::new()) } else { trim::oldest_of_all(db, (used - most).div_ceil(2)).await }
 }
 
 async fn on_postgres(db: &mut PgConnection, most: u64, rows: u64) -> sqlx::Result<u64> {
