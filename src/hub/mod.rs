@@ -12,6 +12,7 @@ pub mod directory;
 pub mod feed;
 mod held;
 pub mod outbox;
+pub mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -36,6 +37,7 @@ pub use directory::{Admission, Bounds};
 pub use feed::Feed;
 pub use held::{CatchUp, Held, Joined, Published, Recover, Render};
 pub use outbox::{Measure, Out, Outbox, Sent};
+pub use socket::Socket;
 
 use directory::Directory;
 
