@@ -22,7 +22,7 @@ use crate::http::site::Site;
 use crate::http::upgrade::Upgrader;
 use crate::hub::Hub;
 use crate::log_channels::LogChannels;
-use crate::model::Now;
+use crate::model::{Close, Now};
 use crate::pipeline::Context;
 use crate::router::Router;
 use crate::routing::doors::{self, Door};
@@ -191,6 +191,13 @@ impl App {
         // Ends with the writer: what is stored last is still shown to whoever is there.
         let router = self.router.clone();
         let delivered = tokio::spawn(async move { router.deliver().await });
+        // They end with the runtime: what is queued last is written as long as anyone is there.
+        let writing: Vec<_> = (0..self.router.context.hub.flush.tasks())
+            .map(|nth| {
+                let router = self.router.clone();
+                tokio::spawn(async move { router.context.hub.flush.run(nth).await })
+            })
+            .collect();
         let ports = self.serve(open);
         announce(cli, &self.router, &ports);
         tracing::info!(signal = signals.next().await, "stopping");
@@ -206,6 +213,7 @@ impl App {
             tracing::error!(still = "store", queued = self.router.store.stats().queued_rows, "did not end in time");
         }
         delivered.abort();
+        writing.iter().for_each(tokio::task::JoinHandle::abort);
         tracing::info!("stopped");
         Ok(())
     }
@@ -246,6 +254,9 @@ impl App {
     /// Stops accepting, closes connections, waits until the deadline, names what is left.
     async fn close(&self, deadline: Instant) {
         self.stop.cancel();
+        for connection in self.router.context.hub.connections(None) {
+            connection.outbox.close(Close::GoingAway);
+        }
         self.tasks.close();
         if timeout_at(deadline, self.tasks.wait()).await.is_err() {
             let clients = self.router.context.hub.ids();

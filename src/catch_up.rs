@@ -12,7 +12,6 @@ use crate::hub::{CatchUp, Connection, Render};
 use crate::model::event::Epoch;
 use crate::model::{ChannelName, Close, Now};
 use crate::pipeline::deliver::Renderer;
-use crate::protocol::Frame;
 use crate::router::Router;
 
 /// Events and bytes of one look at the log.
@@ -21,11 +20,10 @@ const READ_BYTES_MAX: usize = 1 << 20;
 /// Between two tries where the log cannot be read.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Never resolves. It is polled whenever the connection's task runs, so it registers no waker of its own: that task wakes for
-/// what is pushed to the outbox, for [`Connection::push_behind`], and when the client has read.
-pub async fn run(router: &Router, connection: &Arc<Connection>) -> std::convert::Infallible {
-    loop {
-        let (name, key) = poll_fn(|_| connection.pop_behind().map_or(Poll::Pending, Poll::Ready)).await;
+/// Resolves when nothing is behind any more. It is polled whenever the connection's task runs, so it registers no waker of its
+/// own where it waits for room: that task wakes when the client has read.
+pub async fn run(router: &Router, connection: &Arc<Connection>) {
+    while let Some((name, key)) = connection.pop_behind() {
         one(router, connection, &name, &key).await;
     }
 }
@@ -78,19 +76,19 @@ async fn read(
     loop {
         room(connection).await;
         let mut renderer = Renderer::new(&router.context.runtime, Now::read());
-        let (mut frames, mut bytes, mut next) = (Vec::new(), 0, seen);
+        let (mut packets, mut bytes, mut next) = (Vec::new(), 0, seen);
         while let Some(event) = events.next() {
             renderer.begin();
-            let frame = renderer.render(&event, connection, Some(&view));
-            bytes += frame.as_ref().map_or(0, Frame::len);
-            frames.extend(frame);
+            let packet = renderer.render(&event, connection, Some(&view));
+            bytes += packet.as_ref().map_or(0, |packet| packet.wire.len());
+            packets.extend(packet);
             if bytes >= connection.outbox.bytes_max() / 4 && events.peek().is_some() {
                 next = event.offset;
                 break;
             }
         }
         renderer.report();
-        if !hub.replay(name, connection, key, frames, at, next) || next == seen {
+        if !hub.replay(name, connection, key, packets, at, next) || next == seen {
             return Ok(());
         }
         at = next;

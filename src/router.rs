@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::apply::line::Line;
-use crate::apply::{Accepted, Applied, Apply};
+use crate::apply::{Accepted, Applied, Apply, Batch};
 use crate::config::plan::{HttpRow, ProtocolPlan, Rate, SourcePlan, WhenFull};
 use crate::hub::connection::report;
 use crate::hub::{Admission, Bounds, Connection};
@@ -93,15 +93,22 @@ impl Router {
         Ok(())
     }
 
-    /// Something came from, or about, a connection.
-    pub fn client(&self, connection: &Arc<Connection>, limits: &mut ClientLimits, input: Input<'_>, now: Now) {
+    /// Something came from, or about, a connection. What it does is queued when the batch ends, at the latest.
+    pub fn client(
+        &self,
+        connection: &Arc<Connection>,
+        limits: &mut ClientLimits,
+        input: Input<'_>,
+        batch: &mut Batch<'_>,
+        now: Now,
+    ) {
         let protocol = &self.context.runtime.protocols[connection.protocol];
         if let Input::Message(frame) = &input {
             protocol.metrics.message_in(frame.len() as u64, now.wall_ms);
         }
         let mut decision = pipeline::decide(&self.context, connection, limits, input, now);
         self.note(&decision, &protocol.plan.name, Some(connection));
-        if let Err(fault) = self.applying().apply(Some(connection), std::mem::take(&mut decision.effects), now) {
+        if let Err(fault) = self.applying().apply(Some(connection), std::mem::take(&mut decision.effects), batch, now) {
             protocol.metrics.fault(fault.code);
             if self.may_warn() {
                 let why = fault.detail.as_deref().unwrap_or(&fault.message);
@@ -109,7 +116,7 @@ impl Router {
             }
             // In its order among what the connection is told. What touches no channel and no store is always accepted.
             if let Some(frame) = pipeline::tell(&protocol.plan, &fault, None, &connection.view(), now)
-                && let Err(fault) = self.applying().apply(Some(connection), vec![Effect::Send(frame)], now)
+                && let Err(fault) = self.applying().apply(Some(connection), vec![Effect::Send(frame)], batch, now)
             {
                 tracing::error!(client = %connection.id, why = %fault.message, "a client was not told of a fault");
             }
@@ -120,7 +127,9 @@ impl Router {
     pub fn closed(&self, connection: &Arc<Connection>, close: &Close, now: Now) {
         let protocol = &self.context.runtime.protocols[connection.protocol];
         self.context.hub.close(connection);
-        self.client(connection, &mut ClientLimits::default(), Input::Closed(close), now);
+        let mut batch = Batch::new(&self.context, None, now);
+        self.client(connection, &mut ClientLimits::default(), Input::Closed(close), &mut batch, now);
+        drop(batch);
         protocol.metrics.closed(close);
         let passed = report(connection);
         let end = ConnectionEnd {
@@ -170,7 +179,8 @@ impl Router {
     }
 
     fn apply(&self, effects: Vec<Effect>, now: Now) -> Result<Accepted, Fault> {
-        self.applying().apply(None, effects, now)
+        let mut batch = Batch::new(&self.context, None, now);
+        self.applying().apply(None, effects, &mut batch, now)
     }
 
     fn applying(&self) -> Apply<'_> {

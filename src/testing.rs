@@ -1,6 +1,6 @@
-//! For unit tests: a router out of a few lines of YAML, connections without sockets, a transport that does what it is told.
+//! For unit tests: a router out of a few lines of YAML, connections without sockets, a socket that does what it is told.
 
-use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 
@@ -8,11 +8,11 @@ use parking_lot::Mutex;
 
 use crate::config;
 use crate::config::plan::DatabasePlan;
-use crate::connection::transport::{Gone, Incoming, Outgoing, Transport};
-use crate::hub::{Connection, Hub, Out};
+use crate::apply::Batch;
+use crate::hub::{Connection, Hub, Socket};
 use crate::log_channels::LogChannels;
 use crate::model::view::ConnView;
-use crate::model::{Close, Json, Now};
+use crate::model::{Json, Now};
 use crate::pipeline::{ClientLimits, Context, Input};
 use crate::protocol::Frame;
 use crate::router::Router;
@@ -95,7 +95,9 @@ impl Client {
     }
 
     pub(crate) fn input(&mut self, input: Input<'_>) {
-        self.router.client(&self.connection, &mut self.limits, input, Now::read());
+        let now = Now::read();
+        let mut batch = Batch::new(&self.router.context, Some(&self.connection), now);
+        self.router.client(&self.connection, &mut self.limits, input, &mut batch, now);
     }
 
     pub(crate) fn say(&mut self, text: &str) {
@@ -104,25 +106,41 @@ impl Client {
 
     /// Everything it was told since the last look.
     pub(crate) fn told(&self) -> Vec<String> {
-        std::iter::from_fn(|| self.connection.outbox.pop())
-            .map(|out| match out {
-                Out::Frame(Frame::Text(text)) => text.to_string(),
-                Out::Frame(Frame::Binary(bytes)) => format!("{bytes:?}"),
-                Out::Ping => "ping".into(),
-                Out::Close(close) => format!("close {} {}", close.code(), close.reason()),
-            })
-            .collect()
+        told(&self.connection.outbox.take())
     }
 }
 
-/// A transport that a test plays the other side of.
-#[derive(Clone, Default)]
+/// The frames a server wrote, in words.
+pub(crate) fn told(mut wire: &[u8]) -> Vec<String> {
+    let mut told = Vec::new();
+    while let [first, length, rest @ ..] = wire {
+        let (length, rest) = match length {
+            126 => (usize::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..]),
+            127 => (u64::from_be_bytes(rest[..8].try_into().unwrap()) as usize, &rest[8..]),
+            short => (usize::from(*short), rest),
+        };
+        let payload = &rest[..length];
+        wire = &rest[length..];
+        told.push(match first {
+            0x81 => String::from_utf8(payload.to_vec()).unwrap(),
+            0x88 => format!("close {} {}", u16::from_be_bytes([payload[0], payload[1]]), String::from_utf8_lossy(&payload[2..])),
+            0x89 => "ping".into(),
+            0x8a => "pong".into(),
+            other => panic!("no frame a server writes begins with {other:#x}"),
+        });
+    }
+    assert!(wire.is_empty(), "half a frame");
+    told
+}
+
+/// A socket that a test plays the other side of.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Double(Arc<Mutex<Wires>>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Wires {
-    incoming: VecDeque<Incoming>,
-    written: Vec<String>,
+    incoming: Vec<u8>,
+    written: Vec<u8>,
     stalled: bool,
     broken: bool,
     wakers: Vec<Waker>,
@@ -137,9 +155,19 @@ impl Double {
         }
     }
 
-    /// The other side sends something.
-    pub(crate) fn comes(&self, incoming: Incoming) {
-        self.change(|wires| wires.incoming.push_back(incoming));
+    /// The other side sends a frame.
+    pub(crate) fn comes(&self, first: u8, payload: &[u8]) {
+        assert!(payload.len() < 126);
+        self.change(|wires| {
+            // A mask of zeros changes nothing.
+            wires.incoming.extend([first, 0x80 | payload.len() as u8, 0, 0, 0, 0]);
+            wires.incoming.extend(payload);
+        });
+    }
+
+    /// The other side sends these bytes.
+    pub(crate) fn comes_as(&self, bytes: &[u8]) {
+        self.change(|wires| wires.incoming.extend(bytes));
     }
 
     /// The other side reads no more, or again.
@@ -154,53 +182,55 @@ impl Double {
 
     /// What was written so far.
     pub(crate) fn written(&self) -> Vec<String> {
-        self.0.lock().written.clone()
+        told(&self.0.lock().written)
+    }
+
+    fn poll(&self, cx: &TaskContext<'_>, ready: impl FnOnce(&Wires) -> bool) -> Poll<()> {
+        let mut wires = self.0.lock();
+        if ready(&wires) {
+            return Poll::Ready(());
+        }
+        wires.wakers.push(cx.waker().clone());
+        Poll::Pending
     }
 }
 
-impl Transport for Double {
-    fn poll_incoming(&mut self, cx: &mut TaskContext<'_>) -> Poll<Incoming> {
+impl Socket for Double {
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut wires = self.0.lock();
-        assert!(!wires.broken, "the transport was told to break down");
-        match wires.incoming.pop_front() {
-            Some(incoming) => Poll::Ready(incoming),
-            None => {
-                wires.wakers.push(cx.waker().clone());
-                Poll::Pending
+        assert!(!wires.broken, "the socket was told to break down");
+        let count = buffer.len().min(wires.incoming.len());
+        if count == 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        buffer[..count].copy_from_slice(&wires.incoming[..count]);
+        wires.incoming.drain(..count);
+        Ok(count)
+    }
+
+    fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        if self.0.lock().stalled {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let mut count = 0;
+        for buffer in buffers {
+            self.change(|wires| wires.written.extend_from_slice(buffer));
+            count += buffer.len();
+            // A well-behaved other side answers.
+            if let [0x88, _, code @ ..] = &buffer[..] {
+                self.comes(0x88, &code[..2]);
             }
         }
+        Ok(count)
     }
 
-    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Gone>> {
-        let mut wires = self.0.lock();
-        if wires.stalled {
-            wires.wakers.push(cx.waker().clone());
-            return Poll::Pending;
-        }
-        Poll::Ready(Ok(()))
+    fn poll_readable(&self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        self.poll(cx, |wires| wires.broken || !wires.incoming.is_empty())
     }
 
-    fn start(&mut self, out: Outgoing) -> Result<(), Gone> {
-        let text = match out {
-            Outgoing::Frame(Frame::Text(text)) => text.to_string(),
-            Outgoing::Frame(Frame::Binary(bytes)) => format!("{bytes:?}"),
-            Outgoing::Ping => "ping".into(),
-            Outgoing::Close(close) => {
-                let code = close.code();
-                // A well-behaved other side answers.
-                self.comes(Incoming::Closed(Close::ByClient(code, String::new())));
-                format!("close {code}")
-            }
-        };
-        self.change(|wires| wires.written.push(text));
-        Ok(())
+    fn poll_writable(&self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        self.poll(cx, |wires| !wires.stalled)
     }
 
-    fn poll_flush(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Gone>> {
-        self.poll_ready(cx)
-    }
-
-    fn poll_drain(&mut self, _: &mut TaskContext<'_>) -> Poll<()> {
-        Poll::Ready(())
-    }
+    fn close(&self) {}
 }

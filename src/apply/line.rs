@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::AcqRel;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::{Applied, Apply, Step, stopped};
+use super::{Applied, Apply, Batch, Step, stopped};
 use crate::hub::Connection;
 use crate::model::{Fault, Now};
 use crate::pipeline::Effect;
@@ -102,6 +102,21 @@ impl Line {
         self.len() == 0
     }
 
+    /// Finishes some of what can be finished. Says whether there may be more.
+    fn turn(&self, apply: Apply<'_>, settled: Ticket) -> bool {
+        let now = Now::read();
+        let mut batch = Batch::new(apply.context, None, now);
+        for _ in 0..TURN {
+            let Some(transaction) = self.pop(settled) else { return false };
+            // An error of ours in one transaction must not keep all others from being seen.
+            let finished = std::panic::catch_unwind(AssertUnwindSafe(|| apply.finish(transaction, &mut batch, now)));
+            if finished.is_err() {
+                tracing::error!("a transaction that is stored was not shown to all: an error of ours");
+            }
+        }
+        true
+    }
+
     /// Finishes transactions as the store settles them, until it has ended.
     pub async fn run(&self, apply: Apply<'_>) {
         let mut settled = Ticket::default();
@@ -111,17 +126,8 @@ impl Line {
                 now = apply.store.settled_beyond(settled) => (settled, ended) = (now.up_to, now.ended),
                 () = self.wake.notified() => {}
             }
-            let mut count = 0;
-            while let Some(transaction) = self.pop(settled) {
-                // An error of ours in one transaction must not keep all others from being seen.
-                let finished = std::panic::catch_unwind(AssertUnwindSafe(|| apply.finish(transaction, Now::read())));
-                if finished.is_err() {
-                    tracing::error!("a transaction that is stored was not shown to all: an error of ours");
-                }
-                count += 1;
-                if count % TURN == 0 {
-                    tokio::task::yield_now().await;
-                }
+            while self.turn(apply, settled) {
+                tokio::task::yield_now().await;
             }
         }
         let left = std::mem::take(&mut self.queue.lock().waiting);

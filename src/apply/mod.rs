@@ -5,6 +5,7 @@
 //! committed: nobody ever saw what the log lost, and an answer means that it is stored. In between it stands in the [`line`].
 //! What a channel's promise allows to be seen before the commit is not held back.
 
+mod batch;
 pub mod line;
 #[cfg(test)]
 mod tests;
@@ -16,13 +17,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::config::plan::{ChannelPlan, Promise};
-use crate::hub::{CatchUp, Connection, Held, Hub, Joined, Published, Render};
+use crate::hub::{CatchUp, Connection, Held, Joined, Published, Render};
 use crate::model::{ChannelName, Close, Code, Event, Fault, Now};
 use crate::pipeline::Context;
-use crate::pipeline::deliver::Renderer;
 use crate::pipeline::effect::{Effect, Receivers};
 use crate::store::{Permit, Store, StoreError, Ticket};
 use crate::telemetry::metrics::DropReason;
+pub use batch::Batch;
 use line::{Line, Transaction};
 
 /// How long a door waits for the store before it says that it does not know.
@@ -105,8 +106,16 @@ pub struct Apply<'a> {
 }
 
 impl Apply<'_> {
-    /// Applies effects in order. `actor` is the connection they are about. Fails as a whole, before anything happened.
-    pub fn apply(self, actor: Option<&Arc<Connection>>, effects: Vec<Effect>, now: Now) -> Result<Accepted, Fault> {
+    /// Applies effects in order. `actor` is the connection they are about; what happened is told where there is none.
+    /// Fails as a whole, before anything happened.
+    pub fn apply(
+        self,
+        actor: Option<&Arc<Connection>>,
+        effects: Vec<Effect>,
+        batch: &mut Batch<'_>,
+        now: Now,
+    ) -> Result<Accepted, Fault> {
+        batch.before(effects.iter().filter_map(channel_of));
         // What a connection does stays in order: behind what waits of it, all else waits too.
         let follows = actor.is_some_and(|actor| actor.is_waiting());
         let permit = self.reserve(&effects)?;
@@ -114,7 +123,7 @@ impl Apply<'_> {
         let at_once = if follows { 0 } else { at_once(&effects, held.as_mut()) };
         let (mut steps, tickets) = place(effects, permit, held.as_mut());
         let rest = steps.split_off(at_once);
-        let mut applied = self.run(held.as_mut(), actor, steps, now);
+        let mut applied = self.run(held.as_mut(), actor, steps, batch, actor.is_none(), now);
         if rest.is_empty() {
             applied.ticket = tickets.filter(|(_, _, relaxed)| !relaxed).map(|(_, last, _)| last);
             return Ok(Accepted::Done(applied));
@@ -159,14 +168,19 @@ impl Apply<'_> {
     }
 
     /// The second half of a transaction: its events are stored, or were refused.
-    pub(crate) fn finish(self, transaction: Transaction, now: Now) {
+    pub(crate) fn finish(self, transaction: Transaction, batch: &mut Batch<'_>, now: Now) {
         let Transaction { first, last, actor, mut steps, mut applied, done } = transaction;
         // However this ends, the connection goes on.
-        let _released = Released { actor: actor.clone(), weight: line::weight(&steps) };
+        let released = actor.clone().map(|actor| Released { actor, weight: line::weight(&steps) });
+        batch.released.extend(released);
         let mut result = Ok(());
         if last > Ticket::default() && self.store.refused(first, last) {
             result = Err(refused());
         }
+        batch.before(steps.iter().filter_map(|step| match step {
+            Step::Show(event, _) => event.channel.as_ref(),
+            Step::Do(effect) => channel_of(effect),
+        }));
         let channels = |steps: &[Step]| steps.iter().filter_map(|step| touched_by(self.context, step)).collect::<Vec<_>>();
         let mut held = match self.hold(channels(&steps).into_iter()) {
             Ok(held) => held,
@@ -178,7 +192,7 @@ impl Apply<'_> {
             }
         };
         if result.is_ok() || !self.store.refused(first, last) {
-            let later = self.run(held.as_mut(), actor.as_ref(), steps, now);
+            let later = self.run(held.as_mut(), actor.as_ref(), steps, batch, done.is_some(), now);
             applied.published.extend(later.published);
         } else if let Some(held) = held.as_mut() {
             for step in &steps {
@@ -192,7 +206,9 @@ impl Apply<'_> {
             && let Some(frame) =
                 crate::pipeline::tell(&self.context.runtime.protocols[actor.protocol].plan, fault, None, &actor.view(), now)
         {
-            actor.send(frame);
+            batch.only(None, None);
+            actor.send(&frame);
+            batch.given(actor);
         }
         if let Some(done) = done {
             // Whoever asked may have gone.
@@ -200,30 +216,38 @@ impl Apply<'_> {
         }
     }
 
-    fn run(self, mut held: Option<&mut Held<'_>>, actor: Option<&Arc<Connection>>, steps: Vec<Step>, now: Now) -> Applied {
+    /// `told`: somebody wants to know what became of what is published.
+    fn run(
+        self,
+        mut held: Option<&mut Held<'_>>,
+        actor: Option<&Arc<Connection>>,
+        steps: Vec<Step>,
+        batch: &mut Batch<'_>,
+        told: bool,
+        now: Now,
+    ) -> Applied {
         let Context { runtime, hub, .. } = self.context;
-        let mut renderer = Renderer::new(runtime, now);
         let mut applied = Applied::default();
         let mut recovering = Vec::new();
         for step in steps {
+            let (step, shows) = match (step, held.as_deref_mut()) {
+                (Step::Show(event, except), Some(_)) => (None, Some((event, except))),
+                (Step::Do(Effect::Publish { channel, event, except, .. }), Some(held)) => {
+                    let Some(event) = held.place(&channel, event).map(Arc::new) else { continue };
+                    hub.feed.passing(&event);
+                    (None, Some((event, except)))
+                }
+                (step, _) => (Some(step), None),
+            };
+            if let (Some((event, except)), Some(held)) = (shows, held.as_deref_mut()) {
+                self.show(held, event, except, batch, told.then_some(&mut applied));
+                continue;
+            }
+            batch.only(held.as_deref_mut(), None);
             match (step, actor, held.as_deref_mut()) {
-                (Step::Show(event, except), _, Some(held)) => {
-                    let plan = event.channel.as_ref().and_then(|name| held.plan(name));
-                    let published = held.show(event, except, &mut renderer);
-                    runtime.published(plan.as_deref(), &published);
-                    applied.published.push(published);
-                }
-                (Step::Do(Effect::Publish { channel, plan, event, except }), _, Some(held)) => {
-                    if let Some(event) = held.place(&channel, event) {
-                        let published = held.show(Arc::new(event), except, &mut renderer);
-                        hub.feed.passing(&published.event);
-                        runtime.published(Some(&plan), &published);
-                        applied.published.push(published);
-                    }
-                }
-                (Step::Do(Effect::View(view)), Some(actor), _) => hub.set_view(actor, view),
-                (Step::Do(Effect::Leave { channel, key, .. }), Some(actor), Some(held)) => held.leave(actor, &channel, &key),
-                (Step::Do(Effect::Join { view, recover, .. }), Some(actor), Some(held)) => {
+                (Some(Step::Do(Effect::View(view))), Some(actor), _) => hub.set_view(actor, view),
+                (Some(Step::Do(Effect::Leave { channel, key, .. })), Some(actor), Some(held)) => held.leave(actor, &channel, &key),
+                (Some(Step::Do(Effect::Join { view, recover, .. })), Some(actor), Some(held)) => {
                     let place = (view.channel.clone(), view.key.clone());
                     match held.join(actor, view, recover, now) {
                         Joined::In if recover.is_some() => recovering.push(place),
@@ -231,49 +255,88 @@ impl Apply<'_> {
                         Joined::Lost => actor.outbox.close(Close::PositionLost),
                     }
                 }
-                (Step::Do(Effect::Direct { receivers, event, except }), _, _) => {
+                (Some(Step::Do(Effect::Direct { receivers, event, except })), _, _) => {
                     let event = Arc::new(Event { new: event, channel: None, offset: 0, epoch: 0, seq: 0 });
-                    let published = direct(hub, &receivers, event, except, &mut renderer);
+                    let published = self.direct(&receivers, event, except, batch);
                     hub.feed.passing(&published.event);
                     runtime.published(None, &published);
                     applied.published.push(published);
                 }
-                (Step::Do(Effect::Send(frame)), Some(actor), _) => {
-                    actor.send(frame);
+                (Some(Step::Do(Effect::Send(frame))), Some(actor), _) => {
+                    actor.send(&frame);
+                    batch.given(actor);
                 }
-                (Step::Do(Effect::Close(close)), Some(actor), _) => actor.outbox.close(close),
+                (Some(Step::Do(Effect::Close(close))), Some(actor), _) => actor.outbox.close(close),
                 // Effects on a connection, where there is none: the pipeline makes no such decision.
-                (Step::Show(..) | Step::Do(_), _, _) => {}
+                (_, _, _) => {}
             }
         }
         // What was missed comes behind the answer that says so, and before anything new.
-        if let (Some(actor), Some(held)) = (actor, held) {
+        if let (Some(actor), Some(held), false) = (actor, held, recovering.is_empty()) {
+            batch.only(Some(held), None);
             for (name, key) in recovering {
-                match held.catch_up(&name, actor, &key, &mut renderer) {
+                match held.catch_up(&name, actor, &key, &mut batch.renderer) {
                     CatchUp::Done => {}
                     CatchUp::Room | CatchUp::Read { .. } => actor.push_behind(name, key),
                     CatchUp::Lost => actor.outbox.close(Close::PositionLost),
                 }
             }
+            batch.given(actor);
         }
-        renderer.report();
         applied
+    }
+
+    fn show(self, held: &mut Held<'_>, event: Arc<Event>, except: Option<u64>, batch: &mut Batch<'_>, told: Option<&mut Applied>) {
+        let Some(name) = event.channel.clone() else { return };
+        match told {
+            None => {
+                batch.only(Some(held), Some(&name));
+                held.show_later(event, except);
+                batch.shown(held, &name);
+            }
+            Some(applied) => {
+                batch.only(Some(held), None);
+                let Some(channel) = held.channel(&name) else { return };
+                let mut published = held.show(event, except, &mut batch.renderer);
+                batch.count(&channel, &published);
+                // The last: what came before it was somebody else's.
+                applied.published.extend(published.pop());
+            }
+        }
+    }
+
+    fn direct(self, receivers: &Receivers, event: Arc<Event>, except: Option<u64>, batch: &mut Batch<'_>) -> Published {
+        let hub = &self.context.hub;
+        let connections = match receivers {
+            Receivers::Client(id) => hub.connection(id).into_iter().collect(),
+            Receivers::User(user) => hub.of_user(user),
+            Receivers::Session(session) => hub.of_session(session),
+        };
+        batch.renderer.begin();
+        let mut published = Published::new(event);
+        for connection in connections.iter().filter(|c| except != Some(c.key)) {
+            if let Some(packet) = batch.renderer.render(&published.event, connection, None) {
+                published.note(connection.deliver(packet));
+                batch.given(connection);
+            }
+        }
+        published
     }
 }
 
-/// A transaction waits no more, once this is dropped.
+/// A transaction of a connection waits no more, once this is dropped.
 struct Released {
-    actor: Option<Arc<Connection>>,
+    actor: Arc<Connection>,
     weight: line::Weight,
 }
 
 impl Drop for Released {
     fn drop(&mut self) {
-        let Some(actor) = &self.actor else { return };
-        actor.waiting.bytes.fetch_sub(self.weight.bytes, Release);
-        actor.waiting.changes.fetch_sub(self.weight.changes, Release);
-        actor.waiting.count.fetch_sub(1, Release);
-        actor.outbox.wake();
+        let waiting = &self.actor.waiting;
+        waiting.bytes.fetch_sub(self.weight.bytes, Release);
+        waiting.changes.fetch_sub(self.weight.changes, Release);
+        waiting.count.fetch_sub(1, Release);
+        self.actor.outbox.wake();
     }
 }
 
@@ -326,6 +389,15 @@ fn place(effects: Vec<Effect>, permit: Option<Permit>, held: Option<&mut Held<'_
     (steps.collect(), Some((appended.first, appended.last, relaxed)))
 }
 
+/// The name of the channel an effect touches.
+fn channel_of(effect: &Effect) -> Option<&ChannelName> {
+    match effect {
+        Effect::Leave { channel, .. } | Effect::Publish { channel, .. } => Some(channel),
+        Effect::Join { view, .. } => Some(&view.channel),
+        Effect::View(_) | Effect::Direct { .. } | Effect::Send(_) | Effect::Close(_) => None,
+    }
+}
+
 /// The channel an effect touches.
 fn touched(effect: &Effect) -> Option<(ChannelName, Arc<ChannelPlan>)> {
     match effect {
@@ -340,20 +412,4 @@ fn touched_by(context: &Context, step: &Step) -> Option<(ChannelName, Arc<Channe
         Step::Do(effect) => touched(effect),
         Step::Show(event, _) => context.hub.channel(event.channel.as_ref()?.as_str()).map(|c| (c.name.clone(), c.plan.clone())),
     }
-}
-
-fn direct(hub: &Hub, receivers: &Receivers, event: Arc<Event>, except: Option<u64>, renderer: &mut Renderer<'_>) -> Published {
-    let connections = match receivers {
-        Receivers::Client(id) => hub.connection(id).into_iter().collect(),
-        Receivers::User(user) => hub.of_user(user),
-        Receivers::Session(session) => hub.of_session(session),
-    };
-    renderer.begin();
-    let mut published = Published::new(event);
-    for connection in connections.iter().filter(|c| except != Some(c.key)) {
-        if let Some(frame) = renderer.render(&published.event, connection, None) {
-            published.note(connection.send(frame));
-        }
-    }
-    published
 }

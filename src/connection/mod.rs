@@ -1,52 +1,49 @@
 //! One client, one task: reads, decides and applies in order, writes what waits, keeps the deadlines, cleans up on every path.
 //!
-//! Messages of a connection are handled one after the other. A client that does not read is not read from either once its
-//! replies fill its outbox: then it ends as its protocol says. Knows no HTTP and no socket: a [`Transport`] carries its frames.
+//! Messages of a connection are handled one after the other; those that came with one read are one batch. A client that does
+//! not read is not read from either once its replies fill its outbox: then it ends as its protocol says. Knows no HTTP.
 
+pub mod tcp;
 #[cfg(test)]
 mod tests;
 mod timers;
-pub mod transport;
-pub mod websocket;
+mod wire;
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::apply::Batch;
 use crate::catch_up;
 use crate::config::plan::ProtocolPlan;
-use crate::hub::{Connection, Out};
+use crate::hub::{Connection, Outbox, Socket};
 use crate::model::{Close, Now};
 use crate::pipeline::{ClientLimits, Input, must_wait};
 use crate::protocol::Frame;
+use crate::protocol::websocket::Received;
 use crate::router::Router;
 use timers::{Timer, Timers};
-use transport::{Gone, Incoming, Outgoing, Transport};
+use wire::{Read, Taken, Wire};
 
 /// How long the other side may take over what is left to write and its own close frame.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 
-/// Runs a connection that the hub has let in, until it has ended, and says how it ended.
+/// Runs a connection that the hub has let in and whose outbox has its socket, until it has ended, and says how it ended.
 ///
-/// `expires` is when its token runs out. When `stop` fires it closes with 1001.
-pub async fn run<T: Transport>(
-    router: Arc<Router>,
-    connection: Arc<Connection>,
-    transport: T,
-    expires: Option<Instant>,
-    stop: CancellationToken,
-) -> Close {
-    let plan = router.context.runtime.protocols[connection.protocol].plan.clone();
+/// `early` is what came with the handshake, `expires` when its token runs out.
+pub async fn run(router: Arc<Router>, connection: Arc<Connection>, early: Bytes, expires: Option<Instant>) -> Close {
     // Cleans up even where this future is dropped half-way.
     let guard = Departure { router: &router, connection: &connection, close: Close::Lost };
-    let mut task = Task::new(&router, &connection, &plan, transport, expires);
-    let close = task.run(&stop).await;
+    let mut task = Task::new(&router, &connection, early, expires);
+    let mut deadline = pin!(sleep_until(task.opened));
+    task.decide(Input::Open);
+    let close = poll_fn(|cx| task.poll(cx, deadline.as_mut())).await;
     drop(task);
     guard.done(close)
 }
@@ -74,63 +71,33 @@ impl Drop for Departure<'_> {
     }
 }
 
-struct Task<'a, T> {
+struct Task<'a> {
     router: &'a Arc<Router>,
     connection: &'a Arc<Connection>,
-    plan: &'a ProtocolPlan,
+    plan: Arc<ProtocolPlan>,
     limits: ClientLimits,
     timers: Timers,
-    wire: Wire<T>,
-}
-
-/// The transport and how far its end has come.
-struct Wire<T> {
-    transport: T,
-    unflushed: bool,
-    phase: Phase,
+    wire: Wire,
     /// A message that is decided when nothing of the connection waits for the store any more.
     held_back: Option<Frame>,
+    /// Gives subscriptions what they missed; only while one is behind.
+    catching_up: Option<Pin<Box<dyn Future<Output = ()> + Send + 'a>>>,
+    opened: Instant,
 }
 
-enum Phase {
-    Open,
-    /// The close frame is written or on its way; what still comes in is thrown away. `broken`: not even frames can be read any more.
-    Closing {
-        close: Close,
-        broken: bool,
-    },
-}
-
-/// What one turn of the wheel brought.
-enum Turn {
-    Frame(Frame),
-    /// What was held back may be decided.
-    Resumed(Frame),
-    Pong,
-    /// The other side ended it, or the handshake is complete.
-    Ended(Close),
-    /// The outbox has been given its end: from here on the clock runs.
-    Ending,
-}
-
-impl<'a, T: Transport> Task<'a, T> {
-    fn new(
-        router: &'a Arc<Router>,
-        connection: &'a Arc<Connection>,
-        plan: &'a ProtocolPlan,
-        transport: T,
-        expires: Option<Instant>,
-    ) -> Self {
-        let now = Instant::now();
+impl<'a> Task<'a> {
+    fn new(router: &'a Arc<Router>, connection: &'a Arc<Connection>, early: Bytes, expires: Option<Instant>) -> Self {
+        let plan = router.context.runtime.protocols[connection.protocol].plan.clone();
+        let opened = Instant::now();
         let mut timers = Timers::default();
         if let Some(heartbeat) = &plan.heartbeat {
-            timers.set(Timer::Ping, now + heartbeat.every);
+            timers.set(Timer::Ping, opened + heartbeat.every);
         }
         if let Some(idle) = &plan.idle {
-            timers.set(Timer::Idle, now + idle.after);
+            timers.set(Timer::Idle, opened + idle.after);
         }
         for (index, (period, _)) in plan.every.iter().enumerate() {
-            timers.set(Timer::Every(index), now + *period);
+            timers.set(Timer::Every(index), opened + *period);
         }
         if let Some(at) = expires {
             timers.set(Timer::Expiry, at);
@@ -138,83 +105,151 @@ impl<'a, T: Transport> Task<'a, T> {
         Self {
             router,
             connection,
-            plan,
-            limits: ClientLimits::new(plan, Now::read()),
+            limits: ClientLimits::new(&plan, Now::read()),
             timers,
-            wire: Wire { transport, unflushed: false, phase: Phase::Open, held_back: None },
+            wire: Wire::new(early, plan.limits.message, false),
+            held_back: None,
+            catching_up: None,
+            opened,
+            plan,
         }
     }
 
-    /// Inputs: what the transport brings, what the outbox holds, what subscriptions have missed, the next deadline, the stop.
-    async fn run(&mut self, stop: &CancellationToken) -> Close {
-        self.decide(Input::Open);
-        let (router, connection) = (self.router, self.connection);
-        let mut catching_up = pin!(catch_up::run(router, connection));
-        let mut stopping = false;
-        let mut deadline = pin!(sleep_until(Instant::now()));
+    /// Does all that can be done now. Its wakers are those of the deadline, the outbox, the socket and the log.
+    fn poll(&mut self, cx: &mut Context<'_>, mut deadline: Pin<&mut Sleep>) -> Poll<Close> {
+        let connection = self.connection;
+        connection.outbox.register(cx.waker());
         loop {
-            let next = self.timers.next();
-            if let Some(at) = next
-                && deadline.deadline() != at
-            {
-                deadline.as_mut().reset(at);
+            // Deadlines come first, so that a busy client cannot hold them up.
+            if let Some(close) = self.deadlines(cx, deadline.as_mut()) {
+                return Poll::Ready(close);
             }
-            let ending_known = self.timers.is_set(Timer::CloseDue);
-            tokio::select! {
-                // What is rare comes first, so that a busy client cannot hold it up.
-                biased;
-                () = stop.cancelled(), if !stopping => {
-                    stopping = true;
-                    self.connection.outbox.close(Close::GoingAway);
-                }
-                () = &mut deadline, if next.is_some() => {
-                    while let Some(timer) = self.timers.take_due(Instant::now()) {
-                        if let Some(close) = self.due(timer) {
-                            return close;
-                        }
+            let progress = connection.outbox.poll_flush(cx);
+            if progress.shut {
+                return Poll::Ready(self.wire.closing().cloned().unwrap_or(Close::Lost));
+            }
+            if !progress.open && !self.timers.is_set(Timer::CloseDue) {
+                connection.traffic.closing.store(true, Relaxed);
+                self.wire.close(connection.outbox.end().unwrap_or(Close::Lost));
+                self.timers.set(Timer::CloseDue, Instant::now() + CLOSE_WITHIN);
+                continue;
+            }
+            match self.poll_read(cx, progress.written) {
+                Poll::Ready(Read::Some | Read::Enough) => continue,
+                Poll::Ready(Read::Ended(close)) => {
+                    if let Some(socket) = connection.outbox.socket() {
+                        socket.close();
                     }
+                    return Poll::Ready(close);
                 }
-                turn = poll_fn(|cx| self.wire.turn(cx, self.connection, ending_known)) => match turn {
-                    Turn::Frame(frame) => {
-                        self.frame(frame);
-                        // Many small messages come with one read: every so often others on this thread have their turn.
-                        tokio::task::coop::consume_budget().await;
-                    }
-                    Turn::Resumed(frame) => self.decide(Input::Message(frame)),
-                    Turn::Pong => self.pong(),
-                    Turn::Ended(close) => return close,
-                    Turn::Ending => self.timers.set(Timer::CloseDue, Instant::now() + CLOSE_WITHIN),
-                },
-                // Behind the writing, which makes the room that it waits for.
-                never = &mut catching_up => match never {},
+                Poll::Pending => {}
+            }
+            // Behind the writing, which makes the room that it waits for.
+            self.poll_catch_up(cx);
+            if !connection.outbox.can_write() {
+                return Poll::Pending;
             }
         }
     }
 
-    fn decide(&mut self, input: Input<'_>) {
-        self.router.client(self.connection, &mut self.limits, input, Now::read());
+    /// What has passed. The next look is no later than the next deadline: one that was put off is looked at too early, once.
+    fn deadlines(&mut self, cx: &mut Context<'_>, mut deadline: Pin<&mut Sleep>) -> Option<Close> {
+        loop {
+            let next = self.timers.next()?;
+            if next < deadline.deadline() || deadline.is_elapsed() {
+                deadline.as_mut().reset(next);
+            }
+            if deadline.as_mut().poll(cx).is_pending() {
+                return None;
+            }
+            while let Some(timer) = self.timers.take_due(Instant::now()) {
+                if let Some(close) = self.due(timer) {
+                    return Some(close);
+                }
+            }
+        }
     }
 
-    fn frame(&mut self, frame: Frame) {
+    /// Reads once, and decides what came with it.
+    fn poll_read(&mut self, cx: &mut Context<'_>, written: bool) -> Poll<Read> {
+        let (router, connection) = (self.router, self.connection);
+        let open = self.wire.closing().is_none();
+        // What its messages did before must be seen by the next, and what waits for the store must have an end.
+        if open && (self.held_back.is_some() && connection.is_waiting() || !connection.may_go_on()) {
+            return Poll::Pending;
+        }
+        let now = Now::read();
+        let mut batch = Batch::new(&router.context, Some(connection), now);
+        if open && let Some(frame) = self.held_back.take() {
+            router.client(connection, &mut self.limits, Input::Message(frame), &mut batch, now);
+            return Poll::Ready(Read::Some);
+        }
+        let (mut messages, mut bytes, mut pong) = (0, 0, false);
+        let (limits, held_back) = (&mut self.limits, &mut self.held_back);
+        let mut take = |received| match received {
+            Received::Message(frame) if connection.outbox.is_open() => {
+                messages += 1;
+                bytes += frame.len() as u64;
+                if connection.is_waiting() && must_wait(&router.context, connection, &frame) {
+                    *held_back = Some(frame);
+                    return Taken::Enough;
+                }
+                router.client(connection, limits, Input::Message(frame), &mut batch, now);
+                if connection.may_go_on() { Taken::More } else { Taken::Enough }
+            }
+            Received::Message(_) | Received::Close(_) => Taken::More,
+            Received::Ping(payload) => {
+                connection.outbox.pong(&payload, || connection.slow());
+                Taken::More
+            }
+            Received::Pong => {
+                pong = true;
+                Taken::More
+            }
+        };
+        let read = self.wire.poll_read(cx, &connection.outbox, written, &mut take);
+        drop(batch);
+        if messages > 0 {
+            self.heard(messages, bytes, now);
+        }
+        if pong {
+            self.pong(now);
+        }
+        read
+    }
+
+    fn heard(&mut self, messages: u64, bytes: u64, now: Now) {
         let traffic = &self.connection.traffic;
-        traffic.messages_in.fetch_add(1, Relaxed);
-        traffic.bytes_in.fetch_add(frame.len() as u64, Relaxed);
-        traffic.seen_ms.store(Now::read().wall_ms, Relaxed);
+        traffic.messages_in.fetch_add(messages, Relaxed);
+        traffic.bytes_in.fetch_add(bytes, Relaxed);
+        traffic.seen_ms.store(now.wall_ms, Relaxed);
         if let Some(idle) = &self.plan.idle {
             self.timers.set(Timer::Idle, Instant::now() + idle.after);
             self.timers.clear(Timer::Grace);
         }
-        if self.connection.is_waiting() && must_wait(&self.router.context, self.connection, &frame) {
-            self.wire.held_back = Some(frame);
-        } else {
-            self.decide(Input::Message(frame));
+    }
+
+    fn poll_catch_up(&mut self, cx: &mut Context<'_>) {
+        if self.catching_up.is_none() && self.connection.is_behind() {
+            self.catching_up = Some(Box::pin(catch_up::run(self.router, self.connection)));
+        }
+        if let Some(running) = &mut self.catching_up
+            && running.as_mut().poll(cx).is_ready()
+        {
+            self.catching_up = None;
         }
     }
 
-    fn pong(&mut self) {
+    fn decide(&mut self, input: Input<'_>) {
+        let now = Now::read();
+        let mut batch = Batch::new(&self.router.context, Some(self.connection), now);
+        self.router.client(self.connection, &mut self.limits, input, &mut batch, now);
+    }
+
+    fn pong(&mut self, now: Now) {
         let traffic = &self.connection.traffic;
         traffic.awaits_pong.store(false, Relaxed);
-        traffic.seen_ms.store(Now::read().wall_ms, Relaxed);
+        traffic.seen_ms.store(now.wall_ms, Relaxed);
         self.timers.clear(Timer::PongDue);
     }
 
@@ -252,116 +287,31 @@ impl<'a, T: Transport> Task<'a, T> {
             }
             Timer::Grace => self.connection.outbox.close(Close::Idle),
             Timer::Expiry => self.connection.outbox.close(Close::Expired),
-            Timer::CloseDue => {
-                return Some(match &self.wire.phase {
-                    Phase::Closing { close, .. } => close.clone(),
-                    Phase::Open => self.connection.outbox.take_close().unwrap_or(Close::Lost),
-                });
-            }
+            Timer::CloseDue => return Some(self.wire.closing().cloned().unwrap_or(Close::Lost)),
         }
         None
     }
 }
 
-impl<T: Transport> Wire<T> {
-    /// Writes what waits and reads what came, until something came in or nothing can be done. Both ways move in one poll, so
-    /// neither holds up the other.
-    fn turn(&mut self, cx: &mut Context<'_>, connection: &Connection, ending_known: bool) -> Poll<Turn> {
-        connection.outbox.register(cx.waker());
-        if let Err(Gone) = self.write(cx, connection) {
-            let close = match &self.phase {
-                Phase::Closing { close, .. } => close.clone(),
-                Phase::Open => Close::Lost,
-            };
-            return Poll::Ready(Turn::Ended(close));
-        }
-        if !ending_known && !connection.outbox.is_open() {
-            connection.traffic.closing.store(true, Relaxed);
-            return Poll::Ready(Turn::Ending);
-        }
-        // What its messages did before must be seen by the next, and what waits for the store must have an end.
-        if matches!(self.phase, Phase::Open) {
-            if self.held_back.is_some() && connection.is_waiting() || !connection.may_go_on() {
-                return Poll::Pending;
-            }
-            if let Some(frame) = self.held_back.take() {
-                return Poll::Ready(Turn::Resumed(frame));
-            }
-        }
+/// Closes a connection that was never let in. Whether the client stays to hear it is its own affair.
+pub async fn refuse(socket: Box<dyn Socket>, early: Bytes, close: Close) {
+    let outbox = Outbox::new(usize::MAX);
+    outbox.attach(socket);
+    outbox.close(close.clone());
+    let mut wire = Wire::new(early, 1024, false);
+    wire.close(close);
+    let farewell = poll_fn(|cx| {
         loop {
-            if let Phase::Closing { close, broken: true } = &self.phase {
-                let close = close.clone();
-                return if self.unflushed { Poll::Pending } else { self.transport.poll_drain(cx).map(|()| Turn::Ended(close)) };
+            let progress = outbox.poll_flush(cx);
+            if progress.shut {
+                return Poll::Ready(());
             }
-            match self.transport.poll_incoming(cx) {
+            match wire.poll_read(cx, &outbox, progress.written, &mut |_| Taken::More) {
+                Poll::Ready(Read::Ended(_)) => return Poll::Ready(()),
+                Poll::Ready(Read::Some | Read::Enough) => {}
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(incoming) => match (incoming, &self.phase) {
-                    (Incoming::Frame(frame), Phase::Open) if connection.outbox.is_open() => return Poll::Ready(Turn::Frame(frame)),
-                    (Incoming::Frame(_), _) => {}
-                    (Incoming::Pong, _) => return Poll::Ready(Turn::Pong),
-                    (Incoming::Closed(_), Phase::Closing { close, .. }) => return Poll::Ready(Turn::Ended(close.clone())),
-                    (Incoming::Closed(close), Phase::Open) => {
-                        // The answer to the other side's close frame is on its way with this flush.
-                        if self.transport.poll_flush(cx).is_pending() {
-                            tracing::trace!(client = %connection.id, "the answer to a close did not fit");
-                        }
-                        return Poll::Ready(Turn::Ended(close));
-                    }
-                    (Incoming::Broken(_), Phase::Closing { close, .. }) => {
-                        self.phase = Phase::Closing { close: close.clone(), broken: true };
-                    }
-                    (Incoming::Broken(close), Phase::Open) => {
-                        self.phase = Phase::Closing { close: close.clone(), broken: true };
-                        connection.outbox.shut();
-                        let sent = self.transport.start(Outgoing::Close(close.clone()));
-                        self.unflushed = true;
-                        if sent.is_err() || self.write(cx, connection).is_err() {
-                            return Poll::Ready(Turn::Ended(close));
-                        }
-                        return Poll::Ready(Turn::Ending);
-                    }
-                },
             }
         }
-    }
-
-    fn write(&mut self, cx: &mut Context<'_>, connection: &Connection) -> Result<(), Gone> {
-        while matches!(self.phase, Phase::Open) {
-            match self.transport.poll_ready(cx)? {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(()) => {}
-            }
-            match connection.outbox.pop() {
-                None => break,
-                Some(Out::Frame(frame)) => self.transport.start(Outgoing::Frame(frame))?,
-                Some(Out::Ping) => self.transport.start(Outgoing::Ping)?,
-                Some(Out::Close(close)) => {
-                    connection.traffic.closing.store(true, Relaxed);
-                    self.transport.start(Outgoing::Close(close.clone()))?;
-                    self.phase = Phase::Closing { close, broken: false };
-                }
-            }
-            self.unflushed = true;
-        }
-        if self.unflushed
-            && let Poll::Ready(flushed) = self.transport.poll_flush(cx)
-        {
-            flushed?;
-            self.unflushed = false;
-        }
-        Ok(())
-    }
-}
-
-/// Closes a connection that was never let in.
-pub async fn refuse<T: Transport>(mut transport: T, close: Close) {
-    let farewell = async {
-        poll_fn(|cx| transport.poll_ready(cx)).await?;
-        transport.start(Outgoing::Close(close))?;
-        poll_fn(|cx| transport.poll_flush(cx)).await?;
-        while !matches!(poll_fn(|cx| transport.poll_incoming(cx)).await, Incoming::Closed(_) | Incoming::Broken(_)) {}
-        Ok::<(), Gone>(())
-    };
-    // Whether the client stays to hear it is its own affair.
+    });
     tokio::time::timeout(CLOSE_WITHIN, farewell).await.ok();
 }

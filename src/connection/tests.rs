@@ -1,19 +1,21 @@
-//! The connection's task against a transport that does what the test says, on a clock that the test moves.
+//! The connection's task against a socket that does what the test says, on a clock that the test moves.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, advance};
-use tokio_util::sync::CancellationToken;
 
 use super::run;
-use super::transport::Incoming;
 use crate::hub::Connection;
 use crate::model::Close;
 use crate::protocol::Frame;
 use crate::router::Router;
 use crate::testing::{Double, connect, router};
+
+const TEXT: u8 = 0x81;
+const PONG: u8 = 0x8a;
 
 const YAML: &str = r#"
 version: 1
@@ -36,7 +38,6 @@ struct Running {
     router: Arc<Router>,
     connection: Arc<Connection>,
     wire: Double,
-    stop: CancellationToken,
     task: JoinHandle<Close>,
 }
 
@@ -45,10 +46,11 @@ async fn running(expires_in: Option<Duration>) -> Running {
     // Not before: the database answers from threads of its own, which a paused clock does not wait for.
     tokio::time::pause();
     let connection = connect(&router, "c1");
-    let (wire, stop) = (Double::default(), CancellationToken::new());
+    let wire = Double::default();
+    connection.outbox.attach(Box::new(wire.clone()));
     let expires = expires_in.map(|wait| Instant::now() + wait);
-    let task = tokio::spawn(run(router.clone(), connection.clone(), wire.clone(), expires, stop.clone()));
-    let running = Running { router, connection, wire, stop, task };
+    let task = tokio::spawn(run(router.clone(), connection.clone(), Bytes::new(), expires));
+    let running = Running { router, connection, wire, task };
     running.settle().await;
     running
 }
@@ -72,7 +74,7 @@ impl Running {
     }
 
     fn says(&self, text: &str) {
-        self.wire.comes(Incoming::Frame(Frame::Text(text.to_owned().into())));
+        self.wire.comes(TEXT, text.as_bytes());
     }
 
     async fn ended(self) -> Close {
@@ -94,7 +96,7 @@ async fn messages_are_answered_in_order_and_a_row_can_close() {
     let written = running.wire.written();
     assert_eq!(
         written,
-        [r#"{"type":"hello"}"#, r#"{"type":"said"}"#, r#"{"type":"error","error":"invalid JSON"}"#, r#"{"type":"bye"}"#, "close 4001"]
+        [r#"{"type":"hello"}"#, r#"{"type":"said"}"#, r#"{"type":"error","error":"invalid JSON"}"#, r#"{"type":"bye"}"#, "close 4001 done"]
     );
     assert_eq!(running.ended().await, Close::Asked(4001, "done".into()));
 }
@@ -104,7 +106,7 @@ async fn a_ping_that_is_not_answered_ends_the_connection_without_a_word() {
     let running = running(None).await;
     running.pass(30).await;
     assert_eq!(running.last(), "ping");
-    running.wire.comes(Incoming::Pong);
+    running.wire.comes(PONG, b"");
     running.pass(30).await;
     assert_eq!(running.wire.written().iter().filter(|text| *text == "ping").count(), 2);
     running.says(r#"{"type":"say"}"#);
@@ -119,7 +121,7 @@ async fn silence_is_noticed_and_then_ends_the_connection() {
     let running = running(None).await;
     let pass = async |seconds: u64| {
         for _ in 0..seconds {
-            running.wire.comes(Incoming::Pong);
+            running.wire.comes(PONG, b"");
             running.pass(1).await;
         }
     };
@@ -131,7 +133,7 @@ async fn silence_is_noticed_and_then_ends_the_connection() {
     pass(2).await;
     assert!(running.wire.written().contains(&r#"{"type":"still there"}"#.to_owned()));
     pass(11).await;
-    assert_eq!(running.last(), "close 1000");
+    assert_eq!(running.last(), "close 1000 idle");
     assert_eq!(running.ended().await, Close::Idle);
 }
 
@@ -141,7 +143,7 @@ async fn a_token_that_runs_out_ends_the_connection() {
     running.pass(4).await;
     assert!(!running.task.is_finished());
     running.pass(1).await;
-    assert_eq!(running.last(), "close 1008");
+    assert_eq!(running.last(), "close 1008 token expired");
     assert_eq!(running.ended().await, Close::Expired);
 }
 
@@ -170,26 +172,27 @@ async fn a_slow_client_that_reads_again_is_told_why() {
     running.settle().await;
     running.wire.stall(false);
     running.settle().await;
-    assert_eq!(running.last(), "close 4008");
+    assert_eq!(running.last(), "close 4008 too slow");
     assert_eq!(running.ended().await, Close::Slow(4008, "too slow".into()));
 }
 
 #[tokio::test]
 async fn a_stop_closes_after_what_waits() {
     let running = running(None).await;
-    running.connection.send(Frame::Text("last".into()));
-    running.stop.cancel();
+    running.connection.send(&Frame::Text("last".into()));
+    running.connection.outbox.close(Close::GoingAway);
     running.settle().await;
-    assert_eq!(running.wire.written()[1..], ["last", "close 1001"]);
+    assert_eq!(running.wire.written()[1..], ["last", "close 1001 server is stopping"]);
     assert_eq!(running.ended().await, Close::GoingAway);
 }
 
 #[tokio::test]
 async fn a_broken_rule_is_told_with_its_code() {
     let running = running(None).await;
-    running.wire.comes(Incoming::Broken(Close::TooLarge));
+    // A length that is more than the protocol allows.
+    running.wire.comes_as(&[TEXT, 0xff, 0, 0, 0, 0x7f, 0, 0, 0, 0, 0, 0, 0, 0]);
     running.settle().await;
-    assert_eq!(running.last(), "close 1009");
+    assert_eq!(running.last(), "close 1009 message too large");
     assert_eq!(running.ended().await, Close::TooLarge);
 }
 

@@ -21,7 +21,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::plan::ProtocolPlan;
 use crate::connection;
-use crate::connection::websocket::WebSocket;
 use crate::http::auth::{self, Identity};
 use crate::http::body::request_view;
 use crate::http::listen::SocketPermit;
@@ -129,7 +128,21 @@ impl Upgrader {
                 );
                 let connection = Arc::new(connection);
                 router.admit(&connection).inspect_err(|_| entry.metrics.refused.inc())?;
-                self.tasks.spawn(run(router.clone(), connection, upgrade, expires, self.stop.clone(), permit));
+                // Whoever stops closes what is in the hub by then.
+                if self.stop.is_cancelled() {
+                    connection.outbox.close(Close::GoingAway);
+                }
+                let (router, tasks) = (router.clone(), self.tasks.clone());
+                self.tasks.spawn(async move {
+                    match socket(upgrade).await {
+                        // A fresh task, so that nothing of the handshake's lives as long as the connection.
+                        Some((socket, early)) => {
+                            connection.outbox.attach(Box::new(socket));
+                            tasks.spawn(run(router, connection, early, expires, permit));
+                        }
+                        None => router.closed(&connection, &Close::Lost, Now::read()),
+                    }
+                });
             }
             Err(why) => {
                 tracing::debug!(protocol = %entry.plan.name, %why, "a connection without a valid token was closed");
@@ -206,30 +219,15 @@ async fn socket(upgrade: OnUpgrade) -> Option<(TcpStream, Bytes)> {
     Some((parts.io.into_inner(), parts.read_buf))
 }
 
-async fn run(
-    router: Arc<Router>,
-    connection: Arc<Connection>,
-    upgrade: OnUpgrade,
-    expires: Option<Instant>,
-    stop: CancellationToken,
-    permit: Option<SocketPermit>,
-) {
-    let bytes_max = router.context.runtime.protocols[connection.protocol].plan.limits.message;
-    match socket(upgrade).await {
-        // A fresh future, so that nothing of the handshake's lives as long as the connection.
-        Some((socket, early)) => {
-            let transport = WebSocket::new(socket, early, bytes_max).await;
-            connection::run(router, connection, transport, expires, stop).await;
-        }
-        None => router.closed(&connection, &Close::Lost, Now::read()),
-    }
+async fn run(router: Arc<Router>, connection: Arc<Connection>, early: Bytes, expires: Option<Instant>, permit: Option<SocketPermit>) {
+    connection::run(router, connection, early, expires).await;
     drop(permit);
 }
 
 /// Accepts a connection and closes it at once, so that a browser's client can read why.
 async fn turn_away(upgrade: OnUpgrade, close: Close, permit: Option<SocketPermit>) {
     if let Some((socket, early)) = socket(upgrade).await {
-        connection::refuse(WebSocket::new(socket, early, 1024).await, close).await;
+        connection::refuse(Box::new(socket), early, close).await;
     }
     drop(permit);
 }

@@ -1,15 +1,17 @@
 //! One channel: its members, its place in the log, and its newest events in memory. Whoever holds its lock decides the order.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::config::plan::ChannelPlan;
 use crate::hub::connection::Connection;
+use crate::hub::held::Published;
+use crate::hub::members::{Member, Members};
 use crate::model::event::{Epoch, Event, NewEvent};
 use crate::model::view::SubView;
-use crate::model::{ChannelName, Json, Position};
+use crate::model::{ChannelName, Position};
 
 /// How long a channel that nobody is on stays in memory after its last event, where there are many.
 pub(super) const IDLE_MS: i64 = 10_000;
@@ -44,26 +46,14 @@ pub struct State {
     /// The newest events that were shown, by offset.
     pub(super) tail: VecDeque<Arc<Event>>,
     pub(super) tail_bytes: usize,
-    pub(super) members: Vec<Member>,
+    pub(super) members: Members,
     /// How many of them are catching up.
     behind: usize,
-    by_member: HashMap<(u64, Arc<str>), usize>,
+    /// What was shown and is not queued for the members yet, and whom each is not for.
+    pub(super) burst: Vec<(Published, Option<u64>)>,
     /// Taken out of the hub: whoever still holds it must look it up again.
     pub(super) dead: bool,
     pub(super) last_ms: i64,
-}
-
-/// One subscription, from the channel's side.
-#[derive(Clone, Debug)]
-pub struct Member {
-    /// Whose.
-    pub connection: Arc<Connection>,
-    /// What templates see of it.
-    pub view: SubView,
-    /// When it began, in milliseconds since the epoch.
-    pub since_ms: i64,
-    /// It has seen the channel up to this offset and catches up; none: it is live.
-    pub(super) behind: Option<u64>,
 }
 
 impl State {
@@ -76,8 +66,8 @@ impl State {
             behind: 0,
             tail: VecDeque::new(),
             tail_bytes: 0,
-            members: Vec::new(),
-            by_member: HashMap::new(),
+            members: Members::default(),
+            burst: Vec::new(),
             dead: false,
             last_ms: 0,
         }
@@ -93,38 +83,37 @@ impl State {
 
     /// Adds a subscription. One with the same key is replaced; `false` then. `behind`: it has seen the channel up to there only.
     pub(super) fn join(&mut self, connection: &Arc<Connection>, view: SubView, behind: Option<u64>, now_ms: i64) -> bool {
-        let key = (connection.key, view.key.clone());
         let behind = behind.filter(|&seen| seen < self.shown);
-        if let Some(&at) = self.by_member.get(&key) {
-            self.members[at].view = view;
+        let live_after = self.shown;
+        if let Some(at) = self.members.find(connection.key, &view.key) {
+            if let Some(member) = self.members.get_mut(at) {
+                member.view = view;
+            }
             self.set_behind(at, behind);
             return false;
         }
-        let at = self.members.len();
-        self.by_member.insert(key, at);
-        self.members.push(Member { connection: connection.clone(), view, since_ms: now_ms, behind: None });
+        let at = self.members.push(Member { connection: connection.clone(), view, since_ms: now_ms, behind: None, live_after });
         self.set_behind(at, behind);
         true
     }
 
     fn set_behind(&mut self, at: usize, behind: Option<u64>) {
-        let member = &mut self.members[at];
+        let Some(member) = self.members.get(at) else { return };
+        if member.behind == behind {
+            return;
+        }
         self.behind = self.behind + usize::from(behind.is_some()) - usize::from(member.behind.is_some());
-        member.behind = behind;
+        let live_after = self.shown;
+        if let Some(member) = self.members.get_mut(at) {
+            member.behind = behind;
+            member.live_after = live_after;
+        }
     }
 
     /// Removes a subscription; `false` where there was none.
     pub(super) fn leave(&mut self, connection: u64, key: &Arc<str>) -> bool {
-        let Some(at) = self.by_member.remove(&(connection, key.clone())) else { return false };
-        self.set_behind(at, None);
-        self.members.swap_remove(at);
-        if let Some(moved) = self.members.get(at) {
-            self.by_member.insert((moved.connection.key, moved.view.key.clone()), at);
-        }
-        if self.members.is_empty() {
-            self.members = Vec::new();
-            self.by_member = HashMap::new();
-        }
+        let Some(member) = self.members.remove(connection, key) else { return false };
+        self.behind -= usize::from(member.behind.is_some());
         true
     }
 
@@ -159,7 +148,7 @@ impl State {
 
     /// A subscription and its place among the members.
     pub(super) fn member(&self, connection: u64, key: &Arc<str>) -> Option<(usize, &Member)> {
-        let at = *self.by_member.get(&(connection, key.clone()))?;
+        let at = self.members.find(connection, key)?;
         Some((at, self.members.get(at)?))
     }
 
@@ -177,37 +166,5 @@ impl State {
     pub(super) fn forget_tail(&mut self) {
         self.tail = VecDeque::new();
         self.tail_bytes = 0;
-    }
-}
-
-impl Member {
-    /// Presence as scripts and REST see it.
-    pub fn to_json(&self) -> Json {
-        let view = self.connection.view();
-        let key = (!self.view.key.is_empty()).then(|| &*self.view.key);
-        let meta: Option<Box<serde_json::value::RawValue>> = self.view.meta.as_ref().and_then(|m| serde_json::from_str(m.as_str()).ok());
-        #[derive(serde::Serialize)]
-        struct Shape<'a> {
-            client: &'a str,
-            protocol: &'a str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            user: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            session: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            key: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            meta: Option<Box<serde_json::value::RawValue>>,
-            since: String,
-        }
-        Json::of(&Shape {
-            client: &view.id,
-            protocol: &view.protocol,
-            user: view.user.as_deref(),
-            session: view.session.as_deref(),
-            key,
-            meta,
-            since: crate::model::clock::iso(self.since_ms),
-        })
     }
 }

@@ -9,11 +9,12 @@ use std::sync::atomic::{
 
 use parking_lot::Mutex;
 
-use crate::hub::outbox::{Outbox, Sent};
+use crate::hub::outbox::{Outbox, Packet, Run, Sent};
 use crate::model::name::ClientId;
 use crate::model::view::ConnView;
 use crate::model::{ChannelName, Close, Now};
 use crate::protocol::Frame;
+use crate::protocol::websocket::encode;
 use crate::telemetry::metrics::ProtocolMetrics;
 
 /// One open connection. Its task owns it; publishers reach its outbox through the hub.
@@ -68,12 +69,8 @@ const WAITING_MAX: usize = 256;
 pub struct Traffic {
     /// Messages received.
     pub messages_in: AtomicU64,
-    /// Messages queued to be written.
-    pub messages_out: AtomicU64,
     /// Payload bytes received.
     pub bytes_in: AtomicU64,
-    /// Payload bytes queued.
-    pub bytes_out: AtomicU64,
     /// When something last came from it, in milliseconds since the epoch; 0 before anything did.
     pub seen_ms: AtomicI64,
     /// Set while a ping is unanswered.
@@ -118,16 +115,34 @@ impl Connection {
         *self.view.lock() = view;
     }
 
-    /// Queues a frame for this client. Never waits.
-    pub fn send(&self, frame: Frame) -> Sent {
-        let bytes = frame.len() as u64;
-        let sent = self.outbox.push(frame, || Close::Slow(self.slow.0, self.slow.1.to_string().into()));
+    /// Queues a message for this client alone. Never waits. Somebody must flush afterwards.
+    pub fn send(&self, frame: &Frame) -> Sent {
+        self.deliver(self.packet(frame))
+    }
+
+    /// A message as it is written to this client.
+    pub fn packet(&self, frame: &Frame) -> Packet {
+        Packet { wire: encode::message(frame), payload: frame.len() }
+    }
+
+    /// Queues what was written for it. Never waits. Somebody must flush afterwards.
+    pub fn deliver(&self, packet: Packet) -> Sent {
+        let payload = packet.payload as u64;
+        let sent = self.outbox.push(packet, || self.slow());
         if sent == Sent::Queued {
-            self.traffic.messages_out.fetch_add(1, Relaxed);
-            self.traffic.bytes_out.fetch_add(bytes, Relaxed);
-            self.metrics.message_out(bytes);
+            self.metrics.messages_out(1, payload);
         }
         sent
+    }
+
+    /// Queues several messages at once. They are counted by the caller.
+    pub(super) fn push_run(&self, run: &Arc<Run>) -> Sent {
+        self.outbox.push_run(run, || self.slow())
+    }
+
+    /// How it ends when it does not read.
+    pub fn slow(&self) -> Close {
+        Close::Slow(self.slow.0, self.slow.1.to_string().into())
     }
 
     /// When something last came from it, its opening included. Milliseconds since the epoch.
@@ -157,6 +172,11 @@ impl Connection {
     pub fn push_behind(&self, channel: ChannelName, key: Arc<str>) {
         self.behind.lock().push_back((channel, key));
         self.outbox.wake();
+    }
+
+    /// Whether a subscription is to be seen to.
+    pub fn is_behind(&self) -> bool {
+        !self.behind.lock().is_empty()
     }
 
     /// The next subscription to see to.
@@ -244,8 +264,8 @@ pub fn report(connection: &Connection) -> ConnectionReport {
         seen: crate::model::clock::iso(connection.seen_ms()),
         alive: !traffic.awaits_pong.load(Relaxed),
         ready_state: connection.ready_state(),
-        messages: InOut { received: traffic.messages_in.load(Relaxed), sent: traffic.messages_out.load(Relaxed) },
-        bytes: InOut { received: traffic.bytes_in.load(Relaxed), sent: traffic.bytes_out.load(Relaxed) },
+        messages: InOut { received: traffic.messages_in.load(Relaxed), sent: queue.messages },
+        bytes: InOut { received: traffic.bytes_in.load(Relaxed), sent: queue.payload },
         dropped: queue.dropped,
         queue: QueueReport { frames: queue.frames, bytes: queue.bytes, peak: queue.bytes_peak, max: queue.bytes_max },
         channels: connection.subscriptions().into_iter().map(|(name, _)| name).collect(),

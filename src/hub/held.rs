@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use parking_lot::RawMutex;
 use parking_lot::lock_api::ArcMutexGuard;
 
+use super::fanout::Render;
 use super::{Channel, Connection, Hub, Sent, State};
 use crate::config::plan::ChannelPlan;
 use crate::model::event::{Epoch, Event, NewEvent};
 use crate::model::view::SubView;
 use crate::model::{ChannelName, Now};
-use crate::protocol::Frame;
 
 /// Events a subscription that catches up is given at once, while its channel is locked.
 const CATCH_UP_EVENTS_MAX: usize = 256;
@@ -20,14 +20,6 @@ const CATCH_UP_EVENTS_MAX: usize = 256;
 pub struct Held<'h> {
     pub(super) hub: &'h Hub,
     pub(super) channels: Vec<(Arc<Channel>, ArcMutexGuard<RawMutex, State>)>,
-}
-
-/// How an event is written for a connection: nothing where it is not for it. `None` for the subscription: it was sent directly.
-pub trait Render {
-    /// The next event begins: what was kept of the one before no longer counts.
-    fn begin(&mut self);
-    /// The frame for this receiver.
-    fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Frame>;
 }
 
 /// What became of an event.
@@ -106,19 +98,31 @@ impl Held<'_> {
         Some(state.place(channel, new))
     }
 
-    /// Queues an event for all members but `except`, in the order of offsets. Its channel must be held.
-    pub fn show(&mut self, event: Arc<Event>, except: Option<u64>, render: &mut dyn Render) -> Published {
-        let mut published = Published::new(event);
-        let event = published.event.clone();
-        let Some((channel, state)) = event.channel.as_ref().and_then(|name| self.find(name)) else { return published };
-        state.show(channel, &event);
-        render.begin();
-        for member in state.members.iter().filter(|member| member.behind.is_none() && except != Some(member.connection.key)) {
-            if let Some(frame) = render.render(&event, &member.connection, Some(&member.view)) {
-                published.note(member.connection.send(frame));
-            }
+    /// Queues an event for all members but `except`, in the order of offsets, behind what waits for [`Held::settle`].
+    /// Its channel must be held.
+    pub fn show(&mut self, event: Arc<Event>, except: Option<u64>, render: &mut dyn Render) -> Vec<Published> {
+        self.show_later(event.clone(), except);
+        event.channel.as_ref().map(|name| self.settle(name, render)).unwrap_or_default()
+    }
+
+    /// Like [`Held::show`], but only [`Held::settle`] queues it, together with others of its channel. Whoever calls it settles
+    /// before it does anything else that anyone could see, and before it returns to the runtime.
+    pub fn show_later(&mut self, event: Arc<Event>, except: Option<u64>) {
+        if let Some((channel, state)) = event.channel.as_ref().and_then(|name| self.find(name)) {
+            state.show(channel, &event);
+            state.burst.push((Published::new(event), except));
         }
-        published
+    }
+
+    /// Queues for the members what was shown to them. The channel must be held.
+    pub fn settle(&mut self, name: &ChannelName, render: &mut dyn Render) -> Vec<Published> {
+        let hub = self.hub;
+        self.find(name).map(|(_, state)| hub.fan_out(state, render)).unwrap_or_default()
+    }
+
+    /// A channel that is held.
+    pub fn channel(&mut self, name: &ChannelName) -> Option<Arc<Channel>> {
+        self.find(name).map(|(channel, _)| channel.clone())
     }
 
     /// An event that has its place will never be shown: the log refused it.
@@ -148,8 +152,8 @@ impl Held<'_> {
             }
             seen = event.offset;
             render.begin();
-            if let Some(frame) = render.render(event, connection, Some(&member.view)) {
-                connection.send(frame);
+            if let Some(packet) = render.render(event, connection, Some(&member.view)) {
+                connection.deliver(packet);
             }
         }
         let seen = if full { seen } else { state.shown };

@@ -2,15 +2,19 @@
 //!
 //! A transaction takes the locks of all channels it touches at once, always in the same order, and then does what it does.
 //! That is how nothing published elsewhere slips between a join and its acknowledgement, and how two transactions never wait
-//! for each other in a circle. Outboxes are locked inside channels, for one push; nothing is locked inside an outbox.
+//! for each other in a circle. Outboxes are locked inside channels, for one push; nothing is locked inside an outbox. What was
+//! pushed is written afterwards, by [`Flush`], with no lock held but the outbox's own.
 //!
 //! Knows no HTTP, no transport, no script. How an event is written for a member is the caller's business.
 
 pub mod channel;
 pub mod connection;
 pub mod directory;
+mod fanout;
 pub mod feed;
+mod flush;
 mod held;
+mod members;
 pub mod outbox;
 pub mod socket;
 #[cfg(test)]
@@ -28,15 +32,17 @@ use crate::model::event::{Epoch, Event, fresh_epoch};
 use crate::model::name::ClientId;
 use crate::model::view::{ConnView, SubView};
 use crate::model::{ChannelName, Code, Fault, Json, Now, Position};
-use crate::protocol::Frame;
 use crate::store::Standing;
 
-pub use channel::{Channel, Member, State};
+pub use channel::{Channel, State};
 pub use connection::Connection;
 pub use directory::{Admission, Bounds};
+pub use fanout::Render;
 pub use feed::Feed;
-pub use held::{CatchUp, Held, Joined, Published, Recover, Render};
-pub use outbox::{Measure, Out, Outbox, Sent};
+pub use flush::Flush;
+pub use held::{CatchUp, Held, Joined, Published, Recover};
+pub use members::Member;
+pub use outbox::{Measure, Outbox, Packet, Sent};
 pub use socket::Socket;
 
 use directory::Directory;
@@ -64,6 +70,8 @@ pub struct Hub {
     next_key: AtomicU64,
     /// Those who follow the whole log.
     pub feed: Arc<Feed>,
+    /// Who was given something to write.
+    pub flush: Flush,
 }
 
 impl Hub {
@@ -78,6 +86,7 @@ impl Hub {
             directory: RwLock::new(Directory::new(protocols)),
             next_key: AtomicU64::new(1),
             feed: Arc::default(),
+            flush: Flush::new(std::thread::available_parallelism().map_or(1, usize::from)),
         }
     }
 
@@ -317,18 +326,23 @@ impl Hub {
 
     /// Gives a subscription that has seen everything up to `after` what was read of the log since: up to `seen`.
     /// `false`: it is not there any more, or not at that place; then nothing was given.
-    pub fn replay(&self, name: &ChannelName, connection: &Connection, key: &Arc<str>, frames: Vec<Frame>, after: u64, seen: u64) -> bool {
+    pub fn replay(&self, name: &ChannelName, connection: &Connection, key: &Arc<str>, packets: Vec<Packet>, after: u64, seen: u64) -> bool {
         let Some(channel) = self.channel(name.as_str()) else { return false };
         let mut state = channel.state.lock();
         let at = match state.member(connection.key, key) {
             Some((at, member)) if member.behind == Some(after) => at,
             _ => return false,
         };
-        for frame in frames {
-            connection.send(frame);
+        for packet in packets {
+            connection.deliver(packet);
         }
         state.advance(at, seen);
         true
+    }
+
+    /// Queues for the members of a channel what was shown to them. See [`Held::settle`].
+    pub fn settle(&self, channel: &Channel, render: &mut dyn Render) -> Vec<Published> {
+        self.fan_out(&mut channel.state.lock(), render)
     }
 
     /// The view of a subscription, for writing what it missed.

@@ -32,7 +32,10 @@ fn publish(hub: &Hub, name: &ChannelName, plan: &Arc<ChannelPlan>) {
     struct Nothing;
     impl Render for Nothing {
         fn begin(&mut self) {}
-        fn render(&mut self, _: &Event, _: &Connection, _: Option<&SubView>) -> Option<Frame> {
+        fn render(&mut self, _: &Event, _: &Connection, _: Option<&SubView>) -> Option<Packet> {
+            None
+        }
+        fn group(&self, _: &Connection, _: &SubView) -> Option<u64> {
             None
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::plan::{DeliverForm, DeliverRow};
-use crate::hub::{Connection, Render};
+use crate::hub::{Connection, Packet, Render};
 use crate::model::view::{ConnView, SubView};
 use crate::model::{ChannelName, Event, Json, Now, json};
 use crate::pipeline::scope::Reach;
@@ -13,7 +13,7 @@ use crate::runtime::Runtime;
 use crate::script::{Arguments, Call};
 use crate::telemetry::metrics::DropReason;
 
-/// Writes the events of one transaction. What is the same for all receivers of a protocol is written once and kept here.
+/// Writes the events of one batch. What is the same for all receivers of a protocol is written once and kept here.
 pub struct Renderer<'a> {
     runtime: &'a Runtime,
     now: Now,
@@ -30,11 +30,11 @@ struct Shared {
     /// Whether it is for those who know their position. Always `false` where the row does not look at it.
     positioned: bool,
     holds: Option<bool>,
-    frame: Option<Option<Frame>>,
+    packet: Option<Option<Packet>>,
 }
 
 impl<'a> Renderer<'a> {
-    /// A renderer for one transaction.
+    /// A renderer for one batch.
     pub fn new(runtime: &'a Runtime, now: Now) -> Self {
         Self { runtime, now, shared: Vec::new(), failure: None }
     }
@@ -42,7 +42,7 @@ impl<'a> Renderer<'a> {
     fn shared(&mut self, protocol: usize, row: usize, positioned: bool) -> &mut Shared {
         let known = self.shared.iter().position(|s| (s.protocol, s.row, s.positioned) == (protocol, row, positioned));
         let at = known.unwrap_or_else(|| {
-            self.shared.push(Shared { protocol, row, positioned, holds: None, frame: None });
+            self.shared.push(Shared { protocol, row, positioned, holds: None, packet: None });
             self.shared.len() - 1
         });
         &mut self.shared[at]
@@ -68,19 +68,19 @@ impl<'a> Renderer<'a> {
         holds
     }
 
-    fn frame(&mut self, index: usize, row: &DeliverRow, receiver: &Receiver<'_>) -> Option<Frame> {
+    fn packet(&mut self, index: usize, row: &DeliverRow, receiver: &Receiver<'_>) -> Option<Packet> {
         let form = row.form.as_ref()?;
         let positioned = row.positioned && receiver.subscription.is_some_and(|sub| sub.positioned);
         if !row.per_subscription
-            && let Some(known) = &self.shared(receiver.connection.protocol, index, positioned).frame
+            && let Some(known) = &self.shared(receiver.connection.protocol, index, positioned).packet
         {
             return known.clone();
         }
-        let frame = self.write(form, receiver);
+        let packet = self.write(form, receiver).map(|frame| receiver.connection.packet(&frame));
         if !row.per_subscription {
-            self.shared(receiver.connection.protocol, index, positioned).frame = Some(frame.clone());
+            self.shared(receiver.connection.protocol, index, positioned).packet = Some(packet.clone());
         }
-        frame
+        packet
     }
 
     fn write(&mut self, form: &DeliverForm, receiver: &Receiver<'_>) -> Option<Frame> {
@@ -112,9 +112,9 @@ impl<'a> Renderer<'a> {
         self.failure.get_or_insert_with(|| (protocol.clone(), why.to_owned()));
     }
 
-    /// Logs the first script that failed, once for the transaction. To be called when no channel is locked any more.
-    pub fn report(self) {
-        if let Some((protocol, why)) = self.failure {
+    /// Logs the first script that failed, once. To be called when no channel is locked any more.
+    pub fn report(&mut self) {
+        if let Some((protocol, why)) = self.failure.take() {
             tracing::warn!(%protocol, why, "events were not delivered: a script failed");
         }
     }
@@ -138,16 +138,22 @@ impl Render for Renderer<'_> {
         self.shared.clear();
     }
 
-    fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Frame> {
+    fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Packet> {
         let receiver = Receiver { event, connection, subscription };
         let runtime = self.runtime;
         let rows = &runtime.protocols[connection.protocol].plan.deliver;
         if rows.is_empty() {
             let plain = self.shared(connection.protocol, usize::MAX, false);
-            return plain.frame.get_or_insert_with(|| Some(plain_frame(event))).clone();
+            return plain.packet.get_or_insert_with(|| Some(connection.packet(&plain_frame(event)))).clone();
         }
         let (index, row) = rows.iter().enumerate().find(|(index, row)| self.holds(*index, row, &receiver))?;
-        self.frame(index, row, &receiver)
+        self.packet(index, row, &receiver)
+    }
+
+    fn group(&self, connection: &Connection, subscription: &SubView) -> Option<u64> {
+        let plan = &self.runtime.protocols[connection.protocol].plan;
+        let shared = plan.deliver.iter().all(|row| !row.per_subscription && !row.when_per_subscription);
+        shared.then(|| (connection.protocol as u64) << 1 | u64::from(subscription.positioned))
     }
 }
 

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::hub::Out;
 use crate::model::{Json, Now, Origin};
 use crate::pipeline::publish::{Destination, Proposal};
-use crate::protocol::Frame;
 use crate::router::Router;
 use crate::testing::{Client, router, shown};
 
@@ -173,14 +171,9 @@ protocols:
     let router = router(yaml, &[]).await;
     let clients: Vec<Client> = (0..3).map(|i| Client::open(&router, &format!("c{i}"))).collect();
     publish(&router, "room", "1");
-    let frames: Vec<_> = clients.iter().map(|client| client.connection.outbox.pop()).collect();
-    let places: Vec<_> = frames
-        .iter()
-        .map(|frame| match frame {
-            Some(Out::Frame(Frame::Text(text))) => text.as_ptr(),
-            other => panic!("no text: {other:?}"),
-        })
-        .collect();
+    let places: Vec<_> = clients.iter().flat_map(|client| client.connection.outbox.places()).collect();
+    assert_eq!(places.len(), clients.len());
+    clients.iter().for_each(|client| drop(client.told()));
     assert!(places.iter().all(|place| *place == places[0]), "one text, shared by all");
     publish_as(&router, "room", "own", "1");
     let told: Vec<_> = clients.iter().flat_map(Client::told).collect();

@@ -178,9 +178,9 @@ impl ProtocolMetrics {
         self.last_activity_ms.store(now_ms, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// A message was queued for a client.
-    pub fn message_out(&self, bytes: u64) {
-        self.messages_out.inc();
+    /// Messages were queued for clients.
+    pub fn messages_out(&self, messages: u64, bytes: u64) {
+        self.messages_out.add(messages);
         self.bytes_out.add(bytes);
     }
 

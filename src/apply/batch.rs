@@ -1,0 +1,83 @@
+//! Transactions that one door applies one after the other, without returning to the runtime in between: what they show on one
+//! channel in a row is queued for its members at once, and a connection that is read from writes its own answers itself.
+
+use std::sync::Arc;
+
+use super::Released;
+use crate::hub::{Channel, Connection, Held, Published};
+use crate::model::{ChannelName, Now};
+use crate::pipeline::Context;
+use crate::pipeline::deliver::Renderer;
+
+/// See the module. What is left is queued when it is dropped, with no channel held.
+pub struct Batch<'a> {
+    pub(super) context: &'a Context,
+    pub(super) renderer: Renderer<'a>,
+    /// Where something was shown that is not queued yet.
+    open: Option<Arc<Channel>>,
+    /// The connection that writes what it is given when the batch has ended.
+    own: Option<u64>,
+    /// Connections whose transactions wait no more once all of it is queued: only then may they go on.
+    pub(super) released: Vec<Released>,
+}
+
+impl<'a> Batch<'a> {
+    /// A batch for what comes from this connection; for any other door without one.
+    pub fn new(context: &'a Context, own: Option<&Connection>, now: Now) -> Self {
+        Self { context, renderer: Renderer::new(&context.runtime, now), open: None, own: own.map(|own| own.key), released: Vec::new() }
+    }
+
+    /// Before the locks of these channels are taken: what was shown elsewhere goes first.
+    pub(super) fn before<'c>(&mut self, mut channels: impl Iterator<Item = &'c ChannelName>) {
+        if let Some(open) = &self.open
+            && !channels.any(|name| *name == open.name)
+        {
+            self.settle(None);
+        }
+    }
+
+    /// Something was shown on a channel that is held, to be queued with what follows on the same.
+    pub(super) fn shown(&mut self, held: &mut Held<'_>, name: &ChannelName) {
+        if self.open.as_ref().is_none_or(|open| open.name != *name) {
+            self.open = held.channel(name);
+        }
+    }
+
+    /// Before something else can be seen on `name`, or at all: what was shown on another channel is queued.
+    pub(super) fn only(&mut self, held: Option<&mut Held<'_>>, name: Option<&ChannelName>) {
+        if self.open.as_ref().is_some_and(|open| Some(&open.name) != name) {
+            self.settle(held);
+        }
+    }
+
+    /// Queues what was shown. `held`: the channels that are locked.
+    fn settle(&mut self, held: Option<&mut Held<'_>>) {
+        let Some(open) = self.open.take() else { return };
+        let published = match held {
+            Some(held) => held.settle(&open.name, &mut self.renderer),
+            None => self.context.hub.settle(&open, &mut self.renderer),
+        };
+        self.count(&open, &published);
+    }
+
+    pub(super) fn count(&self, channel: &Channel, published: &[Published]) {
+        published.iter().for_each(|published| self.context.runtime.published(Some(&channel.plan), published));
+    }
+
+    /// A connection was given something by itself.
+    pub(super) fn given(&self, connection: &Arc<Connection>) {
+        if self.own != Some(connection.key) {
+            self.context.hub.flush.one(connection);
+        }
+    }
+}
+
+impl Drop for Batch<'_> {
+    /// Queues what is left. No channel may be held.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.settle(None);
+            self.renderer.report();
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The bytes of a connection: what a read brings, message by message, and how far the end has come. What is written waits in
+//! the outbox. An idle connection holds no buffer: reads go through one that its thread keeps.
+
+use std::cell::Cell;
+use std::io;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+
+use crate::hub::{Outbox, Socket};
+use crate::model::Close;
+use crate::protocol::websocket::{Decoder, Received, Violation};
+
+/// Bytes read with one call.
+const READ_BYTES: usize = 64 << 10;
+
+/// Bytes read and thrown away after a fault, so that the close frame arrives.
+const DRAIN_BYTES_MAX: usize = 64 << 20;
+
+thread_local! {
+    /// What this thread reads into.
+    static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
+/// The reading side of a connection.
+pub(super) struct Wire {
+    decoder: Decoder,
+    /// What was read and is not looked at yet.
+    unread: Bytes,
+    phase: Phase,
+}
+
+enum Phase {
+    Open,
+    /// The close frame waits or is written; what still comes in is thrown away.
+    Closing(Close),
+    /// Not even frames can be read any more. Once all is written our side ends, and what comes is thrown away.
+    Draining { close: Close, ended: bool, drained: usize },
+}
+
+/// Whether whoever takes messages wants more.
+pub(super) enum Taken {
+    More,
+    /// Not now: what was read and not looked at is kept.
+    Enough,
+}
+
+/// What a look at the socket came to.
+pub(super) enum Read {
+    /// What was read is dealt with.
+    Some,
+    /// There is more, which is not wanted now.
+    Enough,
+    /// The other side ended it, or the close handshake is complete.
+    Ended(Close),
+}
+
+impl Wire {
+    /// `early`: what came with the handshake.
+    pub(super) fn new(early: Bytes, message_bytes_max: usize, inflates: bool) -> Self {
+        Self { decoder: Decoder::new(message_bytes_max, inflates), unread: early, phase: Phase::Open }
+    }
+
+    /// How it ends, once that is decided.
+    pub(super) fn closing(&self) -> Option<&Close> {
+        match &self.phase {
+            Phase::Open => None,
+            Phase::Closing(close) | Phase::Draining { close, .. } => Some(close),
+        }
+    }
+
+    /// The outbox has been given its end.
+    pub(super) fn close(&mut self, close: Close) {
+        if matches!(self.phase, Phase::Open) {
+            self.phase = Phase::Closing(close);
+        }
+    }
+
+    /// Reads once. `written`: whether everything was written. Pending where nothing is there.
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        outbox: &Outbox,
+        written: bool,
+        take: &mut dyn FnMut(Received) -> Taken,
+    ) -> Poll<Read> {
+        let Some(socket) = outbox.socket() else { return Poll::Pending };
+        if !self.unread.is_empty() {
+            let mut unread = std::mem::take(&mut self.unread);
+            let mut input = &unread[..];
+            let read = self.decode(&mut input, outbox, take);
+            let used = unread.len() - input.len();
+            unread.advance(used);
+            self.unread = unread;
+            return Poll::Ready(read);
+        }
+        if let Phase::Draining { ended, .. } = &mut self.phase {
+            if !written {
+                return Poll::Pending;
+            }
+            // A client that waits for the end before it goes must see it.
+            if !std::mem::replace(ended, true) {
+                socket.close();
+            }
+        }
+        if socket.poll_readable(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; READ_BYTES].into());
+        let read = self.read(socket, &mut scratch, outbox, take);
+        SCRATCH.set(Some(scratch));
+        Poll::Ready(read)
+    }
+
+    fn read(&mut self, socket: &dyn Socket, scratch: &mut [u8], outbox: &Outbox, take: &mut dyn FnMut(Received) -> Taken) -> Read {
+        match socket.try_read(scratch) {
+            Ok(0) => Read::Ended(self.closing().cloned().unwrap_or(Close::Lost)),
+            Ok(count) => {
+                if let Phase::Draining { close, drained, .. } = &mut self.phase {
+                    *drained += count;
+                    return if *drained > DRAIN_BYTES_MAX { Read::Ended(close.clone()) } else { Read::Some };
+                }
+                let mut input = &scratch[..count];
+                let read = self.decode(&mut input, outbox, take);
+                if !input.is_empty() {
+                    self.unread = Bytes::copy_from_slice(input);
+                }
+                read
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Read::Some,
+            Err(_) => Read::Ended(self.closing().cloned().unwrap_or(Close::Lost)),
+        }
+    }
+
+    fn decode(&mut self, input: &mut &[u8], outbox: &Outbox, take: &mut dyn FnMut(Received) -> Taken) -> Read {
+        loop {
+            match (self.decoder.next(input), &self.phase) {
+                (Ok(None), _) => return Read::Some,
+                (Ok(Some(Received::Close(_))), Phase::Closing(close)) => return Read::Ended(close.clone()),
+                (Ok(Some(Received::Close(told))), _) => return Read::Ended(answer(outbox, told)),
+                (Ok(Some(Received::Message(_))), Phase::Closing(_)) => {}
+                (Ok(Some(received)), _) => {
+                    if let Taken::Enough = take(received) {
+                        return Read::Enough;
+                    }
+                }
+                (Err(violation), _) => {
+                    let close = self.closing().cloned().unwrap_or_else(|| fault(violation));
+                    outbox.fail(close.clone());
+                    self.phase = Phase::Draining { close, ended: false, drained: 0 };
+                    *input = &[];
+                    return Read::Some;
+                }
+            }
+        }
+    }
+}
+
+/// The other side closes: it is answered in kind.
+fn answer(outbox: &Outbox, told: Option<(u16, String)>) -> Close {
+    let (code, reason) = told.clone().unwrap_or((1000, String::new()));
+    outbox.fail(Close::ByClient(code, reason));
+    outbox.flush();
+    let (code, reason) = told.unwrap_or((1005, String::new()));
+    Close::ByClient(code, reason)
+}
+
+fn fault(violation: Violation) -> Close {
+    match violation {
+        Violation::Protocol(_) => Close::ProtocolError,
+        Violation::Utf8 => Close::InvalidUtf8,
+        Violation::TooLarge => Close::TooLarge,
+    }
+}

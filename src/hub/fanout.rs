@@ -1,0 +1,122 @@
+//! From events that were shown to the outboxes of a channel's members: written once for each group of members who get the
+//! same, and several events in a row as one piece.
+
+use std::sync::Arc;
+
+use super::held::Published;
+use super::members::Member;
+use super::outbox::{Packet, Run};
+use super::{Connection, Hub, Sent, State};
+use crate::model::Event;
+use crate::model::view::SubView;
+use crate::telemetry::metrics::ProtocolMetrics;
+
+/// How an event is written for a connection: nothing where it is not for it. `None` for the subscription: it was sent directly.
+pub trait Render {
+    /// The next event begins: what was kept of the one before no longer counts.
+    fn begin(&mut self);
+    /// What this receiver is written.
+    fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Packet>;
+    /// Receivers with the same number get the same of every event; none: what this one gets is its own.
+    fn group(&self, connection: &Connection, subscription: &SubView) -> Option<u64>;
+}
+
+/// Members who get the same, and what became of it.
+struct Group {
+    number: u64,
+    /// For each event.
+    packets: Vec<Option<Packet>>,
+    run: Option<Arc<Run>>,
+    metrics: Arc<ProtocolMetrics>,
+    delivered: usize,
+    overflowed: usize,
+    gone: usize,
+}
+
+impl Group {
+    fn new(number: u64, member: &Member, published: &[Published], render: &mut dyn Render) -> Self {
+        let mut write = |published: &Published| {
+            render.begin();
+            render.render(&published.event, &member.connection, Some(&member.view))
+        };
+        let packets: Vec<Option<Packet>> = published.iter().map(&mut write).collect();
+        let all: Vec<Packet> = packets.iter().flatten().cloned().collect();
+        let run = (!all.is_empty()).then(|| Arc::new(Run::new(all)));
+        let metrics = member.connection.metrics.clone();
+        Self { number, packets, run, metrics, delivered: 0, overflowed: 0, gone: 0 }
+    }
+
+    /// Gives a member all of it.
+    fn give(&mut self, member: &Member) {
+        let Some(run) = &self.run else { return };
+        match member.connection.push_run(run) {
+            Sent::Queued => self.delivered += 1,
+            Sent::Full => self.overflowed += 1,
+            Sent::Gone => self.gone += 1,
+        }
+    }
+
+    fn count(self, published: &mut [Published]) {
+        let Some(run) = &self.run else { return };
+        self.metrics.messages_out((self.delivered * run.len()) as u64, (self.delivered * run.payload()) as u64);
+        for (published, _) in published.iter_mut().zip(&self.packets).filter(|(_, packet)| packet.is_some()) {
+            published.delivered += self.delivered;
+            published.overflowed += self.overflowed;
+            published.gone += self.gone;
+        }
+    }
+}
+
+impl Hub {
+    /// Queues for the members what was shown since the last time, and says what became of each event.
+    pub(super) fn fan_out(&self, state: &mut State, render: &mut dyn Render) -> Vec<Published> {
+        let (mut published, except): (Vec<Published>, Vec<Option<u64>>) = std::mem::take(&mut state.burst).into_iter().unzip();
+        let Some(first) = published.first().map(|first| first.event.offset) else { return published };
+        let mut groups: Vec<Group> = Vec::new();
+        let mut alone: Vec<&Member> = Vec::new();
+        for (nth, piece) in state.members.pieces().iter().enumerate() {
+            for member in piece.iter().filter(|member| member.behind.is_none()) {
+                let Some(number) = render.group(&member.connection, &member.view) else {
+                    alone.push(member);
+                    continue;
+                };
+                let at = groups.iter().position(|group| group.number == number).unwrap_or_else(|| {
+                    groups.push(Group::new(number, member, &published, render));
+                    groups.len() - 1
+                });
+                let group = &mut groups[at];
+                if member.live_after < first && !except.contains(&Some(member.connection.key)) {
+                    group.give(member);
+                    continue;
+                }
+                for ((published, packet), except) in published.iter_mut().zip(&group.packets).zip(&except) {
+                    if let Some(packet) = packet
+                        && is_for(member, published, *except)
+                    {
+                        published.note(member.connection.deliver(packet.clone()));
+                    }
+                }
+            }
+            self.flush.members(nth, piece);
+        }
+        if !alone.is_empty() {
+            for (published, except) in published.iter_mut().zip(&except) {
+                render.begin();
+                for member in &alone {
+                    if is_for(member, published, *except)
+                        && let Some(packet) = render.render(&published.event, &member.connection, Some(&member.view))
+                    {
+                        published.note(member.connection.deliver(packet));
+                    }
+                }
+            }
+        }
+        groups.into_iter().for_each(|group| group.count(&mut published));
+        published
+    }
+}
+
+/// Whether a live member is to see an event.
+fn is_for(member: &Member, published: &Published, except: Option<u64>) -> bool {
+    published.event.offset > member.live_after && except != Some(member.connection.key)
+}
