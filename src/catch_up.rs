@@ -22,9 +22,9 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// Resolves when nothing is behind any more. It is polled whenever the connection's task runs, so it registers no waker of its
 /// own where it waits for room: that task wakes when the client has read.
-pub async fn run(router: &Router, connection: &Arc<Connection>) {
+pub async fn run(router: Arc<Router>, connection: Arc<Connection>) {
     while let Some((name, key)) = connection.pop_behind() {
-        one(router, connection, &name, &key).await;
+        one(&router, &connection, &name, &key).await;
     }
 }
 

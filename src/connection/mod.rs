@@ -36,57 +36,42 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 
 /// Runs a connection that the hub has let in and whose outbox has its socket, until it has ended, and says how it ended.
 ///
-/// `early` is what came with the handshake, `expires` when its token runs out.
-pub async fn run(router: Arc<Router>, connection: Arc<Connection>, early: Bytes, expires: Option<Instant>) -> Close {
-    // Cleans up even where this future is dropped half-way.
-    let guard = Departure { router: &router, connection: &connection, close: Close::Lost };
-    let mut task = Task::new(&router, &connection, early, expires);
-    let mut deadline = pin!(sleep_until(task.opened));
-    task.decide(Input::Open);
-    let close = poll_fn(|cx| task.poll(cx, deadline.as_mut())).await;
-    drop(task);
-    guard.done(close)
-}
-
-/// Takes a connection out of everything when it goes, whichever way that happens.
-struct Departure<'a> {
-    router: &'a Arc<Router>,
-    connection: &'a Arc<Connection>,
-    close: Close,
-}
-
-impl Departure<'_> {
-    fn done(mut self, close: Close) -> Close {
-        self.close = close.clone();
-        close
+/// `early` is what came with the handshake, `expires` when its token runs out. The future is small: idle connections hold it.
+pub fn run(router: Arc<Router>, connection: Arc<Connection>, early: Bytes, expires: Option<Instant>) -> impl Future<Output = Close> + Send {
+    let mut task = Task::new(router, connection, early, expires);
+    let deadline = sleep_until(task.opened);
+    async move {
+        let mut deadline = pin!(deadline);
+        task.decide(Input::Open);
+        poll_fn(|cx| task.poll(cx, deadline.as_mut())).await
     }
 }
 
-impl Drop for Departure<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.close = Close::Internal;
-        }
-        self.router.closed(self.connection, &self.close, Now::read());
-    }
-}
-
-struct Task<'a> {
-    router: &'a Arc<Router>,
-    connection: &'a Arc<Connection>,
-    plan: Arc<ProtocolPlan>,
+struct Task {
+    router: Arc<Router>,
+    connection: Arc<Connection>,
     limits: ClientLimits,
     timers: Timers,
     wire: Wire,
     /// A message that is decided when nothing of the connection waits for the store any more.
     held_back: Option<Frame>,
     /// Gives subscriptions what they missed; only while one is behind.
-    catching_up: Option<Pin<Box<dyn Future<Output = ()> + Send + 'a>>>,
+    catching_up: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     opened: Instant,
+    /// How it ended, once it has.
+    ended: Option<Close>,
 }
 
-impl<'a> Task<'a> {
-    fn new(router: &'a Arc<Router>, connection: &'a Arc<Connection>, early: Bytes, expires: Option<Instant>) -> Self {
+impl Drop for Task {
+    /// Takes the connection out of everything, whichever way it goes.
+    fn drop(&mut self) {
+        let close = if std::thread::panicking() { Close::Internal } else { self.ended.take().unwrap_or(Close::Lost) };
+        self.router.closed(&self.connection, &close, Now::read());
+    }
+}
+
+impl Task {
+    fn new(router: Arc<Router>, connection: Arc<Connection>, early: Bytes, expires: Option<Instant>) -> Self {
         let plan = router.context.runtime.protocols[connection.protocol].plan.clone();
         let opened = Instant::now();
         let mut timers = Timers::default();
@@ -111,13 +96,23 @@ impl<'a> Task<'a> {
             held_back: None,
             catching_up: None,
             opened,
-            plan,
+            ended: None,
         }
     }
 
+    fn plan(&self) -> &ProtocolPlan {
+        &self.router.context.runtime.protocols[self.connection.protocol].plan
+    }
+
     /// Does all that can be done now. Its wakers are those of the deadline, the outbox, the socket and the log.
-    fn poll(&mut self, cx: &mut Context<'_>, mut deadline: Pin<&mut Sleep>) -> Poll<Close> {
-        let connection = self.connection;
+    fn poll(&mut self, cx: &mut Context<'_>, deadline: Pin<&mut Sleep>) -> Poll<Close> {
+        let ended = std::task::ready!(self.go_on(cx, deadline));
+        self.ended = Some(ended.clone());
+        Poll::Ready(ended)
+    }
+
+    fn go_on(&mut self, cx: &mut Context<'_>, mut deadline: Pin<&mut Sleep>) -> Poll<Close> {
+        let connection = self.connection.clone();
         connection.outbox.register(cx.waker());
         loop {
             // Deadlines come first, so that a busy client cannot hold them up.
@@ -172,7 +167,7 @@ impl<'a> Task<'a> {
 
     /// Reads once, and decides what came with it.
     fn poll_read(&mut self, cx: &mut Context<'_>, written: bool) -> Poll<Read> {
-        let (router, connection) = (self.router, self.connection);
+        let (router, connection) = (&self.router, &self.connection);
         let open = self.wire.closing().is_none();
         // What its messages did before must be seen by the next, and what waits for the store must have an end.
         if open && (self.held_back.is_some() && connection.is_waiting() || !connection.may_go_on()) {
@@ -223,15 +218,15 @@ impl<'a> Task<'a> {
         traffic.messages_in.fetch_add(messages, Relaxed);
         traffic.bytes_in.fetch_add(bytes, Relaxed);
         traffic.seen_ms.store(now.wall_ms, Relaxed);
-        if let Some(idle) = &self.plan.idle {
-            self.timers.set(Timer::Idle, Instant::now() + idle.after);
+        if let Some(after) = self.plan().idle.as_ref().map(|idle| idle.after) {
+            self.timers.set(Timer::Idle, Instant::now() + after);
             self.timers.clear(Timer::Grace);
         }
     }
 
     fn poll_catch_up(&mut self, cx: &mut Context<'_>) {
         if self.catching_up.is_none() && self.connection.is_behind() {
-            self.catching_up = Some(Box::pin(catch_up::run(self.router, self.connection)));
+            self.catching_up = Some(Box::pin(catch_up::run(self.router.clone(), self.connection.clone())));
         }
         if let Some(running) = &mut self.catching_up
             && running.as_mut().poll(cx).is_ready()
@@ -242,8 +237,8 @@ impl<'a> Task<'a> {
 
     fn decide(&mut self, input: Input<'_>) {
         let now = Now::read();
-        let mut batch = Batch::new(&self.router.context, Some(self.connection), now);
-        self.router.client(self.connection, &mut self.limits, input, &mut batch, now);
+        let mut batch = Batch::new(&self.router.context, Some(&self.connection), now);
+        self.router.client(&self.connection, &mut self.limits, input, &mut batch, now);
     }
 
     fn pong(&mut self, now: Now) {
@@ -256,32 +251,33 @@ impl<'a> Task<'a> {
     /// A deadline has passed. Says how the connection ends, where it ends at once.
     fn due(&mut self, timer: Timer) -> Option<Close> {
         let now = Instant::now();
+        let heartbeat = self.plan().heartbeat.as_ref().map(|heartbeat| (heartbeat.every, heartbeat.timeout));
         match timer {
             Timer::Ping => {
-                if let Some(heartbeat) = &self.plan.heartbeat {
-                    self.timers.set(Timer::Ping, now + heartbeat.every);
+                if let Some((every, timeout)) = heartbeat {
+                    self.timers.set(Timer::Ping, now + every);
                     if !self.connection.traffic.awaits_pong.swap(true, Relaxed) {
-                        self.timers.set(Timer::PongDue, now + heartbeat.timeout);
+                        self.timers.set(Timer::PongDue, now + timeout);
                         self.connection.outbox.ping();
                     }
                 }
             }
             // A client that is not read from, because the store has not confirmed what it sent, cannot be heard to answer.
             Timer::PongDue if self.connection.is_waiting() => {
-                if let Some(heartbeat) = &self.plan.heartbeat {
-                    self.timers.set(Timer::PongDue, now + heartbeat.timeout);
+                if let Some((_, timeout)) = heartbeat {
+                    self.timers.set(Timer::PongDue, now + timeout);
                 }
             }
             Timer::PongDue => return Some(Close::PingTimeout),
             Timer::Every(index) => {
-                if let Some((period, _)) = self.plan.every.get(index) {
-                    self.timers.set(Timer::Every(index), now + *period);
+                if let Some(period) = self.plan().every.get(index).map(|(period, _)| *period) {
+                    self.timers.set(Timer::Every(index), now + period);
                     self.decide(Input::Every(index));
                 }
             }
             Timer::Idle => {
                 self.decide(Input::Idle);
-                if let Some(grace) = self.plan.idle.as_ref().and_then(|idle| idle.grace) {
+                if let Some(grace) = self.plan().idle.as_ref().and_then(|idle| idle.grace) {
                     self.timers.set(Timer::Grace, now + grace);
                 }
             }

@@ -6,7 +6,7 @@ use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 
 use crate::config::plan::{AuthPlan, TokenFrom};
-use crate::model::view::{RequestView, lookup};
+use crate::model::view::RequestView;
 
 /// A token that holds.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,9 +25,9 @@ pub fn check(plan: &AuthPlan, request: &RequestView) -> Result<Identity, String>
 
 fn find<'a>(from: &TokenFrom, request: &'a RequestView) -> Option<&'a str> {
     let found = match from {
-        TokenFrom::Query(name) => lookup(&request.query, name),
-        TokenFrom::Cookie(name) => lookup(&request.cookie, name),
-        TokenFrom::Header(name) => lookup(&request.header, name).map(|value| value.strip_prefix("Bearer ").unwrap_or(value)),
+        TokenFrom::Query(name) => request.query.get(name),
+        TokenFrom::Cookie(name) => request.cookie.get(name),
+        TokenFrom::Header(name) => request.header.get(name).map(|value| value.strip_prefix("Bearer ").unwrap_or(value)),
     };
     found.filter(|token| !token.is_empty())
 }
@@ -102,14 +102,14 @@ mod tests {
     }
 
     fn request(token: &str) -> RequestView {
-        RequestView { query: vec![("token".into(), token.into())], ..RequestView::default() }
+        RequestView { query: [("token", token)].into_iter().collect(), ..RequestView::default() }
     }
 
     #[test]
     fn a_valid_token_speaks_for_its_subject() {
         let good = token(serde_json::json!({"sub": "u1", "exp": 9_999_999_999u64}), "s3cret");
         assert_eq!(check(&plan(), &request(&good)), Ok(Identity { user: Some("u1".into()), expires_s: Some(9_999_999_999) }));
-        let header = RequestView { header: vec![("authorization".into(), format!("Bearer {good}").into())], ..RequestView::default() };
+        let header = RequestView { header: [("authorization", format!("Bearer {good}"))].into_iter().collect(), ..RequestView::default() };
         assert!(check(&plan(), &header).is_ok());
     }
 

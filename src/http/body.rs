@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use axum::http::request::Parts;
+use axum::http::header::{CONNECTION, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use axum::http::{HeaderMap, Method, StatusCode};
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
@@ -74,10 +75,16 @@ async fn discard(mut chunks: BodyDataStream) {
     }
 }
 
-/// What templates see of a request.
+/// What templates see of a request. Headers of the handshake itself are left out: they say nothing of the client.
 pub fn request_view(parts: &Parts, path: Parameters) -> RequestView {
-    let header = parts.headers.iter().filter_map(|(name, value)| Some((name.as_str().into(), value.to_str().ok()?.into()))).collect();
-    RequestView { query: parts.uri.query().map(parse_query).unwrap_or_default(), path, header, cookie: cookies(&parts.headers) }
+    let told = |name: &HeaderName| ![CONNECTION, UPGRADE, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION].contains(name);
+    let headers = parts.headers.iter().filter(|(name, _)| told(name));
+    RequestView {
+        query: parts.uri.query().map(parse_query).unwrap_or_default().into_iter().collect(),
+        path: path.into_iter().collect(),
+        header: headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).collect(),
+        cookie: cookies(&parts.headers).into_iter().collect(),
+    }
 }
 
 fn cookies(headers: &HeaderMap) -> Parameters {

@@ -138,7 +138,11 @@ impl Upgrader {
                         // A fresh task, so that nothing of the handshake's lives as long as the connection.
                         Some((socket, early)) => {
                             connection.outbox.attach(Box::new(socket));
-                            tasks.spawn(run(router, connection, early, expires, permit));
+                            let running = connection::run(router, connection, early, expires);
+                            tasks.spawn(async move {
+                                running.await;
+                                drop(permit);
+                            });
                         }
                         None => router.closed(&connection, &Close::Lost, Now::read()),
                     }
@@ -216,12 +220,8 @@ fn nameless() -> Problem {
 async fn socket(upgrade: OnUpgrade) -> Option<(TcpStream, Bytes)> {
     let upgraded: Upgraded = timeout(UPGRADE_WITHIN, upgrade).await.ok()?.ok()?;
     let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
-    Some((parts.io.into_inner(), parts.read_buf))
-}
-
-async fn run(router: Arc<Router>, connection: Arc<Connection>, early: Bytes, expires: Option<Instant>, permit: Option<SocketPermit>) {
-    connection::run(router, connection, early, expires).await;
-    drop(permit);
+    // A copy: the rest of hyper's buffer is not to live as long as the connection.
+    Some((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
 }
 
 /// Accepts a connection and closes it at once, so that a browser's client can read why.

@@ -58,15 +58,22 @@ impl Held<'_> {
 
     /// Subscribes a connection, unless it has ended. The channel must be held. With `recover` the subscription is behind and
     /// gets what it missed by [`Held::catch_up`].
-    pub fn join(&mut self, connection: &Arc<Connection>, view: SubView, recover: Option<Recover>, now: Now) -> Joined {
+    pub fn join(&mut self, connection: &Arc<Connection>, mut view: SubView, recover: Option<Recover>, now: Now) -> Joined {
+        let Some((channel, state)) = self.find(&view.channel) else { return Joined::Gone };
+        // One text for all members.
+        view.channel = channel.name.clone();
+        if view.key.is_empty() {
+            view.key = Arc::default();
+        }
         let (name, key) = (view.channel.clone(), view.key.clone());
-        let Some((_, state)) = self.find(&name) else { return Joined::Gone };
         let mut subscriptions = connection.subscriptions.lock();
         let Some(subscriptions) = subscriptions.as_mut() else { return Joined::Gone };
         if recover.is_some_and(|recover| recover.epoch != state.epoch) {
             return Joined::Lost;
         }
         if state.join(connection, view, recover.map(|recover| recover.after), now.wall_ms) {
+            // Most connections have one.
+            subscriptions.reserve_exact(usize::from(subscriptions.is_empty()));
             subscriptions.push((name, key));
         }
         Joined::In

@@ -26,8 +26,48 @@ pub struct ConnView {
     pub request: Arc<RequestView>,
 }
 
-/// Names and values in the order in which they came.
-pub type Pairs = Vec<(Box<str>, Box<str>)>;
+/// Names and values in the order in which they came, in one piece of memory: every connection keeps its request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pairs {
+    text: Box<str>,
+    /// Where each name and each value ends.
+    ends: Box<[u32]>,
+}
+
+impl Pairs {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut at = 0;
+        let mut next = move |end: u32| {
+            let piece = &self.text[at..end as usize];
+            at = end as usize;
+            piece
+        };
+        self.ends.chunks_exact(2).map(move |ends| (next(ends[0]), next(ends[1])))
+    }
+
+    /// The first value of a name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
+}
+
+impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Pairs {
+    /// What would not fit in 4 GiB is left out.
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(all: I) -> Self {
+        let (mut text, mut ends) = (String::new(), Vec::new());
+        for (name, value) in all {
+            let (name, value) = (name.as_ref(), value.as_ref());
+            let (Ok(middle), Ok(end)) = (u32::try_from(text.len() + name.len()), u32::try_from(text.len() + name.len() + value.len())) else {
+                break;
+            };
+            text.push_str(name);
+            text.push_str(value);
+            ends.extend([middle, end]);
+        }
+        Self { text: text.into(), ends: ends.into() }
+    }
+}
 
 /// The parts of a request that templates and scripts may read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,7 +95,16 @@ pub struct SubView {
     pub positioned: bool,
 }
 
-/// The first value of a name.
-pub fn lookup<'a>(pairs: &'a [(Box<str>, Box<str>)], name: &str) -> Option<&'a str> {
-    pairs.iter().find(|(key, _)| **key == *name).map(|(_, value)| &**value)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_kept_as_they_came() {
+        let all = [("a", "1"), ("", "x"), ("a", "2"), ("ü\0", ""), ("", "")];
+        let pairs: Pairs = all.into_iter().collect();
+        assert_eq!(pairs.iter().collect::<Vec<_>>(), all);
+        assert_eq!((pairs.get("a"), pairs.get(""), pairs.get("b")), (Some("1"), Some("x"), None));
+        assert_eq!(Pairs::default().iter().next(), None);
+    }
 }

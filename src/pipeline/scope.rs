@@ -8,7 +8,7 @@ use bytestring::ByteString;
 use crate::model::event::{Event, epoch_text};
 use crate::model::pattern::Pattern;
 use crate::model::template::{Reference, Root, Scope, Value};
-use crate::model::view::{ConnView, RequestView, SubView, lookup};
+use crate::model::view::{ConnView, Pairs, RequestView, SubView};
 use crate::model::{ChannelName, Fault, Json, Now, Position, Verdict, clock, json};
 use crate::protocol;
 
@@ -146,7 +146,7 @@ impl Scope for Reach<'_> {
     fn resolve<'a>(&'a self, reference: &'a Reference) -> Value<'a> {
         let path = &*reference.path;
         let first = path.first().map_or("", |step| step);
-        let pair = |pairs: Option<&'a [(Box<str>, Box<str>)]>| Value::text(pairs.and_then(|pairs| lookup(pairs, first)));
+        let pair = |pairs: Option<&'a Pairs>| Value::text(pairs.and_then(|pairs| pairs.get(first)));
         match reference.root {
             Root::Message => Value::below(self.message.map(|m| m.json.as_str()), path),
             Root::Raw => Value::below(self.message.map(|m| m.raw.as_str()), &[]),
@@ -156,10 +156,10 @@ impl Scope for Reach<'_> {
             Root::Query if path.is_empty() => {
                 self.requested().map_or(Value::Missing, |request| Value::Json(Cow::Owned(query_object(request))))
             }
-            Root::Query => pair(self.requested().map(|r| &*r.query)),
-            Root::Path => pair(self.requested().map(|r| &*r.path)),
-            Root::Header => pair(self.requested().map(|r| &*r.header)),
-            Root::Cookie => pair(self.requested().map(|r| &*r.cookie)),
+            Root::Query => pair(self.requested().map(|r| &r.query)),
+            Root::Path => pair(self.requested().map(|r| &r.path)),
+            Root::Header => pair(self.requested().map(|r| &r.header)),
+            Root::Cookie => pair(self.requested().map(|r| &r.cookie)),
             Root::Event => self.event.map_or(Value::Missing, |e| event(e, first, path)),
             Root::Channel => channel(self.channel, first),
             Root::Sub => self.subscription.map_or(Value::Missing, |sub| match first {

@@ -165,5 +165,5 @@ fn optional(value: &Option<Arc<str>>) -> Dynamic {
 
 /// The last of two equal names counts.
 fn pairs(pairs: &Pairs) -> Map {
-    pairs.iter().map(|(name, value)| ((&**name).into(), (&**value).into())).collect()
+    pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
 }

@@ -67,13 +67,18 @@ impl Asked {
 
     /// The value of a parameter, as `read` understands it; what it says where it does not is what is wrong.
     pub(super) fn take<T>(&mut self, name: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        let value = crate::model::view::lookup(&self.all, name)?;
-        read(value).map_err(|message| self.flaws.push(Flaw { path: name.into(), message })).ok()
+        let read = read(self.find(name)?);
+        read.map_err(|message| self.flaws.push(Flaw { path: name.into(), message })).ok()
+    }
+
+    /// The first value of a name.
+    fn find(&self, name: &str) -> Option<&str> {
+        self.all.iter().find(|(key, _)| **key == *name).map(|(_, value)| &**value)
     }
 
     /// Whether a parameter is given.
     pub(super) fn has(&self, name: &str) -> bool {
-        crate::model::view::lookup(&self.all, name).is_some()
+        self.find(name).is_some()
     }
 
     /// As [`Asked::take`], of a parameter that must be given.

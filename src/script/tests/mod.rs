@@ -59,7 +59,6 @@ pub(super) fn event(channel: &str, offset: u64, data: &str) -> Event {
 }
 
 pub(super) fn conn() -> ConnView {
-    let pair = |name: &str, value: &str| (name.into(), value.into());
     ConnView {
         id: "c1".into(),
         protocol: "chat".into(),
@@ -68,7 +67,7 @@ pub(super) fn conn() -> ConnView {
         ip: "127.0.0.1".into(),
         opened_ms: 1_704_067_200_000,
         state: json(r#"{"count":1,"list":[1]}"#),
-        request: Arc::new(RequestView { query: vec![pair("room", "a"), pair("room", "b")], ..RequestView::default() }),
+        request: Arc::new(RequestView { query: [("room", "a"), ("room", "b")].into_iter().collect(), ..RequestView::default() }),
     }
 }
 
