@@ -3,6 +3,7 @@
 //! Messages of a connection are handled one after the other. A client that does not read is not read from either once its
 //! replies fill its outbox: then it ends as its protocol says. Knows no HTTP and no socket: a [`Transport`] carries its frames.
 
+pub mod tcp;
 #[cfg(test)]
 mod tests;
 mod timers;
