@@ -13,7 +13,6 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::plan::ProtocolPlan;
 use crate::connection;
+use crate::connection::stream::Stream;
 use crate::connection::websocket::WebSocket;
 use crate::http::auth::{self, Identity};
 use crate::http::body::request_view;
@@ -200,9 +200,9 @@ fn nameless() -> Problem {
 }
 
 /// The socket under an upgraded connection, and what came with the handshake.
-async fn socket(upgrade: OnUpgrade) -> Option<(TcpStream, Bytes)> {
+async fn socket(upgrade: OnUpgrade) -> Option<(Stream, Bytes)> {
     let upgraded: Upgraded = timeout(UPGRADE_WITHIN, upgrade).await.ok()?.ok()?;
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    let parts = upgraded.downcast::<TokioIo<Stream>>().ok()?;
     Some((parts.io.into_inner(), parts.read_buf))
 }
 
