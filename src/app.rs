@@ -14,9 +14,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::cli::{Cli, Command, LogFormat};
 use crate::config::diagnostic;
-use crate::config::plan::{Listen, SourceKind};
+use crate::config::plan::{Listen, SourceKind, TlsPlan};
 use crate::http::api::ApiSite;
-use crate::http::listen::{Bound, bind, serve};
+use crate::http::certificate::Certificate;
+use crate::http::listen::{Bound, Terms, bind, serve};
 use crate::http::sessions::Sessions;
 use crate::http::site::Site;
 use crate::http::upgrade::Upgrader;
@@ -220,28 +221,44 @@ impl App {
 
     /// Binds every address, so that nothing is served unless everything can be.
     async fn bind(&self) -> anyhow::Result<Open> {
-        let open = async |listen: &Listen| bind(listen).await.with_context(|| format!("cannot listen on {listen}"));
+        let open = async |listen: &Listen, tls: Option<&TlsPlan>| -> anyhow::Result<(Bound, Option<Certificate>)> {
+            let certificate = tls.cloned().map(Certificate::read).transpose()?;
+            Ok((bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?, certificate))
+        };
         let plan = &self.router.context.runtime.plan;
         let mut doors = Vec::new();
         for door in doors::doors(plan) {
-            let bound = open(&door.listen).await?;
-            doors.push((door, bound));
+            let (bound, certificate) = open(&door.listen, door.tls.as_ref()).await?;
+            doors.push((door, bound, self.terms(certificate)?));
         }
-        Ok(Open { doors, api: open(&plan.api.listen).await? })
+        let (bound, certificate) = open(&plan.api.listen, plan.api.tls.as_ref()).await?;
+        Ok(Open { doors, api: (bound, self.terms(certificate)?) })
+    }
+
+    /// The terms of a listener. Its certificate is watched from now on.
+    fn terms(&self, certificate: Option<Certificate>) -> anyhow::Result<Terms> {
+        let runtime = &self.router.context.runtime;
+        let metrics = runtime.metrics.sockets();
+        let tls = certificate.as_ref().map(Certificate::handshakes).transpose().context("cannot serve TLS")?;
+        if let Some(certificate) = certificate {
+            self.tasks.spawn(certificate.watch(metrics.clone(), self.stop.clone()));
+        }
+        Ok(Terms { tls, per_address: runtime.plan.sockets_per_address, metrics })
     }
 
     /// Serves what is bound, and starts the sources.
     fn serve(&self, open: Open) -> Ports {
         let plan = &self.router.context.runtime.plan;
-        let mut ports = Ports { doors: Vec::new(), api: open.api.address.port() };
+        let mut ports = Ports { doors: Vec::new(), api: open.api.0.address.port() };
         let sessions = Arc::new(Sessions::new(self.router.store.clone()));
-        for (door, bound) in open.doors {
+        for (door, bound, terms) in open.doors {
             let upgrader = Upgrader { tasks: self.tasks.clone(), stop: self.stop.clone(), sessions: sessions.clone() };
             let port = bound.address.port();
-            serve(bound, &Arc::new(Site::new(self.router.clone(), upgrader, &door)), &self.tasks, &self.stop);
+            serve(bound, terms, &Arc::new(Site::new(self.router.clone(), upgrader, &door)), &self.tasks, &self.stop);
             ports.doors.push((door, port));
         }
-        serve(open.api, &Arc::new(ApiSite::new(self.router.clone(), sessions, self.stop.clone())), &self.tasks, &self.stop);
+        let (bound, terms) = open.api;
+        serve(bound, terms, &Arc::new(ApiSite::new(self.router.clone(), sessions, self.stop.clone())), &self.tasks, &self.stop);
         for source in &plan.sources {
             if matches!(source.kind, SourceKind::Every { .. }) {
                 self.tasks.spawn(sources::every(self.router.clone(), source.clone(), self.stop.clone()));
@@ -267,8 +284,8 @@ impl App {
 
 /// What is bound.
 struct Open {
-    doors: Vec<(Door, Bound)>,
-    api: Bound,
+    doors: Vec<(Door, Bound, Terms)>,
+    api: (Bound, Terms),
 }
 
 /// The ports in use, also where the system chose them.
@@ -285,27 +302,33 @@ impl Ports {
     }
 }
 
+/// What a scheme ends with.
+fn secure(tls: Option<&TlsPlan>) -> &'static str {
+    if tls.is_some() { "s" } else { "" }
+}
+
 /// Says what is served where: as a table for people, as log lines for programs.
 fn announce(cli: &Cli, router: &Router, ports: &Ports) {
     let plan = &router.context.runtime.plan;
     let mut lines: Vec<(&str, String)> = Vec::new();
     for (index, protocol) in plan.protocols.iter().enumerate() {
         let at = ports.at(&protocol.listen, |door| door.protocols.contains(&index));
-        lines.push((&protocol.name, format!("ws://{at}{}", protocol.path)));
+        let s = secure(protocol.tls.as_ref());
+        lines.push((&protocol.name, format!("ws{s}://{at}{}", protocol.path)));
         for row in &protocol.http {
-            lines.push((&protocol.name, format!("{} http://{at}{}", row.method, row.path)));
+            lines.push((&protocol.name, format!("{} http{s}://{at}{}", row.method, row.path)));
         }
     }
     for (index, source) in plan.sources.iter().enumerate() {
         match &source.kind {
-            SourceKind::Http { method, path, listen, .. } => {
+            SourceKind::Http { method, path, listen, tls, .. } => {
                 let at = ports.at(listen, |door| door.sources.contains(&index));
-                lines.push((&source.name, format!("{method} http://{at}{path}")));
+                lines.push((&source.name, format!("{method} http{}://{at}{path}", secure(tls.as_ref()))));
             }
             SourceKind::Every { period, .. } => lines.push((&source.name, format!("every {}", humantime::format_duration(*period)))),
         }
     }
-    lines.push(("api", format!("http://{}", Listen { port: ports.api, ..plan.api.listen.clone() })));
+    lines.push(("api", format!("http{}://{}", secure(plan.api.tls.as_ref()), Listen { port: ports.api, ..plan.api.listen.clone() })));
     match cli.log {
         LogFormat::Json => lines.iter().for_each(|(name, url)| tracing::info!(name, url, "serving")),
         LogFormat::Text => {

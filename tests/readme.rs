@@ -99,7 +99,7 @@ fn keys() -> BTreeMap<String, BTreeSet<String>> {
     let probe = "version: 1
 include: more.yaml
 Q: 1
-api: { Q: 1 }
+api: { Q: 1, tls: { Q: 1, cert: a, key: b } }
 store: { Q: 1 }
 channels: { c: { Q: 1, history: { Q: 1, keep: { Q: 1 } } } }
 protocols:

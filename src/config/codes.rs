@@ -43,6 +43,7 @@ codes! {
     EXPRESSION = "R032": "a `when` that cannot be understood";
     FUNCTION = "R033": "a word that names no function";
     CONFLICT = "R034": "keys that exclude each other";
+    TLS = "R035": "a certificate or key that cannot be used, or an address on which some use TLS and some do not, or with others";
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::diagnostic::Diagnostic;
 use super::fields::{Gathered, elsewhere};
 use super::node::Node;
 use super::plan::{Listen, Span};
+use super::tls::Covers;
 use super::values;
 use crate::model::pattern::Pattern;
 
@@ -92,7 +93,10 @@ pub(super) fn shape(pattern: &Pattern) -> String {
 
 /// Everything that listens, gathered while reading, to find what clashes.
 #[derive(Default)]
-pub(super) struct Doors(Vec<Door>);
+pub(super) struct Doors {
+    doors: Vec<Door>,
+    pub(super) covers: Covers,
+}
 
 struct Door {
     listen: Listen,
@@ -106,14 +110,15 @@ struct Door {
 
 impl Doors {
     pub(super) fn add(&mut self, listen: &Listen, method: &str, path: &Pattern, owner: String, at: &Span) {
-        self.0.push(Door { listen: listen.clone(), method: method.into(), path: path.clone(), owner, at: at.clone() });
+        self.doors.push(Door { listen: listen.clone(), method: method.into(), path: path.clone(), owner, at: at.clone() });
     }
 
     /// Reports every door that an earlier one, or `api`, stands in the way of.
     pub(super) fn check(&self, all: &Gathered, api: &Listen) {
+        self.covers.check(all);
         let mut listeners: HashMap<u16, Vec<&Door>> = HashMap::new();
         let mut taken: HashMap<(&Listen, &str, String), &Door> = HashMap::new();
-        for door in self.0.iter().filter(|door| door.listen.port != 0) {
+        for door in self.doors.iter().filter(|door| door.listen.port != 0) {
             if overlap(&door.listen, api) {
                 let message = format!("{} listens on the address of `api`, {api}", door.owner);
                 all.report(Diagnostic::new(codes::API_SHARED, door.at.clone(), message).hint("give one of them another port"));

@@ -13,7 +13,7 @@ use super::include::Reader;
 use super::listen::{self, Doors};
 use super::node::{Entry, Node, Yaml};
 use super::plan::{ApiPlan, ExpressionUse, FunctionUse, Listen, Plan, Plugins, Span, StorePlan};
-use super::{plugins, protocols, sources, store, values};
+use super::{plugins, protocols, sources, store, tls, values};
 use crate::model::Place;
 
 /// Channels and channel patterns in one configuration.
@@ -102,9 +102,9 @@ fn plan(all: &Gathered, trees: &[Node], folder: &Path) -> Option<Plan> {
     let protocols = protocols.map(Arc::new).collect();
     let sources = sections.sources.iter().filter_map(|entry| sources::source(all, &channels, &mut doors, entry));
     let sources = sources.map(Arc::new).collect();
-    let Head { store, api, stop_within } = head?;
+    let Head { store, api, stop_within, sockets_per_address } = head?;
     doors.check(all, &api.listen);
-    Some(Plan { store, api, channels: channels.plans, protocols, sources, stop_within })
+    Some(Plan { store, api, channels: channels.plans, protocols, sources, stop_within, sockets_per_address })
 }
 
 fn names<'a>(entries: &[&'a Entry]) -> Vec<&'a str> {
@@ -150,15 +150,17 @@ struct Head {
     store: StorePlan,
     api: ApiPlan,
     stop_within: Duration,
+    sockets_per_address: Option<usize>,
 }
 
 fn read_head(all: &Gathered, fields: &mut Fields<'_>, folder: &Path) -> Head {
     fields.need("version").and_then(|node| version(all, node));
-    let api = fields.read("api", api).unwrap_or_else(|| ApiPlan { listen: api_listen(), token: None, origins: Vec::new() });
+    let api = fields.read("api", api).unwrap_or_else(|| ApiPlan { listen: api_listen(), tls: None, token: None, origins: Vec::new() });
     Head {
         store: fields.read("store", |all, node| store::store(all, node, folder)).unwrap_or_else(|| store::default(folder)),
         api,
         stop_within: fields.read("stop_within", values::duration).unwrap_or(STOP_WITHIN),
+        sockets_per_address: fields.read("sockets_per_address", values::count),
     }
 }
 
@@ -175,6 +177,7 @@ fn api(all: &Gathered, node: &Node) -> Option<ApiPlan> {
     let at: &Span = fields.get("listen").map_or(&node.span, |node| &node.span);
     let plan = ApiPlan {
         listen: fields.read("listen", listen::address).unwrap_or_else(api_listen),
+        tls: tls::tls(all, &mut fields).flatten(),
         token: fields.read("token", values::secret),
         origins: fields.read("origins", values::origins).unwrap_or_default(),
     };

@@ -4,6 +4,7 @@
 //! In reading order: `positions` and `node` (text to tree), `include` (files), `fields` and `values` (reading a tree),
 //! `template` and `expression`, `rows` and `effects`, then one module per section of the file.
 
+pub mod certificate;
 mod channels;
 mod codes;
 mod deliver;
@@ -26,6 +27,7 @@ mod rows;
 mod sources;
 mod store;
 mod template;
+mod tls;
 mod units;
 mod values;
 

@@ -29,6 +29,8 @@ pub struct Plan {
     pub sources: Vec<Arc<SourcePlan>>,
     /// How long a stop may take before what still runs is named and left.
     pub stop_within: Duration,
+    /// Sockets that one address may have at a listener. None: the usual, and any number for loopback addresses.
+    pub sockets_per_address: Option<usize>,
 }
 
 /// `store:`
@@ -62,6 +64,8 @@ impl From<DatabasePlan> for StorePlan {
 pub struct ApiPlan {
     /// Where it listens.
     pub listen: Listen,
+    /// None: plain HTTP.
+    pub tls: Option<TlsPlan>,
     /// The bearer token every call but health needs. None: open, which needs a loopback address.
     pub token: Option<Secret>,
     /// Origins let in besides none, the same and loopback ones.
@@ -98,6 +102,15 @@ impl std::fmt::Display for Listen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
     }
+}
+
+/// `tls:` The files of a listener's certificate. Both were sound when the plan was made.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TlsPlan {
+    /// The certificate and those between it and the root, as PEM.
+    pub cert: PathBuf,
+    /// Its private key, as PEM.
+    pub key: PathBuf,
 }
 
 /// One entry of `channels:`.
@@ -180,6 +193,8 @@ pub struct ProtocolPlan {
     pub at: Place,
     /// Address.
     pub listen: Listen,
+    /// None: plain HTTP. All on one address have the same.
+    pub tls: Option<TlsPlan>,
     /// Path, with parameters.
     pub path: Pattern,
     /// Origins let in besides none, the same and loopback ones.
@@ -517,6 +532,8 @@ pub enum SourceKind {
         path: Pattern,
         /// Address.
         listen: Listen,
+        /// None: plain HTTP. All on one address have the same.
+        tls: Option<TlsPlan>,
         /// Origins let in besides none, the same and loopback ones.
         origins: Vec<String>,
         /// A bearer token it wants, if any.

@@ -15,7 +15,7 @@ use super::node::{Entry, Node, Yaml};
 use super::plan::{HttpRow, IdlePlan, Listen, ProtocolPlan, Role, Row};
 use super::rows::{Kind, Rows};
 use super::template::{self, Seen};
-use super::values;
+use super::{tls, values};
 use crate::model::fault::Code;
 use crate::model::pattern::Pattern;
 use crate::model::template::Text;
@@ -32,6 +32,11 @@ pub(super) fn protocol(all: &Gathered, channels: &Channels, doors: &mut Doors, e
     let rows = Rows { all, channels, actor: &name, plugin: &plugin };
     let (listen, path) = fields.need("listen").and_then(|node| listen::address_and_path(all, node)).or_else(listen::nowhere)?;
     doors.add(&listen, "WebSocket", &path, format!("the protocol `{name}`"), fields.key_span("listen").unwrap_or(&entry.key_span));
+    let tls = tls::tls(all, &mut fields);
+    let at = fields.key_span("tls").or(fields.key_span("listen")).unwrap_or(&entry.key_span);
+    if let Some(tls) = &tls {
+        doors.covers.add(&listen, tls.as_ref(), format!("the protocol `{name}`"), at);
+    }
     fields.read("codec", codec);
     let request = |all: &Gathered, node: &Node| template::text(all, node, Seen::REQUEST);
     let section = |fields: &mut Fields<'_>, key, kind| {
@@ -61,6 +66,7 @@ pub(super) fn protocol(all: &Gathered, channels: &Channels, doors: &mut Doors, e
         http: fields.read("http", |_, node| http(&rows, node, &listen, doors)).unwrap_or_default(),
         name: name.clone(),
         listen,
+        tls: tls.flatten(),
         path,
     };
     fields.finish();

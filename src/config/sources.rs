@@ -10,7 +10,7 @@ use super::plan::{SourceKind, SourcePlan, Table};
 use super::protocols::{method_and_path, plugin};
 use super::rows::{Kind, Rows};
 use super::template::{self, Seen};
-use super::values;
+use super::{tls, values};
 use crate::model::template::{Template, Text};
 
 /// Kinds that the language knows and this build has not.
@@ -27,7 +27,7 @@ pub(super) fn source(all: &Gathered, channels: &Channels, doors: &mut Doors, ent
     }
     let plugin = plugin(&mut fields, &name);
     let rows = Rows { all, channels, actor: &name, plugin: &plugin };
-    fields.exclude("every", &["http", "on", "token", "origins"]);
+    fields.exclude("every", &["http", "on", "tls", "token", "origins"]);
     fields.exclude("http", &["emit"]);
     let is_http = fields.has("http");
     let kind = if is_http { http(all, &mut fields, &name, doors) } else { every(all, &mut fields) };
@@ -79,6 +79,8 @@ fn http(all: &Gathered, fields: &mut Fields<'_>, name: &str, doors: &mut Doors) 
     let written = fields.need("http").and_then(|node| Some((values::text(all, node)?, &node.span)));
     let door = written.and_then(|(written, span)| method_and_path(all, &written, span));
     let listen = fields.need("on").and_then(|node| listen::address(all, node));
+    let tls = tls::tls(all, fields);
+    let tls_at = fields.key_span("tls").or(fields.key_span("on"));
     let origins = fields.read("origins", values::origins).unwrap_or_default();
     let token = fields.read("token", values::secret);
     let ((method, path), listen, at) = (door?, listen?, at?);
@@ -88,5 +90,8 @@ fn http(all: &Gathered, fields: &mut Fields<'_>, name: &str, doors: &mut Doors) 
         all.report(Diagnostic::new(codes::API_OPEN, at.clone(), message).hint(hint));
     }
     doors.add(&listen, &method, &path, format!("the source `{name}`"), at);
-    Some(SourceKind::Http { method, path, listen, origins, token })
+    if let Some(tls) = &tls {
+        doors.covers.add(&listen, tls.as_ref(), format!("the source `{name}`"), tls_at.unwrap_or(at));
+    }
+    Some(SourceKind::Http { method, path, listen, tls: tls.flatten(), origins, token })
 }

@@ -1,24 +1,33 @@
-//! Sockets to listen on and the loop that accepts: header time-out, connection cap, no delay, an orderly stop.
+//! Sockets to listen on and the loop that accepts: TLS, time-outs, bounds, no delay, an orderly stop.
 //! Knows nothing of what is served.
 
+use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Request, Response};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use rustls::ServerConfig;
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::plan::Listen;
+use crate::connection::stream::Stream;
+use crate::http::addresses::{AddressPermit, Addresses};
+use crate::telemetry::metrics::SocketMetrics;
 
 /// How long a client may take over a request's head, the wait for the next request on a kept connection included.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
@@ -26,8 +35,23 @@ const HEAD_WITHIN: Duration = Duration::from_secs(15);
 /// The largest request head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
+/// How long a client may take over the TLS handshake.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+
+/// The first byte of a TLS handshake. No method of HTTP begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// Sockets open at one listener. More wait in the system's queue.
 const SOCKETS_MAX: usize = 60_000;
+
+/// Sockets that wait to be accepted, where the system allows as many: clients that all come back at once find room.
+const QUEUED_SOCKETS_MAX: u32 = 16_384;
+
+/// How long accepting rests after an error, doubled with each that follows.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The longest such rest.
+const PAUSE_LONGEST: Duration = Duration::from_secs(1);
 
 /// The sockets of one address.
 pub struct Bound {
@@ -38,7 +62,7 @@ pub struct Bound {
 
 /// Held as long as a client's socket is open.
 #[derive(Clone)]
-pub struct SocketPermit(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
+pub struct SocketPermit(#[expect(dead_code, reason = "held, not read")] Arc<(OwnedSemaphorePermit, AddressPermit)>);
 
 /// Something that answers requests.
 pub trait Serve: Send + Sync + 'static {
@@ -49,18 +73,19 @@ pub trait Serve: Send + Sync + 'static {
 /// Binds an address; `localhost` is both loopback addresses on one port, or the first alone where there is no IPv6.
 pub async fn bind(listen: &Listen) -> io::Result<Bound> {
     if &*listen.host != "localhost" {
-        let socket = TcpListener::bind((&*listen.host, listen.port)).await?;
+        let ip: IpAddr = listen.host.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let socket = listener(SocketAddr::new(ip, listen.port))?;
         return Ok(Bound { address: socket.local_addr()?, sockets: vec![socket] });
     }
     // With port 0 the system's choice for one address may be taken on the other: then it chooses again.
     let mut tries = if listen.port == 0 { 20 } else { 1 };
     loop {
         tries -= 1;
-        let first = TcpListener::bind(("127.0.0.1", listen.port)).await?;
+        let first = listener((Ipv4Addr::LOCALHOST, listen.port).into())?;
         let address = first.local_addr()?;
-        match TcpListener::bind(("::1", address.port())).await {
+        match listener((Ipv6Addr::LOCALHOST, address.port()).into()) {
             Ok(second) => return Ok(Bound { sockets: vec![first, second], address }),
-            Err(error) if matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported) => {
+            Err(error) if is_without_ipv6(&error) => {
                 tracing::warn!(%address, "no IPv6 loopback on this machine; serving IPv4 only");
                 return Ok(Bound { sockets: vec![first], address });
             }
@@ -70,46 +95,169 @@ pub async fn bind(listen: &Listen) -> io::Result<Bound> {
     }
 }
 
+fn is_without_ipv6(error: &io::Error) -> bool {
+    /// EAFNOSUPPORT of Linux and macOS, which has no kind.
+    const NO_SUCH_FAMILY: [i32; 2] = [97, 47];
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+        || error.raw_os_error().is_some_and(|code| NO_SUCH_FAMILY.contains(&code))
+}
+
+fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Connections of a server that was here before do not keep the address.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUED_SOCKETS_MAX)
+}
+
+/// What holds for everybody at one address.
+#[derive(Clone)]
+pub struct Terms {
+    /// What TLS handshakes are made with; none: plain HTTP.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Sockets that one address may have; none: the usual.
+    pub per_address: Option<usize>,
+    /// What is counted.
+    pub metrics: Arc<SocketMetrics>,
+}
+
+/// What all sockets of one address have in common.
+struct Entrance<S> {
+    site: Arc<S>,
+    tls: Option<TlsAcceptor>,
+    permits: Arc<Semaphore>,
+    addresses: Arc<Addresses>,
+    metrics: Arc<SocketMetrics>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
 /// Accepts until `stop` fires. Each connection is a task of `tasks`.
-pub fn serve<S: Serve>(bound: Bound, site: &Arc<S>, tasks: &TaskTracker, stop: &CancellationToken) {
-    let permits = Arc::new(Semaphore::new(SOCKETS_MAX));
+pub fn serve<S: Serve>(bound: Bound, terms: Terms, site: &Arc<S>, tasks: &TaskTracker, stop: &CancellationToken) {
+    let entrance = Arc::new(Entrance {
+        site: site.clone(),
+        tls: terms.tls.map(TlsAcceptor::from),
+        permits: Arc::new(Semaphore::new(SOCKETS_MAX)),
+        addresses: Addresses::new(terms.per_address),
+        metrics: terms.metrics,
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+    });
     for socket in bound.sockets {
-        tasks.spawn(accept(socket, site.clone(), tasks.clone(), stop.clone(), permits.clone()));
+        tasks.spawn(accept(socket, entrance.clone()));
     }
 }
 
-async fn accept<S: Serve>(listener: TcpListener, site: Arc<S>, tasks: TaskTracker, stop: CancellationToken, permits: Arc<Semaphore>) {
+/// Takes its turn with others on its thread: tokio makes a loop that never waits do so.
+async fn accept<S: Serve>(listener: TcpListener, entrance: Arc<Entrance<S>>) {
+    let mut pause = PAUSE;
     loop {
         let next = async {
-            let permit = permits.clone().acquire_owned().await;
+            let permit = entrance.permits.clone().acquire_owned().await;
             (listener.accept().await, permit)
         };
-        tokio::select! {
+        let (accepted, permit) = tokio::select! {
             biased;
-            () = stop.cancelled() => return,
-            (accepted, permit) = next => match (accepted, permit) {
-                (Ok((stream, peer)), Ok(permit)) => {
-                    tasks.spawn(connection(stream, peer, site.clone(), stop.clone(), SocketPermit(Arc::new(permit))));
-                }
-                (Ok(_), Err(_)) => return,
-                (Err(error), _) => {
-                    // Out of file descriptors, mostly: others must close first.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+            () = entrance.stop.cancelled() => return,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                pause = PAUSE;
+                let Ok(permit) = permit else { return };
+                let Some(address) = entrance.addresses.admit(peer.ip()) else {
+                    refuse(&stream, peer, &entrance.metrics);
+                    continue;
+                };
+                let permit = SocketPermit(Arc::new((permit, address)));
+                entrance.tasks.spawn(connection(stream, peer, entrance.clone(), permit));
+            }
+            Err(error) if is_of_one_client(&error) => {}
+            Err(error) => {
+                // Out of file descriptors, mostly: others must close first.
+                tracing::warn!(%error, ?pause, "cannot accept a connection");
+                tokio::select! {
+                    () = entrance.stop.cancelled() => return,
+                    () = sleep(pause) => pause = (pause * 2).min(PAUSE_LONGEST),
                 }
             }
         }
     }
 }
 
-async fn connection<S: Serve>(stream: TcpStream, peer: SocketAddr, site: Arc<S>, stop: CancellationToken, permit: SocketPermit) {
-    if stream.set_nodelay(true).is_err() {
+/// Whether a client broke off before it was accepted: nothing to rest for, or it could keep others waiting.
+fn is_of_one_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Breaks off. An answer would cost a handshake where there is TLS, and a task; an orderly end would keep the pair of addresses
+/// in the system for a minute. Whoever opens this many sockets is to cost nothing.
+fn refuse(stream: &TcpStream, peer: SocketAddr, metrics: &SocketMetrics) {
+    metrics.refused.inc();
+    tracing::debug!(%peer, "a socket of an address that has as many as it may have was closed");
+    SockRef::from(stream).set_linger(Some(Duration::ZERO)).ok();
+}
+
+async fn connection<S: Serve>(tcp: TcpStream, peer: SocketAddr, entrance: Arc<Entrance<S>>, permit: SocketPermit) {
+    if tcp.set_nodelay(true).is_err() {
         return;
     }
-    let service = service_fn(|mut request: Request<Incoming>| {
+    let stream = match &entrance.tls {
+        None => Stream::Plain(tcp),
+        Some(acceptor) => {
+            let shaken = timeout(HANDSHAKE_WITHIN, handshake(acceptor, tcp));
+            let shaken = tokio::select! {
+                shaken = shaken => shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+                () = entrance.stop.cancelled() => return,
+            };
+            match shaken {
+                Ok(Stream::Plain(tcp)) => {
+                    entrance.metrics.handshakes_failed.inc();
+                    return requests(Stream::Plain(tcp), &entrance.stop, peer, async |_| not_tls()).await;
+                }
+                Ok(stream) => stream,
+                Err(error) => {
+                    entrance.metrics.handshakes_failed.inc();
+                    tracing::debug!(%peer, %error, "a TLS handshake failed");
+                    return;
+                }
+            }
+        }
+    };
+    requests(stream, &entrance.stop, peer, |mut request: Request<Incoming>| {
         request.extensions_mut().insert(permit.clone());
-        let answer = site.clone().serve(request, peer);
-        async move { Ok::<_, std::convert::Infallible>(answer.await) }
+        entrance.site.clone().serve(request, peer)
+    })
+    .await;
+}
+
+/// TLS from here on, or the plain stream where the client does not speak it.
+async fn handshake(acceptor: &TlsAcceptor, tcp: TcpStream) -> io::Result<Stream> {
+    let mut first = [0];
+    if tcp.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
+        return Ok(Stream::Plain(tcp));
+    }
+    Ok(Stream::Tls(Box::new(acceptor.accept(tcp).await?)))
+}
+
+/// For whoever speaks plain HTTP where TLS is served.
+fn not_tls() -> Response<Body> {
+    let mut response = Response::new(Body::from("TLS is served here: connect with https:// or wss://\n"));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert("connection", HeaderValue::from_static("close"));
+    response
+}
+
+/// Answers the requests of one stream until it ends, or is upgraded, or `stop` fires.
+async fn requests<A>(stream: Stream, stop: &CancellationToken, peer: SocketAddr, answer: impl Fn(Request<Incoming>) -> A)
+where
+    A: Future<Output = Response<Body>>,
+{
+    let service = service_fn(|request| {
+        let answer = answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -129,3 +277,6 @@ async fn connection<S: Serve>(stream: TcpStream, peer: SocketAddr, site: Arc<S>,
         tracing::trace!(%peer, %error, "an HTTP connection broke");
     }
 }
+
+#[cfg(test)]
+mod tests;

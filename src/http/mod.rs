@@ -1,9 +1,11 @@
 //! The HTTP doors: listeners, who may come in, WebSocket handshakes, rows and sources over HTTP, the REST interface.
 //! Knows requests and answers; everything else it leaves to the router.
 
+pub mod addresses;
 pub mod api;
 pub mod auth;
 pub mod body;
+pub mod certificate;
 pub mod guard;
 pub mod listen;
 pub mod measure;

@@ -236,7 +236,10 @@ fn methods(endpoint: &Endpoint) -> String {
 
 fn unmet(endpoint: &Endpoint) -> Problem {
     if endpoint.methods.is_empty() {
-        return Problem::new(StatusCode::UPGRADE_REQUIRED, "a WebSocket is served here: connect with ws://, not http://");
+        return Problem::new(
+            StatusCode::UPGRADE_REQUIRED,
+            "a WebSocket is served here: connect with ws:// or wss://, not http:// or https://",
+        );
     }
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method").allow(methods(endpoint))
 }

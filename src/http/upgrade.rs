@@ -13,7 +13,6 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::plan::ProtocolPlan;
 use crate::connection;
+use crate::connection::stream::Stream;
 use crate::http::auth::{self, Identity};
 use crate::http::body::request_view;
 use crate::http::listen::SocketPermit;
@@ -137,7 +137,7 @@ impl Upgrader {
                     match socket(upgrade).await {
                         // A fresh task, so that nothing of the handshake's lives as long as the connection.
                         Some((socket, early)) => {
-                            connection.outbox.attach(Box::new(socket));
+                            connection.outbox.attach(socket.into_socket());
                             let running = connection::run(router, connection, early, expires);
                             tasks.spawn(async move {
                                 running.await;
@@ -217,9 +217,9 @@ fn nameless() -> Problem {
 }
 
 /// The socket under an upgraded connection, and what came with the handshake.
-async fn socket(upgrade: OnUpgrade) -> Option<(TcpStream, Bytes)> {
+async fn socket(upgrade: OnUpgrade) -> Option<(Stream, Bytes)> {
     let upgraded: Upgraded = timeout(UPGRADE_WITHIN, upgrade).await.ok()?.ok()?;
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    let parts = upgraded.downcast::<TokioIo<Stream>>().ok()?;
     // A copy: the rest of hyper's buffer is not to live as long as the connection.
     Some((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
 }
@@ -227,7 +227,7 @@ async fn socket(upgrade: OnUpgrade) -> Option<(TcpStream, Bytes)> {
 /// Accepts a connection and closes it at once, so that a browser's client can read why.
 async fn turn_away(upgrade: OnUpgrade, close: Close, permit: Option<SocketPermit>) {
     if let Some((socket, early)) = socket(upgrade).await {
-        connection::refuse(Box::new(socket), early, close).await;
+        connection::refuse(socket.into_socket(), early, close).await;
     }
     drop(permit);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::plan::{Listen, Plan, SourceKind};
+use crate::config::plan::{Listen, Plan, SourceKind, TlsPlan};
 use crate::model::pattern::Pattern;
 
 /// One listener.
@@ -10,6 +10,8 @@ use crate::model::pattern::Pattern;
 pub struct Door {
     /// Its address.
     pub listen: Listen,
+    /// None: plain HTTP.
+    pub tls: Option<TlsPlan>,
     /// Protocols, by their place in the plan.
     pub protocols: Vec<usize>,
     /// HTTP sources, by their place in the plan.
@@ -21,26 +23,27 @@ pub struct Door {
 type Taken = (Arc<str>, Pattern);
 
 /// All listeners. What has the same address shares one. Where the system chooses the port, things that want the same path get
-/// a listener each; elsewhere the configuration refuses that.
+/// a listener each, and so do those with and without TLS; elsewhere the configuration refuses that.
 pub fn doors(plan: &Plan) -> Vec<Door> {
     let mut doors: Vec<Door> = Vec::new();
     for (index, protocol) in plan.protocols.iter().enumerate() {
         let rows = protocol.http.iter().map(|row| (row.method.clone(), row.path.clone()));
         let wanted: Vec<Taken> = std::iter::once(("WS".into(), protocol.path.clone())).chain(rows).collect();
-        find(&mut doors, &protocol.listen, wanted).protocols.push(index);
+        find(&mut doors, &protocol.listen, protocol.tls.as_ref(), wanted).protocols.push(index);
     }
     for (index, source) in plan.sources.iter().enumerate() {
-        if let SourceKind::Http { method, path, listen, .. } = &source.kind {
-            find(&mut doors, listen, vec![(method.clone(), path.clone())]).sources.push(index);
+        if let SourceKind::Http { method, path, listen, tls, .. } = &source.kind {
+            find(&mut doors, listen, tls.as_ref(), vec![(method.clone(), path.clone())]).sources.push(index);
         }
     }
     doors
 }
 
-fn find<'d>(doors: &'d mut Vec<Door>, listen: &Listen, wanted: Vec<Taken>) -> &'d mut Door {
-    let shares = |door: &Door| door.listen == *listen && (listen.port != 0 || !wanted.iter().any(|one| door.taken.contains(one)));
+fn find<'d>(doors: &'d mut Vec<Door>, listen: &Listen, tls: Option<&TlsPlan>, wanted: Vec<Taken>) -> &'d mut Door {
+    let same = |door: &Door| door.listen == *listen && door.tls.as_ref() == tls;
+    let shares = |door: &Door| same(door) && (listen.port != 0 || !wanted.iter().any(|one| door.taken.contains(one)));
     let at = doors.iter().position(shares).unwrap_or_else(|| {
-        doors.push(Door { listen: listen.clone(), protocols: Vec::new(), sources: Vec::new(), taken: Vec::new() });
+        doors.push(Door { listen: listen.clone(), tls: tls.cloned(), protocols: Vec::new(), sources: Vec::new(), taken: Vec::new() });
         doors.len() - 1
     });
     doors[at].taken.extend(wanted);

@@ -287,6 +287,19 @@ pub struct PatternMetrics {
     pub bytes: Counter,
 }
 
+/// What happens to sockets before they are anything else.
+#[derive(Debug, Default)]
+pub struct SocketMetrics {
+    /// Closed because their address has as many as it may have.
+    pub refused: Counter,
+    /// TLS handshakes that failed or took too long, and clients that did not speak TLS.
+    pub handshakes_failed: Counter,
+    /// Changed certificates that are in use.
+    pub certificates_read: Counter,
+    /// Changed certificates that could not be used.
+    pub certificates_unsound: Counter,
+}
+
 type Named<T> = Mutex<BTreeMap<Arc<str>, Arc<T>>>;
 
 /// Everything that is counted. The maps are locked when objects are handed out or shown, never to count.
@@ -294,6 +307,7 @@ type Named<T> = Mutex<BTreeMap<Arc<str>, Arc<T>>>;
 pub struct Metrics {
     started: Now,
     pub(super) channels: Arc<ChannelMetrics>,
+    pub(super) sockets: Arc<SocketMetrics>,
     pub(super) patterns: Named<PatternMetrics>,
     pub(super) protocols: Named<ProtocolMetrics>,
     pub(super) routes: Named<RouteMetrics>,
@@ -319,6 +333,7 @@ impl Metrics {
         Self {
             started,
             channels: Arc::default(),
+            sockets: Arc::default(),
             patterns: Mutex::default(),
             protocols: Mutex::default(),
             routes: Mutex::default(),
@@ -329,6 +344,11 @@ impl Metrics {
     /// The counters of all channels.
     pub fn channels(&self) -> Arc<ChannelMetrics> {
         self.channels.clone()
+    }
+
+    /// The counters of all listeners.
+    pub fn sockets(&self) -> Arc<SocketMetrics> {
+        self.sockets.clone()
     }
 
     /// The counters of a channel's pattern, as the configuration writes it.
@@ -373,6 +393,7 @@ impl Metrics {
         super::prometheus::render(&super::prometheus::Counted {
             uptime_s: self.uptime_s(now),
             channels: &self.channels,
+            sockets: &self.sockets,
             patterns: &patterns,
             protocols: &protocols,
             routes: &routes,

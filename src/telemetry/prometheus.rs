@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::metrics::{ChannelMetrics, PatternMetrics, ProtocolMetrics, RouteMetrics, SourceMetrics};
+use super::metrics::{ChannelMetrics, PatternMetrics, ProtocolMetrics, RouteMetrics, SocketMetrics, SourceMetrics};
 
 /// What a number does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,7 @@ pub struct Sample {
 pub(super) struct Counted<'a> {
     pub(super) uptime_s: u64,
     pub(super) channels: &'a ChannelMetrics,
+    pub(super) sockets: &'a SocketMetrics,
     pub(super) patterns: &'a [(Arc<str>, Arc<PatternMetrics>)],
     pub(super) protocols: &'a [(Arc<str>, Arc<ProtocolMetrics>)],
     pub(super) routes: &'a [(Arc<str>, Arc<RouteMetrics>)],
@@ -45,6 +46,7 @@ pub(super) fn render(counted: &Counted<'_>) -> String {
     family(&mut out, "uptime_seconds", "Time since the start.", Kind::Gauge);
     line(&mut out, "uptime_seconds", &[], counted.uptime_s as f64);
     channels(&mut out, counted.channels);
+    sockets(&mut out, counted.sockets);
     let counter = |name, help| (name, help, Kind::Counter);
     each(&mut out, counter("channel_published_total", "Events published, by the channel's pattern."), "pattern", counted.patterns, |p| {
         p.published.get()
@@ -74,6 +76,18 @@ pub(super) fn render(counted: &Counted<'_>) -> String {
         line(&mut out, sample.name, &labels, sample.value);
     }
     out
+}
+
+fn sockets(out: &mut String, sockets: &SocketMetrics) {
+    for (name, help, value) in [
+        ("sockets_refused_total", "Sockets closed because their address had as many as it may have.", sockets.refused.get()),
+        ("tls_handshakes_failed_total", "TLS handshakes that failed or took too long.", sockets.handshakes_failed.get()),
+        ("certificates_read_total", "Changed certificates that were put to use.", sockets.certificates_read.get()),
+        ("certificates_unsound_total", "Changed certificates that could not be used.", sockets.certificates_unsound.get()),
+    ] {
+        family(out, name, help, Kind::Counter);
+        line(out, name, &[], value as f64);
+    }
 }
 
 fn channels(out: &mut String, channels: &ChannelMetrics) {

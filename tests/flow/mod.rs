@@ -31,3 +31,4 @@ mod slow_client;
 mod subscriptions;
 
 mod stop;
+mod tls;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
@@ -13,9 +14,14 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use super::http::split;
 use super::{shaped, soon};
 
+/// What a client speaks over: TCP, or TLS over it.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 /// One connection.
 pub struct Client {
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Box<dyn Stream>>,
     fence: Value,
 }
 
@@ -27,7 +33,7 @@ impl Client {
 
     /// Connects with headers of its own; the status where it is not let in.
     pub async fn try_connect(url: &str, headers: &[(&'static str, &str)]) -> Result<Self, u16> {
-        let stream = soon("connect", TcpStream::connect(split(url).0)).await.unwrap();
+        let stream: Box<dyn Stream> = Box::new(soon("connect", TcpStream::connect(split(url).0)).await.unwrap());
         let mut request = url.into_client_request().unwrap();
         for (name, value) in headers {
             request.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
@@ -41,7 +47,7 @@ impl Client {
 
     /// Connects; none where nobody is there, or goes away meanwhile.
     pub async fn connect_or_end(url: &str) -> Option<Self> {
-        let stream = soon("connect", TcpStream::connect(split(url).0)).await.ok()?;
+        let stream: Box<dyn Stream> = Box::new(soon("connect", TcpStream::connect(split(url).0)).await.ok()?);
         let (socket, _) = soon("handshake", client_async(url, stream)).await.ok()?;
         Some(Self { socket, fence: json!({ "type": "ping" }) })
     }
@@ -51,7 +57,12 @@ impl Client {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         let address = lookup_host(split(url).0).await.unwrap().find(SocketAddr::is_ipv4).unwrap();
-        let stream = soon("connect", socket.connect(address)).await.unwrap();
+        Self::over(soon("connect", socket.connect(address)).await.unwrap(), url).await
+    }
+
+    /// Over a stream that is there already.
+    pub async fn over(stream: impl Stream + 'static, url: &str) -> Self {
+        let stream: Box<dyn Stream> = Box::new(stream);
         let (socket, _) = soon("handshake", client_async(url, stream)).await.unwrap();
         Self { socket, fence: json!({ "type": "ping" }) }
     }

@@ -45,8 +45,19 @@ impl Answer {
 
 /// Sends a request. A `host` among the headers takes the place of the right one.
 pub async fn request(method: &str, url: &str, headers: &[(&str, &str)], body: Option<&str>) -> Answer {
+    let stream = soon("connect", TcpStream::connect(split(url).0)).await.unwrap();
+    request_over(stream, method, url, headers, body).await
+}
+
+/// The same over a stream that is there already.
+pub async fn request_over(
+    stream: impl super::client::Stream + 'static,
+    method: &str,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: Option<&str>,
+) -> Answer {
     let (authority, path) = split(url);
-    let stream = soon("connect", TcpStream::connect(authority)).await.unwrap();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     let driver = tokio::spawn(connection);
     let mut request = Request::builder().method(method).uri(path);

@@ -10,6 +10,7 @@ pub mod raw;
 pub mod server;
 pub mod shape;
 pub mod sse;
+pub mod tls;
 
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ pub use postgres::Postgres;
 pub use server::{Ended, Server, Setup};
 pub use shape::{SOME_TIME, shaped};
 pub use sse::Sse;
+pub use tls::Authority;
 
 /// How long anything that must happen may take.
 pub const SOON: Duration = Duration::from_secs(20);

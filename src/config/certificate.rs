@@ -1,0 +1,111 @@
+//! Reads a certificate and its key from PEM files, or says what to do about them. At load, and again when the files change.
+
+use std::path::Path;
+
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, InconsistentKeys};
+
+use super::files;
+use super::plan::TlsPlan;
+
+/// The largest of these files. A chain of ten certificates has some 20 KiB.
+const BYTES_MAX: usize = 256 << 10;
+
+/// Which of the two files is at fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// `cert`
+    Certificate,
+    /// `key`
+    Key,
+}
+
+/// Why a pair cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Unsound {
+    /// The file at fault.
+    pub which: Which,
+    /// Names the file and what is wrong.
+    pub why: String,
+    /// What to do about it.
+    pub hint: Option<&'static str>,
+}
+
+/// Reads a pair whose key fits the certificate.
+pub fn read(plan: &TlsPlan) -> Result<CertifiedKey, Unsound> {
+    let chain = chain(&plan.cert)?;
+    let key = key(&plan.key)?;
+    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => Unsound {
+            which: Which::Key,
+            why: format!("the key in {} does not belong to the certificate in {}", plan.key.display(), plan.cert.display()),
+            hint: Some("the first certificate of `cert` must be the one that was made for this key, those above it follow"),
+        },
+        rustls::Error::InvalidCertificate(why) => Unsound {
+            which: Which::Certificate,
+            why: format!("the first certificate in {} is none that can be used: {}", plan.cert.display(), told(&why)),
+            hint: None,
+        },
+        other => Unsound {
+            which: Which::Key,
+            why: format!("the key in {} is none that can be used: {other}", plan.key.display()),
+            hint: Some("RSA of 2048 bits or more, ECDSA on P-256 or P-384 and Ed25519 are understood"),
+        },
+    })
+}
+
+fn told(why: &CertificateError) -> String {
+    if *why == CertificateError::BadEncoding { "it is not encoded as X.509 says".into() } else { why.to_string() }
+}
+
+fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Unsound> {
+    let unsound = |why: String, hint| Unsound { which: Which::Certificate, why: format!("{}: {why}", path.display()), hint };
+    let text = text(path).map_err(|error| unsound(error.to_string(), readable(&error)))?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    let chain = chain.map_err(|error| unsound(format!("not PEM: {}", broken(&error)), None))?;
+    if chain.is_empty() {
+        let hint = "`cert` names a PEM file with `-----BEGIN CERTIFICATE-----`, the server's own certificate first";
+        return Err(unsound("no certificate in it".into(), Some(hint)));
+    }
+    Ok(chain)
+}
+
+fn key(path: &Path) -> Result<PrivateKeyDer<'static>, Unsound> {
+    let unsound = |why: String, hint| Unsound { which: Which::Key, why: format!("{}: {why}", path.display()), hint };
+    let text = text(path).map_err(|error| unsound(error.to_string(), readable(&error)))?;
+    PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| match error {
+        pem::Error::NoItemsFound if text.contains("BEGIN ENCRYPTED PRIVATE KEY") => {
+            unsound("the key in it is encrypted".into(), Some("decrypt it: `openssl pkey -in KEY -out PLAIN`"))
+        }
+        pem::Error::NoItemsFound => {
+            unsound("no private key in it".into(), Some("`key` names a PEM file with `-----BEGIN PRIVATE KEY-----`"))
+        }
+        other => unsound(format!("not PEM: {}", broken(&other)), None),
+    })
+}
+
+fn text(path: &Path) -> Result<String, files::Error> {
+    // Before it is opened: opening a pipe waits.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(files::Error::NotAFile);
+    }
+    files::read(path, BYTES_MAX)
+}
+
+fn readable(error: &files::Error) -> Option<&'static str> {
+    matches!(error, files::Error::Io(_)).then_some("paths start at the folder of the file they stand in; the server must be let read them")
+}
+
+/// What is wrong, without the bytes: they may be of a key.
+fn broken(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a section has no end",
+        pem::Error::IllegalSectionStart { .. } => "a line that begins a section is broken",
+        pem::Error::Base64Decode(_) => "a section is not base64",
+        _ => "it cannot be read",
+    }
+}

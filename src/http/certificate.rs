@@ -1,0 +1,108 @@
+//! The certificate of a listener: in use from the start, and replaced when its files change. Handshakes take the one in use.
+//!
+//! The files are looked at once a second rather than watched: that costs two calls a second, sees through links however they
+//! are swapped, and works on every file system.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::certificate::{self, Unsound};
+use crate::config::plan::TlsPlan;
+use crate::telemetry::metrics::SocketMetrics;
+
+/// How often the files are looked at. A change is read once it has held still for as long.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A certificate in use.
+#[derive(Debug)]
+pub struct Certificate {
+    plan: TlsPlan,
+    /// What its files looked like when they were read, or at the last look.
+    seen: Seen,
+    current: Arc<Current>,
+}
+
+#[derive(Debug)]
+struct Current(RwLock<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().clone())
+    }
+}
+
+/// What tells two states of the files apart, permissions included.
+type Seen = [Option<(u64, u64, u64, i64, i64)>; 2];
+
+fn look(plan: &TlsPlan) -> Seen {
+    [&plan.cert, &plan.key].map(|path| {
+        let file = std::fs::metadata(path).ok()?;
+        Some((file.dev(), file.ino(), file.size(), file.ctime(), file.ctime_nsec()))
+    })
+}
+
+impl Certificate {
+    /// Reads a pair.
+    pub fn read(plan: TlsPlan) -> Result<Self, Unsound> {
+        let seen = look(&plan);
+        let pair = certificate::read(&plan)?;
+        Ok(Self { plan, seen, current: Arc::new(Current(RwLock::new(Arc::new(pair)))) })
+    }
+
+    /// What handshakes are made with: TLS 1.2 and 1.3, HTTP/1.1 alone. Clients that come back may go on with what was agreed
+    /// before, by a ticket that costs the server no memory.
+    pub fn handshakes(&self) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let provider = Arc::new(ring::default_provider());
+        let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let mut config = versions.with_no_client_auth().with_cert_resolver(self.current.clone());
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.ticketer = ring::Ticketer::new()?;
+        Ok(Arc::new(config))
+    }
+
+    /// Uses what the files say, whenever they change, until `stop` fires. What cannot be used is logged and changes nothing.
+    pub async fn watch(mut self, metrics: Arc<SocketMetrics>, stop: CancellationToken) {
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut before = self.seen;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let plan = self.plan.clone();
+            let in_use = self.seen;
+            // On a thread that may wait: the files may be anywhere.
+            let looked = tokio::task::spawn_blocking(move || {
+                let now = look(&plan);
+                // Both files, each in full: what is still being written is left alone.
+                (now, (now != in_use && now == before).then(|| certificate::read(&plan)))
+            });
+            let Ok((now, read)) = looked.await else { continue };
+            before = now;
+            let Some(read) = read else { continue };
+            self.seen = now;
+            let (cert, key) = (self.plan.cert.display(), self.plan.key.display());
+            match read {
+                Ok(pair) => {
+                    *self.current.0.write() = Arc::new(pair);
+                    metrics.certificates_read.inc();
+                    tracing::info!(%cert, %key, "a changed certificate is in use");
+                }
+                Err(error) => {
+                    metrics.certificates_unsound.inc();
+                    tracing::error!(%cert, %key, %error, hint = error.hint, "a changed certificate cannot be used: the one before stays in use");
+                }
+            }
+        }
+    }
+}
