@@ -1,5 +1,7 @@
 //! Bytes on a connection and the messages in them. Pure: never waits, knows no socket and no routing.
 
+pub mod websocket;
+
 use bytes::Bytes;
 use bytestring::ByteString;
 
