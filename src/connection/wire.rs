@@ -158,11 +158,11 @@ impl Wire {
 
 /// The other side closes: it is answered in kind.
 fn answer(outbox: &Outbox, told: Option<(u16, String)>) -> Close {
-    let (code, reason) = told.clone().unwrap_or((1000, String::new()));
-    outbox.fail(Close::ByClient(code, reason));
-    outbox.flush();
     let (code, reason) = told.unwrap_or((1005, String::new()));
-    Close::ByClient(code, reason)
+    let close = Close::ByClient(code, reason);
+    outbox.fail(close.clone());
+    outbox.flush();
+    close
 }
 
 fn fault(violation: Violation) -> Close {

@@ -14,7 +14,7 @@ use crate::model::name::ClientId;
 use crate::model::view::ConnView;
 use crate::model::{ChannelName, Close, Now};
 use crate::protocol::Frame;
-use crate::protocol::websocket::encode;
+use crate::protocol::websocket;
 use crate::telemetry::metrics::ProtocolMetrics;
 
 /// One open connection. Its task owns it; publishers reach its outbox through the hub.
@@ -122,7 +122,7 @@ impl Connection {
 
     /// A message as it is written to this client.
     pub fn packet(&self, frame: &Frame) -> Packet {
-        Packet { wire: encode::message(frame), payload: frame.len() }
+        Packet { wire: websocket::message(frame), payload: frame.len() }
     }
 
     /// Queues what was written for it. Never waits. Somebody must flush afterwards.

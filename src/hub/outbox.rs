@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use super::Socket;
 use crate::model::Close;
-use crate::protocol::websocket::encode;
+use crate::protocol::websocket;
 
 /// Bytes that every waiting frame counts for besides its own.
 const FRAME_OVERHEAD: usize = 64;
@@ -219,7 +219,7 @@ impl Outbox {
     /// Queues the answer to a ping. One that a client does not read ends the connection as any other message.
     pub fn pong(&self, payload: &[u8], slow: impl FnOnce() -> Close) {
         let mut queue = self.queue.lock();
-        let frame = Waiting::Frame(encode::pong(payload));
+        let frame = Waiting::Frame(websocket::pong(payload));
         if !matches!(queue.end, End::Open) {
             return;
         }
@@ -252,7 +252,7 @@ impl Outbox {
     pub fn ping(&self) {
         let mut queue = self.queue.lock();
         if matches!(queue.end, End::Open) {
-            let frame = Waiting::Frame(encode::ping());
+            let frame = Waiting::Frame(websocket::ping());
             queue.bytes += frame.weight();
             let at = usize::from(queue.begun);
             queue.waiting.insert(at, frame);
@@ -388,7 +388,7 @@ impl Queue {
 
     /// The close frame goes behind what waits.
     fn end(&mut self, close: Close) {
-        let frame = Waiting::Frame(encode::close(close.code(), close.reason()));
+        let frame = Waiting::Frame(websocket::close(close.code(), close.reason()));
         self.bytes += frame.weight();
         self.waiting.push_back(frame);
         self.end = End::Closing(close);

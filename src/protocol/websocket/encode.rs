@@ -1,53 +1,71 @@
-//! Frames a server writes: never masked, never in pieces. Made once and shared by all who receive them.
+//! Frames as bytes, made once and shared by all who receive them. Whoever sends decides which of them a client understands.
 
 use bytes::Bytes;
 
+use crate::model::close;
 use crate::protocol::Frame;
+use crate::protocol::websocket::deflate;
+use crate::protocol::websocket::header::{self, COMPRESSED, CONTROL_BYTES_MAX, FIN, Opcode};
 
-const TEXT: u8 = 0x81;
-const BINARY: u8 = 0x82;
-const CLOSE: u8 = 0x88;
-const PONG: u8 = 0x8a;
-
-/// A whole message as one frame.
+/// A message as one frame, for every client.
 pub fn message(frame: &Frame) -> Bytes {
-    match frame {
-        Frame::Text(text) => framed(TEXT, text.as_bytes()),
-        Frame::Binary(bytes) => framed(BINARY, bytes),
-    }
+    whole(FIN | opcode(frame).bits(), payload(frame))
 }
 
-/// A ping without a payload.
+/// A message as one compressed frame, for clients that agreed to it. One that would be no shorter for it is left as it is, which
+/// those clients understand too.
+pub fn compressed(frame: &Frame) -> Bytes {
+    let plain = payload(frame);
+    deflate::compress(plain, |packed| {
+        let packed = packed.filter(|packed| packed.len() < plain.len());
+        packed.map_or_else(|| message(frame), |packed| whole(FIN | COMPRESSED | opcode(frame).bits(), packed))
+    })
+}
+
+/// A ping without payload.
 pub fn ping() -> Bytes {
-    Bytes::from_static(&[0x89, 0])
+    const PING: [u8; 2] = [FIN | Opcode::Ping.bits(), 0];
+    Bytes::from_static(&PING)
 }
 
-/// The answer to a ping.
+/// The answer to a ping that held `payload`, of which the first 125 bytes count.
 pub fn pong(payload: &[u8]) -> Bytes {
-    framed(PONG, payload)
+    whole(FIN | Opcode::Pong.bits(), &payload[..payload.len().min(CONTROL_BYTES_MAX)])
 }
 
-/// The end.
+/// A close frame. The reason is cut to what fits. A code that may not be sent, such as 1005 for a close without one, is left out,
+/// and the reason with it.
 pub fn close(code: u16, reason: &str) -> Bytes {
-    let mut payload = code.to_be_bytes().to_vec();
-    payload.extend_from_slice(&reason.as_bytes()[..reason.floor_char_boundary(123)]);
-    framed(CLOSE, &payload)
+    let first = FIN | Opcode::Close.bits();
+    if !close::may_send(code) {
+        return whole(first, &[]);
+    }
+    let reason = close::cut(reason).as_bytes();
+    let mut payload = Vec::with_capacity(2 + reason.len());
+    payload.extend_from_slice(&code.to_be_bytes());
+    payload.extend_from_slice(reason);
+    whole(first, &payload)
 }
 
-fn framed(first: u8, payload: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(payload.len() + 10);
-    out.push(first);
-    match payload.len() {
-        n @ 0..=125 => out.push(n as u8),
-        n @ 126..=0xffff => {
-            out.push(126);
-            out.extend_from_slice(&(n as u16).to_be_bytes());
-        }
-        n => {
-            out.push(127);
-            out.extend_from_slice(&(n as u64).to_be_bytes());
-        }
+fn opcode(frame: &Frame) -> Opcode {
+    match frame {
+        Frame::Text(_) => Opcode::Text,
+        Frame::Binary(_) => Opcode::Binary,
     }
+}
+
+fn payload(frame: &Frame) -> &[u8] {
+    match frame {
+        Frame::Text(text) => text.as_bytes(),
+        Frame::Binary(bytes) => bytes,
+    }
+}
+
+/// A frame of exactly the room it needs, so that nothing is allocated but its bytes.
+#[inline]
+fn whole(first: u8, payload: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(header::size(payload.len()) + payload.len());
+    header::write(&mut out, first, payload.len());
     out.extend_from_slice(payload);
     out.into()
 }
