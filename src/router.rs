@@ -94,14 +94,7 @@ impl Router {
     }
 
     /// Something came from, or about, a connection. What it does is queued when the batch ends, at the latest.
-    pub fn client(
-        &self,
-        connection: &Arc<Connection>,
-        limits: &mut ClientLimits,
-        input: Input<'_>,
-        batch: &mut Batch<'_>,
-        now: Now,
-    ) {
+    pub fn client(&self, connection: &Arc<Connection>, limits: &mut ClientLimits, input: Input<'_>, batch: &mut Batch<'_>, now: Now) {
         let protocol = &self.context.runtime.protocols[connection.protocol];
         if let Input::Message(frame) = &input {
             protocol.metrics.message_in(frame.len() as u64, now.wall_ms);

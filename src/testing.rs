@@ -6,9 +6,9 @@ use std::task::{Context as TaskContext, Poll, Waker};
 
 use parking_lot::Mutex;
 
+use crate::apply::Batch;
 use crate::config;
 use crate::config::plan::DatabasePlan;
-use crate::apply::Batch;
 use crate::hub::{Connection, Hub, Socket};
 use crate::log_channels::LogChannels;
 use crate::model::view::ConnView;
@@ -73,7 +73,8 @@ pub(crate) fn connect(router: &Router, id: &str) -> Arc<Connection> {
     };
     let limits = &protocol.plan.limits;
     let key = router.context.hub.next_key();
-    let connection = Arc::new(Connection::new(key, 0, Now::read(), view, limits.outbox, limits.slow.clone(), protocol.metrics.clone()));
+    let connection =
+        Arc::new(Connection::new(key, 0, Now::read(), view, limits.outbox, limits.slow.clone(), None, protocol.metrics.clone()));
     router.admit(&connection).unwrap();
     connection
 }

@@ -108,13 +108,7 @@ pub struct Apply<'a> {
 impl Apply<'_> {
     /// Applies effects in order. `actor` is the connection they are about; what happened is told where there is none.
     /// Fails as a whole, before anything happened.
-    pub fn apply(
-        self,
-        actor: Option<&Arc<Connection>>,
-        effects: Vec<Effect>,
-        batch: &mut Batch<'_>,
-        now: Now,
-    ) -> Result<Accepted, Fault> {
+    pub fn apply(self, actor: Option<&Arc<Connection>>, effects: Vec<Effect>, batch: &mut Batch<'_>, now: Now) -> Result<Accepted, Fault> {
         batch.before(effects.iter().filter_map(channel_of));
         // What a connection does stays in order: behind what waits of it, all else waits too.
         let follows = actor.is_some_and(|actor| actor.is_waiting());

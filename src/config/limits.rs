@@ -101,6 +101,37 @@ pub(super) fn heartbeat(all: &Gathered, node: &Node) -> Option<Option<HeartbeatP
     }
 }
 
+/// What is compressed where a protocol says no more than that: less does not pay, and a kilobyte is what others choose too.
+const COMPRESS_ABOVE: usize = 1024;
+
+/// `compress:` a map, a size, `true` or `false`: the size in bytes from which messages are compressed.
+pub(super) fn compress(all: &Gathered, node: &Node) -> Option<Option<usize>> {
+    match &node.value {
+        Yaml::Bool(on) => Some(on.then_some(COMPRESS_ABOVE)),
+        Yaml::Map(_) => {
+            let mut fields = Fields::of(all, node, "`compress`")?;
+            let above = fields.read("above", values::size).unwrap_or(COMPRESS_ABOVE);
+            fields.read("context_takeover", no_takeover);
+            fields.finish();
+            Some(Some(above))
+        }
+        _ => values::size(all, node).map(Some),
+    }
+}
+
+/// Only `false`: with a context of each connection's own, nothing could be compressed once for all.
+fn no_takeover(all: &Gathered, node: &Node) -> Option<()> {
+    match &node.value {
+        Yaml::Bool(false) => Some(()),
+        Yaml::Bool(true) => all.fail(
+            codes::NOT_YET,
+            &node.span,
+            "a context that outlives a message is not supported: each is compressed once for all who receive it",
+        ),
+        _ => all.wrong_type(node, "`false`"),
+    }
+}
+
 /// `auth: { jwt: … }`. Neither a secret nor keys: open, as if it were not there.
 pub(super) fn auth(all: &Gathered, node: &Node) -> Option<Option<AuthPlan>> {
     let mut fields = Fields::of(all, node, "`auth`")?;

@@ -215,6 +215,8 @@ pub struct ProtocolPlan {
     pub limits: LimitsPlan,
     /// Ping frames.
     pub heartbeat: Option<HeartbeatPlan>,
+    /// The size in bytes from which messages are compressed for clients that ask for it; none: never.
+    pub compress: Option<usize>,
     /// What happens when a client sends nothing for long.
     pub idle: Option<IdlePlan>,
     /// Rows run by a timer on each connection.

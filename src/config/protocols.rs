@@ -53,6 +53,7 @@ pub(super) fn protocol(all: &Gathered, channels: &Channels, doors: &mut Doors, e
         auth: fields.read("auth", limits::auth).flatten(),
         limits: fields.read("limits", limits::limits).unwrap_or_else(limits::default_limits),
         heartbeat: fields.read("heartbeat", limits::heartbeat).unwrap_or(Some(limits::DEFAULT_HEARTBEAT)),
+        compress: fields.read("compress", limits::compress).flatten(),
         idle: fields.read("idle", |_, node| idle(&rows, node)),
         every: fields.read("every", |_, node| every(&rows, node)).unwrap_or_default(),
         schema: fields.read("schema", values::schema),

@@ -89,12 +89,13 @@ impl Task {
         if let Some(at) = expires {
             timers.set(Timer::Expiry, at);
         }
+        let wire = Wire::new(early, plan.limits.message, connection.compress.is_some());
         Self {
+            limits: ClientLimits::new(&plan, Now::read()),
             router,
             connection,
-            limits: ClientLimits::new(&plan, Now::read()),
             timers,
-            wire: Wire::new(early, plan.limits.message, false),
+            wire,
             held_back: None,
             catching_up: None,
             opened,

@@ -35,7 +35,11 @@ enum Phase {
     /// The close frame waits or is written; what still comes in is thrown away.
     Closing(Close),
     /// Not even frames can be read any more. Once all is written our side ends, and what comes is thrown away.
-    Draining { close: Close, ended: bool, drained: usize },
+    Draining {
+        close: Close,
+        ended: bool,
+        drained: usize,
+    },
 }
 
 /// Whether whoever takes messages wants more.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
+use axum::http::header::{CONNECTION, HeaderName, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use axum::http::request::Parts;
-use axum::http::header::{CONNECTION, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use axum::http::{HeaderMap, Method, StatusCode};
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
@@ -77,7 +77,8 @@ async fn discard(mut chunks: BodyDataStream) {
 
 /// What templates see of a request. Headers of the handshake itself are left out: they say nothing of the client.
 pub fn request_view(parts: &Parts, path: Parameters) -> RequestView {
-    let told = |name: &HeaderName| ![CONNECTION, UPGRADE, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION].contains(name);
+    let told =
+        |name: &HeaderName| ![CONNECTION, UPGRADE, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION].contains(name);
     let headers = parts.headers.iter().filter(|(name, _)| told(name));
     RequestView {
         query: parts.uri.query().map(parse_query).unwrap_or_default().into_iter().collect(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use axum::http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use base64::Engine as _;
 use bytes::Bytes;
@@ -32,6 +32,7 @@ use crate::model::name::{WHO_BYTES_MAX, is_who};
 use crate::model::view::{ConnView, RequestView};
 use crate::model::{Close, Code, Fault, Json, Now};
 use crate::pipeline::scope::Reach;
+use crate::protocol::websocket;
 use crate::router::Router;
 use crate::routing::paths::Parameters;
 
@@ -110,6 +111,8 @@ impl Upgrader {
                 return Err(fault.into());
             }
         }
+        let offers = parts.headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|offer| offer.to_str().ok());
+        let extensions = entry.plan.compress.and_then(|_| websocket::negotiate(offers));
         let view = Arc::new(request_view(&parts, parameters));
         match identify(&entry.plan, view, ip, now)? {
             Ok((mut view, expires)) => {
@@ -117,6 +120,7 @@ impl Upgrader {
                     view.user = self.sessions.user(session, now).await;
                 }
                 let limits = &entry.plan.limits;
+                let compress = entry.plan.compress.filter(|_| extensions.is_some());
                 let connection = Connection::new(
                     router.context.hub.next_key(),
                     protocol,
@@ -124,6 +128,7 @@ impl Upgrader {
                     view,
                     limits.outbox,
                     limits.slow.clone(),
+                    compress,
                     entry.metrics.clone(),
                 );
                 let connection = Arc::new(connection);
@@ -154,17 +159,20 @@ impl Upgrader {
                 self.tasks.spawn(turn_away(upgrade, Close::Unauthorized, permit));
             }
         }
-        Ok(switching(accept))
+        Ok(switching(accept, extensions))
     }
 }
 
-fn switching(accept: HeaderValue) -> Response<Body> {
+fn switching(accept: HeaderValue, extensions: Option<&'static str>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(extensions) = extensions {
+        headers.insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(extensions));
+    }
     response
 }
 

@@ -34,6 +34,8 @@ pub struct Connection {
     pub traffic: Traffic,
     /// Code and reason for a client whose outbox overflows.
     pub slow: (u16, Arc<str>),
+    /// The size in bytes from which messages to it are compressed; none: it did not agree to that.
+    pub compress: Option<usize>,
     /// What is counted of its protocol.
     pub metrics: Arc<ProtocolMetrics>,
     // Protects the snapshot that templates and scripts see. Held for a clone or a swap.
@@ -88,6 +90,7 @@ impl Connection {
         view: ConnView,
         outbox_bytes: usize,
         slow: (u16, Arc<str>),
+        compress: Option<usize>,
         metrics: Arc<ProtocolMetrics>,
     ) -> Self {
         Self {
@@ -98,6 +101,7 @@ impl Connection {
             outbox: Outbox::new(outbox_bytes),
             traffic: Traffic::default(),
             slow,
+            compress,
             metrics,
             view: Mutex::new(Arc::new(view)),
             subscriptions: Mutex::new(Some(Vec::new())),
@@ -122,7 +126,9 @@ impl Connection {
 
     /// A message as it is written to this client.
     pub fn packet(&self, frame: &Frame) -> Packet {
-        Packet { wire: websocket::message(frame), payload: frame.len() }
+        let pays = self.compress.is_some_and(|above| frame.len() >= above);
+        let wire = if pays { websocket::compressed(frame) } else { websocket::message(frame) };
+        Packet { wire, payload: frame.len() }
     }
 
     /// Queues what was written for it. Never waits. Somebody must flush afterwards.

@@ -58,7 +58,8 @@ impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Pairs {
         let (mut text, mut ends) = (String::new(), Vec::new());
         for (name, value) in all {
             let (name, value) = (name.as_ref(), value.as_ref());
-            let (Ok(middle), Ok(end)) = (u32::try_from(text.len() + name.len()), u32::try_from(text.len() + name.len() + value.len())) else {
+            let (Ok(middle), Ok(end)) = (u32::try_from(text.len() + name.len()), u32::try_from(text.len() + name.len() + value.len()))
+            else {
                 break;
             };
             text.push_str(name);

@@ -29,6 +29,8 @@ struct Shared {
     row: usize,
     /// Whether it is for those who know their position. Always `false` where the row does not look at it.
     positioned: bool,
+    /// Whether it is for those who take compressed messages.
+    compress: bool,
     holds: Option<bool>,
     packet: Option<Option<Packet>>,
 }
@@ -39,10 +41,11 @@ impl<'a> Renderer<'a> {
         Self { runtime, now, shared: Vec::new(), failure: None }
     }
 
-    fn shared(&mut self, protocol: usize, row: usize, positioned: bool) -> &mut Shared {
-        let known = self.shared.iter().position(|s| (s.protocol, s.row, s.positioned) == (protocol, row, positioned));
+    fn shared(&mut self, connection: &Connection, row: usize, positioned: bool) -> &mut Shared {
+        let (protocol, compress) = (connection.protocol, connection.compress.is_some());
+        let known = self.shared.iter().position(|s| (s.protocol, s.row, s.positioned, s.compress) == (protocol, row, positioned, compress));
         let at = known.unwrap_or_else(|| {
-            self.shared.push(Shared { protocol, row, positioned, holds: None, packet: None });
+            self.shared.push(Shared { protocol, row, positioned, compress, holds: None, packet: None });
             self.shared.len() - 1
         });
         &mut self.shared[at]
@@ -51,7 +54,7 @@ impl<'a> Renderer<'a> {
     fn holds(&mut self, index: usize, row: &DeliverRow, receiver: &Receiver<'_>) -> bool {
         let Some(function) = &row.when else { return true };
         if !row.when_per_subscription
-            && let Some(known) = self.shared(receiver.connection.protocol, index, false).holds
+            && let Some(known) = self.shared(receiver.connection, index, false).holds
         {
             return known;
         }
@@ -63,7 +66,7 @@ impl<'a> Renderer<'a> {
             false
         });
         if !row.when_per_subscription {
-            self.shared(receiver.connection.protocol, index, false).holds = Some(holds);
+            self.shared(receiver.connection, index, false).holds = Some(holds);
         }
         holds
     }
@@ -72,13 +75,13 @@ impl<'a> Renderer<'a> {
         let form = row.form.as_ref()?;
         let positioned = row.positioned && receiver.subscription.is_some_and(|sub| sub.positioned);
         if !row.per_subscription
-            && let Some(known) = &self.shared(receiver.connection.protocol, index, positioned).packet
+            && let Some(known) = &self.shared(receiver.connection, index, positioned).packet
         {
             return known.clone();
         }
         let packet = self.write(form, receiver).map(|frame| receiver.connection.packet(&frame));
         if !row.per_subscription {
-            self.shared(receiver.connection.protocol, index, positioned).packet = Some(packet.clone());
+            self.shared(receiver.connection, index, positioned).packet = Some(packet.clone());
         }
         packet
     }
@@ -143,7 +146,7 @@ impl Render for Renderer<'_> {
         let runtime = self.runtime;
         let rows = &runtime.protocols[connection.protocol].plan.deliver;
         if rows.is_empty() {
-            let plain = self.shared(connection.protocol, usize::MAX, false);
+            let plain = self.shared(connection, usize::MAX, false);
             return plain.packet.get_or_insert_with(|| Some(connection.packet(&plain_frame(event)))).clone();
         }
         let (index, row) = rows.iter().enumerate().find(|(index, row)| self.holds(*index, row, &receiver))?;
@@ -153,7 +156,8 @@ impl Render for Renderer<'_> {
     fn group(&self, connection: &Connection, subscription: &SubView) -> Option<u64> {
         let plan = &self.runtime.protocols[connection.protocol].plan;
         let shared = plan.deliver.iter().all(|row| !row.per_subscription && !row.when_per_subscription);
-        shared.then(|| (connection.protocol as u64) << 1 | u64::from(subscription.positioned))
+        shared
+            .then(|| (connection.protocol as u64) << 2 | u64::from(connection.compress.is_some()) << 1 | u64::from(subscription.positioned))
     }
 }
 
