@@ -105,6 +105,7 @@ impl Client {
             opened_ms: now.wall_ms,
             state: Json::empty_object(),
             request: Arc::default(),
+            origin: Default::default(),
         };
         let limits = &protocol.plan.limits;
         let connection = Connection::new(1, 0, now, view, limits.outbox, limits.slow.clone(), protocol.metrics.clone());

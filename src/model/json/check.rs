@@ -4,7 +4,7 @@
 use super::DEPTH_MAX;
 
 /// How many members an [`Index`] holds. Messages have few; an object with more is searched.
-const MEMBERS_MAX: usize = 12;
+const INDEXED: usize = 12;
 
 // One bit a level.
 const _: () = assert!(DEPTH_MAX == u64::BITS as usize);
@@ -12,7 +12,7 @@ const _: () = assert!(DEPTH_MAX == u64::BITS as usize);
 /// Where the members of an object stand in its text, so that one is found without walking over the others.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
-    members: [Member; MEMBERS_MAX],
+    members: [Member; INDEXED],
     count: usize,
     /// Whether the text is an object and all its members are here.
     complete: bool,
@@ -284,7 +284,7 @@ mod tests {
             let members_text: Vec<String> = text.iter().map(|(key, value)| format!("{space}\"{key}\"{space}:{space}{value}{space}")).collect();
             let text = format!("{space}{{{}{space}}}", members_text.join(","));
             let index = indexed(&text).unwrap();
-            prop_assert_eq!(index.complete, members_text.len() <= MEMBERS_MAX);
+            prop_assert_eq!(index.complete, members_text.len() <= INDEXED);
             for key in ["a", "b", "c\n", "", "none"] {
                 let searched = members(&text).filter(|(k, _)| crate::model::json::unquote(k) == key).last().map(|(_, value)| value);
                 if let Ok(found) = index.member(&text, key) {

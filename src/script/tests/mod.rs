@@ -69,6 +69,7 @@ pub(super) fn conn() -> ConnView {
         opened_ms: 1_704_067_200_000,
         state: json(r#"{"count":1,"list":[1]}"#),
         request: Arc::new(RequestView { query: vec![pair("room", "a"), pair("room", "b")], ..RequestView::default() }),
+        origin: Default::default(),
     }
 }
 
