@@ -200,8 +200,7 @@ impl Router {
 
     /// Counts a decision and logs its fault.
     fn note(&self, decision: &Decision, door: &str, connection: Option<&Connection>) {
-        for route in &decision.routes {
-            let counted = self.context.runtime.route_metrics(route);
+        if let Some(counted) = decision.row.and_then(|row| self.context.runtime.route_metrics(row)) {
             counted.calls.inc();
             if decision.fault.is_some() {
                 counted.faults.inc();

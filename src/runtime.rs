@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::config::Loaded;
 use crate::config::diagnostic::Diagnostic;
-use crate::config::plan::{ChannelPlan, Plan, ProtocolPlan};
+use crate::config::plan::{ChannelPlan, Plan, ProtocolPlan, Row};
 use crate::hub::Published;
 use crate::limits::{KeyedLimiter, Limiter};
 use crate::model::Now;
@@ -32,9 +32,11 @@ pub struct Runtime {
     /// What is counted of all channels together.
     pub counters: Arc<ChannelMetrics>,
     /// Limits of rows that no connection speaks through: HTTP rows and sources.
-    pub row_limits: HashMap<Arc<str>, Limiter>,
-    routes: HashMap<Arc<str>, Arc<RouteMetrics>>,
-    patterns: HashMap<Box<str>, Arc<PatternMetrics>>,
+    row_limits: HashMap<usize, Limiter>,
+    /// By the ids of rows.
+    routes: Vec<Arc<RouteMetrics>>,
+    /// In the order of the configuration.
+    patterns: Vec<Arc<PatternMetrics>>,
     /// When the server started.
     pub started: Now,
 }
@@ -79,9 +81,13 @@ pub fn build(loaded: Loaded, metrics: &Arc<Metrics>, now: Now) -> Result<Runtime
         .collect();
     let http = plan.protocols.iter().flat_map(|p| &p.http).flat_map(|http| &http.rows);
     let sources = plan.sources.iter().flat_map(|source| source.messages.all());
-    let row_limits = http.chain(sources).filter_map(|row| Some((row.name.clone(), Limiter::new(row.limit.as_ref()?, now)))).collect();
-    let routes = table::row_names(&plan).into_iter().map(|name| (name.clone(), metrics.route(&name))).collect();
-    let patterns = plan.channels.iter().map(|c| (c.pattern.as_str().into(), metrics.pattern(c.pattern.as_str()))).collect();
+    let row_limits = http.chain(sources).filter_map(|row| Some((row.id, Limiter::new(row.limit.as_ref()?, now)))).collect();
+    let mut routes = Vec::new();
+    for row in table::rows(&plan) {
+        routes.resize_with(routes.len().max(row.id + 1), Arc::default);
+        routes[row.id] = metrics.route(&row.name);
+    }
+    let patterns = plan.channels.iter().map(|c| metrics.pattern(c.pattern.as_str())).collect();
     for source in &plan.sources {
         metrics.source(&source.name);
     }
@@ -105,9 +111,14 @@ impl Runtime {
         self.protocols.iter().position(|p| *p.plan.name == *name)
     }
 
-    /// The counters of a row.
-    pub fn route_metrics(&self, name: &str) -> Arc<RouteMetrics> {
-        self.routes.get(name).cloned().unwrap_or_else(|| self.metrics.route(name))
+    /// The counters of a row, by its id.
+    pub fn route_metrics(&self, row: usize) -> Option<&RouteMetrics> {
+        self.routes.get(row).map(|counted| &**counted)
+    }
+
+    /// The limit of a row that no connection speaks through, where it has one.
+    pub fn row_limit(&self, row: &Row) -> Option<&Limiter> {
+        self.row_limits.get(&row.id)
     }
 
     /// Counts an event with what became of it. `channel`: what the configuration says of its channel; none: it went to
@@ -117,7 +128,7 @@ impl Runtime {
         self.counters.delivered.add(published.delivered as u64);
         self.counters.drop_many(DropReason::OutboxFull, published.overflowed as u64);
         self.counters.drop_many(DropReason::Gone, published.gone as u64);
-        if let Some(pattern) = channel.and_then(|plan| self.patterns.get(plan.pattern.as_str())) {
+        if let Some(pattern) = channel.and_then(|plan| self.patterns.get(plan.place)) {
             pattern.published.inc();
             pattern.delivered.add(published.delivered as u64);
             pattern.bytes.add(published.event.new.data.as_str().len() as u64);

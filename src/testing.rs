@@ -70,6 +70,7 @@ pub(crate) fn connect(router: &Router, id: &str) -> Arc<Connection> {
         opened_ms: 0,
         state: Json::empty_object(),
         request: Arc::default(),
+        origin: Default::default(),
     };
     let limits = &protocol.plan.limits;
     let key = router.context.hub.next_key();

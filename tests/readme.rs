@@ -109,6 +109,7 @@ protocols:
     auth: { Q: 1, jwt: { Q: 1 } }
     limits: { Q: 1, connections: { Q: 1 } }
     heartbeat: { Q: 1 }
+    compress: { Q: 1 }
     idle: { Q: 1, after: 1s }
     every: [{ Q: 1, every: 1s }]
     open: { Q: 1, set: { Q: 1 }, join: [{ Q: 1, channel: c, recover: { Q: 1, since: 1 } }], to: [{ Q: 1, channel: c, as: x }] }

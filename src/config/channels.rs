@@ -78,6 +78,7 @@ impl Channels {
         fields.exclude("schema", &["schemas"]);
         let audience_at = fields.key_span("audience");
         let plan = ChannelPlan {
+            place: self.plans.len(),
             at: at.place.clone(),
             history: fields.read("history", history).flatten(),
             audience: fields

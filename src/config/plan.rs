@@ -116,6 +116,8 @@ pub struct TlsPlan {
 /// One entry of `channels:`.
 #[derive(Debug)]
 pub struct ChannelPlan {
+    /// Its place among the plan's channels.
+    pub place: usize,
     /// Its name or pattern.
     pub pattern: Pattern,
     /// Where it stands.
@@ -338,7 +340,7 @@ pub struct IdlePlan {
 #[derive(Debug, Default)]
 pub struct Table {
     /// By exact type.
-    pub exact: HashMap<Box<str>, Vec<Row>>,
+    pub exact: HashMap<Box<str>, Vec<Row>, foldhash::fast::RandomState>,
     /// By glob, in the order of the file.
     pub globs: Vec<(Glob, Vec<Row>)>,
     /// `_`
@@ -362,6 +364,8 @@ impl Table {
 /// A row: what happens, in the order of these fields, as one transaction. The default row does nothing.
 #[derive(Debug)]
 pub struct Row {
+    /// Tells it apart from all other rows of the plan: a number that is less than there are rows.
+    pub id: usize,
     /// `canvas.messages.ping`: for the log, statistics and the table of routes.
     pub name: Arc<str>,
     /// Where it stands.

@@ -87,7 +87,7 @@ impl Rows<'_> {
     fn row(&self, node: &Node, kind: Kind, name: &str) -> Option<Row> {
         if let Some(word) = node.as_text() {
             let call = if word == "ignore" { None } else { Some(self.function(node, Role::Handler)?) };
-            return Some(Row { call, ..empty(name, &node.span) });
+            return Some(Row { call, ..self.empty(name, &node.span) });
         }
         let mut fields = Fields::of(self.all, node, kind.what())?;
         let row = self.fill(&mut fields, kind, name, &node.span);
@@ -97,7 +97,7 @@ impl Rows<'_> {
 
     /// Reads the keys of a row out of a map that may have others.
     pub(super) fn fill(&self, fields: &mut Fields<'_>, kind: Kind, name: &str, at: &Span) -> Row {
-        let mut row = empty(name, at);
+        let mut row = self.empty(name, at);
         if kind != Kind::Idle {
             let when = |all: &Gathered, node: &Node| expression::when(all, node, self.plugin, kind.seen(), expression::ROW);
             row.when = fields.read("when", when).map(|when| when.function);
@@ -137,6 +137,31 @@ impl Rows<'_> {
         row
     }
 
+    /// A row that does nothing.
+    fn empty(&self, name: &str, at: &Span) -> Row {
+        let id = self.all.rows.get();
+        self.all.rows.set(id + 1);
+        Row {
+            id,
+            name: name.into(),
+            at: at.place.clone(),
+            when: None,
+            limit: None,
+            schema: None,
+            validate: None,
+            transform: None,
+            call: None,
+            set: Vec::new(),
+            leave: Vec::new(),
+            join: Vec::new(),
+            to: Vec::new(),
+            reply: None,
+            status: None,
+            close: None,
+            fail: None,
+        }
+    }
+
     /// `messages:`
     pub(super) fn table(&self, node: &Node, kind: Kind, name: &str) -> Option<Table> {
         let Yaml::Map(entries) = &node.value else { return self.all.wrong_type(node, "a map of rows by message type") };
@@ -165,28 +190,6 @@ impl Rows<'_> {
         }
         let (plugin, name) = written.split_once('.').map_or((self.plugin.clone(), &*written), |(plugin, name)| (plugin.into(), name));
         Some(self.all.function(FnRef { plugin, name: name.into() }, role, &node.span))
-    }
-}
-
-/// A row that does nothing.
-fn empty(name: &str, at: &Span) -> Row {
-    Row {
-        name: name.into(),
-        at: at.place.clone(),
-        when: None,
-        limit: None,
-        schema: None,
-        validate: None,
-        transform: None,
-        call: None,
-        set: Vec::new(),
-        leave: Vec::new(),
-        join: Vec::new(),
-        to: Vec::new(),
-        reply: None,
-        status: None,
-        close: None,
-        fail: None,
     }
 }
 

@@ -118,7 +118,7 @@ fn object(all: &Gathered, entries: &[YamlEntry], seen: Seen) -> Option<Template>
         .map(|entry| {
             let value = template(all, &entry.value, seen)?;
             if &*entry.key != "..." {
-                return Some(Entry::Field(entry.key.clone(), value));
+                return Some(Entry::Field((&*entry.key).into(), value));
             }
             match value {
                 Template::Value(_) | Template::Object(_) => Some(Entry::Spread(value)),

@@ -215,6 +215,7 @@ fn identify(
         opened_ms: now.wall_ms,
         state: Json::empty_object(),
         request: request.clone(),
+        origin: Default::default(),
     };
     Ok(Ok((view, expires)))
 }

@@ -12,6 +12,7 @@ use crate::model::pattern::Pattern;
 fn plan(history: bool) -> Arc<ChannelPlan> {
     let history = history.then_some(HistoryPlan { tail: 10, tail_bytes: 1 << 20, keep: Keep::default(), promise: Promise::Committed });
     Arc::new(ChannelPlan {
+        place: 0,
         pattern: Pattern::channel("room:{id}").unwrap(),
         at: Place { file: "test".into(), line: 1, column: 1 },
         history,

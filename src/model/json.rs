@@ -1,11 +1,16 @@
 //! JSON as text that is known to be valid, and looking into it without building a tree.
 //!
-//! A message is checked once, when it arrives. After that a member is found by skipping over its neighbours: no allocation,
-//! no recursion. Where a key stands twice the last one counts, as in JavaScript's `JSON.parse`.
+//! A message is checked once, when it arrives, which also notes where its members stand. What lies deeper is found by skipping
+//! over its neighbours: no allocation, no recursion. Where a key stands twice the last one counts, as in JavaScript's `JSON.parse`.
+
+mod check;
 
 use std::borrow::Cow;
 
 use bytestring::ByteString;
+
+pub use check::Index;
+use check::{skip_plain, skip_space};
 
 /// How deep arrays and objects may nest in any JSON that comes from outside.
 pub const DEPTH_MAX: usize = 64;
@@ -28,12 +33,19 @@ pub enum Error {
 impl Json {
     /// Checks a whole text: grammar and depth.
     pub fn parse(text: ByteString) -> Result<Self, Error> {
-        if too_deep(&text) {
-            return Err(Error::TooDeep);
+        if !check::is_json(&text) {
+            slow_check(&text)?;
         }
-        // RawValue checks the grammar without building anything and without recursion.
-        serde_json::from_str::<&serde_json::value::RawValue>(&text).map_err(|e| Error::Syntax(e.to_string()))?;
         Ok(Self(text))
+    }
+
+    /// The same, and notes where the members of the object stand, where it is one.
+    pub fn parse_indexed(text: ByteString) -> Result<(Self, Index), Error> {
+        let index = match check::indexed(&text) {
+            Some(index) => index,
+            None => slow_check(&text).map(|()| Index::default())?,
+        };
+        Ok((Self(text), index))
     }
 
     /// For text that our own encoder or serde_json wrote.
@@ -78,6 +90,11 @@ impl Json {
         Json(self.0.slice_ref(part))
     }
 
+    /// The text, taken out.
+    pub fn into_shared(self) -> ByteString {
+        self.0
+    }
+
     /// The same text in a buffer of its own, just as large as it is. For what is kept: a part of a message would keep alive the
     /// buffer it was read into, which may be many times larger.
     #[must_use]
@@ -114,24 +131,28 @@ fn too_deep(text: &str) -> bool {
     false
 }
 
+/// Says what is wrong with a text, grammar and depth.
+fn slow_check(text: &str) -> Result<(), Error> {
+    if too_deep(text) {
+        return Err(Error::TooDeep);
+    }
+    // RawValue checks the grammar without building anything and without recursion.
+    serde_json::from_str::<&serde_json::value::RawValue>(text).map_err(|e| Error::Syntax(e.to_string()))?;
+    Ok(())
+}
+
 /// The index after the string that starts at `i`; the end of the text where it is not closed.
 fn skip_string(bytes: &[u8], mut i: usize) -> usize {
     i += 1;
-    while i < bytes.len() {
-        match bytes[i] {
-            b'"' => return i + 1,
-            b'\\' => i += 2,
-            _ => i += 1,
+    loop {
+        i = skip_plain(bytes, i);
+        match bytes.get(i) {
+            None => return bytes.len(),
+            Some(b'"') => return i + 1,
+            Some(b'\\') => i += 2,
+            Some(_) => i += 1,
         }
     }
-    bytes.len()
-}
-
-fn skip_space(bytes: &[u8], mut i: usize) -> usize {
-    while matches!(bytes.get(i), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-        i += 1;
-    }
-    i
 }
 
 /// The index after the value that starts at `i`, in valid JSON.
@@ -230,7 +251,8 @@ impl<'a> Iterator for Items<'a> {
 /// Whether a key as it stands in a text (with quotes, perhaps with escapes) is this key.
 pub fn key_is(quoted: &str, key: &str) -> bool {
     let inner = &quoted[1..quoted.len() - 1];
-    if inner.contains('\\') { unquote(quoted) == key } else { inner == key }
+    // With an escape in it a key is never what it looks like.
+    if inner == key { !inner.contains('\\') } else { inner.contains('\\') && unquote(quoted) == key }
 }
 
 /// One member of an object; the last where the key stands twice.
@@ -238,9 +260,17 @@ pub fn member<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     members(text).filter(|(k, _)| key_is(k, key)).last().map(|(_, v)| v)
 }
 
+/// Without white space around it.
+fn trim(text: &str) -> &str {
+    let bytes = text.as_bytes();
+    let from = skip_space(bytes, 0);
+    let to = bytes.iter().rposition(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).map_or(0, |last| last + 1);
+    text.get(from..to).unwrap_or_default()
+}
+
 /// The value at the end of a path of keys and indexes.
 pub fn get<'a, S: AsRef<str>>(text: &'a str, path: &[S]) -> Option<&'a str> {
-    let mut at = text.trim_matches([' ', '\t', '\n', '\r']);
+    let mut at = trim(text);
     for step in path {
         let step = step.as_ref();
         at = match at.as_bytes().first()? {
@@ -250,6 +280,15 @@ pub fn get<'a, S: AsRef<str>>(text: &'a str, path: &[S]) -> Option<&'a str> {
         };
     }
     Some(at)
+}
+
+/// The same with the index of this text, which spares the search for the first step.
+pub fn get_indexed<'a, S: AsRef<str>>(text: &'a str, index: &Index, path: &[S]) -> Option<&'a str> {
+    let Some((first, rest)) = path.split_first() else { return get(text, path) };
+    match index.member(text, first.as_ref()) {
+        Ok(found) => get(found?, rest),
+        Err(_) => get(text, path),
+    }
 }
 
 /// The text of a JSON string. `quoted` must be one; anything else is given back as it is.
@@ -277,25 +316,20 @@ pub fn as_text(value: &str) -> Option<Cow<'_, str>> {
 pub fn push_string(out: &mut String, text: &str) {
     out.push('"');
     let mut from = 0;
-    for (i, byte) in text.bytes().enumerate() {
-        let escape = match byte {
-            b'"' => "\\\"",
-            b'\\' => "\\\\",
-            b'\n' => "\\n",
-            b'\r' => "\\r",
-            b'\t' => "\\t",
-            0..=0x1f => "",
-            _ => continue,
-        };
-        out.push_str(&text[from..i]);
-        if escape.is_empty() {
-            out.push_str(&format!("\\u{byte:04x}"));
-        } else {
-            out.push_str(escape);
+    loop {
+        let at = skip_plain(text.as_bytes(), from);
+        out.push_str(&text[from..at]);
+        let Some(byte) = text.as_bytes().get(at) else { break };
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\r' => out.push_str("\\r"),
+            b'\t' => out.push_str("\\t"),
+            _ => out.push_str(&format!("\\u{byte:04x}")),
         }
-        from = i + 1;
+        from = at + 1;
     }
-    out.push_str(&text[from..]);
     out.push('"');
 }
 

@@ -15,7 +15,7 @@ impl ChannelName {
     /// Checks a text. `None` when it is no channel name.
     pub fn parse(text: &str) -> Option<Self> {
         let fits = !text.is_empty() && text.len() <= CHANNEL_BYTES_MAX;
-        (fits && text.chars().all(may_stand)).then(|| Self(text.into()))
+        (fits && all_may_stand(text)).then(|| Self(text.into()))
     }
 
     /// Stands for no channel, in a subscription's place, where an event is sent directly: the empty name, which no channel has.
@@ -52,8 +52,11 @@ impl Borrow<str> for ChannelName {
     }
 }
 
-fn may_stand(c: char) -> bool {
-    !c.is_control() && c != '*'
+/// Whether a name may hold this.
+fn all_may_stand(text: &str) -> bool {
+    // Only what is not ASCII needs to be decoded: there are control characters up to U+009F.
+    let ascii = text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'*');
+    ascii || text.chars().all(|c| !c.is_control() && c != '*')
 }
 
 /// The longest name of a user or session, in bytes: short enough for a channel of its own.
@@ -61,7 +64,7 @@ pub const WHO_BYTES_MAX: usize = 200;
 
 /// Whether a text can name a user or session: what a channel's name may hold, and not too long for one.
 pub fn is_who(text: &str) -> bool {
-    !text.is_empty() && text.len() <= WHO_BYTES_MAX && text.chars().all(may_stand)
+    !text.is_empty() && text.len() <= WHO_BYTES_MAX && all_may_stand(text)
 }
 
 /// The public id of one connection, unique while the server runs and not to be guessed.

@@ -125,7 +125,20 @@ impl Pattern {
     /// Matches a whole name. The captured texts come in order; `None` when it does not match.
     pub fn matches<'n>(&self, name: &'n str) -> Option<Vec<&'n str>> {
         let mut found = Vec::new();
-        match_parts(&self.parts, name, self.separator, &mut found).then_some(found)
+        match_parts(&self.parts, name, self.separator, &mut |captured| found.push(captured)).then_some(found)
+    }
+
+    /// Whether it matches a whole name.
+    pub fn is_match(&self, name: &str) -> bool {
+        match_parts(&self.parts, name, self.separator, &mut |_| ())
+    }
+
+    /// What every name it matches has before its first separator, where that is always the same and written out.
+    pub fn first_segment(&self) -> Option<&str> {
+        match self.parts.first() {
+            Some(Part::Literal(text)) => text.split_once(self.separator).map(|(first, _)| first),
+            _ => None,
+        }
     }
 
     /// The name that results from putting one text into every capture.
@@ -135,12 +148,12 @@ impl Pattern {
 }
 
 /// Captures stop at the separator and at the first place where the literal behind them fits, so this never backtracks more than once per part.
-fn match_parts<'n>(parts: &[Part], name: &'n str, separator: char, found: &mut Vec<&'n str>) -> bool {
+fn match_parts<'n>(parts: &[Part], name: &'n str, separator: char, found: &mut impl FnMut(&'n str)) -> bool {
     let Some((part, after)) = parts.split_first() else { return name.is_empty() };
     match part {
         Part::Literal(text) => name.strip_prefix(&**text).is_some_and(|rest| match_parts(after, rest, separator, found)),
         Part::Rest(_) => {
-            found.push(name);
+            found(name);
             !name.is_empty()
         }
         Part::Capture(_) => {
@@ -160,7 +173,7 @@ fn match_parts<'n>(parts: &[Part], name: &'n str, separator: char, found: &mut V
             if end == 0 {
                 return false;
             }
-            found.push(&name[..end]);
+            found(&name[..end]);
             match_parts(after, &name[end..], separator, found)
         }
     }
@@ -274,6 +287,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn names_begin_with_the_first_segment(text in "[ab:{}]{1,12}", name in "[ab:]{1,8}") {
+            if let Ok(pattern) = Pattern::channel(&text) {
+                prop_assert_eq!(pattern.is_match(&name), pattern.matches(&name).is_some());
+                if let Some(first) = pattern.first_segment().filter(|_| pattern.is_match(&name)) {
+                    prop_assert_eq!(name.split(':').next(), Some(first));
+                }
+            }
+        }
+
         #[test]
         fn what_is_filled_in_comes_back(value in "[a-z0-9]{1,12}") {
             let pattern = Pattern::channel("x:{a}:y").unwrap();

@@ -4,10 +4,14 @@
 //! One rule covers absence everywhere: a missing value drops its key (or its array item); `null` stays `null`; a text with
 //! a missing part is missing as a whole. Where a key stands twice, because of a spread, the later one counts.
 
+mod value;
+
 use std::borrow::Cow;
 use std::fmt;
 
 use crate::model::json;
+
+pub use value::Value;
 
 /// A compiled template.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,9 +34,41 @@ pub enum Template {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entry {
     /// A key and its value.
-    Field(Box<str>, Template),
+    Field(Key, Template),
     /// `"...": …`: all members of another object.
     Spread(Template),
+}
+
+/// A key, encoded once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    text: Box<str>,
+    /// With quotes and a colon.
+    encoded: Box<str>,
+}
+
+impl Key {
+    /// With quotes.
+    fn quoted(&self) -> &str {
+        &self.encoded[..self.encoded.len() - 1]
+    }
+}
+
+impl From<&str> for Key {
+    fn from(text: &str) -> Self {
+        let mut encoded = String::with_capacity(text.len() + 3);
+        json::push_string(&mut encoded, text);
+        encoded.push(':');
+        Self { text: text.into(), encoded: encoded.into() }
+    }
+}
+
+impl std::ops::Deref for Key {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
 }
 
 /// Text with references in it.
@@ -316,60 +352,15 @@ impl Text {
     }
 }
 
-/// Something a reference resolved to.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value<'a> {
-    /// Nothing there.
-    Missing,
-    /// JSON text.
-    Json(Cow<'a, str>),
-    /// Text, not yet encoded.
-    Text(Cow<'a, str>),
-    /// A whole number.
-    Int(i64),
-}
-
-impl<'a> Value<'a> {
-    /// Text that may not be there.
-    pub fn text(value: Option<&'a str>) -> Self {
-        value.map_or(Value::Missing, |text| Value::Text(Cow::Borrowed(text)))
-    }
-
-    /// The value at a path below JSON text that may not be there.
-    pub fn below(value: Option<&'a str>, path: &[Box<str>]) -> Self {
-        value.and_then(|text| json::get(text, path)).map_or(Value::Missing, |text| Value::Json(Cow::Borrowed(text)))
-    }
-
-    fn into_text(self) -> Option<Cow<'a, str>> {
-        match self {
-            Value::Missing => None,
-            Value::Json(text) if text == "null" => None,
-            Value::Json(Cow::Borrowed(text)) if text.starts_with('"') => json::as_text(text),
-            Value::Json(Cow::Owned(text)) if text.starts_with('"') => json::as_text(&text).map(|text| Cow::Owned(text.into_owned())),
-            Value::Json(text) | Value::Text(text) => Some(text),
-            Value::Int(n) => Some(Cow::Owned(n.to_string())),
-        }
-    }
-
-    /// The value as JSON text; `None` where it is missing.
-    pub fn into_json(self) -> Option<Cow<'a, str>> {
-        match self {
-            Value::Missing => None,
-            Value::Json(text) => Some(text),
-            Value::Text(text) => {
-                let mut out = String::with_capacity(text.len() + 2);
-                json::push_string(&mut out, &text);
-                Some(Cow::Owned(out))
-            }
-            Value::Int(n) => Some(Cow::Owned(n.to_string())),
-        }
-    }
-}
-
 /// What references resolve against.
 pub trait Scope {
     /// The value of a reference. It must be [`Value::Missing`] for a root this scope does not have.
     fn resolve<'a>(&'a self, reference: &'a Reference) -> Value<'a>;
+
+    /// How many bytes a template over this comes to, at a guess.
+    fn bytes_likely(&self) -> usize {
+        128
+    }
 }
 
 impl Template {
@@ -380,8 +371,13 @@ impl Template {
 
     /// The whole as JSON text; `None` where it is missing.
     pub fn render(&self, scope: &dyn Scope) -> Option<String> {
-        let mut out = String::with_capacity(128);
-        self.write(scope, &mut out).then_some(out)
+        let mut out = String::with_capacity(scope.bytes_likely());
+        let written = self.write(scope, &mut out);
+        // What is queued counts by its length.
+        if out.capacity() > 2 * out.len() + 128 {
+            out.shrink_to_fit();
+        }
+        written.then_some(out)
     }
 
     /// Appends the value; `false`, with nothing appended, where it is missing.
@@ -457,8 +453,7 @@ fn write_object(entries: &[Entry], scope: &dyn Scope, out: &mut String) {
                 if before > start + 1 {
                     out.push(',');
                 }
-                json::push_string(out, key);
-                out.push(':');
+                out.push_str(&key.encoded);
                 if !value.write(scope, out) {
                     out.truncate(before);
                 }
@@ -494,10 +489,8 @@ fn write_object(entries: &[Entry], scope: &dyn Scope, out: &mut String) {
         match (entry, text) {
             (_, None) => {}
             (Entry::Field(key, _), Some(text)) => {
-                let mut quoted = String::with_capacity(key.len() + 2);
-                json::push_string(&mut quoted, key);
-                if !stands_later(i, &quoted) {
-                    push(&quoted, text);
+                if !stands_later(i, key.quoted()) {
+                    push(key.quoted(), text);
                 }
             }
             (Entry::Spread(_), Some(text)) => {

@@ -1,9 +1,9 @@
 //! What a script or a template may see of a connection and a subscription: a copy taken when a message passes.
 //! Pure data; whose connection it is and how it is kept is the connection's business.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use crate::model::{ChannelName, ClientId, Json};
+use crate::model::{ChannelName, ClientId, Json, Origin};
 
 /// A connection at one moment.
 #[derive(Clone, Debug)]
@@ -24,6 +24,31 @@ pub struct ConnView {
     pub state: Json,
     /// The request it began with.
     pub request: Arc<RequestView>,
+    /// See [`ConnView::origin`].
+    pub origin: CachedOrigin,
+}
+
+impl ConnView {
+    /// Who an event comes from that this connection causes. Made once for each view, at first use.
+    pub fn origin(&self) -> &Arc<Origin> {
+        let who = || Origin {
+            source: self.protocol.clone(),
+            client: Some(self.id.clone()),
+            user: self.user.clone(),
+            session: self.session.clone(),
+        };
+        self.origin.0.get_or_init(|| Arc::new(who()))
+    }
+}
+
+/// What [`ConnView::origin`] made. A copy of a view begins without, so it may be changed.
+#[derive(Debug, Default)]
+pub struct CachedOrigin(OnceLock<Arc<Origin>>);
+
+impl Clone for CachedOrigin {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 /// Names and values in the order in which they came, in one piece of memory: every connection keeps its request.

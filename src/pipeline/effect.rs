@@ -74,8 +74,8 @@ pub enum Receivers {
 pub struct Decision {
     /// In order.
     pub effects: Vec<Effect>,
-    /// The rows that ran.
-    pub routes: Vec<Arc<str>>,
+    /// The row that ran, by its id.
+    pub row: Option<usize>,
     /// Why nothing of the input's row happened, if so. What its sender is told is among the effects already.
     pub fault: Option<Fault>,
     /// The answer, where the input came by HTTP.

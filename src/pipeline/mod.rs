@@ -13,13 +13,13 @@ pub mod scope;
 mod tests;
 pub mod world;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::plan::{FnRef, HttpRow, ProtocolPlan, Reply, Row, SourcePlan};
 use crate::hub::Connection;
 use crate::limits::{Limiter, Verdict};
 use crate::model::event::Origin;
+use crate::model::json::Index;
 use crate::model::template::Text;
 use crate::model::view::{ConnView, RequestView};
 use crate::model::{Close, Code, Fault, Json, Now};
@@ -50,13 +50,14 @@ pub enum Input<'a> {
 #[derive(Debug, Default)]
 pub struct ClientLimits {
     connection: Option<Limiter>,
-    rows: HashMap<Arc<str>, Limiter>,
+    /// Of the rows with a limit that it has used. Few, so they are searched.
+    rows: Vec<(usize, Limiter)>,
 }
 
 impl ClientLimits {
     /// Limiters for a connection of this protocol.
     pub fn new(plan: &ProtocolPlan, now: Now) -> Self {
-        Self { connection: plan.limits.rate.as_ref().map(|rate| Limiter::new(rate, now)), rows: HashMap::new() }
+        Self { connection: plan.limits.rate.as_ref().map(|rate| Limiter::new(rate, now)), rows: Vec::new() }
     }
 }
 
@@ -74,9 +75,14 @@ impl RowLimits<'_> {
         match (&row.limit, self) {
             (None, _) => Verdict::Pass,
             (Some(rate), RowLimits::Client(client)) => {
-                client.rows.entry(row.name.clone()).or_insert_with(|| Limiter::new(rate, now)).check(now)
+                let known = client.rows.iter().position(|(id, _)| *id == row.id);
+                let at = known.unwrap_or_else(|| {
+                    client.rows.push((row.id, Limiter::new(rate, now)));
+                    client.rows.len() - 1
+                });
+                client.rows[at].1.check(now)
             }
-            (Some(_), RowLimits::Shared) => runtime.row_limits.get(&row.name).map_or(Verdict::Pass, |limiter| limiter.check(now)),
+            (Some(_), RowLimits::Shared) => runtime.row_limit(row).map_or(Verdict::Pass, |limiter| limiter.check(now)),
         }
     }
 }
@@ -90,7 +96,7 @@ pub fn decide(context: &Context, connection: &Connection, limits: &mut ClientLim
     let mut seen = None;
     let outcome = match input {
         Input::Message(frame) => {
-            if let Err(refusal) = admit(protocol, &run.view(), limits, now) {
+            if let Err(refusal) = admit(protocol, run.seen(), limits, now) {
                 return refuse(plan, &run, refusal, now);
             }
             message(&mut run, protocol, &mut RowLimits::Client(limits), frame, &mut seen)
@@ -104,13 +110,13 @@ pub fn decide(context: &Context, connection: &Connection, limits: &mut ClientLim
         }
         Input::Closed(close) => {
             let told = Json::of(&serde_json::json!({ "code": close.code(), "reason": close.reason() }));
-            let message = Message::new(told, "close".into(), &[], Some(&[]));
+            let message = Message::new(told, Index::default(), "close".into(), &[], Some(&[]));
             run.rows(&plan.close, Some(&message), &mut RowLimits::Client(limits))
         }
     };
-    let view = run.view();
+    let view = outcome.is_err().then(|| run.view());
     let mut decision = run.finish();
-    if let Err(fault) = outcome {
+    if let (Err(fault), Some(view)) = (outcome, view) {
         decision.effects.clear();
         if let Some(frame) = tell(plan, &fault, seen.as_ref(), &view, now) {
             decision.effects.push(Effect::Send(frame));
@@ -134,7 +140,7 @@ pub fn must_wait(context: &Context, connection: &Connection, frame: &Frame) -> b
         let functions = [&row.when, &row.validate, &row.transform, &row.call];
         answers || row.join.iter().any(|join| join.recover.is_some()) || functions.into_iter().any(asks)
     };
-    let kind = protocol::decode_json(frame.clone()).ok().and_then(|json| protocol::message_kind(&json, &plan.kind));
+    let kind = protocol::decode_json(frame.clone()).ok().and_then(|(json, index)| protocol::message_kind(&json, &index, &plan.kind));
     asks(&plan.validate) || kind.and_then(|kind| plan.messages.rows(&kind)).is_some_and(|rows| rows.iter().any(looks))
 }
 
@@ -172,7 +178,7 @@ fn refuse(plan: &ProtocolPlan, run: &Run<'_>, refusal: Refusal, now: Now) -> Dec
     let mut decision = Decision::default();
     match refusal {
         Refusal::Over(fault) => {
-            decision.effects.extend(tell(plan, &fault, None, &run.view(), now).map(Effect::Send));
+            decision.effects.extend(tell(plan, &fault, None, run.seen(), now).map(Effect::Send));
             decision.fault = Some(fault);
         }
         Refusal::Flooding => {
@@ -184,31 +190,33 @@ fn refuse(plan: &ProtocolPlan, run: &Run<'_>, refusal: Refusal, now: Now) -> Dec
 }
 
 /// `seen` is the message, once it could be read: a fault is told in its terms.
-fn message(
+fn message<'p>(
     run: &mut Run<'_>,
-    protocol: &Protocol,
+    protocol: &'p Protocol,
     limits: &mut RowLimits<'_>,
     frame: Frame,
-    seen: &mut Option<Message>,
+    seen: &mut Option<Message<'p>>,
 ) -> Result<(), Fault> {
     let plan = &protocol.plan;
-    let json = protocol::decode_json(frame)?;
-    let kind = protocol::message_kind(&json, &plan.kind);
-    let message = seen.insert(Message::new(json, kind.clone().unwrap_or_default().into(), &plan.kind, plan.data.as_deref()));
+    let (json, index) = protocol::decode_json(frame)?;
+    let kind = protocol::message_kind(&json, &index, &plan.kind);
+    let has_kind = kind.is_some();
+    let message = seen.insert(Message::new(json, index, kind.unwrap_or_default(), &plan.kind, plan.data.as_deref()));
     envelope(run, plan, message)?;
-    let kind = kind.ok_or_else(|| Fault::new(Code::MissingType))?;
-    let rows = plan.messages.rows(&kind).ok_or_else(|| Fault::new(Code::UnknownType))?;
+    if !has_kind {
+        return Err(Fault::new(Code::MissingType));
+    }
+    let rows = plan.messages.rows(&message.kind).ok_or_else(|| Fault::new(Code::UnknownType))?;
     run.rows(rows, Some(message), limits)
 }
 
 /// What every message of a protocol must hold to.
-fn envelope(run: &Run<'_>, plan: &ProtocolPlan, message: &Message) -> Result<(), Fault> {
+fn envelope(run: &Run<'_>, plan: &ProtocolPlan, message: &Message<'_>) -> Result<(), Fault> {
     if let Some(schema) = &plan.schema {
         rows::check_schema(schema, &message.json)?;
     }
     let Some(function) = &plan.validate else { return Ok(()) };
-    let view = run.view();
-    let call = Call { now: run.now, conn: Some(&view), arguments: rows::arguments(Some(message)), world: &run.context.world };
+    let call = Call { now: run.now, conn: Some(run.seen()), arguments: scope::arguments(Some(message)), world: &run.context.world };
     match run.context.runtime.scripts.test(function, call) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Fault::new(Code::Rejected)),
@@ -217,7 +225,7 @@ fn envelope(run: &Run<'_>, plan: &ProtocolPlan, message: &Message) -> Result<(),
 }
 
 /// How a fault is written for the client that caused it. Nothing where the protocol says nothing.
-pub fn tell(plan: &ProtocolPlan, fault: &Fault, message: Option<&Message>, view: &ConnView, now: Now) -> Option<Frame> {
+pub fn tell(plan: &ProtocolPlan, fault: &Fault, message: Option<&Message<'_>>, view: &ConnView, now: Now) -> Option<Frame> {
     let template = plan.error.as_ref()?;
     let bare = Reach { message, view: Some(view), fault: Some((fault, &fault.message)), ..Reach::at(now) };
     let text = plan.errors.get(&fault.code).and_then(|text: &Text| text.render(&bare)).unwrap_or((&*fault.message).into());
@@ -230,12 +238,13 @@ pub fn decide_source(context: &Context, source: &SourcePlan, body: Json, request
     let origin = Arc::new(Origin { source: source.name.clone(), ..Origin::default() });
     let mut run = Run::new(context, origin, request, now);
     let (kind_at, data_at) = ([Box::from("type")], [Box::from("data")]);
-    let outcome = match protocol::message_kind(&body, &kind_at) {
+    let index = Index::of(body.as_str());
+    let outcome = match protocol::message_kind(&body, &index, &kind_at) {
         None => Err(Fault::new(Code::MissingType)),
         Some(kind) => match source.messages.rows(&kind) {
             None => Err(Fault::new(Code::UnknownType)),
             Some(rows) => {
-                let message = Message::new(body, kind.into(), &kind_at, Some(&data_at));
+                let message = Message::new(body, index, kind, &kind_at, Some(&data_at));
                 run.rows(rows, Some(&message), &mut RowLimits::Shared)
             }
         },
@@ -247,8 +256,9 @@ pub fn decide_source(context: &Context, source: &SourcePlan, body: Json, request
 pub fn decide_http(context: &Context, protocol: &ProtocolPlan, row: &HttpRow, body: Json, request: &RequestView, now: Now) -> Decision {
     let origin = Arc::new(Origin { source: protocol.name.clone(), ..Origin::default() });
     let mut run = Run::new(context, origin, Some(request), now);
-    let kind = protocol::message_kind(&body, &protocol.kind).unwrap_or_default();
-    let message = Message::new(body, kind.into(), &protocol.kind, protocol.data.as_deref());
+    let index = Index::of(body.as_str());
+    let kind = protocol::message_kind(&body, &index, &protocol.kind).unwrap_or_default();
+    let message = Message::new(body, index, kind, &protocol.kind, protocol.data.as_deref());
     let outcome = run.rows(&row.rows, Some(&message), &mut RowLimits::Shared);
     conclude(run, outcome)
 }

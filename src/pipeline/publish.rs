@@ -48,19 +48,19 @@ pub enum Destination {
 pub fn prepare(channels: &ChannelTable, to: &Destination, proposal: Proposal, now: Now) -> Result<Effect, Fault> {
     let through = |audience, who: &str| channels.audience(audience, who);
     let (name, receivers) = match to {
-        Destination::Channel(name) => (Some(name.clone()), None),
-        Destination::Client(id) => (None, Some(Receivers::Client(id.as_str().into()))),
-        Destination::User(user) => (through(Audience::User, user), Some(Receivers::User(user.as_str().into()))),
-        Destination::Session(session) => (through(Audience::Session, session), Some(Receivers::Session(session.as_str().into()))),
+        Destination::Channel(name) => return to_channel(channels, name, proposal, now),
+        Destination::Client(id) => (None, Receivers::Client(id.as_str().into())),
+        Destination::User(user) => (through(Audience::User, user), Receivers::User(user.as_str().into())),
+        Destination::Session(session) => (through(Audience::Session, session), Receivers::Session(session.as_str().into())),
     };
-    match (name, receivers) {
-        (Some(name), _) => to_channel(channels, &name, proposal, now),
-        (None, Some(receivers)) => Ok(Effect::Direct { receivers, except: proposal.except, event: event(proposal, now) }),
-        (None, None) => Err(Fault::new(Code::UnknownChannel)),
+    match name {
+        Some(name) => to_channel(channels, &name, proposal, now),
+        None => Ok(Effect::Direct { receivers, except: proposal.except, event: event(proposal, now) }),
     }
 }
 
-fn to_channel(channels: &ChannelTable, name: &str, mut proposal: Proposal, now: Now) -> Result<Effect, Fault> {
+/// Checks a proposal for a channel.
+pub(super) fn to_channel(channels: &ChannelTable, name: &str, mut proposal: Proposal, now: Now) -> Result<Effect, Fault> {
     let (name, plan) = known(channels, name)?;
     if plan.publish.as_ref().is_some_and(|allowed| !allowed.contains(&proposal.origin.source)) {
         return Err(Fault::with(Code::Forbidden, format!("{} may not publish to {name}", proposal.origin.source)));

@@ -8,17 +8,18 @@ use crate::config::plan::{ChannelPlan, Join, Publish, RecoverPlan, Reply, Row, S
 use crate::hub::{Connection, Recover};
 use crate::limits::Verdict;
 use crate::model::event::{Epoch, Origin};
+use crate::model::json::Index;
 use crate::model::name::{WHO_BYTES_MAX, is_who};
 use crate::model::pattern::Glob;
-use crate::model::template::Text;
-use crate::model::view::{ConnView, RequestView, SubView};
+use crate::model::template::{Reference, Root, Template, Text};
+use crate::model::view::{CachedOrigin, ConnView, RequestView, SubView};
 use crate::model::{ChannelName, Close, Code, Fault, Json, Now, Schema, json};
 use crate::pipeline::effect::{Decision, Effect};
 use crate::pipeline::publish::{self, Destination, Proposal};
-use crate::pipeline::scope::{Message, Reach, Recovery};
-use crate::pipeline::{Context, NO_MESSAGE, RowLimits};
+use crate::pipeline::scope::{Message, Reach, Recovery, arguments};
+use crate::pipeline::{Context, RowLimits};
 use crate::protocol;
-use crate::script::{Arguments, Call, Returned, ScriptEffect, ScriptError, SendTarget};
+use crate::script::{Call, Returned, ScriptEffect, ScriptError, SendTarget};
 
 /// The most messages a transform may make of one.
 const MESSAGES_MAX: usize = 1000;
@@ -41,7 +42,8 @@ pub struct Run<'a> {
     view: Arc<ConnView>,
     /// Its subscriptions as the rows so far leave them; read when first needed.
     subscriptions: Option<Vec<(ChannelName, Arc<str>)>>,
-    origin: Arc<Origin>,
+    /// None: that of the view.
+    origin: Option<Arc<Origin>>,
     /// What became of a join with `recover`.
     recovery: Option<Recovery>,
     decision: Decision,
@@ -50,10 +52,7 @@ pub struct Run<'a> {
 impl<'a> Run<'a> {
     /// A decision about a connection.
     pub(super) fn for_connection(context: &'a Context, connection: &'a Connection, now: Now) -> Self {
-        let view = connection.view();
-        let origin =
-            Origin { source: view.protocol.clone(), client: Some(view.id.clone()), user: view.user.clone(), session: view.session.clone() };
-        Self { connection: Some(connection), view, ..Self::new(context, Arc::new(origin), None, now) }
+        Self::about(context, Some(connection), connection.view(), None, now)
     }
 
     /// A decision about what came without a connection.
@@ -67,17 +66,23 @@ impl<'a> Run<'a> {
             opened_ms: now.wall_ms,
             state: Json::empty_object(),
             request: Arc::new(request.cloned().unwrap_or_default()),
+            origin: CachedOrigin::default(),
         };
-        Self {
-            context,
-            now,
-            connection: None,
-            view: Arc::new(view),
-            subscriptions: None,
-            origin,
-            recovery: None,
-            decision: Decision::default(),
-        }
+        Self::about(context, None, Arc::new(view), Some(origin), now)
+    }
+
+    fn about(context: &'a Context, connection: Option<&'a Connection>, view: Arc<ConnView>, origin: Option<Arc<Origin>>, now: Now) -> Self {
+        Self { context, now, connection, view, subscriptions: None, origin, recovery: None, decision: Decision::default() }
+    }
+
+    /// Who causes what is published: the connection as it was before this decision.
+    fn origin(&self) -> Arc<Origin> {
+        self.origin.as_ref().unwrap_or_else(|| self.view.origin()).clone()
+    }
+
+    /// The connection as it stands, to look at.
+    pub(super) fn seen(&self) -> &ConnView {
+        &self.view
     }
 
     /// The connection as it stands.
@@ -91,7 +96,7 @@ impl<'a> Run<'a> {
     }
 
     /// Runs the first row whose `when` holds. None holds: nothing happens.
-    pub(super) fn rows(&mut self, rows: &[Row], message: Option<&Message>, limits: &mut RowLimits<'_>) -> Result<(), Fault> {
+    pub(super) fn rows(&mut self, rows: &[Row], message: Option<&Message<'_>>, limits: &mut RowLimits<'_>) -> Result<(), Fault> {
         for row in rows {
             let holds = match &row.when {
                 None => true,
@@ -102,14 +107,14 @@ impl<'a> Run<'a> {
                 }
             };
             if holds {
-                self.decision.routes.push(row.name.clone());
+                self.decision.row = Some(row.id);
                 return self.row(row, message, limits);
             }
         }
         Ok(())
     }
 
-    fn row(&mut self, row: &Row, message: Option<&Message>, limits: &mut RowLimits<'_>) -> Result<(), Fault> {
+    fn row(&mut self, row: &Row, message: Option<&Message<'_>>, limits: &mut RowLimits<'_>) -> Result<(), Fault> {
         if row.limit.is_some() {
             match limits.check(&self.context.runtime, row, self.now) {
                 Verdict::Pass => {}
@@ -149,7 +154,7 @@ impl<'a> Run<'a> {
             let json = value.slice(text);
             let next = match message {
                 Some(message) => message.transformed(json),
-                None => Message::new(json, "".into(), &[], None),
+                None => Message::new(json, Index::default(), "".into(), &[], None),
             };
             self.effects(row, Some(&next))?;
         }
@@ -157,7 +162,7 @@ impl<'a> Run<'a> {
     }
 
     /// Everything of a row that has an effect, for one message.
-    fn effects(&mut self, row: &Row, message: Option<&Message>) -> Result<(), Fault> {
+    fn effects(&mut self, row: &Row, message: Option<&Message<'_>>) -> Result<(), Fault> {
         let result = match &row.call {
             Some(function) => Some(self.call(function, message)?.unwrap_or_else(Json::null)),
             None => None,
@@ -197,11 +202,11 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn reach<'s>(&'s self, message: Option<&'s Message>, result: Option<&'s Json>) -> Reach<'s> {
+    fn reach<'s>(&'s self, message: Option<&'s Message<'s>>, result: Option<&'s Json>) -> Reach<'s> {
         Reach { message, view: Some(&self.view), result, recovery: self.recovery.as_ref(), ..Reach::at(self.now) }
     }
 
-    fn text(&self, text: &Text, message: Option<&Message>, result: Option<&Json>) -> Option<String> {
+    fn text(&self, text: &Text, message: Option<&Message<'_>>, result: Option<&Json>) -> Option<String> {
         text.render(&self.reach(message, result)).map(std::borrow::Cow::into_owned)
     }
 
@@ -214,6 +219,7 @@ impl<'a> Run<'a> {
     }
 
     fn change_view(&mut self, view: ConnView) {
+        self.origin = Some(self.origin());
         self.view = Arc::new(view);
         if self.connection.is_some() {
             // Only the last change counts for others; rows see each at once.
@@ -221,7 +227,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn set(&mut self, row: &Row, message: Option<&Message>, result: Option<&Json>) -> Result<(), Fault> {
+    fn set(&mut self, row: &Row, message: Option<&Message<'_>>, result: Option<&Json>) -> Result<(), Fault> {
         if row.set.is_empty() {
             return Ok(());
         }
@@ -284,7 +290,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn join_row(&mut self, join: &Join, message: Option<&Message>, result: Option<&Json>) -> Result<(), Fault> {
+    fn join_row(&mut self, join: &Join, message: Option<&Message<'_>>, result: Option<&Json>) -> Result<(), Fault> {
         let Some(name) = self.text(&join.channel, message, result) else {
             // In `open` nobody asked for it; a message that asks for a channel must name it.
             return if message.is_none() { Ok(()) } else { Err(Fault::with(Code::Invalid, "the message names no channel")) };
@@ -299,7 +305,7 @@ impl<'a> Run<'a> {
     }
 
     /// Where the client says it stands; none where it says nothing of it.
-    fn since(&self, plan: &RecoverPlan, message: Option<&Message>, result: Option<&Json>) -> Result<Option<Since>, Fault> {
+    fn since(&self, plan: &RecoverPlan, message: Option<&Message<'_>>, result: Option<&Json>) -> Result<Option<Since>, Fault> {
         let reach = self.reach(message, result);
         let Some(since) = plan.since.render(&reach) else { return Ok(None) };
         let offset = match &*since {
@@ -341,28 +347,39 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn publish_row(&mut self, publish: &Publish, message: Option<&Message>, result: Option<&Json>) -> Result<(), Fault> {
-        let (text, wrap): (_, fn(String) -> Destination) = match &publish.target {
-            Target::Channel(text) => (text, Destination::Channel),
-            Target::Client(text) => (text, Destination::Client),
-            Target::User(text) => (text, Destination::User),
-            Target::Session(text) => (text, Destination::Session),
-        };
-        let Some(name) = self.text(text, message, result) else {
+    fn publish_row(&mut self, publish: &Publish, message: Option<&Message<'_>>, result: Option<&Json>) -> Result<(), Fault> {
+        let reach = self.reach(message, result);
+        let (Target::Channel(text) | Target::Client(text) | Target::User(text) | Target::Session(text)) = &publish.target;
+        let Some(name) = text.render(&reach) else {
             return Err(Fault::with(Code::Invalid, "the message does not say where to publish it"));
         };
-        let kind = match &publish.kind {
-            Some(text) => self.text(text, message, result).unwrap_or_default().into(),
-            None => message.map(|m| m.kind.clone()).unwrap_or_default(),
-        };
         let data = match &publish.data {
-            Some(template) => template.render(&self.reach(message, result)).map(Json::trusted),
+            Some(Template::Value(Reference { root: Root::Data, path })) if path.is_empty() => message.and_then(Message::data).cloned(),
+            Some(Template::Value(Reference { root: Root::Message, path })) => {
+                message.and_then(|message| message.get(path).map(|part| message.kept(part)))
+            }
+            Some(template) => template.render(&reach).map(Json::trusted),
             None => message.and_then(Message::data).cloned(),
         };
-        let metadata = publish.metadata.as_ref().and_then(|m| m.render(&self.reach(message, result))).map(Json::trusted);
+        let data = data.unwrap_or_else(Json::null);
+        let kind = match &publish.kind {
+            Some(text) => text.render(&reach).unwrap_or_default().into_owned().into(),
+            None => message.map(|message| message.kind_beside(&data)).unwrap_or_default(),
+        };
+        let metadata = publish.metadata.as_ref().and_then(|m| m.render(&reach)).map(Json::trusted);
         let except = publish.except_sender.then(|| self.connection.map(|c| c.key)).flatten();
-        let proposal = Proposal { kind, data: data.unwrap_or_else(Json::null), metadata, origin: self.origin.clone(), id: None, except };
-        self.publish(&wrap(name), proposal)
+        let proposal = Proposal { kind, data, metadata, origin: self.origin(), id: None, except };
+        let to = match &publish.target {
+            Target::Channel(_) => {
+                let effect = publish::to_channel(&self.context.runtime.channels, &name, proposal, self.now)?;
+                self.decision.effects.push(effect);
+                return Ok(());
+            }
+            Target::Client(_) => Destination::Client(name.into_owned()),
+            Target::User(_) => Destination::User(name.into_owned()),
+            Target::Session(_) => Destination::Session(name.into_owned()),
+        };
+        self.publish(&to, proposal)
     }
 
     fn publish(&mut self, to: &Destination, proposal: Proposal) -> Result<(), Fault> {
@@ -377,7 +394,7 @@ impl<'a> Run<'a> {
     }
 
     /// Calls a function and takes over what it recorded.
-    fn call(&mut self, function: &crate::config::plan::FnRef, message: Option<&Message>) -> Result<Option<Json>, Fault> {
+    fn call(&mut self, function: &crate::config::plan::FnRef, message: Option<&Message<'_>>) -> Result<Option<Json>, Fault> {
         let view = self.view();
         let call = Call { now: self.now, conn: Some(&view), arguments: arguments(message), world: &self.context.world };
         let returned = self.context.runtime.scripts.call(function, call).map_err(script_fault)?;
@@ -409,7 +426,7 @@ impl<'a> Run<'a> {
             ScriptEffect::Publish { channel, kind, data, metadata, except_sender, except } => {
                 let other = except.and_then(|id| self.context.hub.connection(&id)).map(|c| c.key);
                 let except = if except_sender { sender } else { other };
-                let proposal = Proposal { kind: kind.into(), data, metadata, origin: self.origin.clone(), id: None, except };
+                let proposal = Proposal { kind: kind.into(), data, metadata, origin: self.origin(), id: None, except };
                 self.publish(&Destination::Channel(channel), proposal)?;
             }
             ScriptEffect::SendTo { target, kind, data } => {
@@ -418,7 +435,7 @@ impl<'a> Run<'a> {
                     SendTarget::User(user) => Destination::User(user),
                     SendTarget::Session(session) => Destination::Session(session),
                 };
-                let proposal = Proposal { kind: kind.into(), data, metadata: None, origin: self.origin.clone(), id: None, except: None };
+                let proposal = Proposal { kind: kind.into(), data, metadata: None, origin: self.origin(), id: None, except: None };
                 self.publish(&to, proposal)?;
             }
         }
@@ -443,14 +460,6 @@ pub(super) fn check_schema(schema: &Schema, json: &Json) -> Result<(), Fault> {
         fault.flaws = flaws;
         fault
     })
-}
-
-/// A message as scripts get it.
-pub(super) fn arguments(message: Option<&Message>) -> Arguments<'_> {
-    match message {
-        None => NO_MESSAGE,
-        Some(message) => Arguments::Message { msg: Some(&message.json), kind: Some(&message.kind), data: message.data() },
-    }
 }
 
 /// What a script's error means for the message it was called for.

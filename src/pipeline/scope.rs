@@ -6,45 +6,93 @@ use std::cell::OnceCell;
 use bytestring::ByteString;
 
 use crate::model::event::{Event, epoch_text};
+use crate::model::json::Index;
 use crate::model::pattern::Pattern;
 use crate::model::template::{Reference, Root, Scope, Value};
 use crate::model::view::{ConnView, Pairs, RequestView, SubView};
 use crate::model::{ChannelName, Fault, Json, Now, Position, Verdict, clock, json};
+use crate::pipeline::NO_MESSAGE;
 use crate::protocol;
+use crate::script::{Arguments, HasData};
+
+/// The most room a template gets before anything is written.
+const ROOM_BYTES: usize = 4096;
 
 /// A message on its way through a row.
 #[derive(Debug)]
-pub struct Message {
+pub struct Message<'p> {
     /// The message, perhaps transformed.
     pub json: Json,
-    /// The frame as it came.
-    pub raw: Json,
     /// Its type.
     pub kind: ByteString,
-    data_at: Option<Box<[Box<str>]>>,
-    kind_at: Box<[Box<str>]>,
+    /// The frame as it came, where that is not `json`.
+    raw: Option<Json>,
+    index: Index,
+    data_at: Option<&'p [Box<str>]>,
+    kind_at: &'p [Box<str>],
     data: OnceCell<Option<Json>>,
 }
 
-impl Message {
-    /// A message of a protocol whose type and data stand at these paths. No path to the data: all but the type.
-    pub fn new(json: Json, kind: ByteString, kind_at: &[Box<str>], data_at: Option<&[Box<str>]>) -> Self {
-        Self { raw: json.clone(), json, kind, data_at: data_at.map(Into::into), kind_at: kind_at.into(), data: OnceCell::new() }
+impl<'p> Message<'p> {
+    /// A message whose type and data stand at these paths. No path to the data: all but the type.
+    pub fn new(json: Json, index: Index, kind: ByteString, kind_at: &'p [Box<str>], data_at: Option<&'p [Box<str>]>) -> Self {
+        Self { json, kind, raw: None, index, data_at, kind_at, data: OnceCell::new() }
     }
 
     /// What a script made of this message.
     pub fn transformed(&self, json: Json) -> Self {
-        let kind = protocol::message_kind(&json, &self.kind_at).map_or_else(|| self.kind.clone(), Into::into);
-        Self { json, raw: self.raw.clone(), kind, data_at: self.data_at.clone(), kind_at: self.kind_at.clone(), data: OnceCell::new() }
+        let index = Index::of(json.as_str());
+        let kind = protocol::message_kind(&json, &index, self.kind_at).unwrap_or_else(|| self.kind.clone());
+        Self { raw: Some(self.raw().clone()), ..Self::new(json, index, kind, self.kind_at, self.data_at) }
+    }
+
+    /// `$raw`
+    fn raw(&self) -> &Json {
+        self.raw.as_ref().unwrap_or(&self.json)
+    }
+
+    /// `$.x`
+    pub fn get(&self, path: &[Box<str>]) -> Option<&str> {
+        json::get_indexed(self.json.as_str(), &self.index, path)
+    }
+
+    /// A part of the message for what outlives it. A small one gets bytes of its own, or it would keep all of them alive.
+    pub fn kept(&self, part: &str) -> Json {
+        let part = self.json.slice(part);
+        if self.is_mostly(&part) { part } else { part.detached() }
+    }
+
+    /// The type for an event with this data, likewise.
+    pub fn kind_beside(&self, data: &Json) -> ByteString {
+        if self.is_mostly(data) { self.kind.clone() } else { ByteString::from(&*self.kind) }
+    }
+
+    /// Whether what holds this may as well hold the whole message.
+    fn is_mostly(&self, part: &Json) -> bool {
+        part.as_str().len() >= self.json.as_str().len() / 2
     }
 
     /// `$data`
     pub fn data(&self) -> Option<&Json> {
-        let find = || match &self.data_at {
-            Some(path) => json::get(self.json.as_str(), path).map(|text| self.json.slice(text)),
+        let find = || match self.data_at {
+            Some(path) => self.get(path).map(|text| self.kept(text)),
             None => Some(without(&self.json, self.kind_at.first().map_or("", |k| k))),
         };
         self.data.get_or_init(find).as_ref()
+    }
+}
+
+impl HasData for Message<'_> {
+    fn data(&self) -> Option<&Json> {
+        self.data()
+    }
+}
+
+/// A message as scripts get it.
+pub(super) fn arguments<'m>(message: Option<&'m Message<'_>>) -> Arguments<'m> {
+    match message {
+        None => NO_MESSAGE,
+        Some(message) => Arguments::Message { msg: Some(&message.json), kind: Some(&message.kind), data: Some(message) },
     }
 }
 
@@ -95,7 +143,7 @@ pub struct Reach<'a> {
     /// The time of the decision.
     pub now: Now,
     /// The message.
-    pub message: Option<&'a Message>,
+    pub message: Option<&'a Message<'a>>,
     /// The connection.
     pub view: Option<&'a ConnView>,
     /// The request, where there is no connection.
@@ -148,8 +196,8 @@ impl Scope for Reach<'_> {
         let first = path.first().map_or("", |step| step);
         let pair = |pairs: Option<&'a Pairs>| Value::text(pairs.and_then(|pairs| pairs.get(first)));
         match reference.root {
-            Root::Message => Value::below(self.message.map(|m| m.json.as_str()), path),
-            Root::Raw => Value::below(self.message.map(|m| m.raw.as_str()), &[]),
+            Root::Message => Value::json(self.message.and_then(|message| message.get(path))),
+            Root::Raw => Value::below(self.message.map(|m| m.raw().as_str()), &[]),
             Root::Type => Value::text(self.kind.or(self.message.map(|m| &*m.kind))),
             Root::Data => Value::below(self.data.or_else(|| self.message.and_then(Message::data)).map(Json::as_str), path),
             Root::Conn => self.view.map_or(Value::Missing, |view| connection(view, first, path)),
@@ -182,6 +230,13 @@ impl Scope for Reach<'_> {
             Root::Uuid => Value::Text(Cow::Owned(uuid::Uuid::new_v4().to_string())),
             Root::Random => Value::Text(Cow::Owned(random_text())),
         }
+    }
+
+    fn bytes_likely(&self) -> usize {
+        let message = self.message.map_or(0, |message| message.json.as_str().len());
+        let event = self.event.map_or(0, |event| event.new.data.as_str().len());
+        // A copy of either, but for what is larger than most: that grows where it must.
+        message.max(event).min(ROOM_BYTES) + 128
     }
 }
 
@@ -242,4 +297,26 @@ fn random_text() -> String {
             char::from_digit(digit, 36).unwrap_or('0')
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_shares_a_messages_bytes_where_it_is_most_of_them() {
+        let (kind_at, data_at) = ([Box::from("t")], [Box::from("d")]);
+        let shares = |text: String| {
+            let (json, index) = Json::parse_indexed(text.into()).unwrap();
+            let kind = protocol::message_kind(&json, &index, &kind_at).unwrap();
+            let message = Message::new(json, index, kind, &kind_at, Some(&data_at));
+            let data = message.data().unwrap().clone();
+            let kind = message.kind_beside(&data);
+            assert_eq!((&*kind, data.as_str().trim_matches(['"', 'x'])), ("k", ""));
+            let within = message.json.as_str().as_bytes().as_ptr_range();
+            [within.contains(&data.as_str().as_ptr()), within.contains(&kind.as_ptr())]
+        };
+        assert_eq!(shares(format!(r#"{{"t":"k","d":"{}"}}"#, "x".repeat(100))), [true, true]);
+        assert_eq!(shares(format!(r#"{{"t":"k","d":"{}","more":"{}"}}"#, "x".repeat(100), "y".repeat(200))), [false, false]);
+    }
 }

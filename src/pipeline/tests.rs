@@ -29,11 +29,12 @@ protocols:
       whole: { set: { user: $.user, state.x: $.x }, leave: "room:*", join: "room:{$.room}", to: "room:{$.room}", reply: { ok: true } }
       broken: { set: { user: $.user }, join: "room:b", to: ["room:b", strict], reply: { ok: true } }
       forbidden: { to: $.channel }
+      renamed: { set: { user: $.user }, join: "room:n", to: "room:n", reply: { user: $conn.user } }
       keyed: { join: { channel: "room:k", key: $.key, meta: { n: $.n } } }
       others: { to: "room:k", data: { by: $conn.id }, except: sender }
       twice: { transform: twice, to: "room:t", reply: { did: $.n } }
       none: { transform: none, reply: never }
-    deliver: { c: $event.channel, o: $event.offset, k: $sub.key, m: $sub.meta.n, d: $event.data }
+    deliver: { c: $event.channel, o: $event.offset, k: $sub.key, m: $sub.meta.n, d: $event.data, u: $event.user }
     error: { error: $error.code, message: $error.message }
 "#;
 
@@ -92,6 +93,18 @@ async fn of_a_row_that_fails_nothing_has_happened() {
         client.say(&format!(r#"{{"type":"join","channel":"{channel}"}}"#));
         assert_eq!(client.told(), [r#"{"error":"unknown_channel","message":"unknown channel"}"#], "{channel}");
     }
+}
+
+#[tokio::test]
+async fn an_event_is_of_whom_its_sender_was_when_the_message_came() {
+    let router = start().await;
+    let mut client = Client::open(&router, "c");
+    client.say(r#"{"type":"renamed","user":"a"}"#);
+    client.say(r#"{"type":"renamed","user":"b"}"#);
+    client.say(r#"{"type":"renamed","user":"b"}"#);
+    let told: Vec<_> = client.told().iter().map(|text| serde_json::from_str::<serde_json::Value>(text).unwrap()["u"].clone()).collect();
+    let users = [None, None, Some("a"), None, Some("b"), None].map(serde_json::Value::from);
+    assert_eq!(told, users, "events and answers in turn");
 }
 
 #[tokio::test]

@@ -2,10 +2,13 @@
 
 pub mod websocket;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use crate::model::{Code, Fault, Json, json};
+use crate::model::json::{self, Index};
+use crate::model::{Code, Fault, Json};
 
 /// One whole message as a transport carries it. Cheap to clone: receivers share the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,15 +34,16 @@ impl Frame {
     }
 }
 
-/// Reads a frame of the `json` codec. A binary frame holds the same text, as in servers that do not look at the frame's kind.
-pub fn decode_json(frame: Frame) -> Result<Json, Fault> {
+/// Reads a frame of the `json` codec, and notes where the members of the message stand. A binary frame holds the same text, as in
+/// servers that do not look at the frame's kind.
+pub fn decode_json(frame: Frame) -> Result<(Json, Index), Fault> {
     let text = match frame {
         Frame::Text(text) => text,
         Frame::Binary(bytes) => {
             ByteString::try_from(bytes).map_err(|_| Fault::new(Code::InvalidJson).detail("a binary frame that is not UTF-8"))?
         }
     };
-    Json::parse(text).map_err(|e| Fault::new(Code::InvalidJson).detail(e.to_string()))
+    Json::parse_indexed(text).map_err(|e| Fault::new(Code::InvalidJson).detail(e.to_string()))
 }
 
 /// Writes a frame of the `json` codec.
@@ -47,13 +51,14 @@ pub fn encode_json(text: String) -> Frame {
     Frame::Text(text.into())
 }
 
-/// What selects a message's row: a string as it is, an integer as its digits.
-pub fn message_kind(message: &Json, path: &[Box<str>]) -> Option<String> {
-    let found = json::get(message.as_str(), path)?;
-    if let Some(text) = json::as_text(found) {
-        return Some(text.into_owned());
+/// What selects a message's row: a string as it is, an integer as its digits. It shares the message's bytes where it can.
+pub fn message_kind(message: &Json, index: &Index, path: &[Box<str>]) -> Option<ByteString> {
+    let found = json::get_indexed(message.as_str(), index, path)?;
+    match json::as_text(found) {
+        Some(Cow::Borrowed(text)) => Some(message.slice(text).into_shared()),
+        Some(Cow::Owned(text)) => Some(text.into()),
+        None => found.parse::<i64>().ok().map(|n| n.to_string().into()),
     }
-    found.parse::<i64>().ok().map(|n| n.to_string())
 }
 
 #[cfg(test)]
@@ -62,19 +67,25 @@ mod tests {
 
     #[test]
     fn a_type_is_text_or_an_integer() {
-        let json = |text: &str| Json::parse(text.into()).unwrap();
+        let kind = |text: &str, path: &[Box<str>]| {
+            let (json, index) = decode_json(Frame::Text(text.into())).unwrap();
+            let searched = message_kind(&json, &Index::default(), path);
+            assert_eq!(message_kind(&json, &index, path), searched);
+            searched
+        };
         let path = ["type".into()];
-        assert_eq!(message_kind(&json(r#"{"type":"a\"b"}"#), &path).as_deref(), Some("a\"b"));
-        assert_eq!(message_kind(&json(r#"{"type":-3}"#), &path).as_deref(), Some("-3"));
+        assert_eq!(kind(r#"{"type":"a\"b"}"#, &path).as_deref(), Some("a\"b"));
+        assert_eq!(kind(r#"{"type":"x","type":"ab"}"#, &path).as_deref(), Some("ab"));
+        assert_eq!(kind(r#"{"type":-3}"#, &path).as_deref(), Some("-3"));
         for text in [r#"{"type":1.5}"#, r#"{"type":null}"#, r#"{"type":{}}"#, "{}", "[1]", "3"] {
-            assert_eq!(message_kind(&json(text), &path), None, "{text}");
+            assert_eq!(kind(text, &path), None, "{text}");
         }
-        assert_eq!(message_kind(&json("[0,\"x\"]"), &["1".into()]).as_deref(), Some("x"));
+        assert_eq!(kind("[0,\"x\"]", &["1".into()]).as_deref(), Some("x"));
     }
 
     #[test]
     fn binary_frames_hold_text() {
-        assert_eq!(decode_json(Frame::Binary(Bytes::from_static(b"{}"))).unwrap().as_str(), "{}");
+        assert_eq!(decode_json(Frame::Binary(Bytes::from_static(b"{}"))).unwrap().0.as_str(), "{}");
         assert_eq!(decode_json(Frame::Binary(Bytes::from_static(b"\xff"))).unwrap_err().code, Code::InvalidJson);
     }
 }

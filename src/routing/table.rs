@@ -1,7 +1,5 @@
 //! The running configuration as one table: from where, through what, to where. For people and for REST.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 
 use crate::config::plan::{DeliverForm, Plan, Publish, Rate, Reply, Row, SourceKind, Table, Target};
@@ -69,15 +67,15 @@ pub fn table(plan: &Plan) -> Vec<Entry> {
     entries
 }
 
-/// The names of all rows.
-pub fn row_names(plan: &Plan) -> Vec<Arc<str>> {
+/// All rows.
+pub fn rows(plan: &Plan) -> impl Iterator<Item = &Row> {
     let of_protocols = plan.protocols.iter().flat_map(|p| {
         let timed = p.every.iter().map(|(_, row)| row).chain(p.idle.iter().map(|idle| &idle.row));
         let http = p.http.iter().flat_map(|http| &http.rows);
         p.open.iter().chain(&p.close).chain(p.messages.all()).chain(timed).chain(http)
     });
     let of_sources = plan.sources.iter().flat_map(|source| source.messages.all());
-    of_protocols.chain(of_sources).map(|row| row.name.clone()).collect()
+    of_protocols.chain(of_sources)
 }
 
 /// The rows of a table by what selects them, in a fixed order.

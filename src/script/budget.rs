@@ -28,23 +28,37 @@ impl Trip {
     }
 }
 
-#[derive(Clone, Copy)]
+/// Every number by itself, because most operations look at three of them.
 struct Budget {
-    operations: u32,
-    until: Instant,
+    /// Whether a call runs.
+    running: Cell<bool>,
+    operations: Cell<u32>,
+    until: Cell<Option<Instant>>,
     /// Whether the time was given a second time already.
-    extended: bool,
-    bytes_before: isize,
+    extended: Cell<bool>,
+    bytes_before: Cell<isize>,
     /// Bytes that were taken meanwhile and are not the script's: caches of the host.
-    excused: isize,
-    look_soon: bool,
+    excused: Cell<isize>,
+    look_soon: Cell<bool>,
     /// Time host functions may still take without it counting.
-    host_left: Duration,
-    trip: Option<Trip>,
+    host_left: Cell<Duration>,
+    trip: Cell<Option<Trip>>,
 }
 
 thread_local! {
-    static BUDGET: Cell<Option<Budget>> = const { Cell::new(None) };
+    static BUDGET: Budget = const {
+        Budget {
+            running: Cell::new(false),
+            operations: Cell::new(0),
+            until: Cell::new(None),
+            extended: Cell::new(false),
+            bytes_before: Cell::new(0),
+            excused: Cell::new(0),
+            look_soon: Cell::new(false),
+            host_left: Cell::new(HOST_TIME_MAX),
+            trip: Cell::new(None),
+        }
+    };
 }
 
 /// Holds while a call runs. Dropping it, on whatever path, ends the budget.
@@ -52,82 +66,89 @@ pub(super) struct Running(());
 
 /// Begins a budget. `None` when a call already runs on this thread: scripts are not called from within scripts.
 pub(super) fn begin() -> Option<Running> {
-    if BUDGET.get().is_some() {
-        return None;
-    }
-    let until = Instant::now() + TIME_MAX;
-    BUDGET.set(Some(Budget {
-        operations: 0,
-        until,
-        extended: false,
-        bytes_before: thread_live_bytes(),
-        excused: 0,
-        look_soon: false,
-        host_left: HOST_TIME_MAX,
-        trip: None,
-    }));
-    Some(Running(()))
+    BUDGET.with(|budget| {
+        if budget.running.replace(true) {
+            return None;
+        }
+        budget.operations.set(0);
+        budget.until.set(Some(Instant::now() + TIME_MAX));
+        budget.extended.set(false);
+        budget.bytes_before.set(thread_live_bytes());
+        budget.excused.set(0);
+        budget.look_soon.set(false);
+        budget.host_left.set(HOST_TIME_MAX);
+        budget.trip.set(None);
+        Some(Running(()))
+    })
 }
 
 impl Running {
     /// The bound that was hit, if one was.
     pub(super) fn trip(&self) -> Option<Trip> {
-        BUDGET.get().and_then(|budget| budget.trip)
+        BUDGET.with(|budget| budget.trip.get())
     }
 
     /// Bytes held now that were not held when the call began.
     pub(super) fn held(&self) -> isize {
-        BUDGET.get().map_or(0, |budget| thread_live_bytes() - budget.bytes_before - budget.excused)
+        BUDGET.with(|budget| budget.held() - budget.excused.get())
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        BUDGET.set(None);
+        BUDGET.with(|budget| budget.running.set(false));
+    }
+}
+
+impl Budget {
+    fn held(&self) -> isize {
+        thread_live_bytes() - self.bytes_before.get()
+    }
+
+    /// Whether the time is over.
+    fn is_late(&self) -> bool {
+        let now = Instant::now();
+        let late = self.until.get().is_some_and(|until| now > until);
+        // The clock also runs while the machine does something else. The time is given once more, so that a script that was
+        // only kept waiting comes to its end.
+        if late && !self.extended.replace(true) {
+            self.until.set(Some(now + TIME_MAX));
+            return false;
+        }
+        late
     }
 }
 
 /// One operation. Something to say ends the script.
 pub(super) fn spend() -> Option<Dynamic> {
-    let mut budget = BUDGET.get()?;
-    budget.operations += 1;
-    let held = thread_live_bytes() - budget.bytes_before;
-    let look = budget.look_soon || held > CLOCK_ALWAYS_BYTES || budget.operations % CLOCK_EVERY == 0;
-    budget.look_soon = false;
-    let mut late = false;
-    if look {
-        let now = Instant::now();
-        late = now > budget.until;
-        // The clock also runs while the machine does something else. The time is given once more, so that a script that was
-        // only kept waiting comes to its end.
-        if late && !budget.extended {
-            budget.until = now + TIME_MAX;
-            budget.extended = true;
-            late = false;
+    BUDGET.with(|budget| {
+        if !budget.running.get() {
+            return None;
         }
-    }
-    budget.trip = if held > MEMORY_BYTES_MAX {
-        Some(Trip::Memory)
-    } else if budget.operations > OPERATIONS_MAX {
-        Some(Trip::Operations)
-    } else if late {
-        Some(Trip::Time)
-    } else {
-        budget.trip
-    };
-    BUDGET.set(Some(budget));
-    budget.trip.map(|_| Dynamic::UNIT)
+        let (operations, held) = (budget.operations.get() + 1, budget.held());
+        budget.operations.set(operations);
+        let look = budget.look_soon.replace(false) || held > CLOCK_ALWAYS_BYTES || operations.is_multiple_of(CLOCK_EVERY);
+        let late = look && budget.is_late();
+        if held > MEMORY_BYTES_MAX {
+            budget.trip.set(Some(Trip::Memory));
+        } else if operations > OPERATIONS_MAX {
+            budget.trip.set(Some(Trip::Operations));
+        } else if late {
+            budget.trip.set(Some(Trip::Time));
+        }
+        budget.trip.get().map(|_| Dynamic::UNIT)
+    })
 }
 
 /// Bytes the running call may still take: for host functions that build large values in one go.
 pub(super) fn bytes_left() -> usize {
-    let held = BUDGET.get().map_or(0, |budget| thread_live_bytes() - budget.bytes_before);
+    let held = BUDGET.with(|budget| if budget.running.get() { budget.held() } else { 0 });
     usize::try_from(MEMORY_BYTES_MAX - held).unwrap_or(0)
 }
 
 /// The clock is read at the next operation: for host functions that may take long.
 pub(super) fn look_soon() {
-    change(|budget| budget.look_soon = true);
+    BUDGET.with(|budget| budget.look_soon.set(true));
 }
 
 /// Runs what the host does for a script. Its time does not count, up to a bound of its own: how long a list of connections is, is not
@@ -136,25 +157,18 @@ pub(super) fn host_work<T>(work: impl FnOnce() -> T) -> T {
     let began = Instant::now();
     let done = work();
     let took = began.elapsed();
-    change(|budget| {
-        let free = took.min(budget.host_left);
-        budget.host_left -= free;
-        budget.until += free;
-        budget.look_soon = true;
+    BUDGET.with(|budget| {
+        let free = took.min(budget.host_left.get());
+        budget.host_left.set(budget.host_left.get() - free);
+        budget.until.set(budget.until.get().map(|until| until + free));
+        budget.look_soon.set(true);
     });
     done
 }
 
 /// Bytes that a host function keeps for later calls.
 pub(super) fn excuse(bytes: isize) {
-    change(|budget| budget.excused += bytes);
-}
-
-fn change(f: impl FnOnce(&mut Budget)) {
-    if let Some(mut budget) = BUDGET.get() {
-        f(&mut budget);
-        BUDGET.set(Some(budget));
-    }
+    BUDGET.with(|budget| budget.excused.set(budget.excused.get() + bytes));
 }
 
 #[cfg(test)]

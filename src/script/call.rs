@@ -25,8 +25,8 @@ pub enum Arguments<'a> {
         msg: Option<&'a Json>,
         /// Its type.
         kind: Option<&'a str>,
-        /// Its data, as the protocol defines it.
-        data: Option<&'a Json>,
+        /// What has its data, as the protocol defines it.
+        data: Option<&'a dyn HasData>,
     },
     /// An event goes out.
     Deliver {
@@ -35,6 +35,12 @@ pub enum Arguments<'a> {
         /// The subscription it goes out on.
         sub: &'a SubView,
     },
+}
+
+/// Gives a message's data, once a script takes it: finding it may cost.
+pub trait HasData {
+    /// The data, if there is any.
+    fn data(&self) -> Option<&Json>;
 }
 
 /// What scripts may ask about the rest of the router. Answers come from memory, at once.

@@ -102,7 +102,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             }
             array.push(item);
         }
-        Ok(array.into())
+        Ok(Dynamic::from_array(array))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Dynamic, A::Error> {
@@ -114,7 +114,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
             }
             map.insert(key, members.next_value_seed(seed)?);
         }
-        Ok(map.into())
+        // The general way builds the map anew.
+        Ok(Dynamic::from_map(map))
     }
 }
 

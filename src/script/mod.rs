@@ -25,6 +25,6 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use call::{Arguments, Call, PluginReport, PluginState, Returned, ScriptEffect, ScriptError, SendTarget, World};
+pub use call::{Arguments, Call, HasData, PluginReport, PluginState, Returned, ScriptEffect, ScriptError, SendTarget, World};
 pub use check::CODES;
 pub use run::Scripts;

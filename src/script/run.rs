@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use rhai::{CallFnOptions, Dynamic, ImmutableString, Map, Scope};
 
-use super::call::{Arguments, Call, PluginReport, Returned, ScriptEffect, ScriptError, SendTarget};
+use super::call::{Arguments, Call, HasData, PluginReport, Returned, ScriptEffect, ScriptError, SendTarget};
 use super::conn::{Conn, ConnCell};
 use super::current::{self, Current, OUTPUT_ROOM};
 use super::engine::LEAK_BYTES_MAX;
@@ -255,7 +255,13 @@ fn arguments(call: &Call<'_>, params: &[Param], conn: Option<&Rc<ConnCell>>) -> 
         (Param::Conn, _) => Ok(conn.map_or(Dynamic::UNIT, |conn| Dynamic::from(Conn(conn.clone())))),
         (Param::Msg, Arguments::Message { msg, .. }) => json("the message", msg),
         (Param::Kind, Arguments::Message { kind, .. }) => Ok(kind.map_or(Dynamic::UNIT, |kind| ImmutableString::from(kind).into())),
-        (Param::Data, Arguments::Message { data, .. }) => json("the message's data", data),
+        (Param::Data, Arguments::Message { data, .. }) => {
+            let before = thread_live_bytes();
+            let data = data.and_then(HasData::data);
+            // The message keeps what was found.
+            budget::excuse(thread_live_bytes() - before);
+            json("the message's data", data)
+        }
         (Param::Event, Arguments::Deliver { event, .. }) => host::event_map(event).map(Dynamic::from_map).map_err(|why| Failure {
             error: ScriptError::Thrown { message: format!("the event is not for scripts: {why}"), data: None, code: None },
             tripped: false,

@@ -68,6 +68,7 @@ pub(super) fn conn() -> ConnView {
         opened_ms: 1_704_067_200_000,
         state: json(r#"{"count":1,"list":[1]}"#),
         request: Arc::new(RequestView { query: [("room", "a"), ("room", "b")].into_iter().collect(), ..RequestView::default() }),
+        origin: Default::default(),
     }
 }
 

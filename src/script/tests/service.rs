@@ -82,6 +82,26 @@ fn ordinary_calls_leave_nothing_behind() {
 }
 
 #[test]
+fn what_a_message_keeps_of_being_asked_for_its_data_is_not_the_scripts() {
+    struct Lazy(std::cell::OnceCell<crate::model::Json>);
+    impl crate::script::HasData for Lazy {
+        fn data(&self) -> Option<&crate::model::Json> {
+            Some(self.0.get_or_init(|| super::json(&format!("{{\"n\":1,\"text\":\"{}\"}}", "x".repeat(10_000)))))
+        }
+    }
+    let source = super::expression("e", "data.n == 1", &["data"]);
+    let (scripts, _) = super::Scripts::build(&super::plugins(&[]), &[], &[source]);
+    let world: std::sync::Arc<dyn super::World> = std::sync::Arc::new(super::TwoClients);
+    for _ in 0..10 {
+        let message = Lazy(std::cell::OnceCell::new());
+        let arguments = super::Arguments::Message { msg: None, kind: None, data: Some(&message) };
+        assert_eq!(scripts.test(&super::f("e"), super::Call { now: super::at(0), conn: None, arguments, world: &world }), Ok(true));
+    }
+    let left = scripts.leaked("p");
+    assert!(left < 10_000, "{left}");
+}
+
+#[test]
 fn log_lines_over_the_limit_are_counted() {
     let scripts = one("fn f(msg) { for i in 0..100 { log::info(i); } }");
     message(&scripts, "f", "{}").unwrap();

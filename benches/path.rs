@@ -1,0 +1,209 @@
+//! What the path of a message costs between the socket and the outbox, without either: reading it, deciding, writing it for those
+//! who get it, finding a channel, calling a script. One message is one iteration.
+//!
+//! `make bench`, or `cargo bench --bench path -- [NAME]`. On a machine that does other things, count instructions instead:
+//! `valgrind --tool=callgrind --toggle-collect='*path::once_NAME*' target/release/deps/path-… --bench --sample-count 1 --sample-size 1000 NAME`.
+#![allow(clippy::unwrap_used, reason = "a program for developers")]
+
+use std::hint::black_box;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use divan::Bencher;
+use divan::counter::BytesCount;
+use tramline::config;
+use tramline::hub::{Connection, Hub, Render};
+use tramline::model::{ChannelName, ConnView, Event, Json, Now, SubView, json};
+use tramline::pipeline::deliver::Renderer;
+use tramline::pipeline::{self, ClientLimits, Context, Decision, Effect, Input};
+use tramline::protocol::Frame;
+use tramline::runtime::{self, Runtime};
+use tramline::telemetry::metrics::Metrics;
+
+const ROUTES: &str = r#"
+version: 1
+store: "sqlite::memory:"
+protocols:
+  bench:
+    listen: 127.0.0.1:0/ws
+    type: /op
+    limits: { rate: 1000000000/s }
+    messages:
+      pub: { to: "{$.ch}", data: $.data }
+      echo: { reply: { op: echo, data: $.data } }
+      plain: { reply: { op: ok } }
+      checked: { validate: checked, transform: enriched, to: "{$.ch}", data: $.data }
+    deliver: { ch: $event.channel, data: $event.data }
+channels:
+  "{name}": {}
+"#;
+
+/// Ten lines: conditions, a computed channel, a level by role, a score, one member removed.
+const PLUGIN: &str = r#"
+fn checked(msg) {
+    if msg.text == () || msg.text.len() == 0 { throw "text is missing"; }
+    if msg.role == "banned" { return false; }
+    true
+}
+fn enriched(msg) {
+    msg.ch = "room-" + msg.room;
+    msg.level = if msg.role == "admin" { 9 } else { 1 };
+    msg.score = msg.text.len() * 2 + msg.level;
+    msg.remove("secret");
+    msg
+}
+"#;
+
+const SCRIPTED: &str = r#"{"op":"checked","room":"lobby","text":"Hello, everybody! How is it going?","role":"admin","secret":"s3cr3t","user":{"id":"u-1042","name":"Ada"},"at":1732147200123,"tags":["a","b"],"data":{"n":1,"mood":"fine"}}"#;
+
+fn main() {
+    divan::main();
+}
+
+fn text(bytes: usize) -> String {
+    "The quick brown fox jumps over the lazy dog. ".chars().cycle().take(bytes).collect()
+}
+
+fn publish() -> Frame {
+    Frame::Text(format!(r#"{{"op":"pub","ch":"c1","data":"{}"}}"#, text(128)).into())
+}
+
+fn echo() -> Frame {
+    Frame::Text(format!(r#"{{"op":"echo","data":"{}"}}"#, text(128)).into())
+}
+
+fn ready(routes: &str) -> Runtime {
+    let folder: PathBuf = tempfile::tempdir().unwrap().keep();
+    std::fs::create_dir(folder.join("plugins")).unwrap();
+    std::fs::write(folder.join("routes.yaml"), routes).unwrap();
+    std::fs::write(folder.join("plugins").join("bench.rhai"), PLUGIN).unwrap();
+    let loaded = config::load(&folder.join("routes.yaml"), &|_| None);
+    std::fs::remove_dir_all(&folder).unwrap();
+    let (files, now) = (loaded.files.clone(), Now::read());
+    let built = runtime::build(loaded, &Arc::new(Metrics::new(now)), now);
+    built.unwrap_or_else(|found| panic!("{}", config::diagnostic::render(&found, &files)))
+}
+
+/// A client that the router knows, and no socket.
+struct Client {
+    context: Context,
+    connection: Connection,
+    limits: ClientLimits,
+    now: Now,
+}
+
+impl Client {
+    fn new() -> Self {
+        let (runtime, now) = (Arc::new(ready(ROUTES)), Now::read());
+        let protocol = &runtime.protocols[0];
+        let view = ConnView {
+            id: "c-1".into(),
+            protocol: protocol.plan.name.clone(),
+            user: Some("ada".into()),
+            session: None,
+            ip: "127.0.0.1".into(),
+            opened_ms: now.wall_ms,
+            state: Json::empty_object(),
+            request: Arc::default(),
+            origin: Default::default(),
+        };
+        let limits = &protocol.plan.limits;
+        let connection = Connection::new(1, 0, now, view, limits.outbox, limits.slow.clone(), protocol.metrics.clone());
+        let limits = ClientLimits::new(&protocol.plan, now);
+        let hub = Arc::new(Hub::new(1, Vec::new()));
+        Self { context: Context::new(runtime, hub), connection, limits, now }
+    }
+
+    fn decide(&mut self, frame: Frame) -> Decision {
+        let decision = pipeline::decide(&self.context, &self.connection, &mut self.limits, Input::Message(frame), self.now);
+        assert!(decision.fault.is_none(), "{:?}", decision.fault);
+        decision
+    }
+}
+
+#[inline(never)]
+fn once_decide(client: &mut Client, frame: &Frame) -> Decision {
+    client.decide(frame.clone())
+}
+
+#[divan::bench(args = [("publish", publish()), ("echo", echo()), ("script", Frame::Text(SCRIPTED.into()))].map(Named))]
+fn decide(bencher: Bencher<'_, '_>, message: &Named<Frame>) {
+    let mut client = Client::new();
+    bencher.bench_local(|| once_decide(&mut client, &message.0.1));
+}
+
+#[inline(never)]
+fn once_render(renderer: &mut Renderer<'_>, event: &Event, client: &Client, subscription: &SubView) -> Option<Frame> {
+    renderer.begin();
+    renderer.render(event, &client.connection, Some(subscription))
+}
+
+#[divan::bench]
+fn render(bencher: Bencher<'_, '_>) {
+    let mut client = Client::new();
+    let effect = client.decide(publish()).effects.pop();
+    let Some(Effect::Publish { channel, event, .. }) = effect else { panic!("{effect:?}") };
+    let subscription = SubView { channel: channel.clone(), key: "".into(), meta: None, positioned: false };
+    let event = Event { new: event, channel: Some(channel), offset: 1, epoch: 1, seq: 0 };
+    let runtime = client.context.runtime.clone();
+    let mut renderer = Renderer::new(&runtime, client.now);
+    bencher.bench_local(|| once_render(&mut renderer, &event, &client, &subscription));
+}
+
+#[inline(never)]
+fn once_parse(text: &Json) -> Json {
+    Json::parse(text.shared()).unwrap()
+}
+
+#[divan::bench(args = [("text", text_message(128)), ("text", text_message(4096)), ("nested", nested_message())].map(Named))]
+fn parse(bencher: Bencher<'_, '_>, message: &Named<Json>) {
+    bencher.counter(BytesCount::of_str(message.0.1.as_str())).bench_local(|| once_parse(&message.0.1));
+}
+
+fn text_message(bytes: usize) -> Json {
+    Json::of(&serde_json::json!({ "op": "pub", "ch": "c1", "data": text(bytes) }))
+}
+
+fn nested_message() -> Json {
+    let item = |n: u32| serde_json::json!({ "id": n, "name": text(12), "tags": ["a", "b"], "at": { "x": n as f64 / 3.0, "y": null } });
+    Json::of(&serde_json::json!({ "op": "pub", "ch": "c1", "data": (0..40).map(item).collect::<Vec<_>>() }))
+}
+
+#[inline(never)]
+fn once_get<'a>(message: &'a Json, path: &[Box<str>]) -> Option<&'a str> {
+    json::get(message.as_str(), path)
+}
+
+#[divan::bench]
+fn get(bencher: Bencher<'_, '_>) {
+    let (message, path) = (text_message(4096), [Box::from("data")]);
+    bencher.bench_local(|| once_get(&message, &path).map(str::len));
+}
+
+#[inline(never)]
+fn once_resolve(runtime: &Runtime, name: &str) -> ChannelName {
+    runtime.channels.resolve(name).unwrap().0
+}
+
+/// The last of so many patterns.
+#[divan::bench(args = [1, 20, 200])]
+fn resolve(bencher: Bencher<'_, '_>, patterns: usize) {
+    let channels: String = (1..=patterns).map(|n| format!("  \"kind{n}:{{id}}\": {{}}\n")).collect();
+    let runtime = ready(&format!("{}\nchannels:\n{channels}", ROUTES.split("channels:").next().unwrap()));
+    let name = format!("kind{patterns}:1042");
+    bencher.bench_local(|| once_resolve(&runtime, black_box(&name)));
+}
+
+struct Named<T>((&'static str, T));
+
+impl std::fmt::Display for Named<Frame> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} B", self.0.0, self.0.1.len())
+    }
+}
+
+impl std::fmt::Display for Named<Json> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} B", self.0.0, self.0.1.as_str().len())
+    }
+}

@@ -1,0 +1,319 @@
+//! Whether a text is JSON, in one pass over its bytes: nothing built, no recursion, strings eight bytes at a time. On the way it
+//! notes where the members of an outermost object stand. Says yes or no; why not is for a slower reader to say.
+
+use super::DEPTH_MAX;
+
+/// How many members an [`Index`] holds. Messages have few; an object with more is searched.
+const INDEXED: usize = 12;
+
+// One bit a level.
+const _: () = assert!(DEPTH_MAX == u64::BITS as usize);
+
+/// Where the members of an object stand in its text, so that one is found without walking over the others.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    members: [Member; INDEXED],
+    count: usize,
+    /// Whether the text is an object and all its members are here.
+    complete: bool,
+}
+
+/// Positions in the text.
+#[derive(Clone, Copy, Debug, Default)]
+struct Member {
+    /// With its quotes.
+    key: (u32, u32),
+    /// Whether the key has escapes.
+    escaped: bool,
+    value: (u32, u32),
+}
+
+/// A key as it is read.
+#[derive(Clone, Copy, Default)]
+struct Key {
+    from: usize,
+    to: usize,
+    escaped: bool,
+}
+
+impl Index {
+    /// The index of a text that is known to be JSON.
+    pub fn of(text: &str) -> Self {
+        indexed(text).unwrap_or_default()
+    }
+
+    fn push(&mut self, key: Key, value: (usize, usize)) {
+        let span = |from: usize, to: usize| Some((u32::try_from(from).ok()?, u32::try_from(to).ok()?));
+        match (self.members.get_mut(self.count), span(key.from, key.to), span(value.0, value.1)) {
+            (Some(member), Some(span), Some(value)) => {
+                *member = Member { key: span, escaped: key.escaped, value };
+                self.count += 1;
+            }
+            _ => self.complete = false,
+        }
+    }
+
+    /// One member of the object whose index this is; `Err` where it must be searched for. Of two equal keys the last one counts.
+    pub(super) fn member<'a>(&self, text: &'a str, key: &str) -> Result<Option<&'a str>, NotIndexed> {
+        if !self.complete {
+            return Err(NotIndexed);
+        }
+        let is_this = |member: &&Member| {
+            let (from, to) = (member.key.0 as usize, member.key.1 as usize);
+            if member.escaped {
+                text.get(from..to).is_some_and(|quoted| super::key_is(quoted, key))
+            } else {
+                text.as_bytes().get(from + 1..to - 1) == Some(key.as_bytes())
+            }
+        };
+        let found = self.members[..self.count].iter().rev().find(is_this);
+        Ok(found.and_then(|member| text.get(member.value.0 as usize..member.value.1 as usize)))
+    }
+}
+
+/// The object has too many members, or is none.
+pub(super) struct NotIndexed;
+
+/// Whether a text is JSON and not too deep.
+pub(super) fn is_json(text: &str) -> bool {
+    walk(text.as_bytes(), |_, _| ()).is_some()
+}
+
+/// The same, with the members of the object it is, if it is one.
+pub(super) fn indexed(text: &str) -> Option<Index> {
+    let bytes = text.as_bytes();
+    let mut index = Index { complete: bytes.get(skip_space(bytes, 0)) == Some(&b'{'), ..Index::default() };
+    walk(bytes, |key, value| index.push(key, value))?;
+    Some(index)
+}
+
+/// `None` where the text is no JSON or nests too deep. `member` is told each member of an outermost object.
+fn walk(text: &[u8], mut member: impl FnMut(Key, (usize, usize))) -> Option<()> {
+    // What is open, the innermost in the lowest bit: 1 is an object, 0 an array.
+    let (mut open, mut depth) = (0u64, 0usize);
+    let (mut key, mut value_at) = (Key::default(), 0);
+    let mut at = skip_space(text, 0);
+    loop {
+        // A value begins here.
+        if depth == 1 {
+            value_at = at;
+        }
+        let first = *text.get(at)?;
+        let mut closes = false;
+        match first {
+            b'"' => at = string_end(text, at)?,
+            b'{' | b'[' => {
+                if depth == DEPTH_MAX {
+                    return None;
+                }
+                depth += 1;
+                open = open << 1 | u64::from(first == b'{');
+                at = skip_space(text, at + 1);
+                // The closing bracket is the opening one plus two.
+                closes = *text.get(at)? == first + 2;
+                if !closes {
+                    if first == b'{' {
+                        (key, at) = key_end(text, at, key, depth)?;
+                    }
+                    continue;
+                }
+            }
+            b't' => at = literal_end(text, at, b"true")?,
+            b'f' => at = literal_end(text, at, b"false")?,
+            b'n' => at = literal_end(text, at, b"null")?,
+            _ => at = number_end(text, at)?,
+        }
+        // A value has ended here, or an empty container is about to.
+        loop {
+            if !closes {
+                if depth == 0 {
+                    return (skip_space(text, at) == text.len()).then_some(());
+                }
+                if depth == 1 && open == 1 {
+                    member(key, (value_at, at));
+                }
+                at = skip_space(text, at);
+            }
+            let in_object = open & 1 == 1;
+            match *text.get(at)? {
+                b',' if !closes => {
+                    at = skip_space(text, at + 1);
+                    if in_object {
+                        (key, at) = key_end(text, at, key, depth)?;
+                    }
+                    break;
+                }
+                b'}' if in_object => {}
+                b']' if !in_object => {}
+                _ => return None,
+            }
+            closes = false;
+            depth -= 1;
+            open >>= 1;
+            at += 1;
+        }
+    }
+}
+
+/// Reads a key and its colon: where the outermost object's key stands, and where the value begins.
+fn key_end(text: &[u8], from: usize, outermost: Key, depth: usize) -> Option<(Key, usize)> {
+    if *text.get(from)? != b'"' {
+        return None;
+    }
+    let stop = skip_plain(text, from + 1);
+    let escaped = *text.get(stop)? != b'"';
+    let to = if escaped { string_end(text, from)? } else { stop + 1 };
+    let colon = skip_space(text, to);
+    (*text.get(colon)? == b':').then(|| (if depth == 1 { Key { from, to, escaped } } else { outermost }, skip_space(text, colon + 1)))
+}
+
+/// The index after the string that begins at `at`.
+fn string_end(text: &[u8], at: usize) -> Option<usize> {
+    let mut at = at + 1;
+    loop {
+        at = skip_plain(text, at);
+        match *text.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => match *text.get(at + 1)? {
+                b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => at += 2,
+                b'u' if text.get(at + 2..at + 6)?.iter().all(u8::is_ascii_hexdigit) => at += 6,
+                _ => return None,
+            },
+            _ => return None,
+        }
+    }
+}
+
+fn number_end(text: &[u8], mut at: usize) -> Option<usize> {
+    let digits = |from: usize| {
+        let count = text[from.min(text.len())..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        (count > 0).then_some(from + count)
+    };
+    if text.get(at) == Some(&b'-') {
+        at += 1;
+    }
+    at = if text.get(at) == Some(&b'0') { at + 1 } else { digits(at)? };
+    if text.get(at) == Some(&b'.') {
+        at = digits(at + 1)?;
+    }
+    if matches!(text.get(at), Some(b'e' | b'E')) {
+        let signed = matches!(text.get(at + 1), Some(b'+' | b'-'));
+        at = digits(at + 1 + usize::from(signed))?;
+    }
+    Some(at)
+}
+
+fn literal_end(text: &[u8], at: usize, literal: &[u8]) -> Option<usize> {
+    text[at..].starts_with(literal).then_some(at + literal.len())
+}
+
+/// The index of the next byte that is no white space.
+pub(super) fn skip_space(text: &[u8], mut at: usize) -> usize {
+    while matches!(text.get(at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+        at += 1;
+    }
+    at
+}
+
+/// A one in every byte of a word.
+const EACH: u64 = u64::from_le_bytes([1; 8]);
+
+/// The index of the next quote, backslash or control character, which are what a JSON string does not hold as it is.
+pub(super) fn skip_plain(text: &[u8], at: usize) -> usize {
+    let rest = text.get(at..).unwrap_or_default();
+    let (words, tail) = rest.as_chunks::<8>();
+    for (n, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        // Sets the highest bit of the first byte that is less, and of no byte before it.
+        let less = |word: u64, than: u64| word.wrapping_sub(EACH * than) & !word;
+        let same = |byte: u8| less(word ^ (EACH * u64::from(byte)), 1);
+        let found = (less(word, 0x20) | same(b'"') | same(b'\\')) & (EACH << 7);
+        if found != 0 {
+            return at + n * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    let end = tail.iter().position(|byte| matches!(byte, b'"' | b'\\' | ..0x20)).unwrap_or(tail.len());
+    text.len() - tail.len() + end
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::json::{members, slow_check};
+
+    /// Texts that are nearly JSON.
+    fn nearly_json() -> impl Strategy<Value = String> {
+        let token = prop_oneof![
+            4 => "[\\[\\]{},:]",
+            2 => "\"[a-c\\\\]{0,3}\"",
+            1 => "\"(\\\\[\"\\\\/bfnrtux]|\\\\u[0-9a-gD]{4}|[ -~é\u{1}\u{7f}])*\"",
+            2 => "-?(0|[1-9][0-9]{0,2})(\\.[0-9]{0,2})?([eE][+-]?[0-9]{0,2})?",
+            1 => "true|false|null|nul|tru|-|01|\\.5|\"",
+            1 => "[ \t\n\r]{1,2}",
+        ];
+        prop::collection::vec(token, 0..14).prop_map(|tokens| tokens.concat())
+    }
+
+    /// JSON with one byte changed, put in or left out.
+    fn damaged() -> impl Strategy<Value = String> {
+        const TEXT: &str =
+            r#" {"a":[1,-2.5e+3,"x\"\u00e9 y"],"b":{"c":null,"d":[true,false,{}]},"a":"a long text without anything in it"} "#;
+        (0..TEXT.len(), "[ -~\u{0}]", 0..3usize).prop_map(|(at, with, how)| {
+            let (before, after) = TEXT.split_at(at);
+            let rest = if how == 0 { after } else { &after[1..] };
+            format!("{before}{}{rest}", if how == 2 { "" } else { &with })
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn it_says_what_a_real_parser_says(text in nearly_json().boxed().prop_union(damaged().boxed())) {
+            prop_assert_eq!(is_json(&text), slow_check(&text).is_ok(), "{}", text);
+            prop_assert_eq!(indexed(&text).is_some(), is_json(&text));
+        }
+
+        #[test]
+        fn an_index_finds_what_a_search_finds(
+            text in prop::collection::vec(("a|b|\\\\u0061|c\\\\n|", "1|\"x\"|\\{\"a\":2\\}|\\[\\{\"a\":3\\}\\]|\\{\\}|\\[\\]"), 0..16),
+            space in "[ \n]{0,2}",
+        ) {
+            let members_text: Vec<String> = text.iter().map(|(key, value)| format!("{space}\"{key}\"{space}:{space}{value}{space}")).collect();
+            let text = format!("{space}{{{}{space}}}", members_text.join(","));
+            let index = indexed(&text).unwrap();
+            prop_assert_eq!(index.complete, members_text.len() <= INDEXED);
+            for key in ["a", "b", "c\n", "", "none"] {
+                let searched = members(&text).filter(|(k, _)| crate::model::json::unquote(k) == key).last().map(|(_, value)| value);
+                if let Ok(found) = index.member(&text, key) {
+                    prop_assert_eq!(found, searched);
+                }
+            }
+        }
+
+        #[test]
+        fn plain_text_ends_where_a_plain_search_ends(text in "[a-zé\u{80}\u{ff}\"\\\\\u{1f} \u{7f}]{0,30}", at in 0..40usize) {
+            let found = text.bytes().enumerate().skip(at).find(|(_, byte)| matches!(byte, b'"' | b'\\' | ..0x20));
+            prop_assert_eq!(skip_plain(text.as_bytes(), at), found.map_or(text.len(), |(i, _)| i));
+        }
+    }
+
+    #[test]
+    fn only_objects_have_an_index() {
+        for text in ["[{\"a\":1}]", "1", " \"a\" ", "{\"a\":"] {
+            assert!(indexed(text).is_none_or(|index| index.member(text, "a").is_err()), "{text}");
+        }
+    }
+
+    #[test]
+    fn depth_is_bounded_whatever_is_open() {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let nested = |n: usize| format!("{}1{}", open.repeat(n), close.repeat(n));
+            assert!(is_json(&nested(DEPTH_MAX)) && !is_json(&nested(DEPTH_MAX + 1)));
+        }
+        let empty = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert!(is_json(&empty(DEPTH_MAX)) && !is_json(&empty(DEPTH_MAX + 1)));
+    }
+}
