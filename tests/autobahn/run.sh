@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Lets Autobahn's suite try a server on every case it has: tests/autobahn/run.sh [CASE…], where CASE may be `9.*`.
+# Lets Autobahn's suite try a server: tests/autobahn/run.sh [CASE…], where CASE may be `9.*`.
+# Without cases, all but half of those with compression: a thousand messages of up to 128 KiB each, which take minutes, and are
+# the other half with more bytes. `*` is all.
 # The suite wants Python 2.7, from $PYTHON2, the PATH or pyenv. Where there is none, this exits with 69.
 # Reports go to target/autobahn/reports/, one page for each case.
 set -euo pipefail
@@ -35,11 +37,16 @@ coproc server { "$target/debug/examples/autobahn"; }
 read -r url <&"${server[0]}"
 
 rm -rf "$folder/reports"
-[ $# -gt 0 ] || set -- '*'
+excluded=()
+if [ $# = 0 ]; then
+  set -- '*'
+  excluded=('1[23].*.'{9,10,12,13,14,15,16,17,18})
+fi
 cases=$(printf '"%s",' "$@")
+excluded=$(printf '"%s",' "${excluded[@]:-}")
 cat >"$folder/spec.json" <<SPEC
 {"outdir": "$folder/reports", "servers": [{"agent": "tramline", "url": "$url"}],
- "cases": [${cases%,}], "exclude-cases": [], "exclude-agent-cases": {}}
+ "cases": [${cases%,}], "exclude-cases": [${excluded%,}], "exclude-agent-cases": {}}
 SPEC
 cd "$folder"
 timeout --foreground 1800 "$env/bin/wstest" --mode fuzzingclient --spec spec.json >log || { tail -n 20 log && exit 1; }
@@ -48,10 +55,13 @@ timeout --foreground 1800 "$env/bin/wstest" --mode fuzzingclient --spec spec.jso
 import collections, json, sys
 cases = json.load(open(sys.argv[1]))["tramline"]
 key = lambda case: [int(part) for part in case.split(".")]
-fine = ["OK", "NON-STRICT", "INFORMATIONAL", "UNIMPLEMENTED"]
 counts = collections.Counter()
 broken = []
 for case in sorted(cases, key=key):
+    fine = ["OK", "NON-STRICT", "INFORMATIONAL"]
+    # These offer nothing but a window of 512 bytes, which is declined.
+    if case.startswith(("13.3.", "13.5.")):
+        fine.append("UNIMPLEMENTED")
     for part in ("behavior", "behaviorClose"):
         if cases[case][part] not in fine:
             broken.append("%s: %s is %s" % (case, part, cases[case][part]))
