@@ -38,6 +38,10 @@ use crate::{config, sources};
 /// Threads run scripts, whose nesting needs more than the usual 2 MiB.
 const STACK_BYTES: usize = 16 << 20;
 
+/// Tasks that have their turn before sockets are looked at again and what they published is written. With tokio's 61, one
+/// round of a few hundred busy clients is several, and each client is written to in each of them.
+const ROUND_TASKS: u32 = 512;
+
 /// Files the server asks the system for: one listener's sockets and some.
 const FILES_WANTED: u64 = 65_536;
 
@@ -128,7 +132,7 @@ fn start(cli: &Cli) -> ExitCode {
     });
     // A panic is a fault of ours: it belongs in the log, as one line. What it broke is cleaned up where it is caught.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panicked")));
-    let built = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build();
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).event_interval(ROUND_TASKS).build();
     let runtime = match built {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -43,6 +43,8 @@ pub(crate) async fn router(yaml: &str, plugins: &[(&str, &str)]) -> Arc<Router> 
     writer.begin(Arc::new(LogChannels { runtime: runtime.clone(), hub: hub.clone() })).await.unwrap();
     tokio::spawn(writer.run(std::future::pending()));
     let router = Arc::new(Router::new(Context::new(runtime, hub), store, Now::read()));
+    let flushing = router.clone();
+    tokio::spawn(async move { flushing.context.hub.flush.run_all().await });
     let delivering = router.clone();
     tokio::spawn(async move { delivering.deliver().await });
     router

@@ -132,6 +132,19 @@ description_tests() {
   stage 'schemathesis' tests/schemathesis/run.sh "$binary" "$scratch"
 }
 
+# The suite's Python is too old to be installed from anywhere: it is there or not.
+autobahn_tests() {
+  title 'autobahn'
+  local status=0
+  if [ "$built" = no ]; then skip 1 'Autobahn, for want of a binary' && return; fi
+  tests/autobahn/run.sh || status=$?
+  case $status in
+    0) passed=$((passed + 1)) ;;
+    69) skip 1 'Autobahn, for want of Python 2.7' ;;
+    *) failed=$((failed + 1)) && echo 'failed: autobahn' ;;
+  esac
+}
+
 stage 'cargo fmt' cargo fmt --check
 stage 'cargo clippy' cargo clippy --all-targets -- -D warnings
 if command -v cargo-deny >/dev/null; then stage 'cargo deny' cargo deny --log-level error check bans licenses sources; fi
@@ -142,6 +155,7 @@ binary=$(realpath -m "${CARGO_TARGET_DIR:-target}/debug/tramline")
 postgres_tests
 client_tests
 description_tests
+autobahn_tests
 
 printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
 [ "$failed" = 0 ]

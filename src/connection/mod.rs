@@ -122,7 +122,7 @@ impl Task {
             if let Some(close) = self.deadlines(cx, deadline.as_mut()) {
                 return Poll::Ready(close);
             }
-            let progress = connection.outbox.poll_flush(cx);
+            let progress = connection.outbox.poll_write(cx, self.catching_up.is_some());
             if progress.shut {
                 return Poll::Ready(self.wire.closing().cloned().unwrap_or(Close::Lost));
             }
@@ -143,8 +143,9 @@ impl Task {
                 Poll::Pending => {}
             }
             // Behind the writing, which makes the room that it waits for.
-            self.poll_catch_up(cx);
-            if !connection.outbox.can_write() {
+            if !self.poll_catch_up(cx) || !connection.outbox.can_write() {
+                // Written with what others still give it in this round.
+                self.router.context.hub.flush.one(&connection);
                 return Poll::Pending;
             }
         }
@@ -227,7 +228,8 @@ impl Task {
         }
     }
 
-    fn poll_catch_up(&mut self, cx: &mut Context<'_>) {
+    /// Gives subscriptions what they missed, and says whether one is behind.
+    fn poll_catch_up(&mut self, cx: &mut Context<'_>) -> bool {
         if self.catching_up.is_none() && self.connection.is_behind() {
             self.catching_up = Some(Box::pin(catch_up::run(self.router.clone(), self.connection.clone())));
         }
@@ -236,6 +238,7 @@ impl Task {
         {
             self.catching_up = None;
         }
+        self.catching_up.is_some()
     }
 
     fn decide(&mut self, input: Input<'_>) {
@@ -301,7 +304,7 @@ pub async fn refuse(socket: Box<dyn Socket>, early: Bytes, close: Close) {
     wire.close(close);
     let farewell = poll_fn(|cx| {
         loop {
-            let progress = outbox.poll_flush(cx);
+            let progress = outbox.poll_write(cx, true);
             if progress.shut {
                 return Poll::Ready(());
             }

@@ -54,7 +54,9 @@ impl Flush {
 
     /// A connection was given something.
     pub fn one(&self, connection: &Arc<Connection>) {
-        self.add(0, Dirty::One(connection.clone()));
+        if connection.outbox.list() {
+            self.add(0, Dirty::One(connection.clone()));
+        }
     }
 
     /// Members were given something. `nth`: which piece of a channel it is; the pieces of a large one are shared out.
@@ -71,6 +73,12 @@ impl Flush {
         if first {
             list.added.notify_one();
         }
+    }
+
+    /// Writes what all lists hold, as long as it is polled.
+    #[cfg(test)]
+    pub(crate) async fn run_all(&self) {
+        futures_util::future::join_all((0..self.tasks()).map(|nth| self.run(nth))).await;
     }
 
     /// Writes what one list holds, as long as it is polled.

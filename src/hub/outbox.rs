@@ -95,6 +95,8 @@ struct Queue {
     begun: bool,
     /// The socket took less than it was given. Its task tries again.
     blocked: bool,
+    /// Somebody who flushes knows of it.
+    listed: bool,
     end: End,
     messages: u64,
     payload: u64,
@@ -272,10 +274,17 @@ impl Outbox {
         self.queue.lock().shut();
     }
 
+    /// Whether it must be given to somebody who flushes: something waits, could be written, and nobody knows of it yet.
+    pub fn list(&self) -> bool {
+        let mut queue = self.queue.lock();
+        !queue.waiting.is_empty() && !queue.blocked && !std::mem::replace(&mut queue.listed, true)
+    }
+
     /// Writes what waits, as far as the system takes it. Where it does not take all, the connection's task goes on.
     pub fn flush(&self) {
         let Some(socket) = self.socket.get() else { return };
         let mut queue = self.queue.lock();
+        queue.listed = false;
         if queue.blocked || queue.waiting.is_empty() {
             return;
         }
@@ -286,10 +295,13 @@ impl Outbox {
         }
     }
 
-    /// Like [`Outbox::flush`], by the connection's task. `cx` is woken when there is room again.
-    pub fn poll_flush(&self, cx: &mut std::task::Context<'_>) -> Progress {
+    /// By the connection's task: goes on where the socket had no room and now has. `cx` is woken when there is room again.
+    /// `flush`: writes what waits in any case, as it does at the end of a connection.
+    pub fn poll_write(&self, cx: &mut std::task::Context<'_>, flush: bool) -> Progress {
         let mut queue = self.queue.lock();
-        if let Some(socket) = self.socket.get() {
+        if let Some(socket) = self.socket.get()
+            && (flush || queue.blocked || !matches!(queue.end, End::Open))
+        {
             loop {
                 if queue.blocked && socket.poll_writable(cx).is_pending() {
                     break;

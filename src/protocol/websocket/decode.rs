@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::model::close;
 use crate::protocol::Frame;
-use crate::protocol::websocket::header::{COMPRESSED, CONTROL_BYTES_MAX, FIN, HEADER_BYTES_MAX, Header, Opcode, RESERVED};
+use crate::protocol::websocket::header::{COMPRESSED, CONTROL_BYTES_MAX, FIN, HEADER_BYTES, Header, Opcode, RESERVED};
 use crate::protocol::websocket::{Received, Violation, deflate};
 
 /// The largest message, whatever is asked for: lengths are kept in 32 bits, and a compressed message may be longer than what it
@@ -39,7 +39,7 @@ struct Message {
 #[derive(Debug)]
 enum Stage {
     /// A header, of which these bytes came.
-    Header { bytes: [u8; HEADER_BYTES_MAX], came: u8 },
+    Header { bytes: [u8; HEADER_BYTES], came: u8 },
     /// A frame's payload.
     Payload(Payload),
     /// Nothing that matters.
@@ -59,7 +59,7 @@ struct Payload {
 }
 
 impl Stage {
-    const START: Stage = Stage::Header { bytes: [0; HEADER_BYTES_MAX], came: 0 };
+    const START: Stage = Stage::Header { bytes: [0; HEADER_BYTES], came: 0 };
 }
 
 impl Decoder {
@@ -206,7 +206,7 @@ impl Decoder {
 
 /// The next header, of which the first bytes may have come before. None: it is not all there, and `input` is used up.
 #[inline]
-fn next_header(bytes: &mut [u8; HEADER_BYTES_MAX], came: &mut u8, input: &mut &[u8]) -> Option<Header> {
+fn next_header(bytes: &mut [u8; HEADER_BYTES], came: &mut u8, input: &mut &[u8]) -> Option<Header> {
     let before = usize::from(*came);
     if before == 0
         && let Some(header) = Header::read(input)
@@ -214,7 +214,7 @@ fn next_header(bytes: &mut [u8; HEADER_BYTES_MAX], came: &mut u8, input: &mut &[
         *input = &input[header.size..];
         return Some(header);
     }
-    let taken = input.len().min(HEADER_BYTES_MAX - before);
+    let taken = input.len().min(HEADER_BYTES - before);
     bytes[before..before + taken].copy_from_slice(&input[..taken]);
     *came += taken as u8;
     let header = Header::read(&bytes[..before + taken]);

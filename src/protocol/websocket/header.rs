@@ -1,7 +1,7 @@
 //! The header of a frame (RFC 6455, section 5.2), read and written. Says what stands there, not whether it may.
 
 /// The most bytes a header has: two, a length of eight, a mask of four.
-pub(super) const HEADER_BYTES_MAX: usize = 14;
+pub(super) const HEADER_BYTES: usize = 14;
 
 /// The most payload a control frame has (RFC 6455, section 5.5).
 pub(super) const CONTROL_BYTES_MAX: usize = 125;

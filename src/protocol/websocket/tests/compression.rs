@@ -84,15 +84,15 @@ fn inflated_text_is_utf8() {
 
 #[test]
 fn the_inflated_size_counts() {
-    let fits = deflate(&[&[b'a'; BYTES_MAX]], FlushCompress::Sync);
-    assert_eq!(inflated(&fits), (vec![text(&"a".repeat(BYTES_MAX))], None));
-    assert_eq!(inflated(&deflate(&[&[b'a'; BYTES_MAX + 1]], FlushCompress::Sync)).1, Some(Violation::TooLarge));
+    let fits = deflate(&[&[b'a'; LIMIT]], FlushCompress::Sync);
+    assert_eq!(inflated(&fits), (vec![text(&"a".repeat(LIMIT))], None));
+    assert_eq!(inflated(&deflate(&[&[b'a'; LIMIT + 1]], FlushCompress::Sync)).1, Some(Violation::TooLarge));
     // What does not get shorter may be a little longer than the largest message.
-    let noise = noise(BYTES_MAX);
+    let noise = noise(LIMIT);
     let longer = deflate(&[&noise], FlushCompress::Sync);
-    assert!(longer.len() > BYTES_MAX);
+    assert!(longer.len() > LIMIT);
     assert_eq!(decode_with(true, &client(FIN | RSV1 | BINARY, &longer)), (vec![binary(&noise)], None));
-    assert_eq!(inflated(&[0; 2 * BYTES_MAX]).1, Some(Violation::TooLarge));
+    assert_eq!(inflated(&[0; 2 * LIMIT]).1, Some(Violation::TooLarge));
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn what_we_compress_is_read_by_another_inflater() {
         let mut out = Vec::with_capacity(200_000);
         stream.decompress_vec(&[payload, &[0, 0, 0xff, 0xff]].concat(), &mut out, flate2::FlushDecompress::Sync).unwrap();
         assert_eq!(out, text.as_bytes());
-        if text.len() <= BYTES_MAX {
+        if text.len() <= LIMIT {
             assert_eq!(inflated(payload), (vec![super::text(text)], None));
         }
     }

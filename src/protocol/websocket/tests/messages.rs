@@ -70,7 +70,7 @@ fn nothing_after_a_close_is_decoded() {
 
 #[test]
 fn nothing_after_a_violation_is_decoded() {
-    let mut decoder = Decoder::new(BYTES_MAX, false);
+    let mut decoder = Decoder::new(LIMIT, false);
     let (bad, good) = (client(FIN | 3, b""), client(FIN | TEXT, b"more"));
     assert!(is_protocol(decode_reads(&mut decoder, [&*bad]).1));
     assert_eq!(decode_reads(&mut decoder, [&*good]), (vec![], None));
@@ -79,7 +79,7 @@ fn nothing_after_a_violation_is_decoded() {
 #[test]
 fn a_connection_that_says_nothing_keeps_nothing() {
     assert!(size_of::<Decoder>() <= 64, "{}", size_of::<Decoder>());
-    let mut decoder = Decoder::new(BYTES_MAX, true);
+    let mut decoder = Decoder::new(LIMIT, true);
     for frame in [client(FIN | TEXT, b"abc"), client(FIN | PING, b"abc"), client(FIN | PONG, b"abc"), client(FIN | CLOSE, b"")] {
         let (most, last) = frame.split_at(frame.len() - 1);
         decode_reads(&mut decoder, [most]);
@@ -104,7 +104,7 @@ fn memory_grows_with_what_came_not_with_what_was_said() {
 
 #[test]
 fn any_number_of_empty_frames_takes_no_memory() {
-    let mut decoder = Decoder::new(BYTES_MAX, false);
+    let mut decoder = Decoder::new(LIMIT, false);
     decode_reads(&mut decoder, [&*client(TEXT, b"a")]);
     let held = decoder.held_bytes();
     let (empty, ping) = (client(CONTINUATION, b""), client(FIN | PING, b""));

@@ -21,7 +21,7 @@ const PING: u8 = 9;
 const PONG: u8 = 10;
 
 /// The largest message of these tests' decoders.
-const BYTES_MAX: usize = 1000;
+const LIMIT: usize = 1000;
 
 /// Bytes that do not get shorter.
 pub(super) fn noise(length: usize) -> Vec<u8> {
@@ -73,8 +73,8 @@ fn decode_reads<'a>(decoder: &mut Decoder, reads: impl IntoIterator<Item = &'a [
 
 /// What bytes say in one read, having checked that they say the same byte by byte.
 fn decode_with(inflates: bool, bytes: &[u8]) -> Outcome {
-    let outcome = decode_reads(&mut Decoder::new(BYTES_MAX, inflates), [bytes]);
-    assert_eq!(decode_reads(&mut Decoder::new(BYTES_MAX, inflates), bytes.chunks(1)), outcome);
+    let outcome = decode_reads(&mut Decoder::new(LIMIT, inflates), [bytes]);
+    assert_eq!(decode_reads(&mut Decoder::new(LIMIT, inflates), bytes.chunks(1)), outcome);
     outcome
 }
 

@@ -74,10 +74,10 @@ proptest! {
     fn any_reads_give_the_same(bytes in frames(), cuts in vec(any::<Index>(), 0..20), inflates: bool) {
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len())).chain([0, bytes.len()]).collect();
         cuts.sort_unstable();
-        let mut decoder = Decoder::new(BYTES_MAX, inflates);
+        let mut decoder = Decoder::new(LIMIT, inflates);
         let outcome = decode_reads(&mut decoder, cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]));
         prop_assert_eq!(outcome, decode_with(inflates, &bytes));
-        prop_assert!(decoder.held_bytes() <= 4 * BYTES_MAX);
+        prop_assert!(decoder.held_bytes() <= 4 * LIMIT);
     }
 
     #[test]

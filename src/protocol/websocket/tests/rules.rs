@@ -63,12 +63,12 @@ fn lengths_are_in_their_shortest_form() {
 
 #[test]
 fn a_message_that_is_too_large_is_refused_before_it_comes() {
-    assert_eq!(decode(&client(FIN | BINARY, &[1; BYTES_MAX])), (vec![binary(&[1; BYTES_MAX])], None));
+    assert_eq!(decode(&client(FIN | BINARY, &[1; LIMIT])), (vec![binary(&[1; LIMIT])], None));
     for length in [&[126, 0x03, 0xe9][..], &[127, 0, 0, 0, 1, 0, 0, 0, 0], &[127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]] {
         assert_eq!(violation(&header(FIN | BINARY, length)), Some(Violation::TooLarge));
     }
     let whole = [client(BINARY, &[1; 600]), client(FIN | PING, &[1; 100]), client(FIN | CONTINUATION, &[1; 400])].concat();
-    assert_eq!(decode(&whole).0.last(), Some(&binary(&[1; BYTES_MAX])));
+    assert_eq!(decode(&whole).0.last(), Some(&binary(&[1; LIMIT])));
     let more = [client(BINARY, &[1; 600]), client(CONTINUATION, &[1; 400]), header(CONTINUATION, &[1])].concat();
     assert_eq!(violation(&more), Some(Violation::TooLarge));
     assert_eq!(decode_reads(&mut Decoder::new(0, false), [&*client(FIN | TEXT, b"")]), (vec![text("")], None));
