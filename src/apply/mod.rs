@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::config::plan::{ChannelPlan, Promise};
 use crate::hub::{CatchUp, Connection, Held, Joined, Packet, Published, Render};
+use crate::model::event::NewEvent;
 use crate::model::{ChannelName, Close, Code, Event, Fault, Now};
 use crate::pipeline::Context;
 use crate::pipeline::effect::{Effect, Receivers};
@@ -220,49 +221,29 @@ impl Apply<'_> {
         told: bool,
         now: Now,
     ) -> Applied {
-        let Context { runtime, hub, .. } = self.context;
         let mut applied = Applied::default();
         let mut recovering = Vec::new();
         for step in steps {
-            let (step, shows) = match (step, held.as_deref_mut()) {
-                (Step::Show(event, except), Some(_)) => (None, Some((event, except))),
+            match (step, held.as_deref_mut()) {
+                (Step::Show(event, except), Some(held)) => self.show(held, event, except, batch, told.then_some(&mut applied)),
                 (Step::Do(Effect::Publish { channel, event, except, .. }), Some(held)) => {
-                    let Some(event) = held.place(&channel, event).map(Arc::new) else { continue };
-                    hub.feed.passing(&event);
-                    (None, Some((event, except)))
-                }
-                (step, _) => (Some(step), None),
-            };
-            if let (Some((event, except)), Some(held)) = (shows, held.as_deref_mut()) {
-                self.show(held, event, except, batch, told.then_some(&mut applied));
-                continue;
-            }
-            batch.only(held.as_deref_mut(), None);
-            match (step, actor, held.as_deref_mut()) {
-                (Some(Step::Do(Effect::View(view))), Some(actor), _) => hub.set_view(actor, view),
-                (Some(Step::Do(Effect::Leave { channel, key, .. })), Some(actor), Some(held)) => held.leave(actor, &channel, &key),
-                (Some(Step::Do(Effect::Join { view, recover, .. })), Some(actor), Some(held)) => {
-                    let place = (view.channel.clone(), view.key.clone());
-                    match held.join(actor, view, recover, now) {
-                        Joined::In if recover.is_some() => recovering.push(place),
-                        Joined::In | Joined::Gone => {}
-                        Joined::Lost => actor.outbox.close(Close::PositionLost),
+                    if let Some(event) = held.place(&channel, event).map(Arc::new) {
+                        self.context.hub.feed.passing(&event);
+                        self.show(held, event, except, batch, told.then_some(&mut applied));
                     }
                 }
-                (Some(Step::Do(Effect::Direct { receivers, event, except })), _, _) => {
-                    let event = Arc::new(Event { new: event, channel: None, offset: 0, epoch: 0, seq: 0 });
-                    let published = self.direct(&receivers, event, except, batch);
-                    hub.feed.passing(&published.event);
-                    runtime.published(None, &published);
-                    applied.published.push(published);
+                (Step::Do(effect), mut held) => {
+                    batch.only(held.as_deref_mut(), None);
+                    match (effect, actor) {
+                        (Effect::Direct { receivers, event, except }, _) => {
+                            applied.published.push(self.direct(&receivers, event, except, batch));
+                        }
+                        (effect, Some(actor)) => recovering.extend(self.on(actor, effect, held, batch, now)),
+                        // Effects on a connection, where there is none: the pipeline makes no such decision.
+                        (_, None) => {}
+                    }
                 }
-                (Some(Step::Do(Effect::Send(frame))), Some(actor), _) => {
-                    actor.send(&frame);
-                    batch.given(actor);
-                }
-                (Some(Step::Do(Effect::Close(close))), Some(actor), _) => actor.outbox.close(close),
-                // Effects on a connection, where there is none: the pipeline makes no such decision.
-                (_, _, _) => {}
+                (Step::Show(..), None) => {}
             }
         }
         // What was missed comes behind the answer that says so, and before anything new.
@@ -278,6 +259,36 @@ impl Apply<'_> {
             batch.given(actor);
         }
         applied
+    }
+
+    /// What concerns a connection itself. Gives back the subscription that wants what it missed.
+    fn on(
+        self,
+        actor: &Arc<Connection>,
+        effect: Effect,
+        held: Option<&mut Held<'_>>,
+        batch: &mut Batch<'_>,
+        now: Now,
+    ) -> Option<(ChannelName, Arc<str>)> {
+        match (effect, held) {
+            (Effect::Send(frame), _) => {
+                actor.send(&frame);
+                batch.given(actor);
+            }
+            (Effect::View(view), _) => self.context.hub.set_view(actor, view),
+            (Effect::Leave { channel, key, .. }, Some(held)) => held.leave(actor, &channel, &key),
+            (Effect::Join { view, recover, .. }, Some(held)) => {
+                let place = (view.channel.clone(), view.key.clone());
+                match held.join(actor, view, recover, now) {
+                    Joined::In if recover.is_some() => return Some(place),
+                    Joined::In | Joined::Gone => {}
+                    Joined::Lost => actor.outbox.close(Close::PositionLost),
+                }
+            }
+            (Effect::Close(close), _) => actor.outbox.close(close),
+            (Effect::Leave { .. } | Effect::Join { .. } | Effect::Publish { .. } | Effect::Direct { .. }, _) => {}
+        }
+        None
     }
 
     fn show(self, held: &mut Held<'_>, event: Arc<Event>, except: Option<u64>, batch: &mut Batch<'_>, told: Option<&mut Applied>) {
@@ -299,8 +310,9 @@ impl Apply<'_> {
         }
     }
 
-    fn direct(self, receivers: &Receivers, event: Arc<Event>, except: Option<u64>, batch: &mut Batch<'_>) -> Published {
+    fn direct(self, receivers: &Receivers, event: NewEvent, except: Option<u64>, batch: &mut Batch<'_>) -> Published {
         let hub = &self.context.hub;
+        let event = Arc::new(Event { new: event, channel: None, offset: 0, epoch: 0, seq: 0 });
         let connections = match receivers {
             Receivers::Client(id) => hub.connection(id).into_iter().collect(),
             Receivers::User(user) => hub.of_user(user),
@@ -316,6 +328,8 @@ impl Apply<'_> {
                 batch.given(connection);
             }
         }
+        hub.feed.passing(&published.event);
+        self.context.runtime.published(None, &published);
         published
     }
 }

@@ -4,7 +4,7 @@
 use super::DEPTH_MAX;
 
 /// How many members an [`Index`] holds. Messages have few; an object with more is searched.
-const INDEXED: usize = 12;
+const INDEXED: usize = 8;
 
 // One bit a level.
 const _: () = assert!(DEPTH_MAX == u64::BITS as usize);
