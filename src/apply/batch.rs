@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Released;
 use crate::hub::{Channel, Connection, Held, Published};
-use crate::model::{ChannelName, Now};
+use crate::model::{ChannelName, Close, Now};
 use crate::pipeline::Context;
 use crate::pipeline::deliver::Renderer;
 
@@ -19,12 +19,15 @@ pub struct Batch<'a> {
     own: Option<u64>,
     /// Connections whose transactions wait no more once all of it is queued: only then may they go on.
     pub(super) released: Vec<Released>,
+    /// Connections that end once no channel is held.
+    ending: Vec<(Arc<Connection>, Close)>,
 }
 
 impl<'a> Batch<'a> {
     /// A batch for what comes from this connection; for any other door without one.
     pub fn new(context: &'a Context, own: Option<&Connection>, now: Now) -> Self {
-        Self { context, renderer: Renderer::new(&context.runtime, now), open: None, own: own.map(|own| own.key), released: Vec::new() }
+        let renderer = Renderer::new(&context.runtime, now);
+        Self { context, renderer, open: None, own: own.map(|own| own.key), released: Vec::new(), ending: Vec::new() }
     }
 
     /// Before the locks of these channels are taken: what was shown elsewhere goes first.
@@ -62,6 +65,26 @@ impl<'a> Batch<'a> {
 
     pub(super) fn count(&self, channel: &Channel, published: &[Published]) {
         published.iter().for_each(|published| self.context.runtime.published(Some(&channel.plan), published));
+    }
+
+    /// A connection ends with this transaction.
+    pub(super) fn ends(&mut self, connection: &Arc<Connection>, close: Close) {
+        self.ending.push((connection.clone(), close));
+    }
+
+    pub(super) fn is_ending(&self, connection: &Connection) -> bool {
+        self.ending.iter().any(|(ending, _)| ending.key == connection.key)
+    }
+
+    /// Ends the connections that a transaction ends: behind all that waits for them, wherever that is. No channel may be held.
+    pub(super) fn end(&mut self) {
+        if self.ending.is_empty() {
+            return;
+        }
+        self.only(None, None);
+        for (connection, close) in std::mem::take(&mut self.ending) {
+            self.context.hub.end(&connection, close, &mut self.renderer);
+        }
     }
 
     /// A connection was given something by itself.

@@ -110,6 +110,12 @@ impl Apply<'_> {
     /// Applies effects in order. `actor` is the connection they are about; what happened is told where there is none.
     /// Fails as a whole, before anything happened.
     pub fn apply(self, actor: Option<&Arc<Connection>>, effects: Vec<Effect>, batch: &mut Batch<'_>, now: Now) -> Result<Accepted, Fault> {
+        let accepted = self.begin(actor, effects, batch, now);
+        batch.end();
+        accepted
+    }
+
+    fn begin(self, actor: Option<&Arc<Connection>>, effects: Vec<Effect>, batch: &mut Batch<'_>, now: Now) -> Result<Accepted, Fault> {
         batch.before(effects.iter().filter_map(channel_of));
         // What a connection does stays in order: behind what waits of it, all else waits too.
         let follows = actor.is_some_and(|actor| actor.is_waiting());
@@ -197,6 +203,7 @@ impl Apply<'_> {
             }
         }
         drop(held);
+        batch.end();
         if let (Some(actor), Err(fault)) = (&actor, &result)
             && let Some(frame) =
                 crate::pipeline::tell(&self.context.runtime.protocols[actor.protocol].plan, fault, None, &actor.view(), now)
@@ -253,7 +260,7 @@ impl Apply<'_> {
                 match held.catch_up(&name, actor, &key, &mut batch.renderer) {
                     CatchUp::Done => {}
                     CatchUp::Room | CatchUp::Read { .. } => actor.push_behind(name, key),
-                    CatchUp::Lost => actor.outbox.close(Close::PositionLost),
+                    CatchUp::Lost => batch.ends(actor, Close::PositionLost),
                 }
             }
             batch.given(actor);
@@ -271,21 +278,23 @@ impl Apply<'_> {
         now: Now,
     ) -> Option<(ChannelName, Arc<str>)> {
         match (effect, held) {
+            // It is over for it: what waits is written, and nothing more.
+            (Effect::Send(_), _) if batch.is_ending(actor) => {}
             (Effect::Send(frame), _) => {
                 actor.send(&frame);
                 batch.given(actor);
             }
             (Effect::View(view), _) => self.context.hub.set_view(actor, view),
-            (Effect::Leave { channel, key, .. }, Some(held)) => held.leave(actor, &channel, &key),
+            (Effect::Leave { channel, key, .. }, Some(held)) => held.leave(actor, &channel, &key, &mut batch.renderer),
             (Effect::Join { view, recover, .. }, Some(held)) => {
                 let place = (view.channel.clone(), view.key.clone());
                 match held.join(actor, view, recover, now) {
                     Joined::In if recover.is_some() => return Some(place),
                     Joined::In | Joined::Gone => {}
-                    Joined::Lost => actor.outbox.close(Close::PositionLost),
+                    Joined::Lost => batch.ends(actor, Close::PositionLost),
                 }
             }
-            (Effect::Close(close), _) => actor.outbox.close(close),
+            (Effect::Close(close), _) => batch.ends(actor, close),
             (Effect::Leave { .. } | Effect::Join { .. } | Effect::Publish { .. } | Effect::Direct { .. }, _) => {}
         }
         None

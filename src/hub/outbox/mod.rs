@@ -303,6 +303,11 @@ impl Outbox {
         !queue.waiting.is_empty() && !queue.blocked
     }
 
+    /// Whether the socket takes nothing.
+    pub fn is_blocked(&self) -> bool {
+        self.queue.lock().blocked
+    }
+
     /// Whether a replay may go on: half of it is kept for what is live.
     pub fn has_room(&self) -> bool {
         let queue = self.queue.lock();
