@@ -32,6 +32,7 @@ use crate::runtime::{self, Runtime};
 use crate::statistics::Statistics;
 use crate::store::{Store, Writer};
 use crate::telemetry::log::{self, Format};
+use crate::telemetry::memory;
 use crate::telemetry::metrics::Metrics;
 use crate::{config, sources};
 
@@ -359,6 +360,7 @@ async fn housekeep(router: Arc<Router>, statistics: Arc<Statistics>, stop: Cance
         context.runtime.metrics.tick(now);
         context.hub.trim_tails();
         context.hub.retire(now);
+        memory::give_back();
         statistics.tick(now);
         seconds += 1;
         if seconds.is_multiple_of(SWEEP_SECONDS) {
