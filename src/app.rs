@@ -206,7 +206,9 @@ impl App {
             .collect();
         let ports = self.serve(open);
         announce(cli, &self.router, &ports);
-        tracing::info!(signal = signals.next().await, "stopping");
+        // Outside the macro, which evaluates nothing where the level is off.
+        let signal = signals.next().await;
+        tracing::info!(signal, "stopping");
         let deadline = Instant::now() + self.router.context.runtime.plan.stop_within;
         tokio::select! {
             () = self.close(deadline) => {}
