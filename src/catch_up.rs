@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::hub::{CatchUp, Connection, Render};
+use crate::hub::{CatchUp, Connection, Packet, Render};
 use crate::model::event::Epoch;
 use crate::model::{ChannelName, Close, Now};
 use crate::pipeline::deliver::Renderer;
@@ -71,17 +71,19 @@ async fn read(
     let seen = events.last().map_or(up_to, |last| last.offset);
     let hub = &router.context.hub;
     let Some(view) = hub.subscription(name, connection, key) else { return Ok(()) };
+    let Some(channel) = hub.channel(name.as_str()) else { return Ok(()) };
     let (mut events, mut at) = (events.into_iter().peekable(), after);
     // What was read may be more than there is room for: it is given as the client reads.
     loop {
         room(connection).await;
         let mut renderer = Renderer::new(&router.context.runtime, Now::read());
         let (mut packets, mut bytes, mut next) = (Vec::new(), 0, seen);
-        while let Some(event) = events.next() {
+        while let Some(event) = events.next().map(Arc::new) {
             renderer.begin();
-            let packet = renderer.render(&event, connection, Some(&view));
-            bytes += packet.as_ref().map_or(0, |packet| packet.wire.len());
-            packets.extend(packet);
+            if let Some(packet) = renderer.render(&event, connection, Some(&view)) {
+                bytes += packet.wire.len();
+                packets.push(Packet { traits: renderer.traits(&event, Some(&channel)), ..packet });
+            }
             if bytes >= connection.outbox.bytes_max() / 4 && events.peek().is_some() {
                 next = event.offset;
                 break;

@@ -121,6 +121,11 @@ impl Runtime {
         self.row_limits.get(&row.id)
     }
 
+    /// The counters of a channel's pattern.
+    pub fn pattern_metrics(&self, channel: &ChannelPlan) -> Arc<PatternMetrics> {
+        self.patterns.get(channel.place).cloned().unwrap_or_else(|| self.metrics.pattern(channel.pattern.as_str()))
+    }
+
     /// Counts an event with what became of it. `channel`: what the configuration says of its channel; none: it went to
     /// connections directly.
     pub fn published(&self, channel: Option<&ChannelPlan>, published: &Published) {

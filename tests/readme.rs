@@ -101,7 +101,7 @@ include: more.yaml
 Q: 1
 api: { Q: 1, tls: { Q: 1, cert: a, key: b } }
 store: { Q: 1 }
-channels: { c: { Q: 1, history: { Q: 1, keep: { Q: 1 } } } }
+channels: { c: { Q: 1, history: { Q: 1, keep: { Q: 1 } }, on_slow: { Q: 1 } } }
 protocols:
   p:
     Q: 1
@@ -179,8 +179,23 @@ fn every_key_of_the_language_is_explained() {
     }
     let head: Vec<&str> = std::iter::once("key").chain(PLACES.iter().map(|(_, column)| *column)).collect();
     // In the order in which they happen, then whatever else there is.
-    let order =
-        ["when", "limit", "schema", "validate", "transform", "call", "set", "leave", "join", "to", "as", "data", "metadata", "except"];
+    let order = [
+        "when",
+        "limit",
+        "schema",
+        "validate",
+        "transform",
+        "call",
+        "set",
+        "leave",
+        "join",
+        "to",
+        "as",
+        "data",
+        "metadata",
+        "priority",
+        "except",
+    ];
     let last = ["reply", "send", "status", "close", "fail"];
     let rest = rows.iter().map(String::as_str).filter(|key| !order.contains(key) && !last.contains(key));
     let all = order.into_iter().chain(last).filter(|key| rows.contains(*key)).chain(rest);

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::config::plan::{ChannelPlan, Promise};
-use crate::hub::{CatchUp, Connection, Held, Joined, Published, Render};
+use crate::hub::{CatchUp, Connection, Held, Joined, Packet, Published, Render};
 use crate::model::event::NewEvent;
 use crate::model::{ChannelName, Close, Code, Event, Fault, Now};
 use crate::pipeline::Context;
@@ -320,9 +320,11 @@ impl Apply<'_> {
         };
         batch.renderer.begin();
         let mut published = Published::new(event);
+        let traits = batch.renderer.traits(&published.event, None);
         for connection in connections.iter().filter(|c| except != Some(c.key)) {
             if let Some(packet) = batch.renderer.render(&published.event, connection, None) {
-                published.note(connection.deliver(packet));
+                let packet = Packet { traits: traits.clone(), ..packet };
+                published.note(connection.deliver(packet, None));
                 batch.given(connection);
             }
         }

@@ -8,7 +8,7 @@ use super::diagnostic::Diagnostic;
 use super::fields::{Fields, Gathered, elsewhere, nearest};
 use super::listen::shape;
 use super::node::{Entry, Node, Yaml};
-use super::plan::{Audience, ChannelPlan, HistoryPlan, Keep, Promise, Span};
+use super::plan::{Audience, ChannelPlan, HistoryPlan, Keep, OnSlow, Promise, Span};
 use super::template::{self, Seen};
 use super::values::{self, flag};
 use crate::model::name::ChannelName;
@@ -90,6 +90,7 @@ impl Channels {
                 .unwrap_or_default(),
             join: self.names(all, &mut fields, "join"),
             publish: self.names(all, &mut fields, "publish"),
+            on_slow: fields.read("on_slow", on_slow).unwrap_or_default(),
             pattern,
         };
         fields.finish();
@@ -225,6 +226,57 @@ fn promise(fields: &mut Fields<'_>) -> Promise {
     let words = [("full", Promise::Committed), ("relaxed", Promise::Relaxed)];
     let durability = fields.read("durability", |all, node| values::word(all, node, &words));
     durability.or(deliver).unwrap_or_default()
+}
+
+/// A word, `{ latest_by: $event.data.id }` or `{ concat: field }`.
+fn on_slow(all: &Gathered, node: &Node) -> Option<OnSlow> {
+    let hint = match node.as_text() {
+        Some("latest_by") => Some("it needs a key: `{ latest_by: $event.data.id }`"),
+        Some("concat") => Some("it needs the name of a text in the data: `{ concat: delta }`"),
+        _ => None,
+    };
+    if let Some(hint) = hint {
+        let message = format!("`{}` is no word for itself", node.as_text().unwrap_or_default());
+        all.report(Diagnostic::new(codes::VALUE, node.span.clone(), message).hint(hint));
+        return None;
+    }
+    if !matches!(node.value, Yaml::Map(_)) {
+        type Make = fn() -> OnSlow;
+        let words: [(&str, Make); 3] =
+            [("disconnect", || OnSlow::Disconnect), ("drop_oldest", || OnSlow::DropOldest), ("drop_newest", || OnSlow::DropNewest)];
+        return values::word(all, node, &words).map(|make| make());
+    }
+    let mut fields = Fields::of(all, node, "`on_slow`")?;
+    fields.exclude("latest_by", &["concat"]);
+    let latest = fields.get("latest_by").map(|node| latest_by(all, node));
+    let concat = fields.get("concat").map(|node| concat(all, node));
+    if fields.finish() && latest.is_none() && concat.is_none() {
+        return all.fail(codes::MISSING, &node.span, "`on_slow` needs `latest_by` or `concat`, or is a word");
+    }
+    latest.or(concat)?
+}
+
+fn latest_by(all: &Gathered, node: &Node) -> Option<OnSlow> {
+    let text = template::text(all, node, Seen::EVENT)?;
+    if let Some(constant) = text.as_constant() {
+        let message = format!("`{constant}` is the same for every event");
+        all.report(Diagnostic::new(codes::VALUE, node.span.clone(), message).hint("write a reference, as `$event.data.id`"));
+        return None;
+    }
+    Some(OnSlow::LatestBy(text))
+}
+
+/// The path of a text in the data: `delta`, `choice.text`.
+fn concat(all: &Gathered, node: &Node) -> Option<OnSlow> {
+    let written = values::text(all, node)?;
+    if written.starts_with('$') || written.split('.').any(str::is_empty) {
+        let message = format!("`{written}` is no name of a member of the data");
+        all.report(
+            Diagnostic::new(codes::VALUE, node.span.clone(), message).hint("write `delta`, or `choice.text` for one further inside"),
+        );
+        return None;
+    }
+    Some(OnSlow::Concat(written.split('.').map(Box::from).collect()))
 }
 
 /// Schemas by type; `_` is for all others, wherever it stands.

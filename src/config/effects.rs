@@ -9,8 +9,9 @@ use super::plan::{Join, Publish, RecoverPlan, Reply, Role, SetTarget, Target};
 use super::rows::{Rows, is_function};
 use super::template::{self, Seen};
 use super::values;
+use crate::model::Priority;
 use crate::model::fault::Code;
-use crate::model::template::{Template, Text};
+use crate::model::template::{Entry, Template, Text};
 
 /// `set: {session: …, user: …, state.NAME: …}`
 pub(super) fn set(all: &Gathered, node: &Node, seen: Seen) -> Option<Vec<(SetTarget, Template)>> {
@@ -90,6 +91,7 @@ struct Shape {
     kind: Option<Text>,
     data: Option<Template>,
     metadata: Option<Template>,
+    priority: Option<Priority>,
     except_sender: bool,
 }
 
@@ -100,6 +102,7 @@ impl Shape {
             kind: fields.read("as", |all, node| template::text(all, node, seen)),
             data: fields.read_raw("data", |all, node| template::template(all, node, seen)),
             metadata: fields.read("metadata", |all, node| template::template(all, node, seen)),
+            priority: fields.read("priority", |all, node| values::word(all, node, &Priority::ALL)),
             except_sender: has_sender && fields.read("except", except).unwrap_or(false),
         }
     }
@@ -109,22 +112,28 @@ impl Shape {
             kind: self.kind.or_else(|| row.kind.clone()),
             data: self.data.or_else(|| row.data.clone()),
             metadata: self.metadata.or_else(|| row.metadata.clone()),
+            priority: self.priority.or(row.priority),
             except_sender: self.except_sender || row.except_sender,
         }
     }
 
     fn publish(self, target: Target) -> Publish {
-        let Self { kind, data, metadata, except_sender } = self;
+        let Self { kind, data, metadata, priority, except_sender } = self;
+        // It travels with the event: whoever gets it later, from the log, gets it with the same priority.
+        let metadata = match priority.map(|priority| Entry::Field("priority".into(), Template::constant(&priority.as_str().into()))) {
+            Some(priority) => Some(Template::Object(metadata.map(Entry::Spread).into_iter().chain([priority]).collect())),
+            None => metadata,
+        };
         Publish { target, kind, data, metadata, except_sender }
     }
 }
 
-/// `to:`, with the row's `as`, `data`, `metadata` and `except`.
+/// `to:`, with the row's `as`, `data`, `metadata`, `priority` and `except`.
 pub(super) fn publish(rows: &Rows<'_>, fields: &mut Fields<'_>, seen: Seen, has_message: bool, has_sender: bool) -> Vec<Publish> {
     let said_as = fields.has("as");
     let shape = Shape::read(fields, seen, has_sender);
     let Some(to) = fields.get("to") else {
-        for key in ["as", "data", "metadata", "except"] {
+        for key in ["as", "data", "metadata", "priority", "except"] {
             if let Some(at) = fields.key_span(key) {
                 let message = format!("`{key}` says what is published, and nothing is");
                 rows.all.report(Diagnostic::new(codes::MISSING, at.clone(), message).hint("`to` is missing"));

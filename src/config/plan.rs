@@ -134,6 +134,24 @@ pub struct ChannelPlan {
     pub join: Option<Vec<Arc<str>>>,
     /// Protocols, sources and `api` that may publish; none named: all.
     pub publish: Option<Vec<Arc<str>>>,
+    /// What becomes of its messages for a client that does not read.
+    pub on_slow: OnSlow,
+}
+
+/// `on_slow:` What becomes of a channel's messages for a client whose socket takes nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum OnSlow {
+    /// They wait, and once the outbox is full the connection ends.
+    #[default]
+    Disconnect,
+    /// Once the outbox is full, the oldest that waits makes room.
+    DropOldest,
+    /// Once the outbox is full, nothing new is taken.
+    DropNewest,
+    /// A newer one takes the place of one that waits and has the same key. References are to the event.
+    LatestBy(Text),
+    /// The text at this path of the data is joined with that of the neighbour, where all else is equal.
+    Concat(Box<[Box<str>]>),
 }
 
 /// `history:`

@@ -16,7 +16,7 @@ use crate::model::template::{Template, Text};
 /// Kinds that the language knows and this build has not.
 const KINDS_TO_COME: [&str; 3] = ["files", "worker", "git"];
 /// Keys of a row, which a source with one row for everything has itself.
-const ROW_KEYS: [&str; 10] = ["when", "call", "schema", "validate", "transform", "to", "as", "data", "metadata", "fail"];
+const ROW_KEYS: [&str; 11] = ["when", "call", "schema", "validate", "transform", "to", "as", "data", "metadata", "priority", "fail"];
 
 /// Reads one entry.
 pub(super) fn source(all: &Gathered, channels: &Channels, doors: &mut Doors, entry: &Entry) -> Option<SourcePlan> {

@@ -58,6 +58,8 @@ impl Seen {
     pub(super) const EMIT: Seen = Seen::new("in `emit`", &[]);
     /// `deliver`
     pub(super) const DELIVER: Seen = Seen::new("in `deliver`", &[Root::Event, Root::Sub, Root::Conn]);
+    /// `latest_by` of a channel's `on_slow`.
+    pub(super) const EVENT: Seen = Seen::new("in `latest_by`", &[Root::Event]);
     /// `data` of a channel.
     pub(super) const CHANNEL: Seen = Seen::new("in a channel's `data`", &[Root::Type, Root::Data, Root::Channel]);
     /// `error` and `errors`.

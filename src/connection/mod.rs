@@ -133,6 +133,9 @@ impl Task {
             if progress.shut {
                 return Poll::Ready(self.wire.closing().cloned().unwrap_or(Close::Lost));
             }
+            if progress.fallen {
+                self.router.context.hub.fall_behind(&connection);
+            }
             if !progress.open && !self.timers.is_set(Timer::CloseDue) {
                 connection.traffic.closing.store(true, Relaxed);
                 self.wire.close(connection.outbox.end().unwrap_or(Close::Lost));

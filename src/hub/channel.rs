@@ -12,6 +12,7 @@ use crate::hub::members::{Member, Members};
 use crate::model::event::{Epoch, Event, NewEvent};
 use crate::model::view::SubView;
 use crate::model::{ChannelName, Position};
+use crate::telemetry::relief::ReliefCounters;
 
 /// How long a channel that nobody is on stays in memory after its last event, where there are many.
 pub(super) const IDLE_MS: i64 = 10_000;
@@ -29,6 +30,8 @@ pub struct Channel {
     pub name: ChannelName,
     /// What the configuration says of it.
     pub plan: Arc<ChannelPlan>,
+    /// What slow clients did not get as it came.
+    pub reliefs: Arc<ReliefCounters>,
     // Protects members, offsets and tail together: that is what makes the order the same for all. Held while one transaction is applied.
     pub(super) state: Arc<Mutex<State>>,
 }
@@ -81,18 +84,20 @@ impl State {
         Position { epoch: self.epoch, first, offset: self.shown }
     }
 
-    /// Adds a subscription. One with the same key is replaced; `false` then. `behind`: it has seen the channel up to there only.
-    pub(super) fn join(&mut self, connection: &Arc<Connection>, view: SubView, behind: Option<u64>, now_ms: i64) -> bool {
+    /// Adds a subscription, with a number of its own. One with the same key is replaced; `false` then. `behind`: it has seen the
+    /// channel up to there only.
+    pub(super) fn join(&mut self, connection: &Arc<Connection>, stream: u64, view: SubView, behind: Option<u64>, now_ms: i64) -> bool {
         let behind = behind.filter(|&seen| seen < self.shown);
         let live_after = self.shown;
         if let Some(at) = self.members.find(connection.key, &view.key) {
             if let Some(member) = self.members.get_mut(at) {
                 member.view = view;
+                member.stream = stream;
             }
             self.set_behind(at, behind);
             return false;
         }
-        let at = self.members.push(Member { connection: connection.clone(), view, since_ms: now_ms, behind: None, live_after });
+        let at = self.members.push(Member { connection: connection.clone(), stream, view, since_ms: now_ms, behind: None, live_after });
         self.set_behind(at, behind);
         true
     }
@@ -156,6 +161,12 @@ impl State {
     pub(super) fn advance(&mut self, at: usize, seen: u64) {
         let behind = (seen < self.shown).then_some(seen);
         self.set_behind(at, behind);
+    }
+
+    /// A member was not given what is behind an offset: it has seen the channel up to there only.
+    pub(super) fn fall_behind(&mut self, at: usize, after: u64) {
+        let behind = self.members.get(at).and_then(|member| member.behind).map_or(after, |behind| behind.min(after));
+        self.set_behind(at, Some(behind));
     }
 
     /// Nobody is on it, nothing waits, and nothing was published for a while.

@@ -9,13 +9,15 @@ use std::sync::atomic::{
 
 use parking_lot::Mutex;
 
-use crate::hub::outbox::{Outbox, Packet, Run, Sent};
+use crate::hub::outbox::{Outbox, Packet, Sent};
+use crate::hub::traits::{Stream, Traits};
 use crate::model::name::ClientId;
 use crate::model::view::ConnView;
 use crate::model::{ChannelName, Close, Now};
 use crate::protocol::Frame;
 use crate::protocol::websocket;
 use crate::telemetry::metrics::ProtocolMetrics;
+use crate::telemetry::report::SlowCounted;
 
 /// One open connection. Its task owns it; publishers reach its outbox through the hub.
 #[derive(Debug)]
@@ -121,29 +123,34 @@ impl Connection {
 
     /// Queues a message for this client alone. Never waits. Somebody must flush afterwards.
     pub fn send(&self, frame: &Frame) -> Sent {
-        self.deliver(self.packet(frame))
+        self.deliver(self.packet(frame), None)
     }
 
     /// A message as it is written to this client.
     pub fn packet(&self, frame: &Frame) -> Packet {
         let pays = self.compress.is_some_and(|above| frame.len() >= above);
         let wire = if pays { websocket::compressed(frame) } else { websocket::message(frame) };
-        Packet { wire, payload: frame.len() }
+        Packet { wire, payload: frame.len(), traits: None }
     }
 
-    /// Queues what was written for it. Never waits. Somebody must flush afterwards.
-    pub fn deliver(&self, packet: Packet) -> Sent {
+    /// Queues what was written for it, for one of its subscriptions or none. Never waits. Somebody must flush afterwards.
+    pub fn deliver(&self, packet: Packet, stream: Option<Stream>) -> Sent {
         let payload = packet.payload as u64;
-        let sent = self.outbox.push(packet, || self.slow());
+        let sent = self.outbox.push(packet, stream, || self.slow());
         if sent == Sent::Queued {
             self.metrics.messages_out(1, payload);
         }
         sent
     }
 
-    /// Queues several messages at once. They are counted by the caller.
-    pub(super) fn push_run(&self, run: &Arc<Run>) -> Sent {
-        self.outbox.push_run(run, || self.slow())
+    /// Queues a message in place of the last of its subscription, which is a part of it. None: that one waits no more.
+    pub(super) fn deliver_joined(&self, packet: Packet, stream: Stream, last: &Arc<Traits>) -> Option<Sent> {
+        let payload = packet.payload as u64;
+        let sent = self.outbox.push_joined(packet, stream, last, || self.slow())?;
+        if sent == Sent::Queued {
+            self.metrics.messages_out(1, payload);
+        }
+        Some(sent)
     }
 
     /// How it ends when it does not read.
@@ -226,6 +233,8 @@ pub struct ConnectionReport {
     pub bytes: InOut,
     /// Messages that were never written.
     pub dropped: u64,
+    /// What was not written as it came, because the client was slow.
+    pub slow: SlowCounted,
     /// What waits to be written.
     pub queue: QueueReport,
     /// The channels it is on.
@@ -273,6 +282,7 @@ pub fn report(connection: &Connection) -> ConnectionReport {
         messages: InOut { received: traffic.messages_in.load(Relaxed), sent: queue.messages },
         bytes: InOut { received: traffic.bytes_in.load(Relaxed), sent: queue.payload },
         dropped: queue.dropped,
+        slow: queue.reliefs.into(),
         queue: QueueReport { frames: queue.frames, bytes: queue.bytes, peak: queue.bytes_peak, max: queue.bytes_max },
         channels: connection.subscriptions().into_iter().map(|(name, _)| name).collect(),
     }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::held::Published;
 use super::members::Member;
 use super::outbox::{Packet, Run};
-use super::{Connection, Hub, Sent, State};
+use super::traits::{Fate, Traits};
+use super::{Channel, Connection, Hub, Sent, State};
 use crate::model::Event;
 use crate::model::view::SubView;
 use crate::telemetry::metrics::ProtocolMetrics;
@@ -17,6 +18,9 @@ pub trait Render {
     fn begin(&mut self);
     /// What this receiver is written.
     fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Packet>;
+    /// What matters of an event to those who do not read; none: it waits like any other. `None` for the channel: it was sent
+    /// directly.
+    fn traits(&self, event: &Arc<Event>, channel: Option<&Channel>) -> Option<Arc<Traits>>;
     /// Receivers with the same number get the same of every event; none: what this one gets is its own.
     fn group(&self, connection: &Connection, subscription: &SubView) -> Option<u64>;
 }
@@ -29,31 +33,32 @@ struct Group {
     run: Option<Arc<Run>>,
     metrics: Arc<ProtocolMetrics>,
     delivered: usize,
-    overflowed: usize,
     gone: usize,
 }
 
 impl Group {
-    fn new(number: u64, member: &Member, published: &[Published], render: &mut dyn Render) -> Self {
+    fn new(number: u64, member: &Member, channel: &Channel, published: &[Published], render: &mut dyn Render) -> Self {
         let mut write = |published: &Published| {
             render.begin();
-            render.render(&published.event, &member.connection, Some(&member.view))
+            let packet = render.render(&published.event, &member.connection, Some(&member.view))?;
+            Some(Packet { traits: render.traits(&published.event, Some(channel)), ..packet })
         };
         let packets: Vec<Option<Packet>> = published.iter().map(&mut write).collect();
         let all: Vec<Packet> = packets.iter().flatten().cloned().collect();
         let run = (!all.is_empty()).then(|| Arc::new(Run::new(all)));
         let metrics = member.connection.metrics.clone();
-        Self { number, packets, run, metrics, delivered: 0, overflowed: 0, gone: 0 }
+        Self { number, packets, run, metrics, delivered: 0, gone: 0 }
     }
 
-    /// Gives a member all of it.
-    fn give(&mut self, member: &Member) {
-        let Some(run) = &self.run else { return };
-        match member.connection.push_run(run) {
-            Sent::Queued => self.delivered += 1,
-            Sent::Full => self.overflowed += 1,
-            Sent::Gone => self.gone += 1,
+    /// Gives a member all of it. `false`: it must be given one by one.
+    fn give(&mut self, member: &Member) -> bool {
+        let Some(run) = &self.run else { return true };
+        match member.connection.outbox.push_run(run, member.stream()) {
+            Some(Sent::Queued) => self.delivered += 1,
+            Some(_) => self.gone += 1,
+            None => return false,
         }
+        true
     }
 
     fn count(self, published: &mut [Published]) {
@@ -61,7 +66,6 @@ impl Group {
         self.metrics.messages_out((self.delivered * run.len()) as u64, (self.delivered * run.payload()) as u64);
         for (published, _) in published.iter_mut().zip(&self.packets).filter(|(_, packet)| packet.is_some()) {
             published.delivered += self.delivered;
-            published.overflowed += self.overflowed;
             published.gone += self.gone;
         }
     }
@@ -69,7 +73,7 @@ impl Group {
 
 impl Hub {
     /// Queues for the members what was shown since the last time, and says what became of each event.
-    pub(super) fn fan_out(&self, state: &mut State, render: &mut dyn Render) -> Vec<Published> {
+    pub(super) fn fan_out(&self, channel: &Channel, state: &mut State, render: &mut dyn Render) -> Vec<Published> {
         let (mut published, except): (Vec<Published>, Vec<Option<u64>>) = std::mem::take(&mut state.burst).into_iter().unzip();
         let Some(first) = published.first().map(|first| first.event.offset) else { return published };
         let mut groups: Vec<Group> = Vec::new();
@@ -81,19 +85,18 @@ impl Hub {
                     continue;
                 };
                 let at = groups.iter().position(|group| group.number == number).unwrap_or_else(|| {
-                    groups.push(Group::new(number, member, &published, render));
+                    groups.push(Group::new(number, member, channel, &published, render));
                     groups.len() - 1
                 });
                 let group = &mut groups[at];
-                if member.live_after < first && !except.contains(&Some(member.connection.key)) {
-                    group.give(member);
+                if member.live_after < first && !except.contains(&Some(member.connection.key)) && group.give(member) {
                     continue;
                 }
                 for ((published, packet), except) in published.iter_mut().zip(&group.packets).zip(&except) {
                     if let Some(packet) = packet
                         && is_for(member, published, *except)
                     {
-                        published.note(member.connection.deliver(packet.clone()));
+                        published.note(give(member, packet.clone(), render));
                     }
                 }
             }
@@ -101,12 +104,13 @@ impl Hub {
         }
         if !alone.is_empty() {
             for (published, except) in published.iter_mut().zip(&except) {
+                let traits = render.traits(&published.event, Some(channel));
                 render.begin();
                 for member in &alone {
                     if is_for(member, published, *except)
                         && let Some(packet) = render.render(&published.event, &member.connection, Some(&member.view))
                     {
-                        published.note(member.connection.deliver(packet));
+                        published.note(give(member, Packet { traits: traits.clone(), ..packet }, render));
                     }
                 }
             }
@@ -114,6 +118,27 @@ impl Hub {
         groups.into_iter().for_each(|group| group.count(&mut published));
         published
     }
+}
+
+/// Gives a member one message, joined with the one before it where that still waits and its channel says so.
+fn give(member: &Member, packet: Packet, render: &mut dyn Render) -> Sent {
+    let (connection, stream) = (&member.connection, member.stream());
+    let joins = |traits: &&Arc<Traits>| matches!(traits.fate, Fate::Joined(..));
+    if let Some(traits) = packet.traits.as_ref().filter(joins)
+        && let Some(last) = connection.outbox.last(stream)
+        && let Some(joined) = last.joined_with(traits)
+        && let Fate::Joined(event, _) = &joined.fate
+    {
+        // With nothing locked but the channel: what waits may be written meanwhile.
+        render.begin();
+        let written = render.render(event, connection, Some(&member.view));
+        render.begin();
+        let joined = written.map(|packet| Packet { traits: Some(Arc::new(joined)), ..packet });
+        if let Some(sent) = joined.and_then(|joined| connection.deliver_joined(joined, stream, &last)) {
+            return sent;
+        }
+    }
+    connection.deliver(packet, Some(stream))
 }
 
 /// Whether a live member is to see an event.

@@ -7,7 +7,7 @@ use parking_lot::RawMutex;
 use parking_lot::lock_api::ArcMutexGuard;
 
 use super::fanout::Render;
-use super::{Channel, Connection, Hub, Sent, State};
+use super::{Channel, Connection, Hub, Packet, Sent, State};
 use crate::config::plan::ChannelPlan;
 use crate::model::event::{Epoch, Event, NewEvent};
 use crate::model::view::SubView;
@@ -47,6 +47,8 @@ impl Published {
             Sent::Queued => self.delivered += 1,
             Sent::Full => self.overflowed += 1,
             Sent::Gone => self.gone += 1,
+            // Counted where it was decided; or it is given later.
+            Sent::Dropped | Sent::Behind => {}
         }
     }
 }
@@ -59,6 +61,7 @@ impl Held<'_> {
     /// Subscribes a connection, unless it has ended. The channel must be held. With `recover` the subscription is behind and
     /// gets what it missed by [`Held::catch_up`].
     pub fn join(&mut self, connection: &Arc<Connection>, mut view: SubView, recover: Option<Recover>, now: Now) -> Joined {
+        let stream = self.hub.next_stream.fetch_add(1, Relaxed);
         let Some((channel, state)) = self.find(&view.channel) else { return Joined::Gone };
         // One text for all members.
         view.channel = channel.name.clone();
@@ -71,7 +74,7 @@ impl Held<'_> {
         if recover.is_some_and(|recover| recover.epoch != state.epoch) {
             return Joined::Lost;
         }
-        if state.join(connection, view, recover.map(|recover| recover.after), now.wall_ms) {
+        if state.join(connection, stream, view, recover.map(|recover| recover.after), now.wall_ms) {
             // Most connections have one.
             subscriptions.reserve_exact(usize::from(subscriptions.is_empty()));
             subscriptions.push((name, key));
@@ -124,7 +127,7 @@ impl Held<'_> {
     /// Queues for the members what was shown to them. The channel must be held.
     pub fn settle(&mut self, name: &ChannelName, render: &mut dyn Render) -> Vec<Published> {
         let hub = self.hub;
-        self.find(name).map(|(_, state)| hub.fan_out(state, render)).unwrap_or_default()
+        self.find(name).map(|(channel, state)| hub.fan_out(channel, state, render)).unwrap_or_default()
     }
 
     /// A channel that is held.
@@ -160,7 +163,8 @@ impl Held<'_> {
             seen = event.offset;
             render.begin();
             if let Some(packet) = render.render(event, connection, Some(&member.view)) {
-                connection.deliver(packet);
+                let packet = Packet { traits: render.traits(event, Some(channel)), ..packet };
+                connection.deliver(packet, Some(member.stream()));
             }
         }
         let seen = if full { seen } else { state.shown };

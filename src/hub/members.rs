@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Connection;
+use super::{Connection, Stream};
 use crate::model::view::SubView;
 use crate::model::{Json, clock};
 
@@ -16,6 +16,7 @@ pub(super) const PIECE: usize = 256;
 pub struct Member {
     /// Whose.
     pub connection: Arc<Connection>,
+    pub(super) stream: u64,
     /// What templates see of it.
     pub view: SubView,
     /// When it began, in milliseconds since the epoch.
@@ -101,6 +102,11 @@ impl Members {
 }
 
 impl Member {
+    /// Whose messages wait in the connection's outbox.
+    pub(super) fn stream(&self) -> Stream {
+        Stream { number: self.stream, positioned: self.view.positioned }
+    }
+
     /// Presence as scripts and REST see it.
     pub fn to_json(&self) -> Json {
         let view = self.connection.view();

@@ -33,6 +33,7 @@ use crate::model::name::ClientId;
 use crate::model::view::{ConnView, SubView};
 use crate::model::{ChannelName, Code, Fault, Json, Now, Position};
 use crate::store::Standing;
+use crate::telemetry::relief::Reliefs;
 
 pub use channel::{Channel, State};
 pub use connection::Connection;
@@ -42,6 +43,7 @@ pub use feed::Feed;
 pub use flush::Flush;
 pub use held::{CatchUp, Held, Joined, Published, Recover};
 pub use members::Member;
+pub use outbox::traits::{self, Stream, Traits};
 pub use outbox::{Measure, Outbox, Packet, Sent};
 pub use socket::Socket;
 
@@ -68,6 +70,7 @@ pub struct Hub {
     // Protects who is connected. Taken alone or inside channels; nothing but a view is taken inside it.
     directory: RwLock<Directory>,
     next_key: AtomicU64,
+    next_stream: AtomicU64,
     /// Those who follow the whole log.
     pub feed: Arc<Feed>,
     /// Who was given something to write.
@@ -85,6 +88,7 @@ impl Hub {
             positions: Mutex::new(positions.into_iter().map(position_of).collect()),
             directory: RwLock::new(Directory::new(protocols)),
             next_key: AtomicU64::new(1),
+            next_stream: AtomicU64::new(1),
             feed: Arc::default(),
             flush: Flush::new(std::thread::available_parallelism().map_or(1, usize::from)),
         }
@@ -117,6 +121,7 @@ impl Hub {
             order: self.next_order.fetch_add(1, Relaxed),
             name: name.clone(),
             plan: plan.clone(),
+            reliefs: Arc::default(),
             state: Arc::new(Mutex::new(State::new(position))),
         });
         shard.insert(name.clone(), channel.clone());
@@ -329,12 +334,12 @@ impl Hub {
     pub fn replay(&self, name: &ChannelName, connection: &Connection, key: &Arc<str>, packets: Vec<Packet>, after: u64, seen: u64) -> bool {
         let Some(channel) = self.channel(name.as_str()) else { return false };
         let mut state = channel.state.lock();
-        let at = match state.member(connection.key, key) {
-            Some((at, member)) if member.behind == Some(after) => at,
+        let (at, stream) = match state.member(connection.key, key) {
+            Some((at, member)) if member.behind == Some(after) => (at, member.stream()),
             _ => return false,
         };
         for packet in packets {
-            connection.deliver(packet);
+            connection.deliver(packet, Some(stream));
         }
         state.advance(at, seen);
         true
@@ -342,7 +347,30 @@ impl Hub {
 
     /// Queues for the members of a channel what was shown to them. See [`Held::settle`].
     pub fn settle(&self, channel: &Channel, render: &mut dyn Render) -> Vec<Published> {
-        self.fan_out(&mut channel.state.lock(), render)
+        self.fan_out(channel, &mut channel.state.lock(), render)
+    }
+
+    /// Subscriptions whose messages found no room go on from the log.
+    pub fn fall_behind(&self, connection: &Connection) {
+        let mut fallen = connection.outbox.fallen();
+        if fallen.is_empty() {
+            return;
+        }
+        for (name, key) in connection.subscriptions() {
+            let Some(channel) = self.channel(name.as_str()) else { continue };
+            let mut state = channel.state.lock();
+            let Some((at, stream)) = state.member(connection.key, &key).map(|(at, member)| (at, member.stream().number)) else { continue };
+            // Under the channel's lock: nothing is given to it in between.
+            if let Some(after) = connection.outbox.take_fallen(stream) {
+                state.fall_behind(at, after);
+                connection.push_behind(name, key);
+                fallen.retain(|number| *number != stream);
+            }
+        }
+        // Those that are left have ended.
+        for number in fallen {
+            connection.outbox.take_fallen(number);
+        }
     }
 
     /// The view of a subscription, for writing what it missed.
@@ -399,6 +427,8 @@ pub struct ChannelReport {
     pub tail_bytes: usize,
     /// Whether events are kept.
     pub history: bool,
+    /// What slow clients did not get as it came.
+    pub reliefs: Reliefs,
 }
 
 impl ChannelReport {
@@ -413,6 +443,7 @@ impl ChannelReport {
             tail: state.tail.len(),
             tail_bytes: state.tail_bytes,
             history: channel.plan.history.is_some(),
+            reliefs: channel.reliefs.get(),
         }
     }
 }

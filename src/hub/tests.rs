@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::config::plan::{ChannelPlan, HistoryPlan, Keep, Promise};
+use crate::config::plan::{ChannelPlan, HistoryPlan, Keep, OnSlow, Promise};
 use crate::hub::channel::IDLE_MS;
 use crate::model::Place;
 use crate::model::event::{NewEvent, Origin};
@@ -21,6 +21,7 @@ fn plan(history: bool) -> Arc<ChannelPlan> {
         schemas: Vec::new(),
         join: None,
         publish: None,
+        on_slow: OnSlow::Disconnect,
     })
 }
 
@@ -34,6 +35,9 @@ fn publish(hub: &Hub, name: &ChannelName, plan: &Arc<ChannelPlan>) {
     impl Render for Nothing {
         fn begin(&mut self) {}
         fn render(&mut self, _: &Event, _: &Connection, _: Option<&SubView>) -> Option<Packet> {
+            None
+        }
+        fn traits(&self, _: &Arc<Event>, _: Option<&Channel>) -> Option<Arc<Traits>> {
             None
         }
         fn group(&self, _: &Connection, _: &SubView) -> Option<u64> {

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::config::plan::{DeliverForm, DeliverRow};
-use crate::hub::{Connection, Packet, Render};
+use crate::config::plan::{DeliverForm, DeliverRow, OnSlow};
+use crate::hub::traits::{Counting, Fate, Traits};
+use crate::hub::{Channel, Connection, Packet, Render};
 use crate::model::view::{ConnView, SubView};
-use crate::model::{ChannelName, Event, Json, Now, json};
+use crate::model::{ChannelName, Event, Json, Now, Priority, json};
 use crate::pipeline::scope::Reach;
 use crate::pipeline::world::NO_WORLD;
 use crate::protocol::{self, Frame};
@@ -151,6 +152,31 @@ impl Render for Renderer<'_> {
         }
         let (index, row) = rows.iter().enumerate().find(|(index, row)| self.holds(*index, row, &receiver))?;
         self.packet(index, row, &receiver)
+    }
+
+    fn traits(&self, event: &Arc<Event>, channel: Option<&Channel>) -> Option<Arc<Traits>> {
+        let priority = Priority::of(event.new.metadata.as_ref());
+        let on_slow = channel.map_or(&OnSlow::Disconnect, |channel| &channel.plan.on_slow);
+        let fate = match on_slow {
+            OnSlow::Disconnect => Fate::Kept,
+            OnSlow::DropOldest => Fate::DropOldest,
+            OnSlow::DropNewest => Fate::DropNewest,
+            OnSlow::LatestBy(key) => {
+                let reach = Reach { event: Some(event), ..Reach::at(self.now) };
+                key.render(&reach).map_or(Fate::Kept, |key| Fate::Latest(key.into()))
+            }
+            OnSlow::Concat(path) => Fate::Joined(event.clone(), path.clone()),
+        };
+        if priority == Priority::Medium && matches!(fate, Fate::Kept) {
+            return None;
+        }
+        let counting = channel.map(|channel| Counting {
+            channel: channel.reliefs.clone(),
+            pattern: self.runtime.pattern_metrics(&channel.plan),
+            all: self.runtime.counters.clone(),
+        });
+        let kept_at = channel.filter(|channel| channel.plan.history.is_some()).map(|_| event.offset);
+        Some(Arc::new(Traits { priority, fate, kept_at, counting }))
     }
 
     fn group(&self, connection: &Connection, subscription: &SubView) -> Option<u64> {

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 pub use super::prometheus::{Kind, Sample};
 pub use super::rates::Flow;
 use super::rates::Window;
+use super::relief::ReliefCounters;
 use crate::model::fault::Code;
 use crate::model::{Close, Now};
 
@@ -59,7 +60,7 @@ impl Gauge {
 
 /// A counter for each of a few fixed names.
 #[derive(Debug)]
-pub struct Counters<const N: usize>([Counter; N]);
+pub struct Counters<const N: usize>(pub(super) [Counter; N]);
 
 impl<const N: usize> Default for Counters<N> {
     fn default() -> Self {
@@ -80,12 +81,20 @@ pub enum DropReason {
     StoreUnavailable,
     /// A script dropped it.
     ByScript,
+    /// The receiver did not read, and the channel says that it need not get everything.
+    SlowClient,
 }
 
 impl DropReason {
     /// Every reason, in the order of the enum.
-    pub const ALL: [DropReason; 5] =
-        [DropReason::OutboxFull, DropReason::Gone, DropReason::RateLimited, DropReason::StoreUnavailable, DropReason::ByScript];
+    pub const ALL: [DropReason; 6] = [
+        DropReason::OutboxFull,
+        DropReason::Gone,
+        DropReason::RateLimited,
+        DropReason::StoreUnavailable,
+        DropReason::ByScript,
+        DropReason::SlowClient,
+    ];
 
     /// Its name in statistics.
     pub fn as_str(self) -> &'static str {
@@ -95,6 +104,7 @@ impl DropReason {
             DropReason::RateLimited => "rate_limited",
             DropReason::StoreUnavailable => "store_unavailable",
             DropReason::ByScript => "by_script",
+            DropReason::SlowClient => "slow_client",
         }
     }
 }
@@ -285,6 +295,8 @@ pub struct PatternMetrics {
     pub delivered: Counter,
     /// Bytes of the published data.
     pub bytes: Counter,
+    /// What clients that do not read did not get as it came.
+    pub reliefs: ReliefCounters,
 }
 
 /// What happens to sockets before they are anything else.

@@ -6,5 +6,6 @@ pub mod metrics;
 pub mod process;
 mod prometheus;
 mod rates;
+pub mod relief;
 pub mod report;
 pub mod series;

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use super::metrics::{ChannelMetrics, PatternMetrics, ProtocolMetrics, RouteMetrics, SocketMetrics, SourceMetrics};
+use super::relief::Relief;
 
 /// What a number does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +62,7 @@ pub(super) fn render(counted: &Counted<'_>) -> String {
         counted.patterns,
         |p| p.bytes.get(),
     );
+    reliefs(&mut out, counted.patterns);
     protocols(&mut out, counted.protocols);
     each(&mut out, counter("route_calls_total", "Messages that reached a row."), "route", counted.routes, |r| r.calls.get());
     each(&mut out, counter("route_faults_total", "Faults of a row."), "route", counted.routes, |r| r.faults.get());
@@ -101,6 +103,20 @@ fn channels(out: &mut String, channels: &ChannelMetrics) {
     family(out, "events_dropped_total", "What did not reach whom it was for, by reason.", Kind::Counter);
     for (reason, n) in channels.dropped() {
         line(out, "events_dropped_total", &[("reason", reason)], n as f64);
+    }
+}
+
+fn reliefs(out: &mut String, patterns: &[(Arc<str>, Arc<PatternMetrics>)]) {
+    if patterns.is_empty() {
+        return;
+    }
+    let name = "channel_slow_total";
+    family(out, name, "What slow clients did not get as it came, by the channel's pattern and what became of it.", Kind::Counter);
+    for (pattern, metrics) in patterns {
+        let reliefs = metrics.reliefs.get();
+        for relief in Relief::ALL {
+            line(out, name, &[("pattern", pattern), ("outcome", relief.as_str())], reliefs.get(relief) as f64);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::metrics::{ChannelMetrics, Metrics, ProtocolMetrics, snapshot};
+use super::relief::{Relief, Reliefs};
 
 /// Counts by name.
 pub type Tally = BTreeMap<&'static str, u64>;
@@ -57,6 +58,33 @@ pub struct PatternCounted {
     pub delivered: u64,
     /// Bytes of the published data.
     pub bytes: u64,
+    /// What slow clients did not get as it came.
+    pub slow: SlowCounted,
+}
+
+/// What slow clients did not get as it came, where the channel's `on_slow` says what becomes of it.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SlowCounted {
+    /// Messages that waited and made room.
+    pub dropped_oldest: u64,
+    /// Messages for which there was no room.
+    pub dropped_newest: u64,
+    /// Messages whose place a newer one took.
+    pub superseded: u64,
+    /// Messages that became one with their neighbour.
+    pub merged: u64,
+}
+
+impl From<Reliefs> for SlowCounted {
+    fn from(reliefs: Reliefs) -> Self {
+        Self {
+            dropped_oldest: reliefs.get(Relief::DroppedOldest),
+            dropped_newest: reliefs.get(Relief::DroppedNewest),
+            superseded: reliefs.get(Relief::Superseded),
+            merged: reliefs.get(Relief::Merged),
+        }
+    }
 }
 
 /// What passed through a protocol.
@@ -123,6 +151,7 @@ impl Metrics {
                 published: p.published.get(),
                 delivered: p.delivered.get(),
                 bytes: p.bytes.get(),
+                slow: p.reliefs.get().into(),
             }),
             protocols: by_name(snapshot(&self.protocols), protocol),
             routes: by_name(snapshot(&self.routes), |r| RouteCounted { calls: r.calls.get(), faults: r.faults.get() }),

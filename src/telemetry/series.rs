@@ -30,6 +30,7 @@ impl Metrics {
         }
         for (name, pattern) in snapshot(&self.patterns) {
             all("channel", &name, &[("published", &pattern.published), ("delivered", &pattern.delivered), ("bytes", &pattern.bytes)]);
+            all("channel", &name, &pattern.reliefs.counters().collect::<Vec<_>>());
         }
         for (name, protocol) in snapshot(&self.protocols) {
             let counters = [

@@ -22,6 +22,7 @@ use crate::model::close::{REASON_BYTES_MAX, may_send};
 use crate::model::name::ClientId;
 use crate::model::{ChannelName, Close};
 use crate::store::{ConnectionQuery, LISTING_LIMIT_MAX};
+use crate::telemetry::report::SlowCounted;
 
 /// What a cursor over open connections begins with.
 const LIVE: &str = "live-";
@@ -95,6 +96,8 @@ struct Connection {
     bytes: InOut,
     /// Messages that were never written.
     dropped: u64,
+    /// What was not written as it came, because the client was slow.
+    slow: SlowCounted,
     /// What waits to be written.
     queue: Queue,
     /// The channels it is on.
@@ -142,6 +145,7 @@ impl Connection {
             messages: both(report.messages),
             bytes: both(report.bytes),
             dropped: report.dropped,
+            slow: report.slow,
             queue: Queue { frames: queue.frames, bytes: queue.bytes, peak: queue.peak, max: queue.max },
             channels: report.channels,
         }

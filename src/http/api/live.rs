@@ -23,6 +23,7 @@ use crate::model::{ChannelName, Json, Now};
 use crate::routing::table;
 use crate::script::{PluginReport, PluginState};
 use crate::store::StoreState;
+use crate::telemetry::report::SlowCounted;
 
 /// Live channels.
 #[derive(Serialize, ToSchema)]
@@ -53,6 +54,8 @@ struct Channel {
     events: usize,
     /// Bytes of them.
     bytes: usize,
+    /// What slow clients did not get as it came, since the channel is in memory.
+    slow: SlowCounted,
 }
 
 impl Channel {
@@ -66,6 +69,7 @@ impl Channel {
             history: report.history,
             events: report.tail,
             bytes: report.tail_bytes,
+            slow: report.reliefs.into(),
         }
     }
 }

@@ -1,0 +1,462 @@
+//! The outbox against a socket that takes as many bytes as the test says: what each channel's policy does, and at random
+//! against a model that looks at everything that waits each time.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, IoSlice};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
+use super::packet::FRAME_OVERHEAD;
+use super::traits::{Fate, Stream, Traits};
+use super::{Outbox, Packet, Progress, Sent};
+use crate::hub::Socket;
+use crate::model::{Close, Priority};
+use crate::protocol::Frame;
+use crate::protocol::websocket;
+use crate::telemetry::relief::Relief;
+use crate::testing::told;
+
+/// A socket with room for some bytes.
+#[derive(Clone, Debug, Default)]
+struct Narrow(Arc<Mutex<(usize, Vec<u8>)>>);
+
+impl Narrow {
+    fn room(&self, bytes: usize) {
+        self.0.lock().0 += bytes;
+    }
+
+    fn written(&self) -> Vec<String> {
+        told(&self.0.lock().1)
+    }
+}
+
+impl Socket for Narrow {
+    fn try_read(&self, _: &mut [u8]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        let (room, written) = &mut *self.0.lock();
+        let mut count = 0;
+        for buffer in buffers {
+            let fits = buffer.len().min(*room);
+            written.extend_from_slice(&buffer[..fits]);
+            *room -= fits;
+            count += fits;
+        }
+        if count == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(count) }
+    }
+
+    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    fn poll_writable(&self, _: &mut Context<'_>) -> Poll<()> {
+        if self.0.lock().0 > 0 { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn close(&self) {}
+}
+
+/// An outbox with room for so many messages of ten letters, and its socket, which takes nothing yet.
+fn stalled(messages: usize) -> (Outbox, Narrow) {
+    let outbox = Outbox::new(messages * (12 + FRAME_OVERHEAD));
+    let socket = Narrow::default();
+    outbox.attach(Box::new(socket.clone()));
+    (outbox, socket)
+}
+
+fn text(text: &str, traits: Option<Traits>) -> Packet {
+    let frame = Frame::Text(text.to_owned().into());
+    Packet { wire: websocket::message(&frame), payload: frame.len(), traits: traits.map(Arc::new) }
+}
+
+fn traits(priority: Priority, fate: Fate, kept_at: Option<u64>) -> Option<Traits> {
+    Some(Traits { priority, fate, kept_at, counting: None })
+}
+
+fn stream(number: u64, positioned: bool) -> Option<Stream> {
+    Some(Stream { number, positioned })
+}
+
+fn drain(outbox: &Outbox, socket: &Narrow) -> Vec<String> {
+    socket.room(usize::MAX / 4);
+    progress(outbox);
+    socket.written()
+}
+
+fn progress(outbox: &Outbox) -> Progress {
+    outbox.poll_write(&mut Context::from_waker(Waker::noop()), true)
+}
+
+/// Pushes ten letters, as somebody does who flushes afterwards.
+fn push(outbox: &Outbox, name: &str, traits: Option<Traits>, stream: Option<Stream>) -> Sent {
+    let sent = outbox.push(text(&format!("{name:-<10}"), traits), stream, Close::slow);
+    outbox.flush();
+    sent
+}
+
+fn short(told: Vec<String>) -> String {
+    told.iter().map(|text| text.trim_end_matches('-')).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_full_outbox_drops_what_its_channel_says_and_nothing_of_others() {
+    let (outbox, socket) = stalled(4);
+    let oldest = || traits(Priority::Medium, Fate::DropOldest, None);
+    assert_eq!(push(&outbox, "kept", None, stream(1, false)), Sent::Queued);
+    for name in ["a1", "a2", "a3", "a4", "a5"] {
+        assert_eq!(push(&outbox, name, oldest(), stream(2, false)), Sent::Queued, "{name}");
+    }
+    let newest = traits(Priority::Medium, Fate::DropNewest, None);
+    assert_eq!(push(&outbox, "b1", newest, stream(3, false)), Sent::Dropped, "it does not cost what another channel has");
+    let measure = outbox.measure();
+    assert_eq!((measure.frames, measure.bytes, measure.dropped), (4, outbox.bytes_max(), 3));
+    assert_eq!([Relief::DroppedOldest, Relief::DroppedNewest].map(|relief| measure.reliefs.get(relief)), [2, 1]);
+    assert_eq!(short(drain(&outbox, &socket)), "kept a3 a4 a5");
+    assert_eq!(outbox.measure().bytes, 0);
+}
+
+#[test]
+fn what_is_never_dropped_makes_room_and_ends_the_connection_where_there_is_none() {
+    let (outbox, socket) = stalled(3);
+    let droppable = || traits(Priority::High, Fate::DropNewest, None);
+    push(&outbox, "a1", droppable(), stream(1, false));
+    push(&outbox, "a2", droppable(), stream(1, false));
+    push(&outbox, "kept", None, stream(2, false));
+    assert_eq!(push(&outbox, "reply", None, None), Sent::Queued);
+    assert_eq!(push(&outbox, "reply2", None, None), Sent::Queued);
+    assert_eq!(push(&outbox, "reply3", None, None), Sent::Full);
+    assert_eq!(outbox.measure().dropped, 6);
+    assert_eq!(push(&outbox, "late", None, None), Sent::Gone);
+    assert_eq!(drain(&outbox, &socket), ["close 1013 too slow: outbox full"]);
+}
+
+#[test]
+fn a_newer_state_takes_the_place_of_an_older_one_at_once_and_goes_last() {
+    let (outbox, socket) = stalled(10);
+    let state = |key: &str| traits(Priority::Medium, Fate::Latest(key.into()), None);
+    let given = |name: &str, number| push(&outbox, name, state(&name[..1]), stream(number, false));
+    for (name, number) in [("a1", 1), ("b1", 1), ("a2", 1), ("a1'", 2), ("c1", 1), ("a3", 1)] {
+        assert_eq!(given(name, number), Sent::Queued);
+    }
+    assert_eq!(outbox.measure().reliefs.get(Relief::Superseded), 2);
+    assert_eq!(outbox.measure().dropped, 0);
+    assert_eq!(short(drain(&outbox, &socket)), "b1 a1' c1 a3");
+}
+
+#[test]
+fn what_matters_more_goes_first_and_nothing_overtakes_what_the_client_is_told_itself() {
+    let (outbox, socket) = stalled(20);
+    let of = |priority| traits(priority, Fate::Kept, None);
+    for (name, given, number) in [
+        ("low1", of(Priority::Low), 1),
+        ("medium1", None, 2),
+        ("high1", of(Priority::High), 3),
+        ("reply1", None, 0),
+        ("medium2", None, 2),
+        ("low2", of(Priority::Low), 1),
+        ("high2", of(Priority::High), 3),
+        ("high3", of(Priority::High), 3),
+        ("direct", of(Priority::High), 0),
+        ("reply2", None, 0),
+    ] {
+        push(&outbox, name, given, stream(number, false).filter(|_| number > 0));
+    }
+    outbox.ping();
+    outbox.close(Close::GoingAway);
+    let told = short(drain(&outbox, &socket));
+    assert_eq!(told, "ping high1 medium1 reply1 high2 high3 direct medium2 reply2 low1 low2 close 1001 server is stopping");
+}
+
+#[test]
+fn a_subscription_with_a_position_gets_its_events_in_order_and_loses_none_that_the_log_has() {
+    let (outbox, socket) = stalled(4);
+    let event = |priority, offset| traits(priority, Fate::DropOldest, Some(offset));
+    let (with, without) = (stream(1, true), stream(2, false));
+    for (name, priority, offset) in [("7", Priority::Low, 7), ("8", Priority::High, 8)] {
+        assert_eq!(push(&outbox, name, event(priority, offset), with), Sent::Queued);
+    }
+    push(&outbox, "a1", event(Priority::Medium, 1), without);
+    push(&outbox, "a2", event(Priority::Medium, 2), without);
+    assert_eq!(push(&outbox, "9", event(Priority::Low, 9), with), Sent::Behind, "what waits of it stays");
+    assert!(progress(&outbox).fallen);
+    assert_eq!(push(&outbox, "10", event(Priority::High, 10), with), Sent::Behind);
+    assert_eq!((outbox.fallen(), outbox.take_fallen(1), outbox.take_fallen(1)), (vec![1], Some(8), None));
+    // What another needs is taken from the first that waits on.
+    assert_eq!(push(&outbox, "a3", event(Priority::Medium, 3), without), Sent::Queued);
+    assert_eq!(outbox.take_fallen(1), Some(6));
+    assert_eq!(outbox.measure().dropped, 0, "nothing is lost");
+    assert_eq!(short(drain(&outbox, &socket)), "a1 a2 a3");
+}
+
+#[test]
+fn what_is_half_written_is_neither_dropped_nor_overtaken() {
+    let (outbox, socket) = stalled(2);
+    socket.room(5);
+    let oldest = |priority| traits(priority, Fate::DropOldest, None);
+    for name in ["a1", "a2", "a3", "a4"] {
+        push(&outbox, name, oldest(Priority::Low), stream(1, false));
+    }
+    push(&outbox, "b1", oldest(Priority::High), stream(2, false));
+    outbox.ping();
+    assert_eq!(short(drain(&outbox, &socket)), "a1 ping b1");
+}
+
+#[test]
+fn a_socket_that_nobody_came_to_is_not_slow() {
+    let (outbox, socket) = stalled(2);
+    socket.room(1000);
+    for n in 0..20 {
+        assert_eq!(outbox.push(text("ten letter", None), stream(1, false), Close::slow), Sent::Queued, "{n}");
+    }
+    assert_eq!(drain(&outbox, &socket).len(), 20);
+}
+
+/// What the test does.
+#[derive(Clone, Debug)]
+enum Act {
+    /// Which kind of message, its priority, its key, its length.
+    Push(usize, Priority, u8, usize),
+    /// The socket takes so many bytes.
+    Room(usize),
+    /// Subscriptions that fell behind are told.
+    Fallen,
+    Ping,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let priority = prop::sample::select(Priority::ALL.map(|(_, priority)| priority).to_vec());
+    prop_oneof![
+        8 => (0..8usize, priority, 0..3u8, 4..120usize).prop_map(|(kind, priority, key, length)| Act::Push(kind, priority, key, length)),
+        3 => (1..400usize).prop_map(Act::Room),
+        1 => Just(Act::Fallen),
+        1 => Just(Act::Ping),
+    ]
+}
+
+/// A message in the model.
+#[derive(Clone, Debug)]
+struct Message {
+    name: String,
+    length: usize,
+    lane: Option<Priority>,
+    priority: Priority,
+    kind: usize,
+    key: u8,
+    offset: u64,
+}
+
+const OWN: usize = 0;
+const OLDEST: usize = 1;
+const NEWEST: usize = 2;
+const LATEST: usize = 3;
+const RECOVERED_OLDEST: usize = 4;
+const RECOVERED_NEWEST: usize = 5;
+const ORDERED: usize = 6;
+
+impl Message {
+    fn weight(&self) -> usize {
+        self.length + FRAME_OVERHEAD + usize::from(self.kind == LATEST)
+    }
+
+    fn droppable(&self) -> bool {
+        [OLDEST, NEWEST, RECOVERED_OLDEST, RECOVERED_NEWEST].contains(&self.kind)
+    }
+
+    fn recoverable(&self) -> bool {
+        [RECOVERED_OLDEST, RECOVERED_NEWEST].contains(&self.kind)
+    }
+
+    fn positioned(&self) -> bool {
+        self.recoverable() || self.kind == ORDERED
+    }
+}
+
+/// What an outbox does, by looking at everything each time.
+#[derive(Debug, Default)]
+struct Model {
+    /// In the order in which they came.
+    waiting: Vec<Message>,
+    /// The rest of what is half written, with its name.
+    begun: Option<(String, usize)>,
+    pings: usize,
+    fallen: BTreeMap<usize, u64>,
+    written: Vec<String>,
+    room: usize,
+    blocked: bool,
+}
+
+impl Model {
+    fn bytes(&self) -> usize {
+        let begun = self.begun.as_ref().map_or(0, |(_, left)| left + FRAME_OVERHEAD);
+        self.waiting.iter().map(Message::weight).sum::<usize>() + begun + self.pings * (2 + FRAME_OVERHEAD)
+    }
+
+    /// Which is written next.
+    fn next(&self) -> Option<usize> {
+        let is_low = |m: &Message| m.lane == Some(Priority::Low);
+        let end = self.waiting.iter().position(|m| m.lane.is_none()).map_or(self.waiting.len(), |own| own + 1);
+        let of = |lane: Option<Priority>| self.waiting[..end].iter().position(|m| m.lane == lane);
+        of(Some(Priority::High))
+            .or_else(|| of(Some(Priority::Medium)))
+            .or_else(|| of(None))
+            .or_else(|| self.waiting.iter().position(is_low))
+    }
+
+    fn write(&mut self) {
+        loop {
+            let (name, left) = match self.begun.take() {
+                Some(begun) => begun,
+                None if self.pings > 0 => {
+                    if self.room == 0 {
+                        return self.blocked = true;
+                    }
+                    self.pings -= 1;
+                    ("ping".into(), 2)
+                }
+                None => match self.next() {
+                    None => return self.blocked = false,
+                    Some(_) if self.room == 0 => return self.blocked = true,
+                    Some(at) => {
+                        let message = self.waiting.remove(at);
+                        (message.name, message.length)
+                    }
+                },
+            };
+            if left > self.room {
+                self.begun = Some((name, left - self.room));
+                self.room = 0;
+                return self.blocked = true;
+            }
+            self.room -= left;
+            self.written.push(name);
+        }
+    }
+
+    fn push(&mut self, mut new: Message, bytes_max: usize) -> Sent {
+        if self.fallen.contains_key(&new.kind) {
+            return Sent::Behind;
+        }
+        if self.blocked && new.kind == LATEST {
+            self.waiting.retain(|m| (m.kind, m.key) != (new.kind, new.key));
+        }
+        let excess = (self.bytes() + new.weight()).saturating_sub(bytes_max);
+        if excess > 0 {
+            let mut victims: Vec<Message> = self.waiting.iter().filter(|m| m.droppable()).cloned().collect();
+            let age = |m: &Message| if [NEWEST, RECOVERED_NEWEST].contains(&m.kind) { -(m.offset as i64) } else { m.offset as i64 };
+            victims.sort_by_key(|m| (std::cmp::Reverse(m.priority), age(m)));
+            if new.droppable() {
+                let own = |m: &Message| new.kind == OLDEST && m.kind == new.kind && m.priority == new.priority;
+                victims.retain(|m| m.priority > new.priority || own(m));
+            }
+            if victims.iter().map(Message::weight).sum::<usize>() < excess {
+                if new.recoverable() {
+                    self.fallen.insert(new.kind, new.offset - 1);
+                    return Sent::Behind;
+                }
+                return if new.droppable() { Sent::Dropped } else { Sent::Full };
+            }
+            let mut victims = victims.into_iter();
+            while self.bytes() + new.weight() > bytes_max {
+                let victim = victims.next().unwrap();
+                if victim.recoverable() {
+                    if let Some(first) = self.waiting.iter().find(|m| m.kind == victim.kind) {
+                        self.fallen.insert(victim.kind, first.offset - 1);
+                    }
+                    self.waiting.retain(|m| m.kind != victim.kind);
+                } else {
+                    self.waiting.retain(|m| m.offset != victim.offset);
+                }
+            }
+            if self.fallen.contains_key(&new.kind) {
+                return Sent::Behind;
+            }
+        }
+        if new.positioned()
+            && let Some(last) = self.waiting.iter().rev().find(|m| m.kind == new.kind)
+        {
+            new.lane = new.lane.max(last.lane);
+        }
+        self.waiting.push(new);
+        Sent::Queued
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #[test]
+    fn an_outbox_does_what_a_look_at_everything_would_do(acts in prop::collection::vec(act(), 1..80), messages in 2..12usize) {
+        let (outbox, socket) = stalled(messages);
+        let mut model = Model::default();
+        for (number, act) in acts.into_iter().enumerate() {
+            let offset = number as u64 + 1;
+            match act {
+                Act::Push(kind, priority, key, length) => {
+                    let name = format!("{offset:-<length$}");
+                    let fate = match kind {
+                        OLDEST | RECOVERED_OLDEST => Fate::DropOldest,
+                        NEWEST | RECOVERED_NEWEST => Fate::DropNewest,
+                        LATEST => Fate::Latest(key.to_string().into()),
+                        _ => Fate::Kept,
+                    };
+                    let own = kind == OWN;
+                    let message = Message {
+                        name: name.clone(),
+                        length: name.len() + 2,
+                        lane: if own { None } else { Some(priority) },
+                        priority: if own { Priority::Medium } else { priority },
+                        kind,
+                        key,
+                        offset,
+                    };
+                    let stream = stream(kind as u64, message.positioned()).filter(|_| !own);
+                    let given = if own { None } else { traits(priority, fate, Some(offset)) };
+                    let sent = outbox.push(text(&name, given), stream, Close::slow);
+                    outbox.flush();
+                    prop_assert_eq!(sent, model.push(message, outbox.bytes_max()));
+                    if sent == Sent::Full {
+                        prop_assert!(!outbox.is_open());
+                        return Ok(());
+                    }
+                    if !model.blocked {
+                        model.write();
+                    }
+                }
+                Act::Room(bytes) => {
+                    socket.room(bytes);
+                    model.room += bytes;
+                    let progress = progress(&outbox);
+                    model.write();
+                    prop_assert_eq!(progress.blocked, model.blocked);
+                }
+                Act::Fallen => {
+                    for (kind, after) in std::mem::take(&mut model.fallen) {
+                        prop_assert_eq!(outbox.take_fallen(kind as u64), Some(after));
+                    }
+                    prop_assert!(outbox.fallen().is_empty());
+                }
+                // One that does not fit is written all the same; the bound is for what others push.
+                Act::Ping if outbox.measure().bytes + 2 + FRAME_OVERHEAD <= outbox.bytes_max() => {
+                    outbox.ping();
+                    outbox.flush();
+                    model.pings += 1;
+                    if !model.blocked {
+                        model.write();
+                    }
+                }
+                Act::Ping => {}
+            }
+            let measure = outbox.measure();
+            prop_assert_eq!(measure.bytes, model.bytes());
+            prop_assert!(measure.bytes <= measure.bytes_max);
+        }
+        model.room = usize::MAX / 4;
+        model.write();
+        prop_assert_eq!(drain(&outbox, &socket), model.written);
+        prop_assert_eq!((outbox.measure().bytes, outbox.measure().frames), (0, 0));
+    }
+}

@@ -1,0 +1,169 @@
+//! What matters of an event to a client whose socket takes nothing: how soon it is written and what else may become of it.
+//! Made once for all who get the event, and only where there is something to say.
+
+use std::sync::Arc;
+
+use crate::model::event::NewEvent;
+use crate::model::{Event, Json, Priority, json};
+use crate::telemetry::metrics::{ChannelMetrics, DropReason, PatternMetrics};
+use crate::telemetry::relief::{Relief, ReliefCounters};
+
+/// Bytes of data that neighbours may have together. Each joining writes all of it again.
+const CONCAT_BYTES_MAX: usize = 8 << 10;
+
+/// The subscription that a message is for, seen from its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// Unique while the process runs; a subscription that is made again has another.
+    pub number: u64,
+    /// Whether it is told its position: then it gets events in the order of their offsets, whatever their priority.
+    pub positioned: bool,
+}
+
+/// What may become of a message that waits.
+#[derive(Debug)]
+pub enum Fate {
+    /// It is written, or the connection ends.
+    Kept,
+    /// Once there is no room, the oldest goes.
+    DropOldest,
+    /// Once there is no room, the newest goes.
+    DropNewest,
+    /// One with the same key takes its place.
+    Latest(Box<str>),
+    /// The text at this path of the event's data is joined with its neighbour's.
+    Joined(Arc<Event>, Box<[Box<str>]>),
+}
+
+/// Where it is counted.
+#[derive(Debug, Clone)]
+pub struct Counting {
+    /// Of the channel.
+    pub channel: Arc<ReliefCounters>,
+    /// Of its pattern.
+    pub pattern: Arc<PatternMetrics>,
+    /// Of all channels.
+    pub all: Arc<ChannelMetrics>,
+}
+
+/// See the module. An event without is of medium priority and kept.
+#[derive(Debug)]
+pub struct Traits {
+    /// How soon it is written.
+    pub priority: Priority,
+    /// What else may become of it.
+    pub fate: Fate,
+    /// Its place in its channel, where that has a history: it can be had from the log.
+    pub kept_at: Option<u64>,
+    /// None outside channels.
+    pub counting: Option<Counting>,
+}
+
+impl Traits {
+    /// Bytes that wait besides what is written.
+    pub(super) fn weight(&self) -> usize {
+        match &self.fate {
+            Fate::Joined(event, _) => event.weight(),
+            Fate::Latest(key) => key.len(),
+            Fate::Kept | Fate::DropOldest | Fate::DropNewest => 0,
+        }
+    }
+
+    pub(super) fn is_droppable(&self) -> bool {
+        matches!(self.fate, Fate::DropOldest | Fate::DropNewest)
+    }
+
+    /// Where a subscription goes on that does not get it: behind this offset, from the log.
+    pub(super) fn recoverable(&self, stream: Stream) -> Option<u64> {
+        self.kept_at.filter(|_| stream.positioned && self.is_droppable()).map(|offset| offset - 1)
+    }
+
+    pub(super) fn count(&self, relief: Relief) {
+        let Some(counting) = &self.counting else { return };
+        counting.channel.count(relief);
+        counting.pattern.reliefs.count(relief);
+        if relief.is_drop() {
+            counting.all.drop_one(DropReason::SlowClient);
+        }
+    }
+
+    /// Both as one event with the place of the later one, where they differ in nothing but one text of their data.
+    pub(in crate::hub) fn joined_with(&self, next: &Traits) -> Option<Traits> {
+        let (Fate::Joined(before, path), Fate::Joined(after, _)) = (&self.fate, &next.fate) else { return None };
+        let (old, new) = (&before.new, &after.new);
+        let alike = self.priority == next.priority
+            && old.kind == new.kind
+            && old.metadata == new.metadata
+            && (Arc::ptr_eq(&old.origin, &new.origin) || old.origin == new.origin);
+        if !alike || old.data.as_str().len() + new.data.as_str().len() > CONCAT_BYTES_MAX {
+            return None;
+        }
+        let data = Json::trusted(joined(old.data.as_str(), new.data.as_str(), path)?);
+        let event = Event { new: NewEvent { data, ..new.clone() }, ..(**after).clone() };
+        let fate = Fate::Joined(Arc::new(event), path.clone());
+        Some(Traits { priority: next.priority, fate, kept_at: next.kept_at, counting: next.counting.clone() })
+    }
+}
+
+/// Two values that are the same but for the text at a path, with both texts as one.
+fn joined(before: &str, after: &str, path: &[Box<str>]) -> Option<String> {
+    let Some((step, rest)) = path.split_first() else {
+        // Escapes stay whole: they are joined as they stand.
+        let (first, second) = (before.strip_suffix('"')?, after.strip_prefix('"')?);
+        return first.starts_with('"').then(|| format!("{first}{second}"));
+    };
+    let (mut olds, mut news) = (json::members(before), json::members(after));
+    let (mut out, mut found) = (String::with_capacity(before.len() + after.len()), false);
+    loop {
+        let ((key, old), (same, new)) = match (olds.next(), news.next()) {
+            (Some(old), Some(new)) => (old, new),
+            (None, None) => break,
+            _ => return None,
+        };
+        if key != same {
+            return None;
+        }
+        out.push(if out.is_empty() { '{' } else { ',' });
+        out.push_str(key);
+        out.push(':');
+        if json::key_is(key, step) {
+            out.push_str(&joined(old, new, rest)?);
+            found = true;
+        } else if old == new {
+            out.push_str(old);
+        } else {
+            return None;
+        }
+    }
+    out.push('}');
+    found.then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn join(before: &str, after: &str, path: &str) -> Option<String> {
+        joined(before, after, &path.split('.').map(Box::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn texts_are_joined_where_all_else_is_equal() {
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(join(r#"{"run":1,"delta":"Hel"}"#, r#"{"run":1,"delta":"lo"}"#, "delta"), some(r#"{"run":1,"delta":"Hello"}"#));
+        assert_eq!(join(r#"{"a":{"t":"x\n"},"b":2}"#, r#"{"a":{"t":"\"y"},"b":2}"#, "a.t"), some(r#"{"a":{"t":"x\n\"y"},"b":2}"#));
+        assert_eq!(join(r#"{"t":"\ud83d"}"#, r#"{"t":"\ude00"}"#, "t"), some(r#"{"t":"\ud83d\ude00"}"#));
+        assert_eq!(join(r#"{"t":""}"#, r#"{"t":""}"#, "t"), some(r#"{"t":""}"#));
+        for (before, after) in [
+            (r#"{"run":1,"t":"a"}"#, r#"{"run":2,"t":"b"}"#),
+            (r#"{"t":"a"}"#, r#"{"t":"b","last":true}"#),
+            (r#"{"t":"a"}"#, r#"{"t":1}"#),
+            (r#"{"t":1}"#, r#"{"t":"a"}"#),
+            (r#"{"x":"a"}"#, r#"{"x":"a"}"#),
+            (r#""a""#, r#""b""#),
+            ("{}", "{}"),
+        ] {
+            assert_eq!(join(before, after, "t"), None, "{before} {after}");
+        }
+    }
+}
