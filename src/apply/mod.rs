@@ -201,9 +201,7 @@ impl Apply<'_> {
             && let Some(frame) =
                 crate::pipeline::tell(&self.context.runtime.protocols[actor.protocol].plan, fault, None, &actor.view(), now)
         {
-            batch.only(None, None);
-            actor.send(&frame);
-            batch.given(actor);
+            batch.send(None, actor, &frame);
         }
         if let Some(done) = done {
             // Whoever asked may have gone.
@@ -232,19 +230,28 @@ impl Apply<'_> {
                         self.show(held, event, except, batch, told.then_some(&mut applied));
                     }
                 }
+                (Step::Do(Effect::Send(frame)), held) => {
+                    if let Some(actor) = actor {
+                        batch.send(held, actor, &frame);
+                    }
+                }
                 (Step::Do(effect), mut held) => {
                     batch.only(held.as_deref_mut(), None);
                     match (effect, actor) {
                         (Effect::Direct { receivers, event, except }, _) => {
                             applied.published.push(self.direct(&receivers, event, except, batch));
                         }
-                        (effect, Some(actor)) => recovering.extend(self.on(actor, effect, held, batch, now)),
+                        (effect, Some(actor)) => recovering.extend(self.on(actor, effect, held, now)),
                         // Effects on a connection, where there is none: the pipeline makes no such decision.
                         (_, None) => {}
                     }
                 }
                 (Step::Show(..), None) => {}
             }
+        }
+        if held.is_some() {
+            // Before the locks are let go: nothing published elsewhere slips between a join and its answer.
+            batch.give_told();
         }
         // What was missed comes behind the answer that says so, and before anything new.
         if let (Some(actor), Some(held), false) = (actor, held, recovering.is_empty()) {
@@ -262,19 +269,8 @@ impl Apply<'_> {
     }
 
     /// What concerns a connection itself. Gives back the subscription that wants what it missed.
-    fn on(
-        self,
-        actor: &Arc<Connection>,
-        effect: Effect,
-        held: Option<&mut Held<'_>>,
-        batch: &mut Batch<'_>,
-        now: Now,
-    ) -> Option<(ChannelName, Arc<str>)> {
+    fn on(self, actor: &Arc<Connection>, effect: Effect, held: Option<&mut Held<'_>>, now: Now) -> Option<(ChannelName, Arc<str>)> {
         match (effect, held) {
-            (Effect::Send(frame), _) => {
-                actor.send(&frame);
-                batch.given(actor);
-            }
             (Effect::View(view), _) => self.context.hub.set_view(actor, view),
             (Effect::Leave { channel, key, .. }, Some(held)) => held.leave(actor, &channel, &key),
             (Effect::Join { view, recover, .. }, Some(held)) => {
@@ -286,7 +282,7 @@ impl Apply<'_> {
                 }
             }
             (Effect::Close(close), _) => actor.outbox.close(close),
-            (Effect::Leave { .. } | Effect::Join { .. } | Effect::Publish { .. } | Effect::Direct { .. }, _) => {}
+            (Effect::Send(_) | Effect::Leave { .. } | Effect::Join { .. } | Effect::Publish { .. } | Effect::Direct { .. }, _) => {}
         }
         None
     }

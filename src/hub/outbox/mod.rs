@@ -15,6 +15,7 @@ pub mod traits;
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, MutexGuard};
 
@@ -93,6 +94,15 @@ impl Outbox {
         let mut queue = self.queue.lock();
         let sent = self.enter(&mut queue, packet.into_frame(stream), slow);
         queue.note(sent, 1, payload);
+        self.after(queue, sent)
+    }
+
+    /// Queues several messages for this client alone, which follow each other in `wire`: all of them or, where there is no room,
+    /// none. `payload`: bytes of the messages themselves.
+    pub fn push_joint(&self, wire: Bytes, messages: u64, payload: u64, slow: impl FnOnce() -> Close) -> Sent {
+        let mut queue = self.queue.lock();
+        let sent = self.enter(&mut queue, Frame::own(wire), slow);
+        queue.note(sent, messages, payload);
         self.after(queue, sent)
     }
 
