@@ -18,8 +18,8 @@ test: ## Run every test there is, and install what they need.
 deny: ## Check licences, sources, bans and known advisories of the dependencies.
 	cargo deny check
 
-bench: ## Measure the path of a message: reading, deciding, writing, finding a channel.
-	cargo bench --bench path
+bench: ## Measure what messages cost, beside npm ws, socket.io and bun; e.g. make bench BENCH=--quick
+	@benches/run.sh $(BENCH)
 
 bench-store: ## Measure the log: publishes a second, and questions to 1 and 10 million events.
 	cargo bench --bench store

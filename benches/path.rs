@@ -12,7 +12,7 @@ use std::sync::Arc;
 use divan::Bencher;
 use divan::counter::BytesCount;
 use tramline::config;
-use tramline::hub::{Connection, Hub, Render};
+use tramline::hub::{Connection, Hub, Packet, Render};
 use tramline::model::{ChannelName, ConnView, Event, Json, Now, SubView, json};
 use tramline::pipeline::deliver::Renderer;
 use tramline::pipeline::{self, ClientLimits, Context, Decision, Effect, Input};
@@ -108,7 +108,7 @@ impl Client {
             origin: Default::default(),
         };
         let limits = &protocol.plan.limits;
-        let connection = Connection::new(1, 0, now, view, limits.outbox, limits.slow.clone(), protocol.metrics.clone());
+        let connection = Connection::new(1, 0, now, view, limits.outbox, limits.slow.clone(), None, protocol.metrics.clone());
         let limits = ClientLimits::new(&protocol.plan, now);
         let hub = Arc::new(Hub::new(1, Vec::new()));
         Self { context: Context::new(runtime, hub), connection, limits, now }
@@ -133,7 +133,7 @@ fn decide(bencher: Bencher<'_, '_>, message: &Named<Frame>) {
 }
 
 #[inline(never)]
-fn once_render(renderer: &mut Renderer<'_>, event: &Event, client: &Client, subscription: &SubView) -> Option<Frame> {
+fn once_render(renderer: &mut Renderer<'_>, event: &Event, client: &Client, subscription: &SubView) -> Option<Packet> {
     renderer.begin();
     renderer.render(event, &client.connection, Some(subscription))
 }

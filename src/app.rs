@@ -32,6 +32,7 @@ use crate::runtime::{self, Runtime};
 use crate::statistics::Statistics;
 use crate::store::{Store, Writer};
 use crate::telemetry::log::{self, Format};
+use crate::telemetry::memory;
 use crate::telemetry::metrics::Metrics;
 use crate::{config, sources};
 
@@ -207,7 +208,9 @@ impl App {
         let gathering = tokio::spawn(async move { router.gather().await });
         let ports = self.serve(open);
         announce(cli, &self.router, &ports);
-        tracing::info!(signal = signals.next().await, "stopping");
+        // Outside the macro, which evaluates nothing where the level is off.
+        let signal = signals.next().await;
+        tracing::info!(signal, "stopping");
         let deadline = Instant::now() + self.router.context.runtime.plan.stop_within;
         tokio::select! {
             () = self.close(deadline) => {}
@@ -362,6 +365,7 @@ async fn housekeep(router: Arc<Router>, statistics: Arc<Statistics>, stop: Cance
         context.runtime.metrics.tick(now);
         context.hub.trim_tails();
         context.hub.retire(now);
+        memory::give_back();
         statistics.tick(now);
         seconds += 1;
         if seconds.is_multiple_of(SWEEP_SECONDS) {

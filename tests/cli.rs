@@ -1,6 +1,8 @@
 //! The binary from the command line: what a newcomer sees, and what a start that cannot be says.
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Output, Stdio};
 
 use crate::support::{Server, Setup};
 
@@ -30,6 +32,27 @@ fn help_says_what_there_is() {
     let wrong = tramline(&["chekc"]);
     assert_eq!(wrong.status.code(), Some(2));
     assert!(text(&wrong.stderr).contains("'check'"), "{wrong:?}");
+}
+
+#[test]
+fn a_server_whose_log_is_off_serves_until_it_is_told_to_stop() {
+    let setup = Setup::own("");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tramline"))
+        .args(["--config".as_ref(), setup.path("routes.yaml").as_os_str()])
+        .env("RUST_LOG", "off")
+        .env("DATABASE_URL", "sqlite::memory:")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let served = lines.find_map(|line| line.unwrap().split_once("http://").map(|(_, at)| at.to_owned())).unwrap();
+    let mut socket = TcpStream::connect(&served).unwrap();
+    socket.write_all(format!("GET /readyz HTTP/1.0\r\nHost: {served}\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

@@ -8,6 +8,10 @@ use crate::hub::{Channel, Connection, Held, Published};
 use crate::model::{ChannelName, Close, Now};
 use crate::pipeline::Context;
 use crate::pipeline::deliver::Renderer;
+use crate::protocol::{Frame, websocket};
+
+/// Bytes that a connection is told at once: what comes next begins anew.
+const TOLD_BYTES_MAX: usize = 16 << 10;
 
 /// See the module. What is left is queued when it is dropped, with no channel held.
 pub struct Batch<'a> {
@@ -15,8 +19,12 @@ pub struct Batch<'a> {
     pub(super) renderer: Renderer<'a>,
     /// Where something was shown that is not queued yet.
     open: Option<Arc<Channel>>,
-    /// The connection that writes what it is given when the batch has ended.
-    own: Option<u64>,
+    /// The connection it comes from, whose task flushes when the batch has ended.
+    own: Option<&'a Arc<Connection>>,
+    /// What that one is told, one frame behind the other, before anything else is queued for it.
+    told: Vec<u8>,
+    told_messages: u64,
+    told_payload: u64,
     /// Connections whose transactions wait no more once all of it is queued: only then may they go on.
     pub(super) released: Vec<Released>,
     /// Connections that end once no channel is held.
@@ -25,9 +33,42 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// A batch for what comes from this connection; for any other door without one.
-    pub fn new(context: &'a Context, own: Option<&Connection>, now: Now) -> Self {
-        let renderer = Renderer::new(&context.runtime, now);
-        Self { context, renderer, open: None, own: own.map(|own| own.key), released: Vec::new(), ending: Vec::new() }
+    pub fn new(context: &'a Context, own: Option<&'a Arc<Connection>>, now: Now) -> Self {
+        Self {
+            context,
+            renderer: Renderer::new(&context.runtime, now),
+            open: None,
+            own,
+            told: Vec::new(),
+            told_messages: 0,
+            told_payload: 0,
+            released: Vec::new(),
+            ending: Vec::new(),
+        }
+    }
+
+    /// Tells a connection something by itself, behind everything that it was given before.
+    pub(super) fn send(&mut self, held: Option<&mut Held<'_>>, connection: &Arc<Connection>, frame: &Frame) {
+        self.settle(held);
+        let own = self.own.is_some_and(|own| own.key == connection.key);
+        if !own || connection.compresses(frame) || self.told.len() > TOLD_BYTES_MAX {
+            self.give_told();
+        }
+        if !own || connection.compresses(frame) {
+            connection.send(frame);
+            return self.given(connection);
+        }
+        websocket::append(&mut self.told, frame);
+        self.told_messages += 1;
+        self.told_payload += frame.len() as u64;
+    }
+
+    /// Queues what the connection is told.
+    pub(super) fn give_told(&mut self) {
+        if let (Some(own), false) = (self.own, self.told.is_empty()) {
+            let told = std::mem::take(&mut self.told);
+            own.send_joint(told.into(), std::mem::take(&mut self.told_messages), std::mem::take(&mut self.told_payload));
+        }
     }
 
     /// Before the locks of these channels are taken: what was shown elsewhere goes first.
@@ -41,6 +82,7 @@ impl<'a> Batch<'a> {
 
     /// Something was shown on a channel that is held, to be queued with what follows on the same.
     pub(super) fn shown(&mut self, held: &mut Held<'_>, name: &ChannelName) {
+        self.give_told();
         if self.open.as_ref().is_none_or(|open| open.name != *name) {
             self.open = held.channel(name);
         }
@@ -48,6 +90,7 @@ impl<'a> Batch<'a> {
 
     /// Before something else can be seen on `name`, or at all: what was shown on another channel is queued.
     pub(super) fn only(&mut self, held: Option<&mut Held<'_>>, name: Option<&ChannelName>) {
+        self.give_told();
         if self.open.as_ref().is_some_and(|open| Some(&open.name) != name) {
             self.settle(held);
         }
@@ -89,7 +132,7 @@ impl<'a> Batch<'a> {
 
     /// A connection was given something by itself.
     pub(super) fn given(&self, connection: &Arc<Connection>) {
-        if self.own != Some(connection.key) {
+        if self.own.is_none_or(|own| own.key != connection.key) {
             self.context.hub.flush.one(connection);
         }
     }
@@ -99,6 +142,7 @@ impl Drop for Batch<'_> {
     /// Queues what is left. No channel may be held.
     fn drop(&mut self) {
         if !std::thread::panicking() {
+            self.give_told();
             self.settle(None);
             self.renderer.report();
         }

@@ -208,9 +208,7 @@ impl Apply<'_> {
             && let Some(frame) =
                 crate::pipeline::tell(&self.context.runtime.protocols[actor.protocol].plan, fault, None, &actor.view(), now)
         {
-            batch.only(None, None);
-            actor.send(&frame);
-            batch.given(actor);
+            batch.send(None, actor, &frame);
         }
         if let Some(done) = done {
             // Whoever asked may have gone.
@@ -239,6 +237,12 @@ impl Apply<'_> {
                         self.show(held, event, except, batch, told.then_some(&mut applied));
                     }
                 }
+                (Step::Do(Effect::Send(frame)), held) => {
+                    // Where it is over for the connection, what waits is written and nothing more.
+                    if let Some(actor) = actor.filter(|actor| !batch.is_ending(actor)) {
+                        batch.send(held, actor, &frame);
+                    }
+                }
                 (Step::Do(effect), mut held) => {
                     batch.only(held.as_deref_mut(), None);
                     match (effect, actor) {
@@ -252,6 +256,10 @@ impl Apply<'_> {
                 }
                 (Step::Show(..), None) => {}
             }
+        }
+        if held.is_some() {
+            // Before the locks are let go: nothing published elsewhere slips between a join and its answer.
+            batch.give_told();
         }
         // What was missed comes behind the answer that says so, and before anything new.
         if let (Some(actor), Some(held), false) = (actor, held, recovering.is_empty()) {
@@ -278,12 +286,6 @@ impl Apply<'_> {
         now: Now,
     ) -> Option<(ChannelName, Arc<str>)> {
         match (effect, held) {
-            // It is over for it: what waits is written, and nothing more.
-            (Effect::Send(_), _) if batch.is_ending(actor) => {}
-            (Effect::Send(frame), _) => {
-                actor.send(&frame);
-                batch.given(actor);
-            }
             (Effect::View(view), _) => self.context.hub.set_view(actor, view),
             (Effect::Leave { channel, key, .. }, Some(held)) => held.leave(actor, &channel, &key, &mut batch.renderer),
             (Effect::Join { view, recover, .. }, Some(held)) => {
@@ -295,7 +297,7 @@ impl Apply<'_> {
                 }
             }
             (Effect::Close(close), _) => batch.ends(actor, close),
-            (Effect::Leave { .. } | Effect::Join { .. } | Effect::Publish { .. } | Effect::Direct { .. }, _) => {}
+            (Effect::Send(_) | Effect::Leave { .. } | Effect::Join { .. } | Effect::Publish { .. } | Effect::Direct { .. }, _) => {}
         }
         None
     }

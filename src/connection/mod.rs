@@ -38,12 +38,19 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 
 /// Runs a connection that the hub has let in and whose outbox has its socket, until it has ended, and says how it ended.
 ///
-/// `early` is what came with the handshake, `expires` when its token runs out. The future is small: idle connections hold it.
-pub fn run(router: Arc<Router>, connection: Arc<Connection>, early: Bytes, expires: Option<Instant>) -> impl Future<Output = Close> + Send {
+/// `early` is what came with the handshake, `expires` when its token runs out; `held` is dropped at the end. Idle connections
+/// hold the future, so it has nothing in it twice.
+pub fn run(
+    router: Arc<Router>,
+    connection: Arc<Connection>,
+    early: Bytes,
+    expires: Option<Instant>,
+    held: impl Send,
+) -> impl Future<Output = Close> + Send {
     let mut task = Task::new(router, connection, early, expires);
-    let deadline = sleep_until(task.opened);
     async move {
-        let mut deadline = pin!(deadline);
+        let _held = &held;
+        let mut deadline = pin!(sleep_until(task.opened));
         task.decide(Input::Open);
         poll_fn(|cx| task.poll(cx, deadline.as_mut())).await
     }

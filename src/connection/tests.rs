@@ -49,7 +49,7 @@ async fn running(expires_in: Option<Duration>) -> Running {
     let wire = Double::default();
     connection.outbox.attach(Box::new(wire.clone()));
     let expires = expires_in.map(|wait| Instant::now() + wait);
-    let task = tokio::spawn(run(router.clone(), connection.clone(), Bytes::new(), expires));
+    let task = tokio::spawn(run(router.clone(), connection.clone(), Bytes::new(), expires, ()));
     let running = Running { router, connection, wire, task };
     running.settle().await;
     running

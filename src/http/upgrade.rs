@@ -143,11 +143,7 @@ impl Upgrader {
                         // A fresh task, so that nothing of the handshake's lives as long as the connection.
                         Some((socket, early)) => {
                             connection.outbox.attach(socket.into_socket());
-                            let running = connection::run(router, connection, early, expires);
-                            tasks.spawn(async move {
-                                running.await;
-                                drop(permit);
-                            });
+                            tasks.spawn(connection::run(router, connection, early, expires, permit));
                         }
                         None => router.closed(&connection, &Close::Lost, Now::read()),
                     }

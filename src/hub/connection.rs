@@ -7,6 +7,7 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed},
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::hub::outbox::{Outbox, Packet, Sent};
@@ -126,10 +127,22 @@ impl Connection {
         self.deliver(self.packet(frame), None)
     }
 
+    /// Queues several messages for this client alone, which follow each other in `wire`. Never waits. Somebody must flush
+    /// afterwards.
+    pub fn send_joint(&self, wire: Bytes, messages: u64, payload: u64) {
+        if self.outbox.push_joint(wire, messages, payload, || self.slow()) == Sent::Queued {
+            self.metrics.messages_out(messages, payload);
+        }
+    }
+
+    /// Whether a message to it is compressed.
+    pub fn compresses(&self, frame: &Frame) -> bool {
+        self.compress.is_some_and(|above| frame.len() >= above)
+    }
+
     /// A message as it is written to this client.
     pub fn packet(&self, frame: &Frame) -> Packet {
-        let pays = self.compress.is_some_and(|above| frame.len() >= above);
-        let wire = if pays { websocket::compressed(frame) } else { websocket::message(frame) };
+        let wire = if self.compresses(frame) { websocket::compressed(frame) } else { websocket::message(frame) };
         Packet { wire, payload: frame.len(), traits: None }
     }
 

@@ -1,74 +1,77 @@
 //! What is written beside events: connections, sessions, and what was counted.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::LazyLock;
 
 use sqlx::Row;
 
-use super::db::{Held, both};
-use super::record::{ConnectionEnd, ConnectionRecord, Point, SessionRecord};
+use super::connections;
+use super::db::{Either, Held, both};
+use super::insert::{in_chunks, statements};
+use super::queue::Item;
+use super::record::{Point, SessionRecord};
 
 /// The step of the points that are written first.
 const MINUTE: i64 = 60;
 
-pub(super) async fn opened(db: &mut Held, record: &ConnectionRecord) -> sqlx::Result<()> {
-    insert(db, record).await?;
-    seen(db, record, record.opened_ms).await
-}
+static SEEN: LazyLock<[String; 4]> = LazyLock::new(|| {
+    let tail = ") UPDATE sessions SET seen_ms = seen.at FROM seen WHERE sessions.id = seen.id AND COALESCE(sessions.seen_ms, 0) < seen.at";
+    statements("WITH seen (id, at) AS (VALUES ", "(?,?)", tail)
+});
 
-/// Completes the row that was written when it opened; where that one was dropped, it is made first.
-pub(super) async fn closed(db: &mut Held, record: &ConnectionRecord, end: &ConnectionEnd) -> sqlx::Result<()> {
-    if update(db, record, end).await? == 0 {
-        insert(db, record).await?;
-        update(db, record, end).await?;
+const SEEN_UNNESTED: &str = "UPDATE sessions SET seen_ms = seen.at FROM UNNEST($1::text[], $2::bigint[]) AS seen (id, at) \
+     WHERE sessions.id = seen.id AND COALESCE(sessions.seen_ms, 0) < seen.at";
+
+/// Writes what is no event, within the caller's transaction.
+pub(super) async fn items(db: &mut Held, items: &[Item]) -> sqlx::Result<()> {
+    connections::write(db, items).await?;
+    // When a connection of each session was last there: once per session, and before that session is put anew or ends.
+    let mut latest: BTreeMap<&str, i64> = BTreeMap::new();
+    for item in items {
+        let (record, at_ms) = match item {
+            Item::Event(_) => continue,
+            Item::Opened(record) => (&**record, record.opened_ms),
+            Item::Closed(both) => (&both.0, both.1.seen_ms),
+            Item::Session(session) => {
+                if let Some(seen_ms) = latest.remove(&*session.id) {
+                    seen(db, &[(&session.id, seen_ms)]).await?;
+                }
+                put_session(db, session).await?;
+                continue;
+            }
+            Item::SessionEnd(id) => {
+                latest.remove(&**id);
+                end_session(db, id).await?;
+                continue;
+            }
+        };
+        if let Some(session) = record.session.as_deref() {
+            let latest = latest.entry(session).or_insert(at_ms);
+            *latest = at_ms.max(*latest);
+        }
     }
-    seen(db, record, end.seen_ms).await
+    seen(db, &latest.into_iter().collect::<Vec<_>>()).await
 }
 
-async fn insert(db: &mut Held, record: &ConnectionRecord) -> sqlx::Result<u64> {
-    let sql = "INSERT INTO connections (client, protocol, \"user\", session, address, opened_ms, seen_ms) \
-               VALUES ($1, $2, $3, $4, $5, $6, $6)";
-    both!(db, db => {
-        let query = sqlx::query(sql)
-            .bind(&*record.client)
-            .bind(&*record.protocol)
-            .bind(record.user.as_deref())
-            .bind(record.session.as_deref())
-            .bind(&*record.address)
-            .bind(record.opened_ms);
-        Ok(query.execute(&mut **db).await?.rows_affected())
-    })
+/// Connections of sessions were there, at these times.
+async fn seen(db: &mut Held, sessions: &[(&str, i64)]) -> sqlx::Result<()> {
+    match db {
+        Either::Sqlite(db) => {
+            in_chunks!(sessions, |size, chunk| {
+                let query = sqlx::query(SEEN[size].as_str());
+                chunk.iter().fold(query, |query, (id, at)| query.bind(*id).bind(*at)).execute(&mut **db).await?;
+            });
+        }
+        Either::Postgres(db) if !sessions.is_empty() => {
+            let (ids, times): (Vec<&str>, Vec<i64>) = sessions.iter().copied().unzip();
+            sqlx::query(SEEN_UNNESTED).bind(ids).bind(times).execute(&mut **db).await?;
+        }
+        Either::Postgres(_) => {}
+    }
+    Ok(())
 }
 
-async fn update(db: &mut Held, record: &ConnectionRecord, end: &ConnectionEnd) -> sqlx::Result<u64> {
-    let sql = "UPDATE connections SET \"user\" = $2, session = $3, closed_ms = $4, seen_ms = $5, code = $6, reason = $7, \
-               messages_in = $8, messages_out = $9, bytes_in = $10, bytes_out = $11, dropped = $12 \
-               WHERE client = $1 AND closed_ms IS NULL";
-    both!(db, db => {
-        let query = sqlx::query(sql)
-            .bind(&*record.client)
-            .bind(record.user.as_deref())
-            .bind(record.session.as_deref())
-            .bind(end.closed_ms)
-            .bind(end.seen_ms)
-            .bind(i64::from(end.code))
-            .bind(end.reason.as_str())
-            .bind(end.messages_in.cast_signed())
-            .bind(end.messages_out.cast_signed())
-            .bind(end.bytes_in.cast_signed())
-            .bind(end.bytes_out.cast_signed())
-            .bind(end.dropped.cast_signed());
-        Ok(query.execute(&mut **db).await?.rows_affected())
-    })
-}
-
-/// A connection of a session was there.
-async fn seen(db: &mut Held, record: &ConnectionRecord, at_ms: i64) -> sqlx::Result<()> {
-    let Some(session) = record.session.as_deref() else { return Ok(()) };
-    let sql = "UPDATE sessions SET seen_ms = $2 WHERE id = $1 AND COALESCE(seen_ms, 0) < $2";
-    both!(db, db => sqlx::query(sql).bind(session).bind(at_ms).execute(&mut **db).await.map(drop))
-}
-
-pub(super) async fn put_session(db: &mut Held, session: &SessionRecord) -> sqlx::Result<()> {
+async fn put_session(db: &mut Held, session: &SessionRecord) -> sqlx::Result<()> {
     let sql = "INSERT INTO sessions (id, \"user\", name, meta, created_ms, expires_ms, seen_ms) VALUES ($1, $2, $3, $4, $5, $6, $7) \
                ON CONFLICT (id) DO UPDATE SET \"user\" = excluded.\"user\", name = excluded.name, meta = excluded.meta, \
                created_ms = excluded.created_ms, expires_ms = excluded.expires_ms, \
@@ -86,7 +89,7 @@ pub(super) async fn put_session(db: &mut Held, session: &SessionRecord) -> sqlx:
     })
 }
 
-pub(super) async fn end_session(db: &mut Held, id: &str) -> sqlx::Result<()> {
+async fn end_session(db: &mut Held, id: &str) -> sqlx::Result<()> {
     both!(db, db => sqlx::query("DELETE FROM sessions WHERE id = $1").bind(id).execute(&mut **db).await.map(drop))
 }
 

@@ -49,10 +49,12 @@ pub struct Listing<T> {
 impl Store {
     /// Stored connections, the newest first, each as JSON text: `id`, `protocol`, `user`?, `session`?, `address`, `opened`,
     /// `seen`?, `closed`?, `code`?, `reason`?, `messages` and `bytes` as `{"in","out"}`, `dropped`. Times are ISO 8601.
+    /// Those that ended before it was asked are among them, unless the store cannot write.
     pub async fn connections(&self, asked: &ConnectionQuery) -> Result<Listing<String>, StoreError> {
         let limit = limit(asked.limit)?;
         let question = question(&json!(["connections", asked.client, asked.session, asked.user, asked.protocol, asked.closed]));
         let before = asked.cursor.as_deref().map(|text| cursor::read(text, Order::Descending, question)).transpose()?;
+        self.settled().await;
         let pool = self.shared.readers();
         let mut query = Query::new(
             &pool,

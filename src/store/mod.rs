@@ -7,7 +7,7 @@
 //!
 //! In reading order:
 //! - handed in: `record`, `queue`, `channels`;
-//! - written: `writer`, `attempt` (how it bears with its database), `work`, `insert`, `aside`, `known`, `link`, `fault`;
+//! - written: `writer`, `attempt` (how it bears with its database), `work`, `insert`, `aside`, `connections`, `known`, `link`, `fault`;
 //! - removed: `retention`, `trim`, `size`;
 //! - opened and put in order: `open`, `sqlite`, `postgres`, `db`, `recover`, `check`, `replace`, `salvage`;
 //! - asked: `filter`, `scan`, `history`, `after`, `listing`, `series`, on `read`, `row`, `names` and `cursor`.
@@ -17,6 +17,7 @@ mod aside;
 mod attempt;
 mod channels;
 mod check;
+mod connections;
 mod cursor;
 mod db;
 mod error;
@@ -188,7 +189,8 @@ impl Store {
         queue::reserve(&self.shared, events, bytes)
     }
 
-    /// Records that a connection opened. Never waits; dropped and counted where there is no room.
+    /// Records that a connection opened. Never waits; dropped and counted where there is no room. Written within a second, or
+    /// when somebody waits for it.
     pub fn append_connection_opened(&self, record: ConnectionRecord) {
         self.shared.queue.push_record(queue::Item::Opened(Box::new(record)));
     }
@@ -206,6 +208,7 @@ impl Store {
     /// Resolves when everything appended up to the ticket is committed: what an acknowledgement waits for. An error where the
     /// ticket's own row was refused, the writer has ended, or it takes too long; then the row may still be written.
     pub async fn committed(&self, ticket: Ticket) -> Result<(), StoreError> {
+        self.shared.queue.hasten(ticket);
         let mut progress = self.shared.progress.subscribe();
         let reached = progress.wait_for(|p| p.committed >= ticket.0 || p.ended);
         let seen = tokio::time::timeout(COMMIT_WAIT, reached).await.map_err(|_| StoreError::Slow)?.map_err(|_| StoreError::Ended)?;
@@ -218,7 +221,8 @@ impl Store {
         }
     }
 
-    /// Resolves when something after the ticket is settled, or nothing will be any more.
+    /// Resolves when something after the ticket is settled, or nothing will be any more. Hastens nothing: the writer was woken
+    /// for every event.
     pub async fn settled_beyond(&self, seen: Ticket) -> Settled {
         let mut progress = self.shared.progress.subscribe();
         match progress.wait_for(|p| p.committed > seen.0 || p.ended).await {
@@ -235,9 +239,10 @@ impl Store {
     /// Resolves when everything appended so far is settled, so that a query sees it. Does not wait for a store that cannot
     /// write: the query then shows what there is.
     pub async fn settled(&self) {
-        let last = self.ticket().0;
+        let last = self.ticket();
+        self.shared.queue.hasten(last);
         let mut progress = self.shared.progress.subscribe();
-        let reached = progress.wait_for(|p| p.committed >= last || p.ended);
+        let reached = progress.wait_for(|p| p.committed >= last.0 || p.ended);
         if self.state() == StoreState::Ok && tokio::time::timeout(SETTLE_WAIT, reached).await.is_err() {
             tracing::debug!("a query did not wait for the store any longer");
         }

@@ -17,6 +17,9 @@ use crate::model::Event;
 /// A connection record's share of the queue's bytes.
 const RECORD_BYTES: usize = 512;
 
+/// Records that wait before the writer is woken for them alone: nobody waits for most, and together they cost less.
+const RECORDS_HELD: usize = 512;
+
 /// Points that wait, at most: what is counted is counted in few series, and in minutes.
 const POINTS_KEPT: usize = 100_000;
 
@@ -101,6 +104,8 @@ pub(super) struct Queue {
 
 struct Inner {
     waiting: VecDeque<Waiting>,
+    /// How many of the newest of them the writer was not woken for: records only, fewer than [`RECORDS_HELD`].
+    held: usize,
     /// What was counted and is not written yet: by kind, name, metric and minute.
     points: HashMap<(&'static str, Arc<str>, &'static str, i64), u64>,
     /// The ticket of the last push.
@@ -126,6 +131,7 @@ impl Queue {
     pub(super) fn new(bounds: Bounds, seq: u64) -> Self {
         let inner = Inner {
             waiting: VecDeque::new(),
+            held: 0,
             points: HashMap::new(),
             appended: 0,
             seq,
@@ -142,7 +148,8 @@ impl Queue {
         Self { bounds, inner: Mutex::new(inner), wake: Notify::new() }
     }
 
-    /// Records may fill half of the rows: a storm of connections must not keep events out.
+    /// Records may fill half of the rows: a storm of connections must not keep events out. They are written with the next
+    /// events, at the writer's next look, when somebody [waits](Self::hasten) for them, or when there are many.
     pub(super) fn push_record(&self, item: Item) {
         let mut inner = self.inner.lock();
         if !inner.open || inner.rows >= self.bounds.rows / 2 || inner.bytes + RECORD_BYTES > self.bounds.bytes {
@@ -151,9 +158,22 @@ impl Queue {
         }
         inner.rows += 1;
         inner.bytes += RECORD_BYTES;
+        let held = inner.held + 1;
         inner.push(item, false);
-        drop(inner);
-        self.wake.notify_one();
+        if held < RECORDS_HELD {
+            inner.held = held;
+        } else {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Somebody waits for what was appended up to the ticket: wakes the writer where it was not yet.
+    pub(super) fn hasten(&self, ticket: Ticket) {
+        let mut inner = self.inner.lock();
+        if inner.held > 0 && ticket.0 > inner.appended - inner.held as u64 {
+            inner.held = 0;
+            self.wake.notify_one();
+        }
     }
 
     /// Adds to what waits to be written. Never refused; what is counted for the same minute is one.
@@ -207,17 +227,18 @@ impl Queue {
                 ends.push(items.len());
             }
         }
+        inner.held = inner.held.min(inner.waiting.len());
         Batch { first, items, ends, bytes }
     }
 
-    /// The batch is done with: its room is free again. Wakes the writer where more waits.
+    /// The batch is done with: its room is free again. Wakes the writer where more waits that it was woken for.
     pub(super) fn release(&self, batch: &Batch) {
         let mut inner = self.inner.lock();
         inner.rows -= batch.items.len();
         inner.bytes -= batch.bytes;
         inner.taken_rows = 0;
         inner.taken_since = None;
-        if !inner.waiting.is_empty() {
+        if inner.waiting.len() > inner.held {
             self.wake.notify_one();
         }
     }
@@ -229,7 +250,9 @@ impl Queue {
 
     /// Takes no more reservations.
     pub(super) fn stop(&self) {
-        self.inner.lock().open = false;
+        let mut inner = self.inner.lock();
+        (inner.open, inner.held) = (false, 0);
+        drop(inner);
         self.wake.notify_one();
     }
 
@@ -263,6 +286,7 @@ impl Queue {
 impl Inner {
     fn push(&mut self, item: Item, more: bool) {
         self.appended += 1;
+        self.held = 0;
         self.waiting.push_back(Waiting { item, since: Instant::now(), more });
     }
 

@@ -78,15 +78,7 @@ async fn fill(db: &mut Held, work: &Work<'_>, channels: &dyn Channels) -> sqlx::
         Work::Items(items) => {
             let events = events(items);
             let noted = insert::events(db, &events, channels).await?;
-            for item in *items {
-                match item {
-                    Item::Event(_) => {}
-                    Item::Opened(record) => aside::opened(db, record).await?,
-                    Item::Closed(both) => aside::closed(db, &both.0, &both.1).await?,
-                    Item::Session(session) => aside::put_session(db, session).await?,
-                    Item::SessionEnd(id) => aside::end_session(db, id).await?,
-                }
-            }
+            aside::items(db, items).await?;
             Ok(noted)
         }
         Work::Refused(items) => insert::channels(db, &events(items), channels).await,

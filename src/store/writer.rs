@@ -1,5 +1,6 @@
 //! The one task that writes. It takes what is queued, commits it as one transaction, then lets those know who wait: while one
-//! commit is on its way to the disk the next batch gathers, so batches grow with the load and no timer delays anyone.
+//! commit is on its way to the disk the next batch gathers, so batches grow with the load and no timer delays anyone. Only
+//! records nobody waits for are left to the next batch or tick.
 
 use std::collections::VecDeque;
 use std::future::Future;

@@ -1,10 +1,10 @@
 //! Counts the bytes each thread holds, so that a script can be stopped before it takes too much memory.
 //! Knows nothing of scripts. The counter is plain thread-local arithmetic, added up for the process every 16 KiB.
-#![allow(unsafe_code)] // The one file that may: a global allocator cannot be written without. Every call is passed on to `System` unchanged.
+#![allow(unsafe_code)] // The one file that may: a global allocator cannot be written without, nor pages given back. Every call is passed on unchanged.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicIsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicIsize, AtomicU64, Ordering::Relaxed};
 
 /// How far a thread's count runs ahead of the process's before it is added there.
 const STEP_BYTES: isize = 16 * 1024;
@@ -30,6 +30,35 @@ pub fn thread_live_bytes() -> isize {
 pub fn process_live_bytes() -> u64 {
     u64::try_from(PROCESS.load(Relaxed)).unwrap_or(0)
 }
+
+/// Bytes given back since the last time that make it worth while to give pages back to the system.
+const GIVE_BACK_BYTES: u64 = 8 << 20;
+
+/// The most that was held since pages were last given back.
+static PEAK: AtomicU64 = AtomicU64::new(0);
+
+/// Gives pages that nobody uses back to the system, where much less is held than was before. The allocator by itself keeps
+/// them, so that a server would look as large as on its busiest day. Called once a second.
+pub fn give_back() {
+    let live = process_live_bytes();
+    let peak = PEAK.fetch_max(live, Relaxed).max(live);
+    if peak - live > GIVE_BACK_BYTES.max(live / 2) {
+        PEAK.store(live, Relaxed);
+        trim();
+    }
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn trim() {
+    unsafe extern "C" {
+        fn malloc_trim(pad: usize) -> std::ffi::c_int;
+    }
+    // SAFETY: glibc's function of this signature; it may be called at any time, by any thread.
+    unsafe { malloc_trim(0) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn trim() {}
 
 fn count(bytes: isize) {
     // While a thread ends its counters may be gone already; nobody reads them then.

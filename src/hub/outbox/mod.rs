@@ -15,6 +15,7 @@ pub mod traits;
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, MutexGuard};
 
@@ -96,6 +97,15 @@ impl Outbox {
         self.after(queue, sent)
     }
 
+    /// Queues several messages for this client alone, which follow each other in `wire`: all of them or, where there is no room,
+    /// none. `payload`: bytes of the messages themselves.
+    pub fn push_joint(&self, wire: Bytes, messages: u64, payload: u64, slow: impl FnOnce() -> Close) -> Sent {
+        let mut queue = self.queue.lock();
+        let sent = self.enter(&mut queue, Frame::own(wire), slow);
+        queue.note(sent, messages, payload);
+        self.after(queue, sent)
+    }
+
     /// Queues several messages of a subscription at once. None: its socket takes nothing, or they do not fit, and they must be
     /// given one by one.
     pub(in crate::hub) fn push_run(&self, run: &Arc<Run>, stream: Stream) -> Option<Sent> {
@@ -104,7 +114,8 @@ impl Outbox {
             queue.note(Sent::Gone, run.len() as u64, 0);
             return Some(Sent::Gone);
         }
-        if queue.blocked || queue.backlog.is_some() || queue.bytes + run.weight > self.bytes_max {
+        let fallen = queue.backlog.as_ref().is_some_and(|backlog| backlog.has_fallen(stream));
+        if queue.blocked || fallen || queue.bytes + run.weight > self.bytes_max {
             return None;
         }
         queue.bytes += run.weight;

@@ -12,6 +12,13 @@ pub fn message(frame: &Frame) -> Bytes {
     whole(FIN | opcode(frame).bits(), payload(frame))
 }
 
+/// Writes a message as one frame behind what is there: for one client that is told several things at once.
+pub fn append(out: &mut Vec<u8>, frame: &Frame) {
+    let payload = payload(frame);
+    header::write(out, FIN | opcode(frame).bits(), payload.len());
+    out.extend_from_slice(payload);
+}
+
 /// A message as one compressed frame, for clients that agreed to it. One that would be no shorter for it is left as it is, which
 /// those clients understand too.
 pub fn compressed(frame: &Frame) -> Bytes {

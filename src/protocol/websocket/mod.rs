@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::protocol::Frame;
 pub use decode::Decoder;
-pub use encode::{close, compressed, message, ping, pong};
+pub use encode::{append, close, compressed, message, ping, pong};
 pub use negotiate::negotiate;
 
 /// What a client sent.

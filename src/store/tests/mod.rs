@@ -2,6 +2,7 @@
 
 mod base;
 mod faults;
+mod pairs;
 mod records;
 mod retention;
 mod rig;
