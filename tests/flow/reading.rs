@@ -103,6 +103,7 @@ async fn channels_and_connections() {
     let wanted = json!({
         "name": "session:s", "pattern": "session:{id*}", "subscribers": 1, "offset": 1, "epoch": answer["epoch"],
         "history": true, "events": 1, "bytes": 0,
+        "slow": { "droppedOldest": 0, "droppedNewest": 0, "superseded": 0, "merged": 0 },
     });
     assert_eq!(channel, wanted);
     let all = server.get("/api/channels").await.json();
