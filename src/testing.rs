@@ -76,8 +76,7 @@ pub(crate) fn connect(router: &Router, id: &str) -> Arc<Connection> {
     };
     let limits = &protocol.plan.limits;
     let key = router.context.hub.next_key();
-    let connection =
-        Arc::new(Connection::new(key, 0, Now::read(), view, limits.outbox, limits.slow.clone(), None, protocol.metrics.clone()));
+    let connection = Arc::new(Connection::new(key, 0, Now::read(), view, limits, None, protocol.metrics.clone()));
     router.admit(&connection).unwrap();
     connection
 }

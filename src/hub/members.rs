@@ -70,7 +70,7 @@ impl Members {
     pub(super) fn push(&mut self, member: Member) -> usize {
         let at = self.at.len();
         self.at.insert((member.connection.key, member.view.key.clone()), at);
-        if at % PIECE == 0 {
+        if at.is_multiple_of(PIECE) {
             self.pieces.push(Piece::default());
         }
         if let Some(last) = self.pieces.last_mut() {
