@@ -101,6 +101,8 @@ impl Client {
         let now = Now::read();
         let mut batch = Batch::new(&self.router.context, Some(&self.connection), now);
         self.router.client(&self.connection, &mut self.limits, input, &mut batch, now);
+        drop(batch);
+        self.router.context.hub.flush.one(&self.connection);
     }
 
     pub(crate) fn say(&mut self, text: &str) {

@@ -6,6 +6,8 @@
 pub mod stream;
 pub mod tcp;
 #[cfg(test)]
+mod order_tests;
+#[cfg(test)]
 mod tests;
 mod timers;
 pub mod tls;
