@@ -17,6 +17,7 @@ use tramline::model::{ChannelName, ConnView, Event, Json, Now, SubView, json};
 use tramline::pipeline::deliver::Renderer;
 use tramline::pipeline::{self, ClientLimits, Context, Decision, Effect, Input};
 use tramline::protocol::Frame;
+use tramline::protocol::websocket::{self, Decoder};
 use tramline::runtime::{self, Runtime};
 use tramline::telemetry::metrics::Metrics;
 
@@ -107,8 +108,7 @@ impl Client {
             request: Arc::default(),
             origin: Default::default(),
         };
-        let limits = &protocol.plan.limits;
-        let connection = Connection::new(1, 0, now, view, limits.outbox, limits.slow.clone(), None, protocol.metrics.clone());
+        let connection = Connection::new(1, 0, now, view, &protocol.plan.limits, None, protocol.metrics.clone());
         let limits = ClientLimits::new(&protocol.plan, now);
         let hub = Arc::new(Hub::new(1, Vec::new()));
         Self { context: Context::new(runtime, hub), connection, limits, now }
@@ -192,6 +192,35 @@ fn resolve(bencher: Bencher<'_, '_>, patterns: usize) {
     let runtime = ready(&format!("{}\nchannels:\n{channels}", ROUTES.split("channels:").next().unwrap()));
     let name = format!("kind{patterns}:1042");
     bencher.bench_local(|| once_resolve(&runtime, black_box(&name)));
+}
+
+/// A message as a client sends it.
+fn masked(bytes: usize) -> Vec<u8> {
+    let mut frame = websocket::message(&Frame::Text(text(bytes).into())).to_vec();
+    let header = frame.len() - bytes;
+    frame[1] |= 0x80;
+    let mask = [1, 2, 3, 4];
+    frame[header..].iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
+    frame.splice(header..header, mask);
+    frame
+}
+
+#[divan::bench(args = [16, 128, 1024])]
+fn decode(bencher: Bencher<'_, '_>, bytes: usize) {
+    let (frame, mut decoder) = (masked(bytes), Decoder::new(1 << 20, false));
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| decoder.next(&mut black_box(&frame[..])));
+}
+
+#[divan::bench(args = [16, 128, 1024])]
+fn encode(bencher: Bencher<'_, '_>, bytes: usize) {
+    let frame = Frame::Text(text(bytes).into());
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| websocket::message(black_box(&frame)));
+}
+
+#[divan::bench(args = [1024])]
+fn compress(bencher: Bencher<'_, '_>, bytes: usize) {
+    let frame = Frame::Text(text(bytes).into());
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| websocket::compressed(black_box(&frame)));
 }
 
 struct Named<T>((&'static str, T));

@@ -78,8 +78,7 @@ pub(crate) fn connect(router: &Router, id: &str) -> Arc<Connection> {
     };
     let limits = &protocol.plan.limits;
     let key = router.context.hub.next_key();
-    let connection =
-        Arc::new(Connection::new(key, 0, Now::read(), view, limits.outbox, limits.slow.clone(), None, protocol.metrics.clone()));
+    let connection = Arc::new(Connection::new(key, 0, Now::read(), view, limits, None, protocol.metrics.clone()));
     router.admit(&connection).unwrap();
     connection
 }
@@ -104,6 +103,8 @@ impl Client {
         let now = Now::read();
         let mut batch = Batch::new(&self.router.context, Some(&self.connection), now);
         self.router.client(&self.connection, &mut self.limits, input, &mut batch, now);
+        drop(batch);
+        self.router.context.hub.flush.one(&self.connection);
     }
 
     pub(crate) fn say(&mut self, text: &str) {

@@ -6,10 +6,12 @@
 pub mod stream;
 pub mod tcp;
 #[cfg(test)]
+mod order_tests;
+#[cfg(test)]
 mod tests;
 mod timers;
 pub mod tls;
-mod wire;
+pub mod wire;
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -50,7 +52,7 @@ pub fn run(
     let mut task = Task::new(router, connection, early, expires);
     async move {
         let _held = &held;
-        let mut deadline = pin!(sleep_until(task.opened));
+        let mut deadline = pin!(sleep_until(Instant::now()));
         task.decide(Input::Open);
         poll_fn(|cx| task.poll(cx, deadline.as_mut())).await
     }
@@ -66,7 +68,6 @@ struct Task {
     held_back: Option<Frame>,
     /// Gives subscriptions what they missed; only while one is behind.
     catching_up: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    opened: Instant,
     /// How it ended, once it has.
     ended: Option<Close>,
 }
@@ -105,7 +106,6 @@ impl Task {
             wire,
             held_back: None,
             catching_up: None,
-            opened,
             ended: None,
         }
     }

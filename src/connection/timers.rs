@@ -28,6 +28,8 @@ pub(super) struct Timers(Vec<(Timer, Instant)>);
 impl Timers {
     pub(super) fn set(&mut self, timer: Timer, at: Instant) {
         self.clear(timer);
+        // Most connections have one or two, and there are many connections.
+        self.0.reserve_exact(1);
         self.0.push((timer, at));
     }
 

@@ -23,7 +23,7 @@ thread_local! {
 }
 
 /// The reading side of a connection.
-pub(super) struct Wire {
+pub struct Wire {
     decoder: Decoder,
     /// What was read and is not looked at yet.
     unread: Bytes,
@@ -33,24 +33,27 @@ pub(super) struct Wire {
 enum Phase {
     Open,
     /// The close frame waits or is written; what still comes in is thrown away.
-    Closing(Close),
+    Closing(Box<Close>),
     /// Not even frames can be read any more. Once all is written our side ends, and what comes is thrown away.
-    Draining {
-        close: Close,
-        ended: bool,
-        drained: usize,
-    },
+    Draining(Box<Draining>),
+}
+
+struct Draining {
+    close: Close,
+    ended: bool,
+    drained: usize,
 }
 
 /// Whether whoever takes messages wants more.
-pub(super) enum Taken {
+pub enum Taken {
+    /// Go on.
     More,
     /// Not now: what was read and not looked at is kept.
     Enough,
 }
 
 /// What a look at the socket came to.
-pub(super) enum Read {
+pub enum Read {
     /// What was read is dealt with.
     Some,
     /// There is more, which is not wanted now.
@@ -61,27 +64,28 @@ pub(super) enum Read {
 
 impl Wire {
     /// `early`: what came with the handshake.
-    pub(super) fn new(early: Bytes, message_bytes_max: usize, inflates: bool) -> Self {
+    pub fn new(early: Bytes, message_bytes_max: usize, inflates: bool) -> Self {
         Self { decoder: Decoder::new(message_bytes_max, inflates), unread: early, phase: Phase::Open }
     }
 
     /// How it ends, once that is decided.
-    pub(super) fn closing(&self) -> Option<&Close> {
+    pub fn closing(&self) -> Option<&Close> {
         match &self.phase {
             Phase::Open => None,
-            Phase::Closing(close) | Phase::Draining { close, .. } => Some(close),
+            Phase::Closing(close) => Some(close),
+            Phase::Draining(draining) => Some(&draining.close),
         }
     }
 
     /// The outbox has been given its end.
-    pub(super) fn close(&mut self, close: Close) {
+    pub fn close(&mut self, close: Close) {
         if matches!(self.phase, Phase::Open) {
-            self.phase = Phase::Closing(close);
+            self.phase = Phase::Closing(Box::new(close));
         }
     }
 
     /// Reads once. `written`: whether everything was written. Pending where nothing is there.
-    pub(super) fn poll_read(
+    pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         outbox: &Outbox,
@@ -98,12 +102,12 @@ impl Wire {
             self.unread = unread;
             return Poll::Ready(read);
         }
-        if let Phase::Draining { ended, .. } = &mut self.phase {
+        if let Phase::Draining(draining) = &mut self.phase {
             if !written {
                 return Poll::Pending;
             }
             // A client that waits for the end before it goes must see it.
-            if !std::mem::replace(ended, true) {
+            if !std::mem::replace(&mut draining.ended, true) {
                 socket.close();
             }
         }
@@ -120,9 +124,9 @@ impl Wire {
         match socket.try_read(scratch) {
             Ok(0) => Read::Ended(self.closing().cloned().unwrap_or(Close::Lost)),
             Ok(count) => {
-                if let Phase::Draining { close, drained, .. } = &mut self.phase {
-                    *drained += count;
-                    return if *drained > DRAIN_BYTES_MAX { Read::Ended(close.clone()) } else { Read::Some };
+                if let Phase::Draining(draining) = &mut self.phase {
+                    draining.drained += count;
+                    return if draining.drained > DRAIN_BYTES_MAX { Read::Ended(draining.close.clone()) } else { Read::Some };
                 }
                 let mut input = &scratch[..count];
                 let read = self.decode(&mut input, outbox, take);
@@ -140,7 +144,7 @@ impl Wire {
         loop {
             match (self.decoder.next(input), &self.phase) {
                 (Ok(None), _) => return Read::Some,
-                (Ok(Some(Received::Close(_))), Phase::Closing(close)) => return Read::Ended(close.clone()),
+                (Ok(Some(Received::Close(_))), Phase::Closing(close)) => return Read::Ended((**close).clone()),
                 (Ok(Some(Received::Close(told))), _) => return Read::Ended(answer(outbox, told)),
                 (Ok(Some(Received::Message(_))), Phase::Closing(_)) => {}
                 (Ok(Some(received)), _) => {
@@ -151,7 +155,7 @@ impl Wire {
                 (Err(violation), _) => {
                     let close = self.closing().cloned().unwrap_or_else(|| fault(violation));
                     outbox.fail(close.clone());
-                    self.phase = Phase::Draining { close, ended: false, drained: 0 };
+                    self.phase = Phase::Draining(Box::new(Draining { close, ended: false, drained: 0 }));
                     *input = &[];
                     return Read::Some;
                 }

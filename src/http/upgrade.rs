@@ -119,15 +119,13 @@ impl Upgrader {
                 if let (None, Some(session)) = (&view.user, &view.session) {
                     view.user = self.sessions.user(session, now).await;
                 }
-                let limits = &entry.plan.limits;
                 let compress = entry.plan.compress.filter(|_| extensions.is_some());
                 let connection = Connection::new(
                     router.context.hub.next_key(),
                     protocol,
                     now,
                     view,
-                    limits.outbox,
-                    limits.slow.clone(),
+                    &entry.plan.limits,
                     compress,
                     entry.metrics.clone(),
                 );

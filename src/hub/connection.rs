@@ -10,6 +10,7 @@ use std::sync::atomic::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::config::plan::LimitsPlan;
 use crate::hub::outbox::{Outbox, Packet, Sent};
 use crate::hub::traits::{Stream, Traits};
 use crate::model::name::ClientId;
@@ -91,8 +92,7 @@ impl Connection {
         protocol: usize,
         opened: Now,
         view: ConnView,
-        outbox_bytes: usize,
-        slow: (u16, Arc<str>),
+        limits: &LimitsPlan,
         compress: Option<usize>,
         metrics: Arc<ProtocolMetrics>,
     ) -> Self {
@@ -101,9 +101,9 @@ impl Connection {
             id: view.id.clone(),
             protocol,
             opened,
-            outbox: Outbox::new(outbox_bytes),
+            outbox: Outbox::new(limits.outbox),
             traffic: Traffic::default(),
-            slow,
+            slow: limits.slow.clone(),
             compress,
             metrics,
             view: Mutex::new(Arc::new(view)),

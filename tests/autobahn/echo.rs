@@ -1,17 +1,23 @@
-//! The server that Autobahn's suite tests: each message goes back, compressed where the client agreed. Prints its address, and
+//! The server that Autobahn's suite tests: the connection engine without a router. Each message goes back, compressed where the
+//! client agreed. Prints its address, and
 //! ends when its input does.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program for tests; its output is its interface")]
 
+use std::future::poll_fn;
 use std::io::{self, Read as _};
+use std::task::Poll;
 
-use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tramline::protocol::websocket::{Decoder, Received, Violation, close, compressed, message, negotiate, pong};
+use tramline::connection::wire::{Read, Taken, Wire};
+use tramline::hub::Outbox;
+use tramline::model::Close;
+use tramline::protocol::websocket::{Received, compressed, message, negotiate};
 
 /// The suite's largest message is of 16 MiB.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
+const OUTBOX_BYTES_MAX: usize = 64 << 20;
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
@@ -42,23 +48,37 @@ async fn serve(mut socket: TcpStream) -> io::Result<()> {
     let switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
     socket.write_all(format!("{switching}Sec-WebSocket-Accept: {accept}\r\n{line}\r\n").as_bytes()).await?;
 
-    let mut decoder = Decoder::new(MESSAGE_BYTES_MAX, extensions.is_some());
-    let mut scratch = vec![0; 64 << 10];
-    let mut input = &early[..];
-    loop {
-        while let Some((answer, is_last)) = answer(&mut decoder, &mut input, extensions.is_some()) {
-            socket.write_all(&answer).await?;
-            if is_last {
-                socket.shutdown().await?;
-                while socket.read(&mut scratch).await? > 0 {}
-                return Ok(());
+    let outbox = Outbox::new(OUTBOX_BYTES_MAX);
+    outbox.attach(Box::new(socket));
+    let mut wire = Wire::new(early.into(), MESSAGE_BYTES_MAX, extensions.is_some());
+    let told = |received| {
+        match received {
+            Received::Message(frame) => {
+                let wire = if extensions.is_some() { compressed(&frame) } else { message(&frame) };
+                outbox.push_joint(wire, 1, frame.len() as u64, || Close::Internal);
+            }
+            Received::Ping(payload) => outbox.pong(&payload, || Close::Internal),
+            Received::Pong | Received::Close(_) => {}
+        }
+        Taken::More
+    };
+    // As a connection's task does, without a router.
+    poll_fn(|cx| {
+        loop {
+            let progress = outbox.poll_write(cx, true);
+            if progress.shut {
+                return Poll::Ready(());
+            }
+            match wire.poll_read(cx, &outbox, progress.written, &mut { told }) {
+                Poll::Ready(Read::Ended(_)) => return Poll::Ready(()),
+                Poll::Ready(Read::Some | Read::Enough) => {}
+                Poll::Pending if outbox.can_write() => {}
+                Poll::Pending => return Poll::Pending,
             }
         }
-        match socket.read(&mut scratch).await? {
-            0 => return Ok(()),
-            n => input = &scratch[..n],
-        }
-    }
+    })
+    .await;
+    Ok(())
 }
 
 /// A request's head, and what came behind it.
@@ -72,21 +92,5 @@ async fn request(socket: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
         if socket.read_buf(&mut bytes).await? == 0 || bytes.len() > 64 << 10 {
             return Err(io::ErrorKind::InvalidData.into());
         }
-    }
-}
-
-/// What goes back for the next thing in the input, and whether it is the last. None: nothing, until there is more.
-fn answer(decoder: &mut Decoder, input: &mut &[u8], compresses: bool) -> Option<(Bytes, bool)> {
-    loop {
-        return Some(match decoder.next(input) {
-            Ok(None) => return None,
-            Ok(Some(Received::Pong)) => continue,
-            Ok(Some(Received::Message(frame))) => (if compresses { compressed(&frame) } else { message(&frame) }, false),
-            Ok(Some(Received::Ping(payload))) => (pong(&payload), false),
-            Ok(Some(Received::Close(said))) => (said.map_or_else(|| close(1005, ""), |(code, _)| close(code, "")), true),
-            Err(Violation::Protocol(why)) => (close(1002, why), true),
-            Err(Violation::Utf8) => (close(1007, ""), true),
-            Err(Violation::TooLarge) => (close(1009, ""), true),
-        });
     }
 }

@@ -124,6 +124,7 @@ async fn channels_and_connections() {
         "messages",
         "bytes",
         "dropped",
+        "slow",
         "queue",
         "channels",
     ];
