@@ -204,6 +204,8 @@ impl App {
                 tokio::spawn(async move { router.context.hub.flush.run(nth).await })
             })
             .collect();
+        let router = self.router.clone();
+        let gathering = tokio::spawn(async move { router.gather().await });
         let ports = self.serve(open);
         announce(cli, &self.router, &ports);
         // Outside the macro, which evaluates nothing where the level is off.
@@ -221,6 +223,7 @@ impl App {
             tracing::error!(still = "store", queued = self.router.store.stats().queued_rows, "did not end in time");
         }
         delivered.abort();
+        gathering.abort();
         writing.iter().for_each(tokio::task::JoinHandle::abort);
         tracing::info!("stopped");
         Ok(())
@@ -279,7 +282,7 @@ impl App {
     async fn close(&self, deadline: Instant) {
         self.stop.cancel();
         for connection in self.router.context.hub.connections(None) {
-            connection.outbox.close(Close::GoingAway);
+            self.router.end(&connection, Close::GoingAway);
         }
         self.tasks.close();
         if timeout_at(deadline, self.tasks.wait()).await.is_err() {

@@ -38,7 +38,7 @@ async fn one(router: &Router, connection: &Arc<Connection>, name: &ChannelName, 
         match next {
             CatchUp::Done => return,
             CatchUp::Room => tokio::task::yield_now().await,
-            CatchUp::Lost => return connection.outbox.close(Close::PositionLost),
+            CatchUp::Lost => return router.end(connection, Close::PositionLost),
             CatchUp::Read { after, up_to, epoch } => {
                 if let Err(error) = read(router, connection, name, key, epoch, after, up_to).await {
                     tracing::debug!(client = %connection.id, %error, "what a client missed cannot be read yet");

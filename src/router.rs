@@ -12,6 +12,7 @@ use crate::hub::{Admission, Bounds, Connection};
 use crate::limits::{Limiter, Verdict};
 use crate::model::view::RequestView;
 use crate::model::{Close, Code, Fault, Json, Now};
+use crate::pipeline::deliver::Renderer;
 use crate::pipeline::publish::{Destination, Proposal, prepare};
 use crate::pipeline::{self, ClientLimits, Context, Decision, Effect, Input};
 use crate::store::{ConnectionEnd, ConnectionRecord, Store};
@@ -78,7 +79,7 @@ impl Router {
             Admission::Opened => {}
             Admission::Displaced(oldest) => {
                 if let WhenFull::CloseOldest(code, reason) = &limits.full {
-                    oldest.outbox.close(Close::Displaced(*code, reason.to_string().into()));
+                    self.end(&oldest, Close::Displaced(*code, reason.to_string().into()));
                 }
             }
             Admission::Full => return Err(Fault::with(Code::LimitReached, "too many connections")),
@@ -178,6 +179,28 @@ impl Router {
 
     fn applying(&self) -> Apply<'_> {
         Apply { context: &self.context, store: &self.store, line: &self.line }
+    }
+
+    /// Ends a connection after all that waits for it.
+    pub fn end(&self, connection: &Arc<Connection>, close: Close) {
+        let mut renderer = Renderer::new(&self.context.runtime, Now::read());
+        self.context.hub.end(connection, close, &mut renderer);
+        renderer.report();
+    }
+
+    /// Writes what was gathered whenever it is due, as long as it is polled.
+    pub async fn gather(&self) {
+        let Context { runtime, hub, .. } = &self.context;
+        loop {
+            let (channel, protocol) = hub.due.next().await;
+            let mut renderer = Renderer::new(runtime, Now::read());
+            let written = hub.write_gathered(&channel, protocol, &mut renderer);
+            renderer.report();
+            runtime.counters.drop_many(DropReason::OutboxFull, written.overflowed as u64);
+            runtime.counters.drop_many(DropReason::Gone, written.gone as u64);
+            // Others have their turn between one channel and the next.
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Shows what the store settles, until it has ended.

@@ -47,6 +47,8 @@ pub(crate) async fn router(yaml: &str, plugins: &[(&str, &str)]) -> Arc<Router> 
     tokio::spawn(async move { flushing.context.hub.flush.run_all().await });
     let delivering = router.clone();
     tokio::spawn(async move { delivering.deliver().await });
+    let gathering = router.clone();
+    tokio::spawn(async move { gathering.gather().await });
     router
 }
 

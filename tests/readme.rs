@@ -117,6 +117,7 @@ protocols:
     errors: { Q: 1 }
     messages: { m: { Q: 1, fail: { Q: 1 } }, n: { fail: { Q: 1, code: invalid } } }
     deliver: [{ Q: 1, send: {} }]
+    batch: { Q: 1, every: 1s, as: $messages }
     http: { GET /x: { Q: 1 } }
 sources:
   timer: { Q: 1, every: 1s, emit: { Q: 1, type: x }, to: c }

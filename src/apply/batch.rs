@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Released;
 use crate::hub::{Channel, Connection, Held, Published};
-use crate::model::{ChannelName, Now};
+use crate::model::{ChannelName, Close, Now};
 use crate::pipeline::Context;
 use crate::pipeline::deliver::Renderer;
 use crate::protocol::{Frame, websocket};
@@ -27,6 +27,8 @@ pub struct Batch<'a> {
     told_payload: u64,
     /// Connections whose transactions wait no more once all of it is queued: only then may they go on.
     pub(super) released: Vec<Released>,
+    /// Connections that end once no channel is held.
+    ending: Vec<(Arc<Connection>, Close)>,
 }
 
 impl<'a> Batch<'a> {
@@ -41,6 +43,7 @@ impl<'a> Batch<'a> {
             told_messages: 0,
             told_payload: 0,
             released: Vec::new(),
+            ending: Vec::new(),
         }
     }
 
@@ -105,6 +108,26 @@ impl<'a> Batch<'a> {
 
     pub(super) fn count(&self, channel: &Channel, published: &[Published]) {
         published.iter().for_each(|published| self.context.runtime.published(Some(&channel.plan), published));
+    }
+
+    /// A connection ends with this transaction.
+    pub(super) fn ends(&mut self, connection: &Arc<Connection>, close: Close) {
+        self.ending.push((connection.clone(), close));
+    }
+
+    pub(super) fn is_ending(&self, connection: &Connection) -> bool {
+        self.ending.iter().any(|(ending, _)| ending.key == connection.key)
+    }
+
+    /// Ends the connections that a transaction ends: behind all that waits for them, wherever that is. No channel may be held.
+    pub(super) fn end(&mut self) {
+        if self.ending.is_empty() {
+            return;
+        }
+        self.only(None, None);
+        for (connection, close) in std::mem::take(&mut self.ending) {
+            self.context.hub.end(&connection, close, &mut self.renderer);
+        }
     }
 
     /// A connection was given something by itself.

@@ -110,6 +110,12 @@ impl Apply<'_> {
     /// Applies effects in order. `actor` is the connection they are about; what happened is told where there is none.
     /// Fails as a whole, before anything happened.
     pub fn apply(self, actor: Option<&Arc<Connection>>, effects: Vec<Effect>, batch: &mut Batch<'_>, now: Now) -> Result<Accepted, Fault> {
+        let accepted = self.begin(actor, effects, batch, now);
+        batch.end();
+        accepted
+    }
+
+    fn begin(self, actor: Option<&Arc<Connection>>, effects: Vec<Effect>, batch: &mut Batch<'_>, now: Now) -> Result<Accepted, Fault> {
         batch.before(effects.iter().filter_map(channel_of));
         // What a connection does stays in order: behind what waits of it, all else waits too.
         let follows = actor.is_some_and(|actor| actor.is_waiting());
@@ -197,6 +203,7 @@ impl Apply<'_> {
             }
         }
         drop(held);
+        batch.end();
         if let (Some(actor), Err(fault)) = (&actor, &result)
             && let Some(frame) =
                 crate::pipeline::tell(&self.context.runtime.protocols[actor.protocol].plan, fault, None, &actor.view(), now)
@@ -231,7 +238,8 @@ impl Apply<'_> {
                     }
                 }
                 (Step::Do(Effect::Send(frame)), held) => {
-                    if let Some(actor) = actor {
+                    // Where it is over for the connection, what waits is written and nothing more.
+                    if let Some(actor) = actor.filter(|actor| !batch.is_ending(actor)) {
                         batch.send(held, actor, &frame);
                     }
                 }
@@ -241,7 +249,7 @@ impl Apply<'_> {
                         (Effect::Direct { receivers, event, except }, _) => {
                             applied.published.push(self.direct(&receivers, event, except, batch));
                         }
-                        (effect, Some(actor)) => recovering.extend(self.on(actor, effect, held, now)),
+                        (effect, Some(actor)) => recovering.extend(self.on(actor, effect, held, batch, now)),
                         // Effects on a connection, where there is none: the pipeline makes no such decision.
                         (_, None) => {}
                     }
@@ -260,7 +268,7 @@ impl Apply<'_> {
                 match held.catch_up(&name, actor, &key, &mut batch.renderer) {
                     CatchUp::Done => {}
                     CatchUp::Room | CatchUp::Read { .. } => actor.push_behind(name, key),
-                    CatchUp::Lost => actor.outbox.close(Close::PositionLost),
+                    CatchUp::Lost => batch.ends(actor, Close::PositionLost),
                 }
             }
             batch.given(actor);
@@ -269,19 +277,26 @@ impl Apply<'_> {
     }
 
     /// What concerns a connection itself. Gives back the subscription that wants what it missed.
-    fn on(self, actor: &Arc<Connection>, effect: Effect, held: Option<&mut Held<'_>>, now: Now) -> Option<(ChannelName, Arc<str>)> {
+    fn on(
+        self,
+        actor: &Arc<Connection>,
+        effect: Effect,
+        held: Option<&mut Held<'_>>,
+        batch: &mut Batch<'_>,
+        now: Now,
+    ) -> Option<(ChannelName, Arc<str>)> {
         match (effect, held) {
             (Effect::View(view), _) => self.context.hub.set_view(actor, view),
-            (Effect::Leave { channel, key, .. }, Some(held)) => held.leave(actor, &channel, &key),
+            (Effect::Leave { channel, key, .. }, Some(held)) => held.leave(actor, &channel, &key, &mut batch.renderer),
             (Effect::Join { view, recover, .. }, Some(held)) => {
                 let place = (view.channel.clone(), view.key.clone());
                 match held.join(actor, view, recover, now) {
                     Joined::In if recover.is_some() => return Some(place),
                     Joined::In | Joined::Gone => {}
-                    Joined::Lost => actor.outbox.close(Close::PositionLost),
+                    Joined::Lost => batch.ends(actor, Close::PositionLost),
                 }
             }
-            (Effect::Close(close), _) => actor.outbox.close(close),
+            (Effect::Close(close), _) => batch.ends(actor, close),
             (Effect::Send(_) | Effect::Leave { .. } | Effect::Join { .. } | Effect::Publish { .. } | Effect::Direct { .. }, _) => {}
         }
         None

@@ -113,7 +113,7 @@ fn variable(root: Root) -> &'static str {
         Root::Now => "now()",
         Root::NowMs => "now_ms()",
         Root::Uuid => "uuid()",
-        Root::Raw | Root::Channel | Root::Recovery | Root::Result | Root::Error | Root::Random => "",
+        Root::Raw | Root::Channel | Root::Recovery | Root::Messages | Root::Result | Root::Error | Root::Random => "",
     }
 }
 

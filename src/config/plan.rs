@@ -253,12 +253,27 @@ pub struct ProtocolPlan {
     pub messages: Table,
     /// How an event is written to this protocol's clients: the first row that holds. None: `{"type","data"}` and the channel.
     pub deliver: Vec<DeliverRow>,
+    /// Events in a row are written as one message.
+    pub batch: Option<BatchPlan>,
     /// How a fault is told. None: on the wire nothing.
     pub error: Option<Template>,
     /// Messages of faults, by code.
     pub errors: HashMap<Code, Text>,
     /// HTTP rows on the same address.
     pub http: Vec<HttpRow>,
+}
+
+/// `batch:`, where it says how long.
+#[derive(Debug, Clone)]
+pub struct BatchPlan {
+    /// How long after the first event of a channel others are waited for.
+    pub every: Duration,
+    /// Events that do not wait for that.
+    pub events: usize,
+    /// Bytes of events that do not wait for it.
+    pub bytes: usize,
+    /// How several messages are written as one, over `$messages`.
+    pub form: Template,
 }
 
 /// `auth:`, where it is not empty.

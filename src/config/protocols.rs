@@ -12,16 +12,22 @@ use super::fields::{Fields, Gathered};
 use super::limits;
 use super::listen::{self, Doors};
 use super::node::{Entry, Node, Yaml};
-use super::plan::{HttpRow, IdlePlan, Listen, ProtocolPlan, Role, Row};
+use super::plan::{BatchPlan, HttpRow, IdlePlan, Listen, ProtocolPlan, Role, Row};
 use super::rows::{Kind, Rows};
 use super::template::{self, Seen};
 use super::{tls, values};
 use crate::model::fault::Code;
 use crate::model::pattern::Pattern;
-use crate::model::template::Text;
+use crate::model::template::{Root, Text};
 
 /// Codecs that the language knows and this build has not.
 const CODECS_TO_COME: [&str; 6] = ["json-lines", "json-rs", "text", "binary", "msgpack", "socketio"];
+/// What a batch holds at most, where its protocol does not say.
+const BATCH_EVENTS: usize = 100;
+const BATCH_BYTES: usize = 64 << 10;
+/// No event waits longer for others.
+const BATCH_EVERY_MAX: Duration = Duration::from_secs(60);
+
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 /// Reads one entry.
@@ -62,6 +68,7 @@ pub(super) fn protocol(all: &Gathered, channels: &Channels, doors: &mut Doors, e
         close: section(&mut fields, "close", Kind::Close),
         messages: fields.read("messages", |_, node| rows.table(node, Kind::Message, &format!("{name}.messages"))).unwrap_or_default(),
         deliver: fields.read("deliver", |_, node| Some(deliver::deliver(&rows, node))).unwrap_or_default(),
+        batch: fields.read("batch", batch).flatten(),
         error: fields.read("error", |all, node| template::template(all, node, Seen::ERROR)),
         errors: fields.read("errors", errors).unwrap_or_default(),
         http: fields.read("http", |_, node| http(&rows, node, &listen, doors)).unwrap_or_default(),
@@ -92,6 +99,32 @@ fn codec(all: &Gathered, node: &Node) -> Option<()> {
         return all.fail(codes::NOT_YET, &node.span, format!("the codec `{written}` is not supported yet; there is `json`"));
     }
     values::word(all, node, &[("json", ())])
+}
+
+/// `batch: {every, as, events, bytes}`. Nothing under `every`: no batches, as if it were not there.
+fn batch(all: &Gathered, node: &Node) -> Option<Option<BatchPlan>> {
+    let mut fields = Fields::of(all, node, "`batch`")?;
+    let every = if fields.has("every") { fields.get("every") } else { fields.need("every") };
+    let every = every.map(|node| match values::duration(all, node)? {
+        every if every <= BATCH_EVERY_MAX => Some(every),
+        _ => all.fail(codes::VALUE, &node.span, "events wait at most 60s for others"),
+    });
+    let form = fields.need("as").map(|node| {
+        let form = template::template(all, node, Seen::BATCH)?;
+        if form.references().iter().any(|reference| reference.root == Root::Messages && reference.path.is_empty()) {
+            return Some(form);
+        }
+        let message = "`as` has no `$messages`: what is gathered would be lost";
+        all.report(Diagnostic::new(codes::MISSING, node.span.clone(), message).hint("as in `as: { messages: $messages }`"));
+        None
+    });
+    let events = fields.read("events", values::count).unwrap_or(BATCH_EVENTS);
+    let bytes = fields.read("bytes", values::size).unwrap_or(BATCH_BYTES);
+    fields.finish();
+    match every {
+        Some(every) => Some(Some(BatchPlan { every: every?, events, bytes, form: form?? })),
+        None => Some(None),
+    }
 }
 
 /// `idle: {after, send, close, grace}`

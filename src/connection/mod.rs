@@ -297,8 +297,8 @@ impl Task {
                     self.timers.set(Timer::Grace, now + grace);
                 }
             }
-            Timer::Grace => self.connection.outbox.close(Close::Idle),
-            Timer::Expiry => self.connection.outbox.close(Close::Expired),
+            Timer::Grace => self.router.end(&self.connection, Close::Idle),
+            Timer::Expiry => self.router.end(&self.connection, Close::Expired),
             Timer::CloseDue => return Some(self.wire.closing().cloned().unwrap_or(Close::Lost)),
         }
         None

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use crate::config::plan::ChannelPlan;
 use crate::hub::connection::Connection;
+use crate::hub::gather::Gathered;
 use crate::hub::held::Published;
 use crate::hub::members::{Member, Members};
 use crate::model::event::{Epoch, Event, NewEvent};
@@ -54,6 +55,8 @@ pub struct State {
     behind: usize,
     /// What was shown and is not queued for the members yet, and whom each is not for.
     pub(super) burst: Vec<(Published, Option<u64>)>,
+    /// What was shown and waits for more, for members of protocols that write several as one.
+    pub(super) gathered: Vec<Gathered>,
     /// Taken out of the hub: whoever still holds it must look it up again.
     pub(super) dead: bool,
     pub(super) last_ms: i64,
@@ -71,6 +74,7 @@ impl State {
             tail_bytes: 0,
             members: Members::default(),
             burst: Vec::new(),
+            gathered: Vec::new(),
             dead: false,
             last_ms: 0,
         }

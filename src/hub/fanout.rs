@@ -7,9 +7,11 @@ use super::held::Published;
 use super::members::Member;
 use super::outbox::{Packet, Run};
 use super::traits::{Fate, Traits};
-use super::{Channel, Connection, Hub, Sent, State};
+use super::{Channel, Connection, Hub, Sent, State, gather};
+use crate::config::plan::BatchPlan;
 use crate::model::Event;
 use crate::model::view::SubView;
+use crate::protocol::Frame;
 use crate::telemetry::metrics::ProtocolMetrics;
 
 /// How an event is written for a connection: nothing where it is not for it. `None` for the subscription: it was sent directly.
@@ -18,6 +20,12 @@ pub trait Render {
     fn begin(&mut self);
     /// What this receiver is written.
     fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Packet>;
+    /// The same, before it is made ready for the wire.
+    fn frame(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Frame>;
+    /// How messages of this protocol are written as one; none: each by itself.
+    fn batch(&self, protocol: usize) -> Option<&BatchPlan>;
+    /// Several messages of this protocol as one.
+    fn joined(&self, protocol: usize, messages: &[Frame]) -> Option<Frame>;
     /// What matters of an event to those who do not read; none: it waits like any other. `None` for the channel: it was sent
     /// directly.
     fn traits(&self, event: &Arc<Event>, channel: Option<&Channel>) -> Option<Arc<Traits>>;
@@ -31,6 +39,8 @@ struct Group {
     /// For each event.
     packets: Vec<Option<Packet>>,
     run: Option<Arc<Run>>,
+    /// They get it later, with others.
+    gathers: bool,
     metrics: Arc<ProtocolMetrics>,
     delivered: usize,
     gone: usize,
@@ -38,6 +48,10 @@ struct Group {
 
 impl Group {
     fn new(number: u64, member: &Member, channel: &Channel, published: &[Published], render: &mut dyn Render) -> Self {
+        let metrics = member.connection.metrics.clone();
+        if render.batch(member.connection.protocol).is_some() {
+            return Self { number, packets: Vec::new(), run: None, gathers: true, metrics, delivered: 0, gone: 0 };
+        }
         let mut write = |published: &Published| {
             render.begin();
             let packet = render.render(&published.event, &member.connection, Some(&member.view))?;
@@ -46,8 +60,7 @@ impl Group {
         let packets: Vec<Option<Packet>> = published.iter().map(&mut write).collect();
         let all: Vec<Packet> = packets.iter().flatten().cloned().collect();
         let run = (!all.is_empty()).then(|| Arc::new(Run::new(all)));
-        let metrics = member.connection.metrics.clone();
-        Self { number, packets, run, metrics, delivered: 0, gone: 0 }
+        Self { number, packets, run, gathers: false, metrics, delivered: 0, gone: 0 }
     }
 
     /// Gives a member all of it. `false`: it must be given one by one.
@@ -78,10 +91,15 @@ impl Hub {
         let Some(first) = published.first().map(|first| first.event.offset) else { return published };
         let mut groups: Vec<Group> = Vec::new();
         let mut alone: Vec<&Member> = Vec::new();
+        let mut gathering = Vec::new();
         for (nth, piece) in state.members.pieces().iter().enumerate() {
             for member in piece.iter().filter(|member| member.behind.is_none()) {
                 let Some(number) = render.group(&member.connection, &member.view) else {
-                    alone.push(member);
+                    if render.batch(member.connection.protocol).is_some() {
+                        gather::note(member, &mut gathering, &mut published, &except);
+                    } else {
+                        alone.push(member);
+                    }
                     continue;
                 };
                 let at = groups.iter().position(|group| group.number == number).unwrap_or_else(|| {
@@ -89,12 +107,16 @@ impl Hub {
                     groups.len() - 1
                 });
                 let group = &mut groups[at];
+                if group.gathers {
+                    gather::note(member, &mut gathering, &mut published, &except);
+                    continue;
+                }
                 if member.live_after < first && !except.contains(&Some(member.connection.key)) && group.give(member) {
                     continue;
                 }
                 for ((published, packet), except) in published.iter_mut().zip(&group.packets).zip(&except) {
                     if let Some(packet) = packet
-                        && is_for(member, published, *except)
+                        && is_for(member, &published.event, *except)
                     {
                         published.note(give(member, packet.clone(), render));
                     }
@@ -107,7 +129,7 @@ impl Hub {
                 let traits = render.traits(&published.event, Some(channel));
                 render.begin();
                 for member in &alone {
-                    if is_for(member, published, *except)
+                    if is_for(member, &published.event, *except)
                         && let Some(packet) = render.render(&published.event, &member.connection, Some(&member.view))
                     {
                         published.note(give(member, Packet { traits: traits.clone(), ..packet }, render));
@@ -116,12 +138,19 @@ impl Hub {
             }
         }
         groups.into_iter().for_each(|group| group.count(&mut published));
+        for protocol in gathering {
+            let written = self.gather(channel, state, protocol, &published, &except, render);
+            if let Some(last) = published.last_mut() {
+                last.overflowed += written.overflowed;
+                last.gone += written.gone;
+            }
+        }
         published
     }
 }
 
 /// Gives a member one message, joined with the one before it where that still waits and its channel says so.
-fn give(member: &Member, packet: Packet, render: &mut dyn Render) -> Sent {
+pub(super) fn give(member: &Member, packet: Packet, render: &mut dyn Render) -> Sent {
     let (connection, stream) = (&member.connection, member.stream());
     let joins = |traits: &&Arc<Traits>| matches!(traits.fate, Fate::Joined(..));
     if let Some(traits) = packet.traits.as_ref().filter(joins)
@@ -142,6 +171,6 @@ fn give(member: &Member, packet: Packet, render: &mut dyn Render) -> Sent {
 }
 
 /// Whether a live member is to see an event.
-fn is_for(member: &Member, published: &Published, except: Option<u64>) -> bool {
-    published.event.offset > member.live_after && except != Some(member.connection.key)
+pub(super) fn is_for(member: &Member, event: &Event, except: Option<u64>) -> bool {
+    event.offset > member.live_after && except != Some(member.connection.key)
 }

@@ -82,11 +82,13 @@ impl Held<'_> {
         Joined::In
     }
 
-    /// Ends a subscription. The channel must be held.
-    pub fn leave(&mut self, connection: &Arc<Connection>, name: &ChannelName, key: &Arc<str>) {
-        if let Some((_, state)) = self.find(name)
-            && state.leave(connection.key, key)
-        {
+    /// Ends a subscription. What was gathered for it is queued before. The channel must be held.
+    pub fn leave(&mut self, connection: &Arc<Connection>, name: &ChannelName, key: &Arc<str>, render: &mut dyn Render) {
+        if let Some((channel, state)) = self.find(name) {
+            state.give_gathered(channel, connection.key, key, render);
+            if !state.leave(connection.key, key) {
+                return;
+            }
             let mut subscriptions = connection.subscriptions.lock();
             subscriptions.iter_mut().for_each(|all| all.retain(|(n, k)| (n, k) != (name, key)));
         }

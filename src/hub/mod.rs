@@ -13,6 +13,7 @@ pub mod directory;
 mod fanout;
 pub mod feed;
 mod flush;
+mod gather;
 mod held;
 mod members;
 pub mod outbox;
@@ -41,6 +42,7 @@ pub use directory::{Admission, Bounds};
 pub use fanout::Render;
 pub use feed::Feed;
 pub use flush::Flush;
+pub use gather::Due;
 pub use held::{CatchUp, Held, Joined, Published, Recover};
 pub use members::Member;
 pub use outbox::traits::{self, Stream, Traits};
@@ -75,6 +77,8 @@ pub struct Hub {
     pub feed: Arc<Feed>,
     /// Who was given something to write.
     pub flush: Flush,
+    /// Channels where what was gathered is to be written.
+    pub due: Due,
 }
 
 impl Hub {
@@ -90,6 +94,7 @@ impl Hub {
             next_key: AtomicU64::new(1),
             next_stream: AtomicU64::new(1),
             feed: Arc::default(),
+            due: Due::default(),
             flush: Flush::new(std::thread::available_parallelism().map_or(1, usize::from)),
         }
     }

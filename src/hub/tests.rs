@@ -37,6 +37,15 @@ fn publish(hub: &Hub, name: &ChannelName, plan: &Arc<ChannelPlan>) {
         fn render(&mut self, _: &Event, _: &Connection, _: Option<&SubView>) -> Option<Packet> {
             None
         }
+        fn frame(&mut self, _: &Event, _: &Connection, _: Option<&SubView>) -> Option<crate::protocol::Frame> {
+            None
+        }
+        fn batch(&self, _: usize) -> Option<&crate::config::plan::BatchPlan> {
+            None
+        }
+        fn joined(&self, _: usize, _: &[crate::protocol::Frame]) -> Option<crate::protocol::Frame> {
+            None
+        }
         fn traits(&self, _: &Arc<Event>, _: Option<&Channel>) -> Option<Arc<Traits>> {
             None
         }

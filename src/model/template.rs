@@ -110,6 +110,8 @@ pub enum Root {
     Sub,
     /// `$recovery.x`: what a subscription that said where it stands has missed.
     Recovery,
+    /// `$messages`: the messages of a batch, as a list.
+    Messages,
     /// `$result.x`
     Result,
     /// `$error.x`
@@ -126,7 +128,7 @@ pub enum Root {
 
 impl Root {
     /// Every root with its name; the message's is the empty one.
-    pub const ALL: [(&'static str, Root); 19] = [
+    pub const ALL: [(&'static str, Root); 20] = [
         ("", Root::Message),
         ("raw", Root::Raw),
         ("type", Root::Type),
@@ -140,6 +142,7 @@ impl Root {
         ("channel", Root::Channel),
         ("sub", Root::Sub),
         ("recovery", Root::Recovery),
+        ("messages", Root::Messages),
         ("result", Root::Result),
         ("error", Root::Error),
         ("now", Root::Now),

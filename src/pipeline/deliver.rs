@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::plan::{DeliverForm, DeliverRow, OnSlow};
+use crate::config::plan::{BatchPlan, DeliverForm, DeliverRow, OnSlow};
 use crate::hub::traits::{Counting, Fate, Traits};
 use crate::hub::{Channel, Connection, Packet, Render};
 use crate::model::view::{ConnView, SubView};
@@ -33,6 +33,7 @@ struct Shared {
     /// Whether it is for those who take compressed messages.
     compress: bool,
     holds: Option<bool>,
+    frame: Option<Option<Frame>>,
     packet: Option<Option<Packet>>,
 }
 
@@ -46,7 +47,7 @@ impl<'a> Renderer<'a> {
         let (protocol, compress) = (connection.protocol, connection.compress.is_some());
         let known = self.shared.iter().position(|s| (s.protocol, s.row, s.positioned, s.compress) == (protocol, row, positioned, compress));
         let at = known.unwrap_or_else(|| {
-            self.shared.push(Shared { protocol, row, positioned, compress, holds: None, packet: None });
+            self.shared.push(Shared { protocol, row, positioned, compress, holds: None, frame: None, packet: None });
             self.shared.len() - 1
         });
         &mut self.shared[at]
@@ -73,18 +74,31 @@ impl<'a> Renderer<'a> {
     }
 
     fn packet(&mut self, index: usize, row: &DeliverRow, receiver: &Receiver<'_>) -> Option<Packet> {
-        let form = row.form.as_ref()?;
         let positioned = row.positioned && receiver.subscription.is_some_and(|sub| sub.positioned);
         if !row.per_subscription
             && let Some(known) = &self.shared(receiver.connection, index, positioned).packet
         {
             return known.clone();
         }
-        let packet = self.write(form, receiver).map(|frame| receiver.connection.packet(&frame));
+        let packet = self.frame_by(index, row, receiver).map(|frame| receiver.connection.packet(&frame));
         if !row.per_subscription {
             self.shared(receiver.connection, index, positioned).packet = Some(packet.clone());
         }
         packet
+    }
+
+    fn frame_by(&mut self, index: usize, row: &DeliverRow, receiver: &Receiver<'_>) -> Option<Frame> {
+        let form = row.form.as_ref()?;
+        let positioned = row.positioned && receiver.subscription.is_some_and(|sub| sub.positioned);
+        if row.per_subscription {
+            return self.write(form, receiver);
+        }
+        if let Some(known) = &self.shared(receiver.connection, index, positioned).frame {
+            return known.clone();
+        }
+        let frame = self.write(form, receiver);
+        self.shared(receiver.connection, index, positioned).frame = Some(frame.clone());
+        frame
     }
 
     fn write(&mut self, form: &DeliverForm, receiver: &Receiver<'_>) -> Option<Frame> {
@@ -152,6 +166,33 @@ impl Render for Renderer<'_> {
         }
         let (index, row) = rows.iter().enumerate().find(|(index, row)| self.holds(*index, row, &receiver))?;
         self.packet(index, row, &receiver)
+    }
+
+    fn frame(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Frame> {
+        let receiver = Receiver { event, connection, subscription };
+        let runtime = self.runtime;
+        let rows = &runtime.protocols[connection.protocol].plan.deliver;
+        if rows.is_empty() {
+            let plain = self.shared(connection, usize::MAX, false);
+            return plain.frame.get_or_insert_with(|| Some(plain_frame(event))).clone();
+        }
+        let (index, row) = rows.iter().enumerate().find(|(index, row)| self.holds(*index, row, &receiver))?;
+        self.frame_by(index, row, &receiver)
+    }
+
+    fn batch(&self, protocol: usize) -> Option<&BatchPlan> {
+        self.runtime.protocols[protocol].plan.batch.as_ref()
+    }
+
+    fn joined(&self, protocol: usize, messages: &[Frame]) -> Option<Frame> {
+        let batch = self.batch(protocol)?;
+        let mut list = String::with_capacity(messages.iter().map(|message| message.len() + 1).sum::<usize>() + 1);
+        for message in messages {
+            list.push(if list.is_empty() { '[' } else { ',' });
+            list.push_str(message.text()?);
+        }
+        list.push(']');
+        batch.form.render(&Reach { messages: Some(&list), ..Reach::at(self.now) }).map(protocol::encode_json)
     }
 
     fn traits(&self, event: &Arc<Event>, channel: Option<&Channel>) -> Option<Arc<Traits>> {

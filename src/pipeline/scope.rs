@@ -152,6 +152,8 @@ pub struct Reach<'a> {
     pub result: Option<&'a Json>,
     /// What became of a subscription that said where it stands.
     pub recovery: Option<&'a Recovery>,
+    /// The messages of a batch: the text of a list.
+    pub messages: Option<&'a str>,
     /// A fault, and what the protocol says of it.
     pub fault: Option<(&'a Fault, &'a str)>,
     /// An event on its way to a subscriber.
@@ -176,6 +178,7 @@ impl<'a> Reach<'a> {
             request: None,
             result: None,
             recovery: None,
+            messages: None,
             fault: None,
             event: None,
             subscription: None,
@@ -217,6 +220,7 @@ impl Scope for Reach<'_> {
                 "offset" | "epoch" => Value::Missing,
                 _ => Value::below(sub.meta.as_ref().map(Json::as_str), &path[1..]),
             }),
+            Root::Messages => Value::below(self.messages, path),
             Root::Recovery => self.recovery.map_or(Value::Missing, |recovery| recovery.resolve(first)),
             Root::Result => Value::below(self.result.map(Json::as_str), path),
             Root::Error => self.fault.map_or(Value::Missing, |(fault, message)| match first {

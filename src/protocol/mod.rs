@@ -28,6 +28,14 @@ impl Frame {
         }
     }
 
+    /// The payload as text; none where it is not UTF-8.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Frame::Text(text) => Some(text),
+            Frame::Binary(bytes) => std::str::from_utf8(bytes).ok(),
+        }
+    }
+
     /// Whether there is no payload.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

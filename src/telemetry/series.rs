@@ -71,6 +71,7 @@ mod tests {
     use crate::model::Now;
     use crate::model::fault::Code;
     use crate::telemetry::metrics::DropReason;
+    use crate::telemetry::relief::Relief;
 
     #[test]
     fn every_counter_has_a_key_of_its_own_and_goes_on_from_its_total() {
@@ -81,7 +82,7 @@ mod tests {
         metrics.pattern("a:{b}").published.add(2);
         let mut seen = HashSet::new();
         metrics.each(|key, _| assert!(seen.insert(key.clone()), "{key:?} stands twice"));
-        assert_eq!(seen.len(), 2 + DropReason::ALL.len() + 3 + 6 + Code::ALL.len() + 16 + 2 + 2);
+        assert_eq!(seen.len(), 2 + DropReason::ALL.len() + 3 + Relief::ALL.len() + 6 + Code::ALL.len() + 16 + 2 + 2);
         let totals = HashMap::from([
             (("channel", "a:{b}", "published"), 40),
             (("drop", "gone", "events"), 3),

@@ -20,6 +20,7 @@ mod openapi;
 mod sessions;
 mod statistics;
 
+mod batching;
 mod effects;
 mod events;
 mod history;

@@ -56,7 +56,7 @@ on_both! {
         let pattern = &before["channels"]["patterns"]["session:{id*}"];
         let bytes = pattern["bytes"].as_u64().unwrap();
         assert_eq!((&pattern["published"], &pattern["delivered"], bytes > 0), (&json!(2), &json!(2), true));
-        assert_eq!(before["channels"]["patterns"]["files"], json!({ "published": 0, "delivered": 0, "bytes": 0 }));
+        assert_eq!(before["channels"]["patterns"]["files"], json!({ "published": 0, "delivered": 0, "bytes": 0, "slow": { "droppedOldest": 0, "droppedNewest": 0, "superseded": 0, "merged": 0 } }));
 
         let server = server.stop().setup.start();
         let after = now(&server).await;

@@ -279,6 +279,6 @@ pub(super) async fn close(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri)
     let connection = api.router.context.hub.connection(&id);
     let connection = connection.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("no connection `{id}` is open")))?;
     tracing::info!(client = %connection.id, code, reason, "a connection is closed by the operator");
-    connection.outbox.close(Close::Asked(code, reason.into()));
+    api.router.end(&connection, Close::Asked(code, reason.into()));
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -208,7 +208,7 @@ pub(super) async fn end(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -
     let session = find(&api, &id).await?;
     stored(&api, api.router.store.end_session(session.id)).await?;
     for connection in api.router.context.hub.of_session(&id) {
-        connection.outbox.close(Close::Asked(1008, "session ended".into()));
+        api.router.end(&connection, Close::Asked(1008, "session ended".into()));
     }
     Ok(StatusCode::NO_CONTENT.into_response())
 }

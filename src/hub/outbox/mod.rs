@@ -114,7 +114,8 @@ impl Outbox {
             queue.note(Sent::Gone, run.len() as u64, 0);
             return Some(Sent::Gone);
         }
-        if queue.blocked || queue.backlog.is_some() || queue.bytes + run.weight > self.bytes_max {
+        let fallen = queue.backlog.as_ref().is_some_and(|backlog| backlog.has_fallen(stream));
+        if queue.blocked || fallen || queue.bytes + run.weight > self.bytes_max {
             return None;
         }
         queue.bytes += run.weight;
@@ -311,6 +312,11 @@ impl Outbox {
     pub fn can_write(&self) -> bool {
         let queue = self.queue.lock();
         !queue.waiting.is_empty() && !queue.blocked
+    }
+
+    /// Whether the socket takes nothing.
+    pub fn is_blocked(&self) -> bool {
+        self.queue.lock().blocked
     }
 
     /// Whether a replay may go on: half of it is kept for what is live.
