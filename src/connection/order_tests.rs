@@ -173,9 +173,10 @@ async fn everyone_gets_everything_once_and_in_order() {
         let channels = [format!("live:{nth}"), format!("kept:{nth}")];
         let member = |name: &str, who: usize| Member::open(&router, &format!("{name}-{nth}-{who}"), nth * 100 + who as u64, &channels);
         let listeners: Vec<Member> = (0..MEMBERS).map(|who| member("listener", who)).collect();
+        // All are there before anyone says anything.
+        let publishers: Vec<_> = (0..=PUBLISHERS).map(|who| (who < PUBLISHERS).then(|| member("publisher", MEMBERS + who))).collect();
         let mut publishing = tokio::task::JoinSet::new();
-        for who in 0..=PUBLISHERS {
-            let member = (who < PUBLISHERS).then(|| member("publisher", MEMBERS + who));
+        for (who, member) in publishers.into_iter().enumerate() {
             publishing.spawn(publish(router.clone(), member, who, channels.clone()));
         }
         let mut members: Vec<(Option<usize>, Member)> = listeners.into_iter().map(|member| (None, member)).collect();
