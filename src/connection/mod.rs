@@ -3,10 +3,10 @@
 //! Messages of a connection are handled one after the other; those that came with one read are one batch. A client that does
 //! not read is not read from either once its replies fill its outbox: then it ends as its protocol says. Knows no HTTP.
 
-pub mod stream;
-pub mod tcp;
 #[cfg(test)]
 mod order_tests;
+pub mod stream;
+pub mod tcp;
 #[cfg(test)]
 mod tests;
 mod timers;

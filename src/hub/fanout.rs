@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::held::Published;
-use super::members::Member;
+use super::members::{self, Member};
 use super::outbox::{Packet, Run};
 use super::traits::{Fate, Traits};
 use super::{Channel, Connection, Hub, Sent, State, gather};
@@ -93,7 +93,7 @@ impl Hub {
         let mut alone: Vec<&Member> = Vec::new();
         let mut gathering = Vec::new();
         for (nth, piece) in state.members.pieces().iter().enumerate() {
-            for member in piece.iter().filter(|member| member.behind.is_none()) {
+            for member in members::ahead(piece).filter(|member| member.behind.is_none()) {
                 let Some(number) = render.group(&member.connection, &member.view) else {
                     if render.batch(member.connection.protocol).is_some() {
                         gather::note(member, &mut gathering, &mut published, &except);

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 
 use super::Connection;
-use super::members::{PIECE, Piece};
+use super::members::{self, PIECE, Piece};
 
 /// The lists of all threads.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl Flush {
                         written += 1;
                     }
                     Dirty::Members(piece) => {
-                        piece.iter().for_each(|member| member.connection.outbox.flush());
+                        members::ahead(&piece).for_each(|member| member.connection.outbox.flush());
                         written += piece.len();
                     }
                 }

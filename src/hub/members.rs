@@ -30,6 +30,18 @@ pub struct Member {
 /// Members that are written to together.
 pub(super) type Piece = Arc<Vec<Member>>;
 
+/// Members whose connections are looked at ahead.
+const AHEAD: usize = 16;
+
+/// Members one after the other. With thousands of them none is in the processor's cache any more when it is its turn: looking
+/// at some of them first lets their memory come at the same time instead of one after the other.
+pub(super) fn ahead(piece: &Piece) -> impl Iterator<Item = &Member> {
+    piece.chunks(AHEAD).flat_map(|some| {
+        some.iter().for_each(|member| member.connection.touch());
+        some
+    })
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Members {
     pieces: Vec<Piece>,

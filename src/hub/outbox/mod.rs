@@ -82,6 +82,11 @@ impl Outbox {
         debug_assert!(first, "an outbox has one socket");
     }
 
+    /// Looks at it, without waiting for it.
+    pub(in crate::hub) fn touch(&self) -> (bool, bool) {
+        (self.queue.is_locked(), self.socket.get().is_some())
+    }
+
     /// The socket, once there is one.
     pub fn socket(&self) -> Option<&dyn Socket> {
         self.socket.get().map(|socket| &**socket)

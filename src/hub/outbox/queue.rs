@@ -2,7 +2,7 @@
 //! a [`Backlog`] once it does not.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
@@ -162,23 +162,29 @@ impl Queue {
         self.end = End::Shut;
     }
 
+    /// Gives the socket what it is next, as much of it as one call may hold: how much it took of how much.
+    fn offer(&self, socket: &dyn Socket) -> io::Result<(usize, usize)> {
+        if let (Some(only), 1, None) = (self.waiting.front(), self.waiting.len(), &self.backlog) {
+            let bytes = only.bytes();
+            return Ok((socket.try_write(&[IoSlice::new(bytes)])?, bytes.len()));
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let (mut count, mut offered) = (0, 0);
+        let waiting = self.waiting.iter().map(Waiting::bytes);
+        let behind = self.backlog.iter().flat_map(|backlog| backlog.wires());
+        for (slice, bytes) in slices.iter_mut().zip(waiting.chain(behind)) {
+            *slice = IoSlice::new(bytes);
+            offered += bytes.len();
+            count += 1;
+        }
+        Ok((socket.try_write(&slices[..count])?, offered))
+    }
+
     /// Gives the socket all it takes, and knows afterwards whether that was all there is.
     pub(super) fn write(&mut self, socket: &dyn Socket) {
-        loop {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let (mut count, mut offered) = (0, 0);
-            let waiting = self.waiting.iter().map(Waiting::bytes);
-            let behind = self.backlog.iter().flat_map(|backlog| backlog.wires());
-            for (slice, bytes) in slices.iter_mut().zip(waiting.chain(behind)) {
-                *slice = IoSlice::new(bytes);
-                offered += bytes.len();
-                count += 1;
-            }
-            if count == 0 {
-                break;
-            }
-            match socket.try_write(&slices[..count]) {
-                Ok(written) => {
+        while !self.waiting.is_empty() || self.backlog.as_ref().is_some_and(|backlog| backlog.wires().next().is_some()) {
+            match self.offer(socket) {
+                Ok((written, offered)) => {
                     self.written(written);
                     if written < offered {
                         return self.block();
