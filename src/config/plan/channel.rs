@@ -1,0 +1,102 @@
+//! What the file says of channels.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::Place;
+use crate::model::pattern::Glob;
+use crate::model::pattern::Pattern;
+use crate::model::schema::Schema;
+use crate::model::template::Template;
+use crate::model::template::Text;
+
+/// One entry of `channels:`.
+#[derive(Debug)]
+pub struct ChannelPlan {
+    /// Its place among the plan's channels.
+    pub place: usize,
+    /// Its name or pattern.
+    pub pattern: Pattern,
+    /// Where it stands.
+    pub at: Place,
+    /// Whether and how its events are kept.
+    pub history: Option<HistoryPlan>,
+    /// Publishing to this user or session (the one capture of the pattern) is publishing here.
+    pub audience: Option<Audience>,
+    /// `data:` gives what is published its final shape, before the schema looks at it.
+    pub data: Option<Template>,
+    /// The schema of the data by event type; the first glob that matches decides; none: anything goes.
+    pub schemas: Vec<(Glob, Arc<Schema>)>,
+    /// The protocols whose clients may join; none named: all.
+    pub join: Option<Vec<Arc<str>>>,
+    /// Protocols, sources and `api` that may publish; none named: all.
+    pub publish: Option<Vec<Arc<str>>>,
+    /// What becomes of its messages for a client that does not read.
+    pub on_slow: OnSlow,
+}
+
+/// `on_slow:` What becomes of a channel's messages for a client whose socket takes nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum OnSlow {
+    /// They wait, and once the outbox is full the connection ends.
+    #[default]
+    Disconnect,
+    /// Once the outbox is full, the oldest that waits makes room.
+    DropOldest,
+    /// Once the outbox is full, nothing new is taken.
+    DropNewest,
+    /// A newer one takes the place of one that waits and has the same key. References are to the event.
+    LatestBy(Text),
+    /// The text at this path of the data is joined with that of the neighbour, where all else is equal.
+    Concat(Box<[Box<str>]>),
+}
+
+/// `history:`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryPlan {
+    /// Events kept in memory.
+    pub tail: usize,
+    /// Bytes of them kept in memory.
+    pub tail_bytes: usize,
+    /// How long events stay in the log.
+    pub keep: Keep,
+    /// When subscribers and publishers hear of an event.
+    pub promise: Promise,
+}
+
+/// `keep:` How long a channel's events stay in the log. What exceeds either bound goes, oldest first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// At most so many; none: no bound.
+    pub events: Option<u64>,
+    /// At most so old; none: no bound.
+    pub age: Option<Duration>,
+}
+
+/// What a channel promises about an event that is not in the database yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Promise {
+    /// Nobody hears of it: delivered and acknowledged once it is committed.
+    #[default]
+    Committed,
+    /// `deliver: early`: delivered at once, acknowledged once it is committed.
+    Early,
+    /// `durability: relaxed`: delivered and acknowledged at once.
+    Relaxed,
+}
+
+impl Promise {
+    /// Whether a crash may lose what was delivered, so that the channel needs a new epoch after one.
+    pub fn is_early(self) -> bool {
+        self != Promise::Committed
+    }
+}
+
+/// `audience:`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// `{"user": …}`
+    User,
+    /// `{"session": …}`
+    Session,
+}

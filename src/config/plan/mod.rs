@@ -1,0 +1,130 @@
+//! The checked plan: what a routes file says, after everything in it was found to be sound. Data only; names are resolved,
+//! templates, patterns and schemas compiled. What is a script is named here and compiled elsewhere.
+
+mod channel;
+mod function;
+mod protocol;
+mod row;
+mod source;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::Place;
+
+pub use channel::{Audience, ChannelPlan, HistoryPlan, Keep, OnSlow, Promise};
+pub use function::{ExpressionUse, FnRef, FunctionUse, PluginSource, Plugins, Role};
+pub use protocol::{
+    AuthPlan, BatchPlan, DeliverForm, DeliverRow, HeartbeatPlan, HttpRow, IdlePlan, LimitsPlan, ProtocolPlan, Rate, TokenFrom, WhenFull,
+};
+pub use row::{Join, Publish, RecoverPlan, Reply, Row, SetTarget, Table, Target};
+pub use source::{SourceKind, SourcePlan};
+
+/// A whole configuration.
+#[derive(Debug)]
+pub struct Plan {
+    /// Where sessions, statistics and history live.
+    pub store: StorePlan,
+    /// The REST interface.
+    pub api: ApiPlan,
+    /// In the order of the file.
+    pub channels: Vec<Arc<ChannelPlan>>,
+    /// In the order of the file.
+    pub protocols: Vec<Arc<ProtocolPlan>>,
+    /// In the order of the file.
+    pub sources: Vec<Arc<SourcePlan>>,
+    /// How long a stop may take before what still runs is named and left.
+    pub stop_within: Duration,
+    /// Sockets that one address may have at a listener. None: the usual, and any number for loopback addresses.
+    pub sockets_per_address: Option<usize>,
+}
+
+/// `store:`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorePlan {
+    /// Which database.
+    pub database: DatabasePlan,
+    /// Bytes the database may have before the oldest events go; none: no bound.
+    pub size: Option<u64>,
+}
+
+/// `store: url`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabasePlan {
+    /// `sqlite://path`: a file, made if it is not there. Relative paths start at the folder of the routes file.
+    Sqlite(PathBuf),
+    /// `sqlite::memory:`: gone with the process.
+    Memory,
+    /// `postgres://…`. Secret, because a password may stand in it.
+    Postgres(Secret),
+}
+
+impl From<DatabasePlan> for StorePlan {
+    fn from(database: DatabasePlan) -> Self {
+        Self { database, size: None }
+    }
+}
+
+/// `api:`
+#[derive(Debug)]
+pub struct ApiPlan {
+    /// Where it listens.
+    pub listen: Listen,
+    /// None: plain HTTP.
+    pub tls: Option<TlsPlan>,
+    /// The bearer token every call but health needs. None: open, which needs a loopback address.
+    pub token: Option<Secret>,
+    /// Origins let in besides none, the same and loopback ones.
+    pub origins: Vec<String>,
+}
+
+/// A value that never shows in a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Arc<str>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// An address to listen on. `localhost` means both loopback addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Listen {
+    /// `localhost`, or an IP address without brackets.
+    pub host: Arc<str>,
+    /// 0: the system chooses.
+    pub port: u16,
+}
+
+impl Listen {
+    /// Whether only this machine can reach it.
+    pub fn is_loopback(&self) -> bool {
+        &*self.host == "localhost" || self.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+    }
+}
+
+/// `tls:` The files of a listener's certificate. Both were sound when the plan was made.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TlsPlan {
+    /// The certificate and those between it and the root, as PEM.
+    pub cert: PathBuf,
+    /// Its private key, as PEM.
+    pub key: PathBuf,
+}
+
+/// A stretch of one line of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Where it begins.
+    pub place: Place,
+    /// How many characters it has, at least 1.
+    pub len: u32,
+}

@@ -1,0 +1,52 @@
+//! What the file says of sources.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Listen, Secret, Table, TlsPlan};
+use crate::model::Place;
+use crate::model::pattern::Pattern;
+use crate::model::template::Template;
+use crate::model::template::Text;
+
+/// One entry of `sources:`.
+#[derive(Debug)]
+pub struct SourcePlan {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it stands.
+    pub at: Place,
+    /// Where its events come from.
+    pub kind: SourceKind,
+    /// What each event type does. A source with `to:` alone has one row for all.
+    pub messages: Table,
+}
+
+/// Where a source's events come from.
+#[derive(Debug)]
+pub enum SourceKind {
+    /// A timer. Nothing is made while the server stops.
+    Every {
+        /// Between two events.
+        period: Duration,
+        /// The event's type.
+        kind: Text,
+        /// The event's data.
+        data: Template,
+    },
+    /// `http: "POST /path"`: a JSON body `{"type", "data"}`.
+    Http {
+        /// The method.
+        method: Arc<str>,
+        /// The path.
+        path: Pattern,
+        /// Address.
+        listen: Listen,
+        /// None: plain HTTP. All on one address have the same.
+        tls: Option<TlsPlan>,
+        /// Origins let in besides none, the same and loopback ones.
+        origins: Vec<String>,
+        /// A bearer token it wants, if any.
+        token: Option<Secret>,
+    },
+}
