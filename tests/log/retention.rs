@@ -97,9 +97,14 @@ on_both! {
         write(&server, &["all"], 1, 10, DATA_BYTES).await;
         // Three times what fits, of two channels in turn.
         write(&server, &["all", "other"], 2, EACH, DATA_BYTES).await;
-        let both = async || (log_beyond(&server, "all", 0).await, log_beyond(&server, "other", 0).await);
-        let bytes = |(all, other): &(Vec<Entry>, Vec<Entry>)| (all.len() + other.len()) * DATA_BYTES;
-        let (all, other) = until("the log is within its size", both, |both| bytes(both) <= BYTES_MAX).await;
+        // The two are read one after the other: only where nothing went in between do they belong together.
+        let both = async || {
+            let (all, other) = (log_beyond(&server, "all", 0).await, log_beyond(&server, "other", 0).await);
+            let together = log_beyond(&server, "all", 0).await.len() == all.len();
+            (all, other, together)
+        };
+        let fits = |(all, other, together): &(Vec<Entry>, Vec<Entry>, bool)| *together && (all.len() + other.len()) * DATA_BYTES <= BYTES_MAX;
+        let (all, other, _) = until("the log is within its size", both, fits).await;
         is_end_of(&all, 10 + 2 * EACH);
         is_end_of(&other, 2 * EACH);
         // Not more went than had to, and of both alike: they were written in turn.
