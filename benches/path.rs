@@ -1,7 +1,8 @@
 //! What the path of a message costs between the socket and the outbox, without either: reading it, deciding, writing it for those
 //! who get it, finding a channel, calling a script. One message is one iteration.
 //!
-//! `make bench`, or `cargo bench --bench path -- [NAME]`. On a machine that does other things, count instructions instead:
+//! `make bench`, or `cargo bench --bench path -- [NAME]`. On a machine that does other things, count instructions instead, of a
+//! build with `CARGO_PROFILE_BENCH_DEBUG=line-tables-only`:
 //! `valgrind --tool=callgrind --toggle-collect='*path::once_NAME*' target/release/deps/path-… --bench --sample-count 1 --sample-size 1000 NAME`.
 #![allow(clippy::unwrap_used, reason = "a program for developers")]
 
