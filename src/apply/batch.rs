@@ -1,5 +1,5 @@
 //! Transactions that one door applies one after the other, without returning to the runtime in between: what they show on one
-//! channel in a row is queued for its members at once, and a connection that is read from writes its own answers itself.
+//! channel in a row is queued for its members at once, and what the connection they come from is told is queued as one piece.
 
 use std::sync::Arc;
 

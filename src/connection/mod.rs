@@ -38,6 +38,9 @@ use wire::{Read, Taken, Wire};
 /// How long the other side may take over what is left to write and its own close frame.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 
+/// Reads after which other tasks have their turn.
+const TURN: usize = 4;
+
 /// Runs a connection that the hub has let in and whose outbox has its socket, until it has ended, and says how it ended.
 ///
 /// `early` is what came with the handshake, `expires` when its token runs out; `held` is dropped at the end. Idle connections
@@ -124,14 +127,16 @@ impl Task {
     fn go_on(&mut self, cx: &mut Context<'_>, mut deadline: Pin<&mut Sleep>) -> Poll<Close> {
         let connection = self.connection.clone();
         connection.outbox.register(cx.waker());
+        let mut reads = 0;
         loop {
             // Deadlines come first, so that a busy client cannot hold them up.
             if let Some(close) = self.deadlines(cx, deadline.as_mut()) {
                 return Poll::Ready(close);
             }
             let progress = connection.outbox.poll_write(cx, self.catching_up.is_some());
-            if progress.shut {
-                return Poll::Ready(self.wire.closing().cloned().unwrap_or(Close::Lost));
+            let answered = self.wire.is_asked() && !progress.open && progress.written;
+            if progress.shut || answered {
+                return Poll::Ready(self.end(self.wire.closing().cloned().unwrap_or(Close::Lost)));
             }
             if progress.fallen {
                 self.router.context.hub.fall_behind(&connection);
@@ -143,13 +148,19 @@ impl Task {
                 continue;
             }
             match self.poll_read(cx, progress.written) {
-                Poll::Ready(Read::Some | Read::Enough) => continue,
-                Poll::Ready(Read::Ended(close)) => {
-                    if let Some(socket) = connection.outbox.socket() {
-                        socket.close();
-                    }
-                    return Poll::Ready(close);
+                Poll::Ready(Read::Some | Read::Enough) if reads < TURN => {
+                    reads += 1;
+                    continue;
                 }
+                Poll::Ready(Read::Some | Read::Enough) => {
+                    // It may send as fast as it can: others on this thread have their turn all the same.
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Ready(Read::Asked(close)) => {
+                    connection.outbox.close(close);
+                    continue;
+                }
+                Poll::Ready(Read::Ended(close)) => return Poll::Ready(self.end(close)),
                 Poll::Pending => {}
             }
             // Behind the writing, which makes the room that it waits for.
@@ -159,6 +170,14 @@ impl Task {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// The other side hears the end at once, whoever still holds the connection.
+    fn end(&self, close: Close) -> Close {
+        if let Some(socket) = self.connection.outbox.socket() {
+            socket.close();
+        }
+        close
     }
 
     /// What has passed. The next look is no later than the next deadline: one that was put off is looked at too early, once.
@@ -319,7 +338,7 @@ pub async fn refuse(socket: Box<dyn Socket>, early: Bytes, close: Close) {
                 return Poll::Ready(());
             }
             match wire.poll_read(cx, &outbox, progress.written, &mut |_| Taken::More) {
-                Poll::Ready(Read::Ended(_)) => return Poll::Ready(()),
+                Poll::Ready(Read::Ended(_) | Read::Asked(_)) => return Poll::Ready(()),
                 Poll::Ready(Read::Some | Read::Enough) => {}
                 Poll::Pending => return Poll::Pending,
             }

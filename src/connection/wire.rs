@@ -34,6 +34,8 @@ enum Phase {
     Open,
     /// The close frame waits or is written; what still comes in is thrown away.
     Closing(Box<Close>),
+    /// The other side asked for the end: it is answered behind what waits, and nothing of it is read any more.
+    Answering(Box<Close>),
     /// Not even frames can be read any more. Once all is written our side ends, and what comes is thrown away.
     Draining(Box<Draining>),
 }
@@ -58,6 +60,8 @@ pub enum Read {
     Some,
     /// There is more, which is not wanted now.
     Enough,
+    /// The other side asks for the end: the outbox is to be given it, behind what was queued before.
+    Asked(Close),
     /// The other side ended it, or the close handshake is complete.
     Ended(Close),
 }
@@ -72,9 +76,14 @@ impl Wire {
     pub fn closing(&self) -> Option<&Close> {
         match &self.phase {
             Phase::Open => None,
-            Phase::Closing(close) => Some(close),
+            Phase::Closing(close) | Phase::Answering(close) => Some(close),
             Phase::Draining(draining) => Some(&draining.close),
         }
+    }
+
+    /// Whether the other side asked for the end: once its answer is written there is nothing to wait for.
+    pub fn is_asked(&self) -> bool {
+        matches!(self.phase, Phase::Answering(_))
     }
 
     /// The outbox has been given its end.
@@ -93,6 +102,9 @@ impl Wire {
         take: &mut dyn FnMut(Received) -> Taken,
     ) -> Poll<Read> {
         let Some(socket) = outbox.socket() else { return Poll::Pending };
+        if self.is_asked() {
+            return Poll::Pending;
+        }
         if !self.unread.is_empty() {
             let mut unread = std::mem::take(&mut self.unread);
             let mut input = &unread[..];
@@ -145,7 +157,13 @@ impl Wire {
             match (self.decoder.next(input), &self.phase) {
                 (Ok(None), _) => return Read::Some,
                 (Ok(Some(Received::Close(_))), Phase::Closing(close)) => return Read::Ended((**close).clone()),
-                (Ok(Some(Received::Close(told))), _) => return Read::Ended(answer(outbox, told)),
+                (Ok(Some(Received::Close(told))), _) => {
+                    let (code, reason) = told.unwrap_or((1005, String::new()));
+                    let close = Close::ByClient(code, reason);
+                    self.phase = Phase::Answering(Box::new(close.clone()));
+                    *input = &[];
+                    return Read::Asked(close);
+                }
                 (Ok(Some(Received::Message(_))), Phase::Closing(_)) => {}
                 (Ok(Some(received)), _) => {
                     if let Taken::Enough = take(received) {
@@ -162,15 +180,6 @@ impl Wire {
             }
         }
     }
-}
-
-/// The other side closes: it is answered in kind.
-fn answer(outbox: &Outbox, told: Option<(u16, String)>) -> Close {
-    let (code, reason) = told.unwrap_or((1005, String::new()));
-    let close = Close::ByClient(code, reason);
-    outbox.fail(close.clone());
-    outbox.flush();
-    close
 }
 
 fn fault(violation: Violation) -> Close {

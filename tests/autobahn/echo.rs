@@ -66,10 +66,11 @@ async fn serve(mut socket: TcpStream) -> io::Result<()> {
     poll_fn(|cx| {
         loop {
             let progress = outbox.poll_write(cx, true);
-            if progress.shut {
+            if progress.shut || progress.written && wire.is_asked() {
                 return Poll::Ready(());
             }
             match wire.poll_read(cx, &outbox, progress.written, &mut { told }) {
+                Poll::Ready(Read::Asked(close)) => outbox.close(close),
                 Poll::Ready(Read::Ended(_)) => return Poll::Ready(()),
                 Poll::Ready(Read::Some | Read::Enough) => {}
                 Poll::Pending if outbox.can_write() => {}

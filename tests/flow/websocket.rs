@@ -88,6 +88,19 @@ async fn a_close_is_answered_with_its_code() {
 }
 
 #[tokio::test]
+async fn what_was_sent_before_a_close_is_answered_before_it() {
+    let server = Server::shipped();
+    let mut raw = Raw::open(server.url("workspace")).await;
+    let close = frame(FIN | CLOSE, &1000u16.to_be_bytes());
+    // What stands behind a close is not for anybody.
+    raw.write(&[frame(FIN | TEXT, ASK), frame(FIN | TEXT, ASK), close, frame(FIN | TEXT, ASK)].concat()).await;
+    expect_pong_message(&mut raw).await;
+    expect_pong_message(&mut raw).await;
+    assert_eq!(raw.next().await, Some((FIN | CLOSE, 1000u16.to_be_bytes().to_vec())));
+    assert_eq!(raw.next().await, None);
+}
+
+#[tokio::test]
 async fn what_breaks_the_protocol_is_told_with_its_code() {
     let server = Server::shipped();
     let mut unmasked = vec![FIN | TEXT, ASK.len() as u8];
