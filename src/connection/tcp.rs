@@ -27,9 +27,15 @@ impl Socket for TcpStream {
     }
 
     fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
-        match buffers {
-            [one] => TcpStream::try_write(self, one),
-            several => self.try_write_vectored(several),
+        let system = SockRef::from(self);
+        let written = match buffers {
+            [one] => system.send(one),
+            several => system.send_vectored(several),
+        };
+        match written {
+            // Asked through tokio once more, which then hears of the room to come.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.try_write_vectored(buffers),
+            written => written,
         }
     }
 

@@ -6,6 +6,7 @@
 //! with it what its channel says.
 
 mod backlog;
+mod line;
 mod packet;
 mod queue;
 #[cfg(test)]
@@ -24,9 +25,10 @@ use crate::model::Close;
 use crate::protocol::websocket;
 use crate::telemetry::relief::Reliefs;
 use backlog::Room;
+use line::Waiting;
 use packet::Frame;
 pub use packet::{Packet, Run};
-use queue::{End, Queue, Waiting};
+use queue::{End, Queue};
 use traits::{Stream, Traits};
 
 /// A bounded queue of frames with an end, and the socket they go to.
@@ -125,10 +127,7 @@ impl Outbox {
         }
         queue.bytes += run.weight;
         queue.bytes_peak = queue.bytes_peak.max(queue.bytes);
-        queue.waiting.push_back(match &run.packets[..] {
-            [one] => Waiting::Frame(one.clone().into_frame(Some(stream))),
-            _ => Waiting::Run(run.clone(), stream),
-        });
+        queue.waiting.push_back(Waiting::Run(run.clone(), stream));
         queue.note(Sent::Queued, run.len() as u64, run.payload() as u64);
         Some(Sent::Queued)
     }
@@ -246,17 +245,17 @@ impl Outbox {
     pub fn ping(&self) {
         let mut queue = self.queue.lock();
         if matches!(queue.end, End::Open) {
-            let frame = Waiting::Frame(Frame::own(websocket::ping()));
+            let frame = Frame::own(websocket::ping());
             queue.bytes += frame.weight();
-            let at = usize::from(queue.begun);
-            queue.waiting.insert(at, frame);
+            let begun = queue.begun;
+            queue.waiting.push_next(frame.into(), begun);
         }
     }
 
     /// The end that was decided, as long as it can still be told.
     pub fn end(&self) -> Option<Close> {
         match &self.queue.lock().end {
-            End::Closing(close) => Some(close.clone()),
+            End::Closing(close) => Some((**close).clone()),
             End::Open | End::Shut => None,
         }
     }
@@ -377,7 +376,7 @@ impl Outbox {
         let mut queue = self.queue.lock();
         queue.bytes = 0;
         queue.begun = false;
-        let mut taken: Vec<u8> = queue.waiting.drain(..).flat_map(|waiting| waiting.bytes().to_vec()).collect();
+        let mut taken: Vec<u8> = queue.waiting.take(false).flat_map(|waiting| waiting.bytes().to_vec()).collect();
         while let Some(frame) = queue.backlog.as_mut().and_then(|backlog| backlog.pop()) {
             taken.extend_from_slice(&frame.wire);
         }

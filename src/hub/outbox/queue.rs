@@ -1,16 +1,14 @@
 //! What waits in an outbox, and how it goes to the socket: in the order of coming as long as that takes everything, sorted by
 //! a [`Backlog`] once it does not.
 
-use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
-use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 
 use super::Sent;
 use super::backlog::Backlog;
-use super::packet::{Frame, Run};
-use super::traits::Stream;
+use super::line::{Line, Waiting};
+use super::packet::Frame;
 use crate::hub::Socket;
 use crate::model::Close;
 use crate::protocol::websocket;
@@ -21,7 +19,7 @@ const SLICES: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     /// In the order of writing. Where the socket is blocked: what is half written, and pings.
-    pub(super) waiting: VecDeque<Waiting>,
+    pub(super) waiting: Line,
     /// What waits behind that. Nothing, unless the socket is blocked.
     pub(super) backlog: Option<Box<Backlog>>,
     pub(super) bytes: usize,
@@ -38,41 +36,12 @@ pub(super) struct Queue {
     pub(super) dropped: u64,
 }
 
-#[derive(Debug)]
-pub(super) enum Waiting {
-    Frame(Frame),
-    Run(Arc<Run>, Stream),
-}
-
-impl Waiting {
-    pub(super) fn bytes(&self) -> &Bytes {
-        match self {
-            Waiting::Frame(frame) => &frame.wire,
-            Waiting::Run(run, _) => &run.joined,
-        }
-    }
-
-    pub(super) fn weight(&self) -> usize {
-        match self {
-            Waiting::Frame(frame) => frame.weight(),
-            Waiting::Run(run, _) => run.weight,
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Waiting::Frame(_) => 1,
-            Waiting::Run(run, _) => run.len(),
-        }
-    }
-}
-
 #[derive(Debug, Default)]
 pub(super) enum End {
     #[default]
     Open,
     /// The close frame is the last that waits, or it is written.
-    Closing(Close),
+    Closing(Box<Close>),
     /// Nothing can be written any more.
     Shut,
 }
@@ -116,7 +85,7 @@ impl Queue {
             self.in_backlog(|backlog| backlog.add(frame));
         } else {
             self.bytes += frame.weight();
-            self.waiting.push_back(Waiting::Frame(frame));
+            self.waiting.push_back(frame.into());
         }
         self.bytes_peak = self.bytes_peak.max(self.bytes);
     }
@@ -128,9 +97,9 @@ impl Queue {
             self.in_backlog(|backlog| backlog.add_close(frame));
         } else {
             self.bytes += frame.weight();
-            self.waiting.push_back(Waiting::Frame(frame));
+            self.waiting.push_back(frame.into());
         }
-        self.end = End::Closing(close);
+        self.end = End::Closing(Box::new(close));
     }
 
     /// The close frame goes in place of what waits. What is half written is written to its end.
@@ -143,10 +112,7 @@ impl Queue {
     }
 
     fn drop_waiting(&mut self) {
-        let keep = usize::from(self.begun);
-        self.dropped += self.waiting.iter().skip(keep).map(|waiting| waiting.len() as u64).sum::<u64>();
-        self.waiting.truncate(keep);
-        self.waiting.shrink_to_fit();
+        self.dropped += self.waiting.take(self.begun).map(|waiting| waiting.len() as u64).sum::<u64>();
         if let Some(backlog) = &mut self.backlog {
             self.dropped += backlog.len() as u64;
             backlog.clear();
@@ -164,7 +130,7 @@ impl Queue {
 
     /// Gives the socket what it is next, as much of it as one call may hold: how much it took of how much.
     fn offer(&self, socket: &dyn Socket) -> io::Result<(usize, usize)> {
-        if let (Some(only), 1, None) = (self.waiting.front(), self.waiting.len(), &self.backlog) {
+        if let (Some(only), None) = (self.waiting.only(), &self.backlog) {
             let bytes = only.bytes();
             return Ok((socket.try_write(&[IoSlice::new(bytes)])?, bytes.len()));
         }
@@ -195,9 +161,6 @@ impl Queue {
                 Err(_) => return self.shut(),
             }
         }
-        if self.waiting.capacity() > 0 {
-            self.waiting = VecDeque::new();
-        }
         self.forget_backlog();
         match socket.try_flush() {
             Ok(()) => self.blocked = false,
@@ -209,9 +172,9 @@ impl Queue {
     /// The system took so many bytes from the front.
     fn written(&mut self, mut bytes: usize) {
         loop {
-            match self.waiting.front_mut() {
+            match self.waiting.first_mut() {
                 None => match self.take_behind(bytes) {
-                    Some(frame) => self.waiting.push_front(Waiting::Frame(frame)),
+                    Some(frame) => self.waiting.push_front(frame.into()),
                     None => return,
                 },
                 Some(whole) if whole.bytes().len() <= bytes => {
@@ -233,7 +196,7 @@ impl Queue {
                 Some(Waiting::Run(run, stream)) => {
                     let (run, stream) = (run.clone(), *stream);
                     self.waiting.pop_front();
-                    run.frames(stream).rev().for_each(|frame| self.waiting.push_front(Waiting::Frame(frame)));
+                    run.frames(stream).rev().for_each(|frame| self.waiting.push_front(frame.into()));
                 }
             }
         }
@@ -249,23 +212,15 @@ impl Queue {
         if std::mem::replace(&mut self.blocked, true) {
             return;
         }
-        let mut rest = self.waiting.split_off(usize::from(self.begun));
-        self.bytes -= rest.iter().map(Waiting::weight).sum::<usize>();
-        let close = if matches!(self.end, End::Closing(_)) { rest.pop_back() } else { None };
+        let mut rest = self.waiting.take(self.begun);
+        self.bytes = self.waiting.iter().map(Waiting::weight).sum();
+        let close = if matches!(self.end, End::Closing(_)) { rest.next_back() } else { None };
         self.in_backlog(|backlog| {
-            for waiting in rest {
-                let frames = match waiting {
-                    Waiting::Frame(frame) => vec![frame],
-                    Waiting::Run(run, stream) => run.frames(stream).collect(),
-                };
-                for frame in frames {
-                    backlog.supersede(&frame);
-                    backlog.add(frame);
-                }
+            for frame in rest.flat_map(Waiting::into_frames) {
+                backlog.supersede(&frame);
+                backlog.add(frame);
             }
-            if let Some(Waiting::Frame(close)) = close {
-                backlog.add_close(close);
-            }
+            close.into_iter().flat_map(Waiting::into_frames).for_each(|close| backlog.add_close(close));
         });
     }
 }
