@@ -211,7 +211,7 @@ impl Router {
     fn conclude(&self, mut decision: Decision, door: &str, now: Now) -> Result<Promised, Fault> {
         self.note(&decision, door, None);
         if let Some(fault) = decision.fault {
-            return Err(fault);
+            return Err(*fault);
         }
         let accepted = self.apply(std::mem::take(&mut decision.effects), now)?;
         Ok(Promised { accepted, reply: decision.reply, status: decision.status })

@@ -1,7 +1,10 @@
 //! Transactions that one door applies one after the other, without returning to the runtime in between: what they show on one
 //! channel in a row is queued for its members at once, and what the connection they come from is told is queued as one piece.
 
+use std::cell::Cell;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::Released;
 use crate::hub::{Channel, Connection, Held, Published};
@@ -12,6 +15,14 @@ use crate::protocol::{Frame, websocket};
 
 /// Bytes that a connection is told at once: what comes next begins anew.
 const TOLD_BYTES_MAX: usize = 16 << 10;
+
+/// The most room that a thread keeps to write in.
+const ROOM_BYTES: usize = 64 << 10;
+
+thread_local! {
+    /// Where this thread's batches write what they tell: copied out whole, so that what waits has no room to spare.
+    static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// See the module. What is left is queued when it is dropped, with no channel held.
 pub struct Batch<'a> {
@@ -58,6 +69,9 @@ impl<'a> Batch<'a> {
             connection.send(frame);
             return self.given(connection);
         }
+        if self.told.capacity() == 0 {
+            self.told = ROOM.take();
+        }
         websocket::append(&mut self.told, frame);
         self.told_messages += 1;
         self.told_payload += frame.len() as u64;
@@ -66,8 +80,9 @@ impl<'a> Batch<'a> {
     /// Queues what the connection is told.
     pub(super) fn give_told(&mut self) {
         if let (Some(own), false) = (self.own, self.told.is_empty()) {
-            let told = std::mem::take(&mut self.told);
-            own.send_joint(told.into(), std::mem::take(&mut self.told_messages), std::mem::take(&mut self.told_payload));
+            let told = Bytes::copy_from_slice(&self.told);
+            self.told.clear();
+            own.send_joint(told, std::mem::take(&mut self.told_messages), std::mem::take(&mut self.told_payload));
         }
     }
 
@@ -145,6 +160,10 @@ impl Drop for Batch<'_> {
             self.give_told();
             self.settle(None);
             self.renderer.report();
+        }
+        if (1..=ROOM_BYTES).contains(&self.told.capacity()) {
+            self.told.clear();
+            ROOM.set(std::mem::take(&mut self.told));
         }
     }
 }

@@ -364,6 +364,9 @@ impl Drop for Released {
 /// How many of these effects may be seen before anything is committed: all, where no channel asks for more; else the
 /// publishes that come first, to channels that deliver early and hold nothing back.
 fn at_once(effects: &[Effect], mut held: Option<&mut Held<'_>>) -> usize {
+    if !effects.iter().any(|effect| matches!(effect, Effect::Publish { plan, .. } if plan.history.is_some())) {
+        return effects.len();
+    }
     let mut promises = Vec::with_capacity(effects.len());
     for effect in effects {
         promises.push(match effect {

@@ -6,6 +6,7 @@
 mod check;
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use bytestring::ByteString;
 
@@ -88,6 +89,12 @@ impl Json {
     /// A part of this text, sharing its bytes. `part` must be a slice of [`Json::as_str`].
     pub fn slice(&self, part: &str) -> Json {
         Json(self.0.slice_ref(part))
+    }
+
+    /// Where a part of this text stands in it. `part` must be a slice of [`Json::as_str`].
+    pub fn range_of(&self, part: &str) -> Range<usize> {
+        let from = part.as_ptr().addr() - self.0.as_ptr().addr();
+        from..from + part.len()
     }
 
     /// The text, taken out.

@@ -77,7 +77,7 @@ pub struct Decision {
     /// The row that ran, by its id.
     pub row: Option<usize>,
     /// Why nothing of the input's row happened, if so. What its sender is told is among the effects already.
-    pub fault: Option<Fault>,
+    pub fault: Option<Box<Fault>>,
     /// The answer, where the input came by HTTP.
     pub reply: Option<Json>,
     /// The answer's status, where a row says one.

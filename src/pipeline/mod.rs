@@ -110,7 +110,7 @@ pub fn decide(context: &Context, connection: &Connection, limits: &mut ClientLim
         }
         Input::Closed(close) => {
             let told = Json::of(&serde_json::json!({ "code": close.code(), "reason": close.reason() }));
-            let message = Message::new(told, Index::default(), "close".into(), &[], Some(&[]));
+            let message = Message::made(told, "close");
             run.rows(&plan.close, Some(&message), &mut RowLimits::Client(limits))
         }
     };
@@ -121,7 +121,7 @@ pub fn decide(context: &Context, connection: &Connection, limits: &mut ClientLim
         if let Some(frame) = tell(plan, &fault, seen.as_ref(), &view, now) {
             decision.effects.push(Effect::Send(frame));
         }
-        decision.fault = Some(fault);
+        decision.fault = Some(fault.into());
     }
     if is_over {
         // There is no connection any more that could join, change or be told anything.
@@ -140,8 +140,9 @@ pub fn must_wait(context: &Context, connection: &Connection, frame: &Frame) -> b
         let functions = [&row.when, &row.validate, &row.transform, &row.call];
         answers || row.join.iter().any(|join| join.recover.is_some()) || functions.into_iter().any(asks)
     };
-    let kind = protocol::decode_json(frame.clone()).ok().and_then(|(json, index)| protocol::message_kind(&json, &index, &plan.kind));
-    asks(&plan.validate) || kind.and_then(|kind| plan.messages.rows(&kind)).is_some_and(|rows| rows.iter().any(looks))
+    let message = protocol::decode_json(frame.clone()).ok().map(|(json, index)| Message::new(json, index, &plan.kind, None));
+    let rows = message.as_ref().and_then(Message::kind).and_then(|kind| plan.messages.rows(kind));
+    asks(&plan.validate) || rows.is_some_and(|rows| rows.iter().any(looks))
 }
 
 enum Refusal {
@@ -179,11 +180,11 @@ fn refuse(plan: &ProtocolPlan, run: &Run<'_>, refusal: Refusal, now: Now) -> Dec
     match refusal {
         Refusal::Over(fault) => {
             decision.effects.extend(tell(plan, &fault, None, run.seen(), now).map(Effect::Send));
-            decision.fault = Some(fault);
+            decision.fault = Some(fault.into());
         }
         Refusal::Flooding => {
             decision.effects.push(Effect::Close(Close::Flooding));
-            decision.fault = Some(Fault::new(Code::RateLimited));
+            decision.fault = Some(Fault::new(Code::RateLimited).into());
         }
     }
     decision
@@ -199,14 +200,10 @@ fn message<'p>(
 ) -> Result<(), Fault> {
     let plan = &protocol.plan;
     let (json, index) = protocol::decode_json(frame)?;
-    let kind = protocol::message_kind(&json, &index, &plan.kind);
-    let has_kind = kind.is_some();
-    let message = seen.insert(Message::new(json, index, kind.unwrap_or_default(), &plan.kind, plan.data.as_deref()));
+    let message = seen.insert(Message::new(json, index, &plan.kind, plan.data.as_deref()));
     envelope(run, plan, message)?;
-    if !has_kind {
-        return Err(Fault::new(Code::MissingType));
-    }
-    let rows = plan.messages.rows(&message.kind).ok_or_else(|| Fault::new(Code::UnknownType))?;
+    let kind = message.kind().ok_or_else(|| Fault::new(Code::MissingType))?;
+    let rows = plan.messages.rows(kind).ok_or_else(|| Fault::new(Code::UnknownType))?;
     run.rows(rows, Some(message), limits)
 }
 
@@ -239,14 +236,12 @@ pub fn decide_source(context: &Context, source: &SourcePlan, body: Json, request
     let mut run = Run::new(context, origin, request, now);
     let (kind_at, data_at) = ([Box::from("type")], [Box::from("data")]);
     let index = Index::of(body.as_str());
-    let outcome = match protocol::message_kind(&body, &index, &kind_at) {
+    let message = Message::new(body, index, &kind_at, Some(&data_at));
+    let outcome = match message.kind() {
         None => Err(Fault::new(Code::MissingType)),
-        Some(kind) => match source.messages.rows(&kind) {
+        Some(kind) => match source.messages.rows(kind) {
             None => Err(Fault::new(Code::UnknownType)),
-            Some(rows) => {
-                let message = Message::new(body, index, kind, &kind_at, Some(&data_at));
-                run.rows(rows, Some(&message), &mut RowLimits::Shared)
-            }
+            Some(rows) => run.rows(rows, Some(&message), &mut RowLimits::Shared),
         },
     };
     conclude(run, outcome)
@@ -257,8 +252,7 @@ pub fn decide_http(context: &Context, protocol: &ProtocolPlan, row: &HttpRow, bo
     let origin = Arc::new(Origin { source: protocol.name.clone(), ..Origin::default() });
     let mut run = Run::new(context, origin, Some(request), now);
     let index = Index::of(body.as_str());
-    let kind = protocol::message_kind(&body, &index, &protocol.kind).unwrap_or_default();
-    let message = Message::new(body, index, kind, &protocol.kind, protocol.data.as_deref());
+    let message = Message::new(body, index, &protocol.kind, protocol.data.as_deref());
     let outcome = run.rows(&row.rows, Some(&message), &mut RowLimits::Shared);
     conclude(run, outcome)
 }
@@ -268,7 +262,7 @@ fn conclude(run: Run<'_>, outcome: Result<(), Fault>) -> Decision {
     if let Err(fault) = outcome {
         decision.effects.clear();
         decision.reply = None;
-        decision.fault = Some(fault);
+        decision.fault = Some(fault.into());
     }
     decision
 }

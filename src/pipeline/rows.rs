@@ -8,7 +8,6 @@ use crate::config::plan::{ChannelPlan, Join, Publish, RecoverPlan, Reply, Row, S
 use crate::hub::{Connection, Recover};
 use crate::limits::Verdict;
 use crate::model::event::{Epoch, Origin};
-use crate::model::json::Index;
 use crate::model::name::{WHO_BYTES_MAX, is_who};
 use crate::model::pattern::Glob;
 use crate::model::template::{Reference, Root, Template, Text};
@@ -154,7 +153,7 @@ impl<'a> Run<'a> {
             let json = value.slice(text);
             let next = match message {
                 Some(message) => message.transformed(json),
-                None => Message::new(json, Index::default(), "".into(), &[], None),
+                None => Message::made(json, ""),
             };
             self.effects(row, Some(&next))?;
         }
@@ -212,7 +211,7 @@ impl<'a> Run<'a> {
 
     fn reply(&mut self, value: Json) {
         if self.connection.is_some() {
-            self.decision.effects.push(Effect::Send(protocol::Frame::Text(value.shared())));
+            self.decision.effects.push(Effect::Send(protocol::Frame::Text(value.into_shared())));
         } else {
             self.decision.reply = Some(value);
         }

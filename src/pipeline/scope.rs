@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::ops::Range;
 
 use bytestring::ByteString;
 
@@ -23,8 +24,7 @@ const ROOM_BYTES: usize = 4096;
 pub struct Message<'p> {
     /// The message, perhaps transformed.
     pub json: Json,
-    /// Its type.
-    pub kind: ByteString,
+    kind: Option<Kind>,
     /// The frame as it came, where that is not `json`.
     raw: Option<Json>,
     index: Index,
@@ -33,17 +33,44 @@ pub struct Message<'p> {
     data: OnceCell<Option<Json>>,
 }
 
+/// The type of a message.
+#[derive(Clone, Debug)]
+enum Kind {
+    /// It stands here in the message.
+    At(Range<usize>),
+    Other(ByteString),
+}
+
 impl<'p> Message<'p> {
     /// A message whose type and data stand at these paths. No path to the data: all but the type.
-    pub fn new(json: Json, index: Index, kind: ByteString, kind_at: &'p [Box<str>], data_at: Option<&'p [Box<str>]>) -> Self {
+    pub fn new(json: Json, index: Index, kind_at: &'p [Box<str>], data_at: Option<&'p [Box<str>]>) -> Self {
+        let kind = protocol::message_kind(&json, &index, kind_at).map(|kind| match kind {
+            Cow::Borrowed(kind) => Kind::At(json.range_of(kind)),
+            Cow::Owned(kind) => Kind::Other(kind.into()),
+        });
         Self { json, kind, raw: None, index, data_at, kind_at, data: OnceCell::new() }
+    }
+
+    /// What nobody sent: of this type, and all of it is data.
+    pub fn made(json: Json, kind: &'static str) -> Self {
+        let (index, kind) = (Index::of(json.as_str()), Some(Kind::Other(ByteString::from_static(kind))));
+        Self { json, kind, raw: None, index, data_at: Some(&[]), kind_at: &[], data: OnceCell::new() }
     }
 
     /// What a script made of this message.
     pub fn transformed(&self, json: Json) -> Self {
         let index = Index::of(json.as_str());
-        let kind = protocol::message_kind(&json, &index, self.kind_at).unwrap_or_else(|| self.kind.clone());
-        Self { raw: Some(self.raw().clone()), ..Self::new(json, index, kind, self.kind_at, self.data_at) }
+        let made = Self::new(json, index, self.kind_at, self.data_at);
+        let kind = made.kind.or_else(|| self.kind().map(|kind| Kind::Other(kind.into())));
+        Self { raw: Some(self.raw().clone()), kind, ..made }
+    }
+
+    /// Its type, where it has one.
+    pub fn kind(&self) -> Option<&str> {
+        self.kind.as_ref().map(|kind| match kind {
+            Kind::At(range) => &self.json.as_str()[range.clone()],
+            Kind::Other(kind) => kind,
+        })
     }
 
     /// `$raw`
@@ -64,7 +91,14 @@ impl<'p> Message<'p> {
 
     /// The type for an event with this data, likewise.
     pub fn kind_beside(&self, data: &Json) -> ByteString {
-        if self.is_mostly(data) { self.kind.clone() } else { ByteString::from(&*self.kind) }
+        match &self.kind {
+            None => ByteString::new(),
+            Some(Kind::Other(kind)) => kind.clone(),
+            Some(Kind::At(range)) => {
+                let kind = &self.json.as_str()[range.clone()];
+                if self.is_mostly(data) { self.json.slice(kind).into_shared() } else { kind.into() }
+            }
+        }
     }
 
     /// Whether what holds this may as well hold the whole message.
@@ -92,7 +126,9 @@ impl HasData for Message<'_> {
 pub(super) fn arguments<'m>(message: Option<&'m Message<'_>>) -> Arguments<'m> {
     match message {
         None => NO_MESSAGE,
-        Some(message) => Arguments::Message { msg: Some(&message.json), kind: Some(&message.kind), data: Some(message) },
+        Some(message) => {
+            Arguments::Message { msg: Some(&message.json), kind: Some(message.kind().unwrap_or_default()), data: Some(message) }
+        }
     }
 }
 
@@ -201,7 +237,7 @@ impl Scope for Reach<'_> {
         match reference.root {
             Root::Message => Value::json(self.message.and_then(|message| message.get(path))),
             Root::Raw => Value::below(self.message.map(|m| m.raw().as_str()), &[]),
-            Root::Type => Value::text(self.kind.or(self.message.map(|m| &*m.kind))),
+            Root::Type => Value::text(self.kind.or(self.message.map(|message| message.kind().unwrap_or_default()))),
             Root::Data => Value::below(self.data.or_else(|| self.message.and_then(Message::data)).map(Json::as_str), path),
             Root::Conn => self.view.map_or(Value::Missing, |view| connection(view, first, path)),
             Root::Query if path.is_empty() => {
@@ -312,8 +348,7 @@ mod tests {
         let (kind_at, data_at) = ([Box::from("t")], [Box::from("d")]);
         let shares = |text: String| {
             let (json, index) = Json::parse_indexed(text.into()).unwrap();
-            let kind = protocol::message_kind(&json, &index, &kind_at).unwrap();
-            let message = Message::new(json, index, kind, &kind_at, Some(&data_at));
+            let message = Message::new(json, index, &kind_at, Some(&data_at));
             let data = message.data().unwrap().clone();
             let kind = message.kind_beside(&data);
             assert_eq!((&*kind, data.as_str().trim_matches(['"', 'x'])), ("k", ""));

@@ -4,7 +4,10 @@
 use super::DEPTH_MAX;
 
 /// How many members an [`Index`] holds. Messages have few; an object with more is searched.
-const INDEXED: usize = 8;
+const INDEXED: usize = 7;
+
+// It is moved with the message; up to so many bytes are moved without a call.
+const _: () = assert!(size_of::<Index>() <= 128);
 
 // One bit a level.
 const _: () = assert!(DEPTH_MAX == u64::BITS as usize);
@@ -13,19 +16,21 @@ const _: () = assert!(DEPTH_MAX == u64::BITS as usize);
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     members: [Member; INDEXED],
-    count: usize,
+    count: u8,
     /// Whether the text is an object and all its members are here.
     complete: bool,
 }
 
-/// Positions in the text.
+/// Where a member stands in the text.
 #[derive(Clone, Copy, Debug, Default)]
 struct Member {
+    key_at: u32,
     /// With its quotes.
-    key: (u32, u32),
+    key_len: u16,
     /// Whether the key has escapes.
     escaped: bool,
-    value: (u32, u32),
+    value_at: u32,
+    value_len: u32,
 }
 
 /// A key as it is read.
@@ -43,10 +48,14 @@ impl Index {
     }
 
     fn push(&mut self, key: Key, value: (usize, usize)) {
-        let span = |from: usize, to: usize| Some((u32::try_from(from).ok()?, u32::try_from(to).ok()?));
-        match (self.members.get_mut(self.count), span(key.from, key.to), span(value.0, value.1)) {
-            (Some(member), Some(span), Some(value)) => {
-                *member = Member { key: span, escaped: key.escaped, value };
+        let member = || {
+            let (key_at, key_len) = (key.from.try_into().ok()?, (key.to - key.from).try_into().ok()?);
+            let (value_at, value_len) = (value.0.try_into().ok()?, (value.1 - value.0).try_into().ok()?);
+            Some(Member { key_at, key_len, escaped: key.escaped, value_at, value_len })
+        };
+        match (self.members.get_mut(usize::from(self.count)), member()) {
+            (Some(place), Some(member)) => {
+                *place = member;
                 self.count += 1;
             }
             _ => self.complete = false,
@@ -59,15 +68,16 @@ impl Index {
             return Err(NotIndexed);
         }
         let is_this = |member: &&Member| {
-            let (from, to) = (member.key.0 as usize, member.key.1 as usize);
+            let from = member.key_at as usize;
+            let to = from + usize::from(member.key_len);
             if member.escaped {
                 text.get(from..to).is_some_and(|quoted| super::key_is(quoted, key))
             } else {
                 text.as_bytes().get(from + 1..to - 1) == Some(key.as_bytes())
             }
         };
-        let found = self.members[..self.count].iter().rev().find(is_this);
-        Ok(found.and_then(|member| text.get(member.value.0 as usize..member.value.1 as usize)))
+        let found = self.members[..usize::from(self.count)].iter().rev().find(is_this);
+        Ok(found.and_then(|member| text.get(member.value_at as usize..)?.get(..member.value_len as usize)))
     }
 }
 
