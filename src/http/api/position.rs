@@ -196,7 +196,7 @@ async fn fed(api: &Api, following: &Following, question: &Question, until: Insta
     loop {
         let fed = following.take();
         let new = |item| match item {
-            Item::Stored(event) | Item::Passing(event) if event.offset > question.since => Some(event),
+            Item::Stored(told) | Item::Passing(told) if told.event.offset > question.since => Some(told.event.clone()),
             _ => None,
         };
         let events: Vec<Arc<Event>> = fed.items.into_iter().filter_map(new).take(question.limit).collect();
