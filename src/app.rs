@@ -206,6 +206,8 @@ impl App {
             .collect();
         let router = self.router.clone();
         let gathering = tokio::spawn(async move { router.gather().await });
+        let feed = hub.feed.clone();
+        let feeding = tokio::spawn(async move { feed.run().await });
         let ports = self.serve(open);
         announce(cli, &self.router, &ports);
         // Outside the macro, which evaluates nothing where the level is off.
@@ -224,6 +226,7 @@ impl App {
         }
         delivered.abort();
         gathering.abort();
+        feeding.abort();
         writing.iter().for_each(tokio::task::JoinHandle::abort);
         tracing::info!("stopped");
         Ok(())

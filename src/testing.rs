@@ -49,6 +49,8 @@ pub(crate) async fn router(yaml: &str, plugins: &[(&str, &str)]) -> Arc<Router> 
     tokio::spawn(async move { delivering.deliver().await });
     let gathering = router.clone();
     tokio::spawn(async move { gathering.gather().await });
+    let feed = router.context.hub.feed.clone();
+    tokio::spawn(async move { feed.run().await });
     router
 }
 

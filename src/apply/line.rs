@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::AcqRel;
 
 use parking_lot::Mutex;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 
 use super::{Applied, Apply, Batch, Step, stopped};
@@ -23,6 +24,8 @@ pub struct Line {
     // Protects the order. Held for a push or a pop; taken inside channels.
     queue: Mutex<Queue>,
     wake: Notify,
+    /// Told after each turn, at the cost of a look where nobody waits.
+    finished: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +95,11 @@ impl Line {
         if queue.waiting.front()?.last <= settled { queue.waiting.pop_front() } else { None }
     }
 
+    /// Resolves when transactions were finished after this call, polled or not.
+    pub fn finished(&self) -> Notified<'_> {
+        self.finished.notified()
+    }
+
     /// How many transactions wait.
     pub fn len(&self) -> usize {
         self.queue.lock().waiting.len()
@@ -127,8 +135,10 @@ impl Line {
                 () = self.wake.notified() => {}
             }
             while self.turn(apply, settled) {
+                self.finished.notify_waiters();
                 tokio::task::yield_now().await;
             }
+            self.finished.notify_waiters();
         }
         let left = std::mem::take(&mut self.queue.lock().waiting);
         for transaction in left {

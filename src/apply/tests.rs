@@ -175,3 +175,15 @@ async fn a_door_hears_when_it_is_stored_or_that_it_never_will_be() {
         assert_eq!(accepted.settled(&router.store).await.unwrap_err().code, Code::Unavailable);
     }
 }
+
+#[tokio::test]
+async fn who_waits_for_what_is_stored_to_be_shown_is_told() {
+    let (router, writer) = start().await;
+    let mut sender = Client::open(&router, "sender");
+    sender.say(&say("sure", 1));
+    let finished = router.line.finished();
+    assert_eq!(router.context.hub.position("sure").map(|at| at.offset), Some(0));
+    run(writer);
+    finished.await;
+    assert_eq!(router.context.hub.position("sure").map(|at| at.offset), Some(1));
+}

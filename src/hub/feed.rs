@@ -1,44 +1,64 @@
 //! What happens, for those who follow the whole log rather than one channel: committed events in the order of the log, and
-//! events that no log keeps as they pass. With nobody there it costs one look at a number.
+//! events that no log keeps in the order in which each channel had them. With nobody there it costs one look at a number.
 //!
-//! A follower's queue is bounded by bytes. Where one does not keep up its queue is dropped and it is told so: it goes on by
-//! reading the log from where it is, and asks to be fed again when it is near the end. Knows no database and no HTTP.
+//! The log's writer and those who publish only hand over what happened: one task tells the followers, some at a
+//! time, with nothing locked that either of the two ever waits for. A follower's queue is bounded by bytes, as the hand-over
+//! is. A follower that does not keep up finds its queue dropped and is told so: it goes on by reading the log from where it
+//! is, and asks to be fed again when it is near the end. Where the task does not keep up, that becomes of all followers.
+//!
+//! Knows no database and no HTTP.
+
+mod handover;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 
-use crate::model::Event;
+use crate::model::json::one_line;
 use crate::model::pattern::Glob;
+use crate::model::{ChannelName, Event};
 use crate::store::Filter;
+use handover::Handover;
 
 /// What an event that is only counted weighs.
 const COUNTED_BYTES: usize = 16;
 /// So many counted events wake a follower although none of them is for it.
 const COUNTED_WAKE: usize = 1024;
+/// Events of one channel that each of its followers is told of at once.
+const RUN: usize = 16;
+/// Followers that are told before other tasks have their turn.
+const TURN: usize = 256;
 
 /// Those who follow.
 #[derive(Debug, Default)]
 pub struct Feed {
     open: AtomicUsize,
     next: AtomicU64,
-    // Protects who follows what. Read for the time of one hand-over; followers' queues are locked inside it.
-    followers: RwLock<Followers>,
+    handover: Handover,
+    // Protects who follows what. Held to come, to go, or while the feeding task copies a pointer.
+    followers: Mutex<Followers>,
 }
 
 #[derive(Debug, Default)]
 struct Followers {
     /// Those whose filter names channels and no globs, under each name.
-    by_channel: HashMap<Box<str>, Vec<Arc<Follower>>>,
-    others: Vec<Arc<Follower>>,
+    by_channel: HashMap<Box<str>, List>,
+    others: List,
 }
+
+/// Copied where it changes while the feeding task goes through it.
+type List = Arc<Vec<Arc<Follower>>>;
 
 #[derive(Debug)]
 struct Follower {
     key: u64,
+    /// The number of what was handed over first after it came.
+    from: u64,
     filter: Filter,
     bytes_max: usize,
     // Protects the queue. Held for a push, or while it is taken.
@@ -60,11 +80,20 @@ struct Queue {
 #[derive(Clone, Debug)]
 pub enum Item {
     /// A committed event that its filter means.
-    Stored(Arc<Event>),
+    Stored(Arc<Told>),
     /// A committed event of its channels that its filter does not mean; its place in the log.
     Counted(u64),
     /// An event that no log keeps.
-    Passing(Arc<Event>),
+    Passing(Arc<Told>),
+}
+
+/// An event as all its followers share it.
+#[derive(Debug)]
+pub struct Told {
+    /// The event.
+    pub event: Arc<Event>,
+    number: u64,
+    line: OnceLock<Box<str>>,
 }
 
 /// What came since it was last asked.
@@ -74,7 +103,8 @@ pub struct Fed {
     pub items: VecDeque<Item>,
     /// Whether everything committed that comes next will be fed too. If not, it must be read from the log.
     pub keeps_up: bool,
-    /// Events that no log keeps and that were dropped.
+    /// Events that no log keeps and that were dropped. Where the server had no time for a channel's followers, these are events
+    /// of the channel, meant or not.
     pub dropped: u64,
 }
 
@@ -90,13 +120,9 @@ impl Feed {
     /// that no log keeps are fed, until [`Following::feed_me`].
     pub fn follow(self: &Arc<Self>, filter: Filter, bytes_max: usize) -> Following {
         let key = self.next.fetch_add(1, Ordering::Relaxed);
-        let follower = Arc::new(Follower { key, filter, bytes_max, queue: Mutex::default(), wake: Notify::new() });
-        let mut followers = self.followers.write();
-        match follower.names() {
-            Some(names) => names.for_each(|name| followers.by_channel.entry(name.into()).or_default().push(follower.clone())),
-            None => followers.others.push(follower.clone()),
-        }
-        drop(followers);
+        let from = self.handover.next();
+        let follower = Arc::new(Follower { key, from, filter, bytes_max, queue: Mutex::default(), wake: Notify::new() });
+        self.followers.lock().add(&follower);
         self.open.fetch_add(1, Ordering::SeqCst);
         Following { feed: self.clone(), follower }
     }
@@ -116,27 +142,103 @@ impl Feed {
         if self.open.load(Ordering::SeqCst) == 0 {
             return;
         }
-        let followers = self.followers.read();
-        for event in events {
-            followers.each(event, |follower| follower.stored(event));
+        let events: Vec<_> = events.cloned().collect();
+        if !events.is_empty() {
+            self.handover.committed(events);
         }
     }
 
-    /// An event that no log keeps was delivered.
+    /// An event that no log keeps was delivered. To be called while its channel is held: that makes the order.
     pub fn passing(&self, event: &Arc<Event>) {
-        if self.open.load(Ordering::SeqCst) == 0 {
-            return;
+        if self.open.load(Ordering::SeqCst) > 0 {
+            self.handover.passing(event);
         }
-        self.followers.read().each(event, |follower| follower.passing(event));
+    }
+
+    /// Tells followers what happens, as long as it is polled. There is one such task.
+    pub async fn run(&self) {
+        loop {
+            self.handover.woken().await;
+            self.tell_followers().await;
+        }
+    }
+
+    /// Tells followers what was handed over.
+    async fn tell_followers(&self) {
+        let left = self.handover.take();
+        let mut told = 0;
+        if left.lost {
+            let lists = self.followers.lock().lists();
+            for follower in lists.iter().flat_map(|list| list.iter()) {
+                follower.send_back();
+                turn(&mut told).await;
+            }
+        }
+        for run in left.events.chunk_by(|(_, a), (_, b)| a.channel == b.channel).flat_map(|same| same.chunks(RUN)) {
+            let run: Vec<Arc<Told>> = run.iter().map(|(number, event)| Told::new(*number, event)).collect();
+            let channel = run[0].event.channel.as_ref();
+            self.each(channel, &mut told, |follower| follower.tell(&run)).await;
+        }
+        for (channel, dropped) in &left.dropped {
+            self.each(channel.as_ref(), &mut told, |follower| follower.dropped(dropped.count, dropped.last)).await;
+        }
+    }
+
+    /// Tells those something who follow a channel; none: what goes through no channel.
+    async fn each(&self, channel: Option<&ChannelName>, told: &mut usize, tell: impl Fn(&Follower)) {
+        turn(told).await;
+        let channel = channel.map(ChannelName::as_str);
+        let (named, others) = self.followers.lock().of(channel);
+        let others = others.iter().filter(|follower| follower.filter.takes_channel(channel));
+        for follower in named.iter().flat_map(|list| list.iter()).chain(others) {
+            // An error of ours with one follower must not keep all others from being told.
+            if catch_unwind(AssertUnwindSafe(|| tell(follower))).is_err() {
+                tracing::error!(?channel, "a follower of the log was not told of an event: an error of ours");
+                follower.send_back();
+            }
+            turn(told).await;
+        }
+    }
+}
+
+/// Lets other tasks have their turn, now and then.
+async fn turn(told: &mut usize) {
+    *told += 1;
+    if told.is_multiple_of(TURN) {
+        yield_now().await;
     }
 }
 
 impl Followers {
-    /// Those whose channels an event is of.
-    fn each(&self, event: &Event, mut tell: impl FnMut(&Follower)) {
-        let channel = event.channel.as_ref().map(|channel| channel.as_str());
-        channel.and_then(|name| self.by_channel.get(name)).into_iter().flatten().for_each(|follower| tell(follower));
-        self.others.iter().filter(|follower| follower.filter.takes_channel(channel)).for_each(|follower| tell(follower));
+    fn add(&mut self, follower: &Arc<Follower>) {
+        let add = |list: &mut List| Arc::make_mut(list).push(follower.clone());
+        match follower.names() {
+            Some(names) => names.for_each(|name| add(self.by_channel.entry(name.into()).or_default())),
+            None => add(&mut self.others),
+        }
+    }
+
+    fn remove(&mut self, follower: &Follower) {
+        let remove = |list: &mut List| Arc::make_mut(list).retain(|other| other.key != follower.key);
+        let Some(names) = follower.names() else { return remove(&mut self.others) };
+        for name in names {
+            if let Some(list) = self.by_channel.get_mut(name) {
+                remove(list);
+                if list.is_empty() {
+                    self.by_channel.remove(name);
+                }
+            }
+        }
+    }
+
+    /// Those who name a channel, and those of whom some may follow it too.
+    fn of(&self, channel: Option<&str>) -> (Option<List>, List) {
+        (channel.and_then(|name| self.by_channel.get(name)).cloned(), self.others.clone())
+    }
+
+    /// All of them; whoever names several channels more than once.
+    fn lists(&self) -> Vec<List> {
+        self.by_channel.values().chain([&self.others]).cloned().collect()
     }
 }
 
@@ -150,45 +252,76 @@ impl Follower {
         exact.then(|| (0..channels.len()).filter(move |at| first(*at)).map(|at| &*channels[at]))
     }
 
-    fn stored(&self, event: &Arc<Event>) {
-        let meant = self.filter.matches_within(event);
-        let mut queue = self.queue.lock();
-        if !queue.fed {
-            return;
+    /// Events of its channels happened, in this order.
+    fn tell(&self, run: &[Arc<Told>]) {
+        let mut wake = false;
+        for told in run.iter().filter(|told| told.number >= self.from) {
+            let meant = self.filter.matches_within(&told.event);
+            let mut queue = self.queue.lock();
+            wake |= match (passes(&told.event), meant) {
+                (true, true) => queue.passing(told, self.bytes_max),
+                (true, false) => false,
+                (false, meant) => queue.stored(told, meant, self.bytes_max),
+            };
         }
-        let weight = if meant { event.weight() } else { COUNTED_BYTES };
-        if queue.bytes > 0 && queue.bytes + weight > self.bytes_max {
-            queue.stop_feeding();
-            drop(queue);
-            self.wake.notify_one();
-            return;
-        }
-        queue.bytes += weight;
-        queue.items.push_back(if meant { Item::Stored(event.clone()) } else { Item::Counted(event.seq) });
-        let wake = meant || queue.items.len().is_multiple_of(COUNTED_WAKE);
-        drop(queue);
         if wake {
             self.wake.notify_one();
         }
     }
 
-    fn passing(&self, event: &Arc<Event>) {
-        if !self.filter.matches_within(event) {
-            return;
+    /// Nobody had the time to tell it of events that no log keeps; `last`: the number of the last.
+    fn dropped(&self, count: u64, last: u64) {
+        if last >= self.from {
+            self.queue.lock().dropped += count;
+            self.wake.notify_one();
         }
+    }
+
+    /// It goes on by reading the log.
+    fn send_back(&self) {
         let mut queue = self.queue.lock();
-        if queue.bytes > 0 && queue.bytes + event.weight() > self.bytes_max {
-            queue.dropped += 1;
-        } else {
-            queue.bytes += event.weight();
-            queue.items.push_back(Item::Passing(event.clone()));
+        if queue.fed {
+            queue.stop_feeding();
+            drop(queue);
+            self.wake.notify_one();
         }
-        drop(queue);
-        self.wake.notify_one();
     }
 }
 
 impl Queue {
+    /// Says whether its owner is to be woken.
+    fn stored(&mut self, told: &Arc<Told>, meant: bool, bytes_max: usize) -> bool {
+        if !self.fed {
+            return false;
+        }
+        let item = if meant { Item::Stored(told.clone()) } else { Item::Counted(told.event.seq) };
+        if !self.has_room(&item, bytes_max) {
+            self.stop_feeding();
+            return true;
+        }
+        self.push(item);
+        meant || self.items.len().is_multiple_of(COUNTED_WAKE)
+    }
+
+    fn passing(&mut self, told: &Arc<Told>, bytes_max: usize) -> bool {
+        let item = Item::Passing(told.clone());
+        if self.has_room(&item, bytes_max) {
+            self.push(item);
+        } else {
+            self.dropped += 1;
+        }
+        true
+    }
+
+    fn has_room(&self, item: &Item, bytes_max: usize) -> bool {
+        self.bytes == 0 || self.bytes + item.weight() <= bytes_max
+    }
+
+    fn push(&mut self, item: Item) {
+        self.bytes += item.weight();
+        self.items.push_back(item);
+    }
+
     /// What is committed will be read from the log; the rest stays.
     fn stop_feeding(&mut self) {
         self.fed = false;
@@ -201,10 +334,26 @@ impl Queue {
 impl Item {
     fn weight(&self) -> usize {
         match self {
-            Item::Stored(event) | Item::Passing(event) => event.weight(),
+            Item::Stored(told) | Item::Passing(told) => told.event.weight(),
             Item::Counted(_) => COUNTED_BYTES,
         }
     }
+}
+
+impl Told {
+    fn new(number: u64, event: &Arc<Event>) -> Arc<Self> {
+        Arc::new(Self { event: event.clone(), number, line: OnceLock::new() })
+    }
+
+    /// The event as REST shows it, on one line. Written by whoever asks first.
+    pub fn line(&self) -> &str {
+        self.line.get_or_init(|| one_line(&self.event.to_json()).into())
+    }
+}
+
+/// Whether no log keeps an event.
+fn passes(event: &Event) -> bool {
+    event.seq == 0
 }
 
 impl Following {
@@ -229,20 +378,7 @@ impl Following {
 impl Drop for Following {
     fn drop(&mut self) {
         self.feed.open.fetch_sub(1, Ordering::SeqCst);
-        let key = self.follower.key;
-        let mut followers = self.feed.followers.write();
-        let Some(names) = self.follower.names() else {
-            followers.others.retain(|other| other.key != key);
-            return;
-        };
-        for name in names {
-            if let Some(all) = followers.by_channel.get_mut(name) {
-                all.retain(|other| other.key != key);
-                if all.is_empty() {
-                    followers.by_channel.remove(name);
-                }
-            }
-        }
+        self.feed.followers.lock().remove(&self.follower);
     }
 }
 

@@ -319,6 +319,11 @@ pub fn as_text(value: &str) -> Option<Cow<'_, str>> {
     if inner.contains('\\') { serde_json::from_str::<String>(value).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
 }
 
+/// JSON without line ends: those that stand in it are space between its parts.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ").into() } else { text.into() }
+}
+
 /// Writes a JSON string, with quotes and escapes.
 pub fn push_string(out: &mut String, text: &str) {
     out.push('"');

@@ -143,24 +143,38 @@ fn lines(items: &[Item]) -> Vec<Line<'_>> {
     lines
 }
 
+/// Binds how a connection ended, which both statements have last. The two kinds of query have no trait in common.
+macro_rules! bind_end {
+    ($query:expr, $line:expr) => {{
+        let query = $query.bind($line.seen_ms()).bind($line.closed_ms()).bind($line.code()).bind($line.reason());
+        $line.counts().into_iter().fold(query, |query, count| query.bind(count))
+    }};
+}
+
+/// [`bind_end`] for many, a column at a time.
+macro_rules! bind_ends {
+    ($query:expr, $lines:expr) => {{
+        let query = $query
+            .bind(column($lines, Line::seen_ms))
+            .bind(column($lines, Line::closed_ms))
+            .bind(column($lines, Line::code))
+            .bind(column($lines, |line| line.reason()));
+        (0..5).fold(query, |query, which| query.bind(column($lines, |line| line.counts()[which])))
+    }};
+}
+
 async fn insert_values(db: &mut SqliteConnection, lines: &[Line<'_>]) -> sqlx::Result<()> {
     in_chunks!(lines, |size, chunk| {
         let mut query = sqlx::query(INSERT[size].as_str());
         for line in chunk {
-            query = query
+            let who = query
                 .bind(&*line.first.client)
                 .bind(&*line.first.protocol)
                 .bind(line.last.user.as_deref())
                 .bind(line.last.session.as_deref())
                 .bind(&*line.first.address)
-                .bind(line.first.opened_ms)
-                .bind(line.seen_ms())
-                .bind(line.closed_ms())
-                .bind(line.code())
-                .bind(line.reason());
-            for count in line.counts() {
-                query = query.bind(count);
-            }
+                .bind(line.first.opened_ms);
+            query = bind_end!(who, line);
         }
         query.execute(&mut *db).await?;
     });
@@ -171,21 +185,14 @@ async fn insert_unnested(db: &mut PgConnection, lines: &[Line<'_>]) -> sqlx::Res
     if lines.is_empty() {
         return Ok(());
     }
-    let mut query = sqlx::query(INSERT_UNNESTED)
+    let who = sqlx::query(INSERT_UNNESTED)
         .bind(column(lines, |line| &*line.first.client))
         .bind(column(lines, |line| &*line.first.protocol))
         .bind(column(lines, |line| line.last.user.as_deref()))
         .bind(column(lines, |line| line.last.session.as_deref()))
         .bind(column(lines, |line| &*line.first.address))
-        .bind(column(lines, |line| line.first.opened_ms))
-        .bind(column(lines, Line::seen_ms))
-        .bind(column(lines, Line::closed_ms))
-        .bind(column(lines, Line::code))
-        .bind(column(lines, |line| line.reason()));
-    for which in 0..5 {
-        query = query.bind(column(lines, |line| line.counts()[which]));
-    }
-    query.execute(db).await.map(drop)
+        .bind(column(lines, |line| line.first.opened_ms));
+    bind_ends!(who, lines).execute(db).await.map(drop)
 }
 
 /// Says whose rows were there.
@@ -194,17 +201,8 @@ async fn complete_values(db: &mut SqliteConnection, ends: &[Line<'_>]) -> sqlx::
     in_chunks!(ends, |size, chunk| {
         let mut query = sqlx::query_scalar(COMPLETE[size].as_str());
         for line in chunk {
-            query = query
-                .bind(&*line.last.client)
-                .bind(line.last.user.as_deref())
-                .bind(line.last.session.as_deref())
-                .bind(line.seen_ms())
-                .bind(line.closed_ms())
-                .bind(line.code())
-                .bind(line.reason());
-            for count in line.counts() {
-                query = query.bind(count);
-            }
+            let who = query.bind(&*line.last.client).bind(line.last.user.as_deref()).bind(line.last.session.as_deref());
+            query = bind_end!(who, line);
         }
         completed.extend(query.fetch_all(&mut *db).await?);
     });
@@ -215,18 +213,11 @@ async fn complete_unnested(db: &mut PgConnection, ends: &[Line<'_>]) -> sqlx::Re
     if ends.is_empty() {
         return Ok(HashSet::new());
     }
-    let mut query = sqlx::query_scalar(COMPLETE_UNNESTED)
+    let who = sqlx::query_scalar(COMPLETE_UNNESTED)
         .bind(column(ends, |line| &*line.last.client))
         .bind(column(ends, |line| line.last.user.as_deref()))
-        .bind(column(ends, |line| line.last.session.as_deref()))
-        .bind(column(ends, Line::seen_ms))
-        .bind(column(ends, Line::closed_ms))
-        .bind(column(ends, Line::code))
-        .bind(column(ends, |line| line.reason()));
-    for which in 0..5 {
-        query = query.bind(column(ends, |line| line.counts()[which]));
-    }
-    Ok(query.fetch_all(db).await?.into_iter().collect())
+        .bind(column(ends, |line| line.last.session.as_deref()));
+    Ok(bind_ends!(who, ends).fetch_all(db).await?.into_iter().collect())
 }
 
 fn column<'l, 'r, T>(lines: &'l [Line<'r>], of: impl Fn(&'l Line<'r>) -> T) -> Vec<T> {

@@ -20,12 +20,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 use crate::http::api::asked::{Asked, FILTER, Known};
-use crate::http::api::history::{one_line, problem};
+use crate::http::api::history::problem;
 use crate::http::api::openapi::{BadQuery, Unavailable};
 use crate::http::api::shapes::{EventFilter, EventsAfter};
 use crate::http::api::{Answer, Api};
 use crate::http::problem::Problem;
 use crate::hub::feed::{Following, Item};
+use crate::model::json::one_line;
 use crate::model::{Code, Event, Fault, Now};
 use crate::store::{Filter, StoreError, Walk};
 use place::{Place, Start, start};
@@ -154,7 +155,7 @@ impl Stream {
                     return Ok(());
                 };
                 self.mode = Mode::Reads { walk: Some(walk), fed };
-                events.into_iter().for_each(|event| self.stored(&event));
+                events.iter().for_each(|event| self.read(event));
                 if !fed {
                     self.take_fed();
                 }
@@ -179,9 +180,16 @@ impl Stream {
         let fed = self.following.take();
         for item in fed.items {
             match item {
-                Item::Stored(event) => self.stored(&event),
-                Item::Counted(seq) => self.passed(seq),
-                Item::Passing(event) => self.write(&event, false),
+                Item::Stored(told) => {
+                    // What was read may come as well.
+                    if self.passed(told.event.seq) {
+                        self.write(told.line(), true);
+                    }
+                }
+                Item::Counted(seq) => {
+                    self.passed(seq);
+                }
+                Item::Passing(told) => self.write(told.line(), false),
             }
         }
         if fed.dropped > 0 {
@@ -191,30 +199,30 @@ impl Stream {
         fed.keeps_up
     }
 
-    /// An event of the stream's channels, in the order of the log.
-    fn stored(&mut self, event: &Event) {
-        // What was read may have been fed as well.
-        if event.seq > self.place.seq {
-            self.passed(event.seq);
-            if self.filter.matches_within(event) {
-                self.write(event, true);
-            }
+    /// An event of the stream's channels was read, in the order of the log.
+    fn read(&mut self, event: &Event) {
+        if self.passed(event.seq) && self.filter.matches_within(event) {
+            self.write(&one_line(&event.to_json()), true);
         }
     }
 
-    fn passed(&mut self, seq: u64) {
-        if seq > self.place.seq {
+    /// The stream stands behind an event of its channels. Says whether it stood before it until now.
+    fn passed(&mut self, seq: u64) -> bool {
+        let new = seq > self.place.seq;
+        if new {
             self.place.seq = seq;
             self.place.count = self.place.count.map(|count| count.saturating_add(1));
         }
+        new
     }
 
-    fn write(&mut self, event: &Event, stored: bool) {
+    /// Writes an event. Only its place is the stream's own: the line is the same for all.
+    fn write(&mut self, line: &str, stored: bool) {
         if stored {
             writeln!(self.out, "id: {}", self.place).ok();
         }
         self.out.push_str("data: ");
-        self.out.push_str(&one_line(&event.to_json()));
+        self.out.push_str(line);
         self.out.push_str("\n\n");
     }
 }

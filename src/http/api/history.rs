@@ -16,6 +16,7 @@ use crate::http::api::openapi::{BadQuery, Unavailable};
 use crate::http::api::shapes::{EventFilter, History, HistoryPage};
 use crate::http::problem::Problem;
 use crate::http::site::json;
+use crate::model::json::one_line;
 use crate::model::{Code, Fault, Now};
 use crate::store::{Export, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Order, StoreError, check_cursor};
 
@@ -99,10 +100,6 @@ fn exported(api: Arc<Api>, export: Export, permit: OwnedSemaphorePermit) -> Resp
 }
 
 /// JSON without line ends: those that stand in it are space between its parts.
-pub(super) fn one_line(json: &str) -> std::borrow::Cow<'_, str> {
-    if json.contains(['\n', '\r']) { json.replace(['\n', '\r'], " ").into() } else { json.into() }
-}
-
 /// What is wrong with a question that the store refused.
 pub(super) fn problem(error: StoreError) -> Problem {
     match error {

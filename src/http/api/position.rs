@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Response, StatusCode, Uri};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::http::api::asked::{Asked, Known};
 use crate::http::api::history::problem;
@@ -19,6 +19,7 @@ use crate::hub::feed::{Following, Item};
 use crate::model::event::{Epoch, Event, epoch_text};
 use crate::model::json::push_string;
 use crate::model::{Code, Fault, Position, Verdict};
+use crate::router::Router;
 use crate::store::{Filter, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX};
 
 /// Requests that wait at a time.
@@ -29,9 +30,8 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 const BYTES_MAX: usize = 16 << 20;
 /// Bytes that may gather for a request that waits. More is read from the log.
 const GATHERED_BYTES_MAX: usize = 64 << 10;
-/// What is stored is shown within this, unless something is broken; and how often to look.
+/// What is stored is shown within this, unless something is broken.
 const SHOWN_WAIT: Duration = Duration::from_secs(5);
-const SHOWN_LOOK: Duration = Duration::from_millis(1);
 /// Members of an answer, at most and where nothing is said.
 const MEMBERS_MAX: u64 = 10_000;
 const MEMBERS_DEFAULT: usize = 1000;
@@ -143,9 +143,14 @@ async fn stored(api: &Api, name: &str, epoch: Epoch, after: u64, limit: usize) -
 /// Resolves when the channel knows the event's place. What is committed is shown a moment later, and who comes back with a
 /// place must not be told that there is none.
 async fn shown(api: &Api, name: &str, event: &Event) {
-    let hub = &api.router.context.hub;
-    while hub.position(name).is_some_and(|at| at.epoch == event.epoch && at.offset < event.offset) {
-        sleep(SHOWN_LOOK).await;
+    let Router { context, line, .. } = &*api.router;
+    loop {
+        // Before the look: what is finished after it is not slept through.
+        let finished = line.finished();
+        if context.hub.position(name).is_none_or(|at| at.epoch != event.epoch || at.offset >= event.offset) {
+            return;
+        }
+        finished.await;
     }
 }
 
@@ -191,7 +196,7 @@ async fn fed(api: &Api, following: &Following, question: &Question, until: Insta
     loop {
         let fed = following.take();
         let new = |item| match item {
-            Item::Stored(event) | Item::Passing(event) if event.offset > question.since => Some(event),
+            Item::Stored(told) | Item::Passing(told) if told.event.offset > question.since => Some(told.event.clone()),
             _ => None,
         };
         let events: Vec<Arc<Event>> = fed.items.into_iter().filter_map(new).take(question.limit).collect();

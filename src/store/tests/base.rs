@@ -25,7 +25,6 @@ pub(in crate::store) struct Base {
 macro_rules! on_both {
     ($($(#[$more:meta])* async fn $name:ident($base:ident) $body:block)*) => {$(
         mod $name {
-            #[allow(unused_imports)]
             use super::*;
 
             async fn body($base: &Base) $body

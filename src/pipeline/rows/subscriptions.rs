@@ -1,0 +1,116 @@
+//! `leave`, `join` and `recover`: what a row or a script changes about a connection's subscriptions.
+
+use std::sync::Arc;
+
+use super::Run;
+use crate::config::plan::{ChannelPlan, Join, RecoverPlan};
+use crate::hub::{Connection, Recover};
+use crate::model::event::Epoch;
+use crate::model::pattern::Glob;
+use crate::model::view::SubView;
+use crate::model::{ChannelName, Code, Fault, Json, json};
+use crate::pipeline::effect::Effect;
+use crate::pipeline::publish;
+use crate::pipeline::scope::{Message, Recovery};
+
+/// Where a client says it stands.
+#[derive(Clone, Copy)]
+pub(super) struct Since {
+    /// None: it wants no past.
+    offset: Option<u64>,
+    /// None: the present stream.
+    epoch: Option<Epoch>,
+}
+
+impl Run<'_> {
+    fn subscriptions(&mut self) -> &mut Vec<(ChannelName, Arc<str>)> {
+        let connection = self.connection;
+        self.subscriptions.get_or_insert_with(|| connection.map(Connection::subscriptions).unwrap_or_default())
+    }
+
+    /// Ends every subscription to one channel. A star in the name is none: a client must not leave more than it names.
+    pub(super) fn leave(&mut self, name: &str) -> Result<(), Fault> {
+        self.joinable(name)?;
+        self.leave_all(name);
+        Ok(())
+    }
+
+    /// The channel of this name, where this protocol's clients may join it.
+    fn joinable(&self, name: &str) -> Result<(ChannelName, Arc<ChannelPlan>), Fault> {
+        let (channel, plan) = publish::known(&self.context.runtime.channels, name)?;
+        if plan.join.as_ref().is_some_and(|allowed| !allowed.contains(&self.view.protocol)) {
+            return Err(publish::unknown(name));
+        }
+        Ok((channel, plan))
+    }
+
+    /// Ends every subscription whose channel fits a glob.
+    pub(super) fn leave_all(&mut self, glob: &str) {
+        let glob = Glob::new(glob);
+        let (gone, kept) = std::mem::take(self.subscriptions()).into_iter().partition(|(channel, _)| glob.matches(channel.as_str()));
+        *self.subscriptions() = kept;
+        let gone: Vec<(ChannelName, Arc<str>)> = gone;
+        for (channel, key) in gone {
+            if let Some((_, plan)) = self.context.runtime.channels.resolve(channel.as_str()) {
+                self.decision.effects.push(Effect::Leave { channel, plan, key });
+            }
+        }
+    }
+
+    pub(super) fn join_row(&mut self, join: &Join, message: Option<&Message<'_>>, result: Option<&Json>) -> Result<(), Fault> {
+        let Some(name) = self.text(&join.channel, message, result) else {
+            // In `open` nobody asked for it; a message that asks for a channel must name it.
+            return if message.is_none() { Ok(()) } else { Err(Fault::with(Code::Invalid, "the message names no channel")) };
+        };
+        let key = join.key.as_ref().and_then(|key| self.text(key, message, result)).unwrap_or_default();
+        let meta = join.meta.as_ref().and_then(|meta| meta.render(&self.reach(message, result))).map(Json::trusted);
+        let since = match &join.recover {
+            Some(plan) => self.since(plan, message, result)?,
+            None => None,
+        };
+        self.join(&name, &key, meta, since)
+    }
+
+    /// Where the client says it stands; none where it says nothing of it.
+    fn since(&self, plan: &RecoverPlan, message: Option<&Message<'_>>, result: Option<&Json>) -> Result<Option<Since>, Fault> {
+        let reach = self.reach(message, result);
+        let Some(since) = plan.since.render(&reach) else { return Ok(None) };
+        let offset = match &*since {
+            "null" => None,
+            text => {
+                // A number, or the text of one: a query has nothing else.
+                let number = json::as_text(text).map_or_else(|| text.parse().ok(), |text| text.parse().ok());
+                Some(number.ok_or_else(|| Fault::with(Code::Invalid, "since must be an offset: a whole number, 0 or more"))?)
+            }
+        };
+        let epoch = plan.epoch.as_ref().and_then(|epoch| epoch.render(&reach)).filter(|epoch| epoch != "null");
+        // What is no epoch is none that there ever was.
+        let epoch = epoch.map(|epoch| json::as_text(&epoch).and_then(|text| Epoch::from_str_radix(&text, 16).ok()).unwrap_or_default());
+        Ok(Some(Since { offset, epoch }))
+    }
+
+    pub(super) fn join(&mut self, name: &str, key: &str, meta: Option<Json>, since: Option<Since>) -> Result<(), Fault> {
+        let (channel, plan) = self.joinable(name)?;
+        let Some(connection) = self.connection else {
+            return Err(Fault::with(Code::Forbidden, "only a connection can join a channel"));
+        };
+        let most = self.context.runtime.protocols[connection.protocol].plan.limits.subscriptions;
+        let subscriptions = self.subscriptions();
+        if !subscriptions.iter().any(|(c, k)| *c == channel && **k == *key) {
+            if subscriptions.len() >= most {
+                return Err(Fault::with(Code::LimitReached, format!("more than {most} subscriptions")));
+            }
+            subscriptions.push((channel.clone(), key.into()));
+        }
+        let mut recover = None;
+        if let Some(Since { offset, epoch }) = since {
+            let position = self.context.hub.stand(&channel, &plan)?;
+            let verdict = offset.map(|offset| position.recover(offset, epoch));
+            self.recovery = Some(Recovery { position, verdict });
+            recover = verdict.map(|verdict| Recover { after: verdict.after, epoch: position.epoch });
+        }
+        let view = SubView { channel, key: key.into(), meta, positioned: since.is_some() };
+        self.decision.effects.push(Effect::Join { plan, view, recover });
+        Ok(())
+    }
+}
