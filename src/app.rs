@@ -251,6 +251,7 @@ impl App {
         let metrics = runtime.metrics.sockets();
         let tls = certificate.as_ref().map(Certificate::handshakes).transpose().context("cannot serve TLS")?;
         if let Some(certificate) = certificate {
+            certificate.warn();
             self.tasks.spawn(certificate.watch(metrics.clone(), self.stop.clone()));
         }
         Ok(Terms { tls, per_address: runtime.plan.sockets_per_address, handshakes: HANDSHAKES_MAX, metrics })
