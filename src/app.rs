@@ -17,7 +17,7 @@ use crate::config::diagnostic;
 use crate::config::plan::{Listen, SourceKind, TlsPlan};
 use crate::http::api::ApiSite;
 use crate::http::certificate::Certificate;
-use crate::http::listen::{Bound, Terms, bind, serve};
+use crate::http::listen::{Bound, HANDSHAKES_MAX, Terms, bind, serve};
 use crate::http::sessions::Sessions;
 use crate::http::site::Site;
 use crate::http::upgrade::Upgrader;
@@ -254,9 +254,10 @@ impl App {
         let metrics = runtime.metrics.sockets();
         let tls = certificate.as_ref().map(Certificate::handshakes).transpose().context("cannot serve TLS")?;
         if let Some(certificate) = certificate {
+            certificate.warn();
             self.tasks.spawn(certificate.watch(metrics.clone(), self.stop.clone()));
         }
-        Ok(Terms { tls, per_address: runtime.plan.sockets_per_address, metrics })
+        Ok(Terms { tls, per_address: runtime.plan.sockets_per_address, handshakes: HANDSHAKES_MAX, metrics })
     }
 
     /// Serves what is bound, and starts the sources.

@@ -12,7 +12,7 @@ use crate::hub::{Admission, Bounds, Connection};
 use crate::limits::{Limiter, Verdict};
 use crate::model::view::RequestView;
 use crate::model::{Close, Code, Fault, Json, Now};
-use crate::pipeline::deliver::Renderer;
+use crate::pipeline::deliver::{Renderer, gathers};
 use crate::pipeline::publish::{Destination, Proposal, prepare};
 use crate::pipeline::{self, ClientLimits, Context, Decision, Effect, Input};
 use crate::store::{ConnectionEnd, ConnectionRecord, Store};
@@ -75,6 +75,11 @@ impl Router {
             per_address: limits.connections_per_address,
             displace: matches!(limits.full, WhenFull::CloseOldest(..)),
         };
+        let mut failed = None;
+        connection.set_gathers(gathers(&self.context.runtime, connection.protocol, &connection.view(), Now::read(), &mut failed));
+        if let Some(why) = failed {
+            self.warn_of_batch(&connection.id, &why);
+        }
         match self.context.hub.open(connection, bounds) {
             Admission::Opened => {}
             Admission::Displaced(oldest) => {
@@ -221,6 +226,12 @@ impl Router {
         self.warnings.check(Now::read()) == Verdict::Pass
     }
 
+    fn warn_of_batch(&self, client: &str, why: &str) {
+        if self.may_warn() {
+            tracing::warn!(client, why, "a connection is given its events one by one: a script failed");
+        }
+    }
+
     /// Counts a decision and logs its fault.
     fn note(&self, decision: &Decision, door: &str, connection: Option<&Connection>) {
         if let Some(counted) = decision.row.and_then(|row| self.context.runtime.route_metrics(row)) {
@@ -229,6 +240,10 @@ impl Router {
                 counted.faults.inc();
             }
         }
+        let client = connection.map_or("", |c| &*c.id);
+        if let Some(why) = &decision.warning {
+            self.warn_of_batch(client, why);
+        }
         let Some(fault) = &decision.fault else { return };
         if fault.code == Code::RateLimited {
             self.context.runtime.counters.drop_one(DropReason::RateLimited);
@@ -236,7 +251,7 @@ impl Router {
         if let Some(connection) = connection {
             self.context.runtime.protocols[connection.protocol].metrics.fault(fault.code);
         }
-        let (client, why) = (connection.map_or("", |c| &*c.id), fault.detail.as_deref().unwrap_or(&fault.message));
+        let why = fault.detail.as_deref().unwrap_or(&fault.message);
         match fault.code {
             Code::ScriptFailed if self.may_warn() => tracing::warn!(door, client, code = fault.code.as_str(), why, "a script failed"),
             _ => tracing::debug!(door, client, code = fault.code.as_str(), why, "a message was refused"),

@@ -38,7 +38,9 @@ pub struct Batch<'a> {
     told_payload: u64,
     /// Connections whose transactions wait no more once all of it is queued: only then may they go on.
     pub(super) released: Vec<Released>,
-    /// Connections that end once no channel is held.
+    /// Connections whose events are gathered from now on, or are not any more, once no channel is held.
+    switching: Vec<Arc<Connection>>,
+    /// Connections that end then.
     ending: Vec<(Arc<Connection>, Close)>,
 }
 
@@ -54,6 +56,7 @@ impl<'a> Batch<'a> {
             told_messages: 0,
             told_payload: 0,
             released: Vec::new(),
+            switching: Vec::new(),
             ending: Vec::new(),
         }
     }
@@ -125,6 +128,11 @@ impl<'a> Batch<'a> {
         published.iter().for_each(|published| self.context.runtime.published(Some(&channel.plan), published));
     }
 
+    /// The events of a connection are gathered behind this transaction, or are not any more.
+    pub(super) fn switches(&mut self, connection: &Arc<Connection>) {
+        self.switching.push(connection.clone());
+    }
+
     /// A connection ends with this transaction.
     pub(super) fn ends(&mut self, connection: &Arc<Connection>, close: Close) {
         self.ending.push((connection.clone(), close));
@@ -134,12 +142,17 @@ impl<'a> Batch<'a> {
         self.ending.iter().any(|(ending, _)| ending.key == connection.key)
     }
 
-    /// Ends the connections that a transaction ends: behind all that waits for them, wherever that is. No channel may be held.
+    /// What a transaction does to connections on all their channels, whichever those are. Those it ends get all that waits for
+    /// them. No channel may be held.
     pub(super) fn end(&mut self) {
-        if self.ending.is_empty() {
+        if self.switching.is_empty() && self.ending.is_empty() {
             return;
         }
         self.only(None, None);
+        for connection in std::mem::take(&mut self.switching) {
+            self.context.hub.switch_gathering(&connection, &mut self.renderer);
+            self.given(&connection);
+        }
         for (connection, close) in std::mem::take(&mut self.ending) {
             self.context.hub.end(&connection, close, &mut self.renderer);
         }

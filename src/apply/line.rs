@@ -64,7 +64,7 @@ pub(super) fn weight(steps: &[Step]) -> Weight {
             Step::Show(event, _) => weight.bytes += event.weight(),
             Step::Do(Effect::Send(frame)) => weight.bytes += frame.len(),
             Step::Do(Effect::Publish { event, .. } | Effect::Direct { event, .. }) => weight.bytes += event.weight(),
-            Step::Do(Effect::View(_) | Effect::Leave { .. } | Effect::Join { .. }) => weight.changes = 1,
+            Step::Do(Effect::View { .. } | Effect::Leave { .. } | Effect::Join { .. }) => weight.changes = 1,
             Step::Do(Effect::Close(_)) => {}
         }
     }

@@ -286,7 +286,12 @@ impl Apply<'_> {
         now: Now,
     ) -> Option<(ChannelName, Arc<str>)> {
         match (effect, held) {
-            (Effect::View(view), _) => self.context.hub.set_view(actor, view),
+            (Effect::View { view, gathers }, _) => {
+                self.context.hub.set_view(actor, view);
+                if actor.set_gathers(gathers) {
+                    batch.switches(actor);
+                }
+            }
             (Effect::Leave { channel, key, .. }, Some(held)) => held.leave(actor, &channel, &key, &mut batch.renderer),
             (Effect::Join { view, recover, .. }, Some(held)) => {
                 let place = (view.channel.clone(), view.key.clone());
@@ -418,7 +423,7 @@ fn channel_of(effect: &Effect) -> Option<&ChannelName> {
     match effect {
         Effect::Leave { channel, .. } | Effect::Publish { channel, .. } => Some(channel),
         Effect::Join { view, .. } => Some(&view.channel),
-        Effect::View(_) | Effect::Direct { .. } | Effect::Send(_) | Effect::Close(_) => None,
+        Effect::View { .. } | Effect::Direct { .. } | Effect::Send(_) | Effect::Close(_) => None,
     }
 }
 
@@ -427,7 +432,7 @@ fn touched(effect: &Effect) -> Option<(ChannelName, Arc<ChannelPlan>)> {
     match effect {
         Effect::Leave { channel, plan, .. } | Effect::Publish { channel, plan, .. } => Some((channel.clone(), plan.clone())),
         Effect::Join { plan, view, .. } => Some((view.channel.clone(), plan.clone())),
-        Effect::View(_) | Effect::Direct { .. } | Effect::Send(_) | Effect::Close(_) => None,
+        Effect::View { .. } | Effect::Direct { .. } | Effect::Send(_) | Effect::Close(_) => None,
     }
 }
 

@@ -1,7 +1,10 @@
 //! Reads a certificate and its key from PEM files, or says what to do about them. At load, and again when the files change.
 
 use std::path::Path;
+use std::time::Duration;
 
+use der::asn1::{AnyRef, GeneralizedTime, UtcTime};
+use der::{Decode, Reader, SliceReader, Tag};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -58,6 +61,30 @@ pub fn read(plan: &TlsPlan) -> Result<CertifiedKey, Unsound> {
     })
 }
 
+/// When the first of these certificates to expire does, since the Unix epoch. None: none of them can be read.
+pub fn expires(pair: &CertifiedKey) -> Option<Duration> {
+    pair.cert.iter().filter_map(|certificate| not_after(certificate).ok()).min()
+}
+
+/// The end of `validity` (RFC 5280, section 4.1).
+fn not_after(certificate: &[u8]) -> der::Result<Duration> {
+    let whole = AnyRef::from_der(certificate)?;
+    let to_be_signed: AnyRef<'_> = SliceReader::new(whole.value())?.decode()?;
+    let mut fields = SliceReader::new(to_be_signed.value())?;
+    // The version, where it is said; the serial number, the algorithm, the issuer.
+    let before = if fields.peek_tag()?.is_context_specific() { 4 } else { 3 };
+    for _ in 0..before {
+        fields.decode::<AnyRef<'_>>()?;
+    }
+    let validity: AnyRef<'_> = fields.decode()?;
+    let mut validity = SliceReader::new(validity.value())?;
+    validity.decode::<AnyRef<'_>>()?;
+    match validity.peek_tag()? {
+        Tag::UtcTime => Ok(validity.decode::<UtcTime>()?.to_unix_duration()),
+        _ => Ok(validity.decode::<GeneralizedTime>()?.to_unix_duration()),
+    }
+}
+
 fn told(why: &CertificateError) -> String {
     if *why == CertificateError::BadEncoding { "it is not encoded as X.509 says".into() } else { why.to_string() }
 }
@@ -107,5 +134,37 @@ fn broken(error: &pem::Error) -> &'static str {
         pem::Error::IllegalSectionStart { .. } => "a line that begins a section is broken",
         pem::Error::Base64Decode(_) => "a section is not base64",
         _ => "it cannot be read",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    fn made(year: i32) -> Vec<u8> {
+        let mut params = CertificateParams::new(["localhost".into()]).unwrap();
+        params.not_after = date_time_ymd(year, 2, 3);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_found_in_both_forms_it_may_have() {
+        // From 2050 on RFC 5280 wants the other one.
+        for (year, seconds) in [(2031, 1_927_843_200), (2061, 2_874_614_400)] {
+            assert_eq!(not_after(&made(year)), Ok(Duration::from_secs(seconds)), "{year}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_broken_never_panics(at in 0usize..200, byte: u8, length in 0usize..400) {
+            let mut bytes = made(2031);
+            bytes[at] = byte;
+            bytes.truncate(length);
+            not_after(&bytes).ok();
+        }
     }
 }

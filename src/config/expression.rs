@@ -12,6 +12,8 @@ use crate::model::template::Root;
 
 /// What an expression of a row looks at.
 pub(super) const ROW: &[&str] = &["conn", "msg", "kind", "data"];
+/// What an expression about a connection looks at.
+pub(super) const CONNECTION: &[&str] = &["conn"];
 /// What an expression of `deliver` looks at.
 pub(super) const DELIVER: &[&str] = &["event", "sub", "conn"];
 

@@ -8,6 +8,7 @@ use super::channels::Channels;
 use super::codes;
 use super::deliver;
 use super::diagnostic::Diagnostic;
+use super::expression;
 use super::fields::{Fields, Gathered};
 use super::limits;
 use super::listen::{self, Doors};
@@ -68,7 +69,7 @@ pub(super) fn protocol(all: &Gathered, channels: &Channels, doors: &mut Doors, e
         close: section(&mut fields, "close", Kind::Close),
         messages: fields.read("messages", |_, node| rows.table(node, Kind::Message, &format!("{name}.messages"))).unwrap_or_default(),
         deliver: fields.read("deliver", |_, node| Some(deliver::deliver(&rows, node))).unwrap_or_default(),
-        batch: fields.read("batch", batch).flatten(),
+        batch: fields.read("batch", |_, node| batch(&rows, node)).flatten(),
         error: fields.read("error", |all, node| template::template(all, node, Seen::ERROR)),
         errors: fields.read("errors", errors).unwrap_or_default(),
         http: fields.read("http", |_, node| http(&rows, node, &listen, doors)).unwrap_or_default(),
@@ -101,9 +102,12 @@ fn codec(all: &Gathered, node: &Node) -> Option<()> {
     values::word(all, node, &[("json", ())])
 }
 
-/// `batch: {every, as, events, bytes}`. Nothing under `every`: no batches, as if it were not there.
-fn batch(all: &Gathered, node: &Node) -> Option<Option<BatchPlan>> {
+/// `batch: {when, every, as, events, bytes}`. Nothing under `every`: no batches, as if it were not there.
+fn batch(rows: &Rows<'_>, node: &Node) -> Option<Option<BatchPlan>> {
+    let all = rows.all;
     let mut fields = Fields::of(all, node, "`batch`")?;
+    let when = |all: &Gathered, node: &Node| expression::when(all, node, rows.plugin, Seen::BATCHED, expression::CONNECTION);
+    let when = fields.read("when", when).map(|when| when.function);
     let every = if fields.has("every") { fields.get("every") } else { fields.need("every") };
     let every = every.map(|node| match values::duration(all, node)? {
         every if every <= BATCH_EVERY_MAX => Some(every),
@@ -122,7 +126,7 @@ fn batch(all: &Gathered, node: &Node) -> Option<Option<BatchPlan>> {
     let bytes = fields.read("bytes", values::size).unwrap_or(BATCH_BYTES);
     fields.finish();
     match every {
-        Some(every) => Some(Some(BatchPlan { every: every?, events, bytes, form: form?? })),
+        Some(every) => Some(Some(BatchPlan { when, every: every?, events, bytes, form: form?? })),
         None => Some(None),
     }
 }

@@ -60,6 +60,8 @@ impl Seen {
     pub(super) const DELIVER: Seen = Seen::new("in `deliver`", &[Root::Event, Root::Sub, Root::Conn]);
     /// `latest_by` of a channel's `on_slow`.
     pub(super) const EVENT: Seen = Seen::new("in `latest_by`", &[Root::Event]);
+    /// `when` of a protocol's `batch`.
+    pub(super) const BATCHED: Seen = Seen { place: "of `batch`", ..Seen::CONNECTION };
     /// `as` of a protocol's `batch`.
     pub(super) const BATCH: Seen = Seen::new("in `batch`", &[Root::Messages]);
     /// `data` of a channel.

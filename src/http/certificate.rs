@@ -12,15 +12,22 @@ use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::certificate::{self, Unsound};
 use crate::config::plan::TlsPlan;
+use crate::model::{Now, clock};
 use crate::telemetry::metrics::SocketMetrics;
 
 /// How often the files are looked at. A change is read once it has held still for as long.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long before a certificate expires the log says so.
+const WARN_BEFORE: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// How often it says so.
+const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// A certificate in use.
 #[derive(Debug)]
@@ -69,14 +76,32 @@ impl Certificate {
         Ok(Arc::new(config))
     }
 
+    /// Says so in the log where the one in use expires soon, or has.
+    pub fn warn(&self) {
+        let Some(expires) = certificate::expires(&self.current.0.read()) else { return };
+        let expires_ms = i64::try_from(expires.as_millis()).unwrap_or(i64::MAX);
+        let left_ms = expires_ms.saturating_sub(Now::read().wall_ms);
+        let (cert, at) = (self.plan.cert.display(), clock::iso(expires_ms));
+        if left_ms <= 0 {
+            tracing::error!(%cert, %at, "a certificate has expired: clients refuse it");
+        } else if left_ms.unsigned_abs() < WARN_BEFORE.as_millis() as u64 {
+            tracing::warn!(%cert, %at, "a certificate expires soon");
+        }
+    }
+
     /// Uses what the files say, whenever they change, until `stop` fires. What cannot be used is logged and changes nothing.
     pub async fn watch(mut self, metrics: Arc<SocketMetrics>, stop: CancellationToken) {
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut days = interval_at(Instant::now() + WARN_EVERY, WARN_EVERY);
         let mut before = self.seen;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
+                _ = days.tick() => {
+                    self.warn();
+                    continue;
+                }
                 _ = ticks.tick() => {}
             }
             let plan = self.plan.clone();
@@ -97,6 +122,7 @@ impl Certificate {
                     *self.current.0.write() = Arc::new(pair);
                     metrics.certificates_read.inc();
                     tracing::info!(%cert, %key, "a changed certificate is in use");
+                    days.reset_immediately();
                 }
                 Err(error) => {
                     metrics.certificates_unsound.inc();

@@ -38,6 +38,10 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How long a client may take over the TLS handshake.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 
+/// TLS handshakes under way at one listener. More wait for their turn, which is part of their time: each holds some 10 KiB,
+/// and a crowd that comes back at once gets its work done one after the other.
+pub(crate) const HANDSHAKES_MAX: usize = 4096;
+
 /// The first byte of a TLS handshake. No method of HTTP begins with it.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -117,6 +121,8 @@ pub struct Terms {
     pub tls: Option<Arc<ServerConfig>>,
     /// Sockets that one address may have; none: the usual.
     pub per_address: Option<usize>,
+    /// TLS handshakes that may be under way at a time.
+    pub handshakes: usize,
     /// What is counted.
     pub metrics: Arc<SocketMetrics>,
 }
@@ -126,6 +132,7 @@ struct Entrance<S> {
     site: Arc<S>,
     tls: Option<TlsAcceptor>,
     permits: Arc<Semaphore>,
+    handshakes: Semaphore,
     addresses: Arc<Addresses>,
     metrics: Arc<SocketMetrics>,
     tasks: TaskTracker,
@@ -138,6 +145,7 @@ pub fn serve<S: Serve>(bound: Bound, terms: Terms, site: &Arc<S>, tasks: &TaskTr
         site: site.clone(),
         tls: terms.tls.map(TlsAcceptor::from),
         permits: Arc::new(Semaphore::new(SOCKETS_MAX)),
+        handshakes: Semaphore::new(terms.handshakes),
         addresses: Addresses::new(terms.per_address),
         metrics: terms.metrics,
         tasks: tasks.clone(),
@@ -206,7 +214,7 @@ async fn connection<S: Serve>(tcp: TcpStream, peer: SocketAddr, entrance: Arc<En
     let stream = match &entrance.tls {
         None => Stream::Plain(tcp),
         Some(acceptor) => {
-            let shaken = timeout(HANDSHAKE_WITHIN, handshake(acceptor, tcp));
+            let shaken = timeout(HANDSHAKE_WITHIN, handshake(acceptor, tcp, &entrance.handshakes, &entrance.metrics));
             let shaken = tokio::select! {
                 shaken = shaken => shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
                 () = entrance.stop.cancelled() => return,
@@ -232,12 +240,19 @@ async fn connection<S: Serve>(tcp: TcpStream, peer: SocketAddr, entrance: Arc<En
     .await;
 }
 
-/// TLS from here on, or the plain stream where the client does not speak it.
-async fn handshake(acceptor: &TlsAcceptor, tcp: TcpStream) -> io::Result<Stream> {
+/// TLS from here on, or the plain stream where the client does not speak it. Who says nothing takes nobody's turn.
+async fn handshake(acceptor: &TlsAcceptor, tcp: TcpStream, turns: &Semaphore, metrics: &SocketMetrics) -> io::Result<Stream> {
     let mut first = [0];
     if tcp.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
         return Ok(Stream::Plain(tcp));
     }
+    let _turn = match turns.try_acquire() {
+        Ok(turn) => turn,
+        Err(_) => {
+            metrics.handshakes_waited.inc();
+            turns.acquire().await.map_err(io::Error::other)?
+        }
+    };
     Ok(Stream::Tls(Box::new(acceptor.accept(tcp).await?)))
 }
 

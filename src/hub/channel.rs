@@ -101,7 +101,9 @@ impl State {
             self.set_behind(at, behind);
             return false;
         }
-        let at = self.members.push(Member { connection: connection.clone(), stream, view, since_ms: now_ms, behind: None, live_after });
+        let gathers = connection.gathers();
+        let member = Member { connection: connection.clone(), stream, view, since_ms: now_ms, behind: None, gathers, live_after };
+        let at = self.members.push(member);
         self.set_behind(at, behind);
         true
     }

@@ -42,6 +42,8 @@ pub struct Connection {
     pub compress: Option<usize>,
     /// What is counted of its protocol.
     pub metrics: Arc<ProtocolMetrics>,
+    // Whether its events are gathered. Each of its subscriptions knows it too: that is what counts for what comes on its channel.
+    gathers: AtomicBool,
     // Protects the snapshot that templates and scripts see. Held for a clone or a swap.
     view: Mutex<Arc<ConnView>>,
     // Protects the list of its own subscriptions. Taken under a channel's lock, never the other way round.
@@ -106,6 +108,7 @@ impl Connection {
             slow: limits.slow.clone(),
             compress,
             metrics,
+            gathers: AtomicBool::new(false),
             view: Mutex::new(Arc::new(view)),
             subscriptions: Mutex::new(Some(Vec::new())),
             waiting: Waiting::default(),
@@ -125,6 +128,19 @@ impl Connection {
 
     pub(super) fn set_view(&self, view: Arc<ConnView>) {
         *self.view.lock() = view;
+    }
+
+    /// Whether events for its subscriptions are gathered.
+    pub(super) fn gathers(&self) -> bool {
+        self.gathers.load(Relaxed)
+    }
+
+    /// Says whether events for its subscriptions are gathered. `true`: that is new, and [`Hub::switch_gathering`] must follow
+    /// where it has any.
+    ///
+    /// [`Hub::switch_gathering`]: super::Hub::switch_gathering
+    pub fn set_gathers(&self, gathers: bool) -> bool {
+        self.gathers.swap(gathers, Relaxed) != gathers
     }
 
     /// Queues a message for this client alone. Never waits. Somebody must flush afterwards.

@@ -39,8 +39,6 @@ struct Group {
     /// For each event.
     packets: Vec<Option<Packet>>,
     run: Option<Arc<Run>>,
-    /// They get it later, with others.
-    gathers: bool,
     metrics: Arc<ProtocolMetrics>,
     delivered: usize,
     gone: usize,
@@ -49,9 +47,6 @@ struct Group {
 impl Group {
     fn new(number: u64, member: &Member, channel: &Channel, published: &[Published], render: &mut dyn Render) -> Self {
         let metrics = member.connection.metrics.clone();
-        if render.batch(member.connection.protocol).is_some() {
-            return Self { number, packets: Vec::new(), run: None, gathers: true, metrics, delivered: 0, gone: 0 };
-        }
         let mut write = |published: &Published| {
             render.begin();
             let packet = render.render(&published.event, &member.connection, Some(&member.view))?;
@@ -60,7 +55,7 @@ impl Group {
         let packets: Vec<Option<Packet>> = published.iter().map(&mut write).collect();
         let all: Vec<Packet> = packets.iter().flatten().cloned().collect();
         let run = (!all.is_empty()).then(|| Arc::new(Run::new(all)));
-        Self { number, packets, run, gathers: false, metrics, delivered: 0, gone: 0 }
+        Self { number, packets, run, metrics, delivered: 0, gone: 0 }
     }
 
     /// Gives a member all of it. `false`: it must be given one by one.
@@ -94,12 +89,12 @@ impl Hub {
         let mut gathering = Vec::new();
         for (nth, piece) in state.members.pieces().iter().enumerate() {
             for member in members::ahead(piece).filter(|member| member.behind.is_none()) {
+                if member.gathers {
+                    gather::note(member, &mut gathering, &mut published, &except);
+                    continue;
+                }
                 let Some(number) = render.group(&member.connection, &member.view) else {
-                    if render.batch(member.connection.protocol).is_some() {
-                        gather::note(member, &mut gathering, &mut published, &except);
-                    } else {
-                        alone.push(member);
-                    }
+                    alone.push(member);
                     continue;
                 };
                 let at = groups.iter().position(|group| group.number == number).unwrap_or_else(|| {
@@ -107,10 +102,6 @@ impl Hub {
                     groups.len() - 1
                 });
                 let group = &mut groups[at];
-                if group.gathers {
-                    gather::note(member, &mut gathering, &mut published, &except);
-                    continue;
-                }
                 if member.live_after < first && !except.contains(&Some(member.connection.key)) && group.give(member) {
                     continue;
                 }

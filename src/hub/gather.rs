@@ -1,6 +1,7 @@
 //! Events that wait a little for others, so that protocols which want it write several as one message: gathered once for each
 //! channel and protocol, written once for all who get the same. Only a channel's own lock is held for any of it.
 //!
+//! Each subscription knows whether it is one of them, so that a fan-out asks nobody; that changes under the channel's lock.
 //! Nobody has a timer of its own: what is due when stands in one list, which one task looks at.
 
 use std::collections::{BTreeMap, HashMap};
@@ -148,14 +149,23 @@ impl Hub {
     fn write(&self, channel: &Channel, state: &State, gathered: &Gathered, render: &mut dyn Render) -> Written {
         let mut written = Written::default();
         for (nth, piece) in state.members.pieces().iter().enumerate() {
-            if piece.iter().any(|member| member.connection.protocol == gathered.protocol) {
+            if piece.iter().any(|member| gathered.is_for(member)) {
                 self.flush.members(nth, piece);
             }
         }
-        let of_protocol = |member: &&Member| member.connection.protocol == gathered.protocol && member.behind.is_none();
-        let members: Vec<&Member> = state.members.iter().filter(of_protocol).collect();
+        let members: Vec<&Member> = state.members.iter().filter(|member| gathered.is_for(member)).collect();
         give_all(channel, &members, gathered, render, &mut written);
         written
+    }
+
+    /// Events for a connection are gathered from now on, or are not any more, on all its channels. What was gathered until now
+    /// comes before what comes alone, and what came alone does not come again. No channel may be held.
+    pub fn switch_gathering(&self, connection: &Arc<Connection>, render: &mut dyn Render) {
+        for (name, key) in connection.subscriptions() {
+            if let Some(channel) = self.channel(name.as_str()) {
+                channel.state.lock().switch_gathering(&channel, connection, &key, render);
+            }
+        }
     }
 
     /// Ends a connection after all that waits for it, what is gathered included. No channel may be held.
@@ -175,13 +185,32 @@ impl State {
     /// Queues what was gathered for one subscription.
     pub(super) fn give_gathered(&mut self, channel: &Channel, connection: u64, key: &Arc<str>, render: &mut dyn Render) {
         let Some((at, member)) = self.member(connection, key) else { return };
-        let of_protocol = |gathered: &&Gathered| gathered.protocol == member.connection.protocol && member.behind.is_none();
-        let Some(gathered) = self.gathered.iter().find(of_protocol) else { return };
+        let Some(gathered) = self.gathered.iter().find(|gathered| gathered.is_for(member)) else { return };
         give_all(channel, &[member], gathered, render, &mut Written::default());
         let last = gathered.events.last().map_or(0, |(event, _)| event.offset);
         if let Some(member) = self.members.get_mut(at) {
             member.live_after = member.live_after.max(last);
         }
+    }
+
+    fn switch_gathering(&mut self, channel: &Channel, connection: &Connection, key: &Arc<str>, render: &mut dyn Render) {
+        self.give_gathered(channel, connection.key, key, render);
+        let Some((at, _)) = self.member(connection.key, key) else { return };
+        // What others still wait for it has: since just now, or since it came.
+        let of_protocol = |gathered: &&Gathered| gathered.protocol == connection.protocol;
+        let last = self.gathered.iter().find(of_protocol).and_then(|gathered| gathered.events.last());
+        let last = last.map_or(0, |(event, _)| event.offset);
+        if let Some(member) = self.members.get_mut(at) {
+            member.gathers = connection.gathers();
+            member.live_after = member.live_after.max(last);
+        }
+    }
+}
+
+impl Gathered {
+    /// Whether a member gets it, as far as it is new to it.
+    fn is_for(&self, member: &Member) -> bool {
+        member.gathers && member.behind.is_none() && member.connection.protocol == self.protocol
     }
 }
 

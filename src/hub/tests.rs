@@ -1,5 +1,7 @@
 //! Channels that come and go keep their places.
 
+mod gather;
+
 use std::sync::Arc;
 
 use super::*;

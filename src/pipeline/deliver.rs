@@ -7,6 +7,7 @@ use crate::hub::traits::{Counting, Fate, Traits};
 use crate::hub::{Channel, Connection, Packet, Render};
 use crate::model::view::{ConnView, SubView};
 use crate::model::{ChannelName, Event, Json, Now, Priority, json};
+use crate::pipeline::NO_MESSAGE;
 use crate::pipeline::scope::Reach;
 use crate::pipeline::world::NO_WORLD;
 use crate::protocol::{self, Frame};
@@ -226,6 +227,18 @@ impl Render for Renderer<'_> {
         shared
             .then(|| (connection.protocol as u64) << 2 | u64::from(connection.compress.is_some()) << 1 | u64::from(subscription.positioned))
     }
+}
+
+/// Whether events for a connection are gathered: what `batch` of its protocol says of it. Where its script fails, which
+/// `failed` then says, it is given them one by one.
+pub fn gathers(runtime: &Runtime, protocol: usize, view: &ConnView, now: Now, failed: &mut Option<String>) -> bool {
+    let Some(batch) = &runtime.protocols[protocol].plan.batch else { return false };
+    let Some(function) = &batch.when else { return true };
+    let call = Call { now, conn: Some(view), arguments: NO_MESSAGE, world: &NO_WORLD };
+    runtime.scripts.test(function, call).unwrap_or_else(|error| {
+        *failed = Some(format!("{}: `when` of `batch`: {error}", view.protocol));
+        false
+    })
 }
 
 /// How an event is written where the protocol does not say: `{"type","channel","data"}`.

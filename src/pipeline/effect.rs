@@ -13,7 +13,12 @@ use crate::protocol::Frame;
 #[derive(Debug)]
 pub enum Effect {
     /// The connection's user, session or state changes.
-    View(Arc<ConnView>),
+    View {
+        /// What it is from now on.
+        view: Arc<ConnView>,
+        /// Whether its events are gathered from now on.
+        gathers: bool,
+    },
     /// A subscription of the connection ends.
     Leave {
         /// The channel.
@@ -76,6 +81,8 @@ pub struct Decision {
     pub effects: Vec<Effect>,
     /// The row that ran, by its id.
     pub row: Option<usize>,
+    /// What went wrong without anything being refused for it.
+    pub warning: Option<String>,
     /// Why nothing of the input's row happened, if so. What its sender is told is among the effects already.
     pub fault: Option<Box<Fault>>,
     /// The answer, where the input came by HTTP.

@@ -14,6 +14,7 @@ use crate::model::name::{WHO_BYTES_MAX, is_who};
 use crate::model::template::{Reference, Root, Template, Text};
 use crate::model::view::{CachedOrigin, ConnView, RequestView};
 use crate::model::{ChannelName, Close, Code, Fault, Json, Now, Schema, json};
+use crate::pipeline::deliver;
 use crate::pipeline::effect::{Decision, Effect};
 use crate::pipeline::publish::{self, Destination, Proposal};
 use crate::pipeline::scope::{Message, Reach, Recovery, arguments};
@@ -212,9 +213,11 @@ impl<'a> Run<'a> {
     fn change_view(&mut self, view: ConnView) {
         self.origin = Some(self.origin());
         self.view = Arc::new(view);
-        if self.connection.is_some() {
+        if let Some(connection) = self.connection {
+            let (runtime, failed) = (&self.context.runtime, &mut self.decision.warning);
+            let gathers = deliver::gathers(runtime, connection.protocol, &self.view, self.now, failed);
             // Only the last change counts for others; rows see each at once.
-            self.decision.effects.push(Effect::View(self.view.clone()));
+            self.decision.effects.push(Effect::View { view: self.view.clone(), gathers });
         }
     }
 

@@ -306,6 +306,8 @@ pub struct SocketMetrics {
     pub refused: Counter,
     /// TLS handshakes that failed or took too long, and clients that did not speak TLS.
     pub handshakes_failed: Counter,
+    /// TLS handshakes that waited, because as many as may be were under way.
+    pub handshakes_waited: Counter,
     /// Changed certificates that are in use.
     pub certificates_read: Counter,
     /// Changed certificates that could not be used.

@@ -84,6 +84,7 @@ fn sockets(out: &mut String, sockets: &SocketMetrics) {
     for (name, help, value) in [
         ("sockets_refused_total", "Sockets closed because their address had as many as it may have.", sockets.refused.get()),
         ("tls_handshakes_failed_total", "TLS handshakes that failed or took too long.", sockets.handshakes_failed.get()),
+        ("tls_handshakes_waited_total", "TLS handshakes that waited for others to be over.", sockets.handshakes_waited.get()),
         ("certificates_read_total", "Changed certificates that were put to use.", sockets.certificates_read.get()),
         ("certificates_unsound_total", "Changed certificates that could not be used.", sockets.certificates_unsound.get()),
     ] {

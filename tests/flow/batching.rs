@@ -38,7 +38,27 @@ protocols:
     messages: *messages
     deliver: { n: $event.data.n }
     batch: { every: "${NO_BATCH:-}", as: $messages }
+  asked:
+    listen: 127.0.0.1:0/asked
+    client: $query.me
+    messages:
+      <<: *messages
+      turn: { set: { state.batch: $.batch }, reply: { turned: $conn.state.batch } }
+    deliver: { n: $event.data.n }
+    batch: { when: $conn.state.batch ?? wants($query.batch), every: 60s, events: 3, as: { all: $messages } }
 "#;
+
+/// The plugin of the protocol `asked`: a word that it does not know is an error.
+const ASKED: &str = r#"
+fn wants(word) {
+    if word == "maybe" { throw "make up your mind"; }
+    word == "yes"
+}
+"#;
+
+fn setup() -> Setup {
+    Setup::own(BATCHES).plugin("asked", ASKED)
+}
 
 async fn joined(server: &Server, protocol: &str, me: &str, channels: &[&str]) -> Client {
     let mut client = Client::connect(&format!("{}?me={me}", server.url(protocol))).await;
@@ -60,7 +80,7 @@ fn all(numbers: impl IntoIterator<Item = u64>) -> Value {
 
 #[tokio::test]
 async fn enough_events_are_one_message_and_what_is_alone_stays_as_it_is() {
-    let server = Setup::own(BATCHES).start();
+    let server = setup().start();
     let mut client = joined(&server, "slowly", "a", &["room", "other"]).await;
     let mut plain = joined(&server, "never", "b", &["room"]).await;
     publish(&server, "room", 0..3).await;
@@ -81,7 +101,7 @@ async fn enough_events_are_one_message_and_what_is_alone_stays_as_it_is() {
 
 #[tokio::test]
 async fn each_gets_what_was_shown_while_it_was_there_and_is_for_it() {
-    let server = Setup::own(BATCHES).start();
+    let server = setup().start();
     let mut early = joined(&server, "slowly", "early", &["room"]).await;
     publish(&server, "room", [1]).await;
     let mut late = joined(&server, "slowly", "late", &["room"]).await;
@@ -98,7 +118,7 @@ async fn each_gets_what_was_shown_while_it_was_there_and_is_for_it() {
 
 #[tokio::test]
 async fn what_each_is_written_by_itself_is_gathered_too() {
-    let server = Setup::own(BATCHES).start();
+    let server = setup().start();
     let mut brave = joined(&server, "alone", "brave", &["room"]).await;
     let mut other = joined(&server, "alone", "other", &["room"]).await;
     other.ask(&json!({ "type": "join", "channel": "room", "key": "k" })).await;
@@ -112,7 +132,7 @@ async fn what_each_is_written_by_itself_is_gathered_too() {
 
 #[tokio::test]
 async fn nothing_is_lost_at_the_end_of_a_connection() {
-    let server = Setup::own(BATCHES).start();
+    let server = setup().start();
     let mut asks = joined(&server, "slowly", "asks", &["room", "kept"]).await;
     let mut ended = joined(&server, "alone", "ended", &["room"]).await;
     let mut stays = joined(&server, "slowly", "stays", &["kept", "room"]).await;
@@ -134,7 +154,7 @@ async fn nothing_is_lost_at_the_end_of_a_connection() {
 
 #[tokio::test]
 async fn what_is_due_is_written_in_order() {
-    let server = Setup::own(BATCHES).start();
+    let server = setup().start();
     let mut clients = [joined(&server, "soon", "a", &["room"]).await, joined(&server, "soon", "b", &["room", "kept"]).await];
     publish(&server, "room", 0..500).await;
     for client in &mut clients {
@@ -157,7 +177,7 @@ async fn what_is_due_is_written_in_order() {
 
 #[tokio::test]
 async fn one_who_does_not_keep_up_gets_what_its_channel_says_one_by_one() {
-    let server = Setup::own(BATCHES).start();
+    let server = setup().start();
     let mut slow = Client::connect_narrow(&format!("{}?me=slow", server.url("slowly"))).await;
     for channel in ["state", "other"] {
         slow.ask(&json!({ "type": "join", "channel": channel })).await;
@@ -181,18 +201,71 @@ async fn one_who_does_not_keep_up_gets_what_its_channel_says_one_by_one() {
 }
 
 #[tokio::test]
+async fn each_connection_of_a_protocol_says_for_itself_whether_it_wants_batches() {
+    let server = setup().start();
+    let who = async |me, batch| {
+        let mut client = Client::connect(&format!("{}?me={me}&batch={batch}", server.url("asked"))).await;
+        client.ask(&json!({ "type": "join", "channel": "room" })).await;
+        client
+    };
+    let [mut yes, mut no, mut maybe] = [who("a", "yes").await, who("b", "no").await, who("c", "maybe").await];
+    let told = server.logged("a connection is given its events one by one: a script failed");
+    assert!(told["client"] == "c" && told["why"].as_str().unwrap().ends_with("make up your mind"), "{told}");
+    publish(&server, "room", 0..2).await;
+    for client in [&mut no, &mut maybe] {
+        assert_eq!([client.next_exact().await, client.next_exact().await], [json!({ "n": 0 }), json!({ "n": 1 })]);
+    }
+    yes.expect_nothing().await;
+    // Each takes the place of the other; what waits comes before what comes alone.
+    assert_eq!(no.ask(&json!({ "type": "turn", "batch": true })).await, json!({ "turned": true }));
+    yes.send(&json!({ "type": "turn", "batch": false })).await;
+    let mut both = [yes.next_exact().await, yes.next_exact().await];
+    both.sort_by_key(|message| message.to_string());
+    assert_eq!(both, [all([0, 1]), json!({ "turned": false })]);
+    publish(&server, "room", 2..5).await;
+    for n in 2..5 {
+        assert_eq!(yes.next_exact().await, json!({ "n": n }));
+    }
+    // Three had gathered with the first of these, which it had already.
+    assert_eq!(no.next_exact().await, json!({ "n": 2 }));
+    no.expect_nothing().await;
+    // Taken back: what the address says counts again.
+    no.send(&json!({ "type": "turn" })).await;
+    let mut both = [no.next_exact().await, no.next_exact().await];
+    both.sort_by_key(|message| message.to_string());
+    assert_eq!(both, [all([3, 4]), json!({})]);
+    publish(&server, "room", [5]).await;
+    assert_eq!(no.next_exact().await, json!({ "n": 5 }));
+}
+
+#[tokio::test]
 async fn the_shipped_protocols_have_batches_where_they_are_asked_for() {
     let server = Setup::shipped().env("CANVAS_BATCH", "60s").env("AGENT_BATCH", "60s").start();
-    let mut canvas = Client::connect(&format!("{}?userId=u&sessionId=s", server.url("canvas"))).await;
-    canvas.next().await;
-    for n in 0..2 {
-        let progress = json!({ "progress": { "chunksReceived": n, "contentLength": n } });
-        server.publish(&json!({ "session": "s", "type": "ai_progress", "data": progress })).await;
-    }
+    let open = async |more| {
+        let mut client = Client::connect(&format!("{}?userId=u&sessionId=s{more}", server.url("canvas"))).await;
+        assert_eq!(client.next().await["type"], "connection");
+        client
+    };
+    let publish = async |session: &str, numbers: std::ops::Range<u64>| {
+        for n in numbers {
+            let progress = json!({ "progress": { "chunksReceived": n, "contentLength": n } });
+            server.publish(&json!({ "session": session, "type": "ai_progress", "data": progress })).await;
+        }
+    };
     let one = |n: u64| json!({ "type": "ai_progress", "progress": { "chunksReceived": n, "contentLength": n }, "sessionId": "s", "timestamp": SOME_TIME });
-    let told = canvas.ask(&json!({ "type": "unsubscribe" })).await;
-    assert_eq!(told, json!({ "type": "batch_update", "messages": [one(0), one(1)], "timestamp": SOME_TIME }));
-    assert_eq!(canvas.next().await["type"], "unsubscribed");
+    let several = |messages| json!({ "type": "batch_update", "messages": messages, "timestamp": SOME_TIME });
+    let (mut asks, mut plain) = (open("&batch=true").await, open("").await);
+    publish("s", 0..2).await;
+    assert_eq!([plain.next().await, plain.next().await], [one(0), one(1)]);
+    assert_eq!(asks.ask(&json!({ "type": "unsubscribe" })).await, several([one(0), one(1)]));
+    assert_eq!(asks.next().await["type"], "unsubscribed");
+    // A session that is subscribed to may have it otherwise than the address.
+    assert_eq!(asks.ask(&json!({ "type": "subscribe", "sessionId": "s", "batch": false })).await["type"], "subscribed");
+    assert_eq!(plain.ask(&json!({ "type": "subscribe", "sessionId": "s", "batch": true })).await["type"], "subscribed");
+    assert_eq!(plain.ask(&json!({ "type": "subscribe", "sessionId": "s", "batch": "yes" })).await["type"], "error");
+    publish("s", 2..4).await;
+    assert_eq!([asks.next().await, asks.next().await], [one(2), one(3)]);
+    assert_eq!(plain.ask(&json!({ "type": "unsubscribe" })).await, several([one(2), one(3)]));
 
     let mut agent = server.client("agent").await;
     for n in 0..2 {

@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::http::split;
 use crate::support::raw::handshake;
 use crate::support::tls::replace;
-use crate::support::{Authority, Client, Server, Setup, request, soon, until};
+use crate::support::{Authority, Client, Ended, Server, Setup, request, soon, until};
 
 /// A protocol, a source and the REST interface, all with the same certificate.
 const ALL: &str = r#"version: 1
@@ -173,6 +173,29 @@ async fn a_changed_certificate_is_used_and_a_broken_one_is_not() {
     let metrics = server.get("/metrics").await.body;
     assert!(metrics.contains("\ntramline_certificates_read_total 1\n"), "{metrics}");
     assert!(metrics.contains("\ntramline_certificates_unsound_total 2\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_expires_soon_is_told_at_the_start_and_when_it_is_changed() {
+    let (soon, expired, later) = (Authority::expiring(13 * 24), Authority::expiring(0), Authority::expiring(15 * 24));
+    let told = |ended: &Ended| {
+        let of_one = |line: &&Value| line["message"].as_str().is_some_and(|message| message.starts_with("a certificate "));
+        ended.log.iter().filter(of_one).cloned().collect::<Vec<_>>()
+    };
+    let server = soon.in_folder(Setup::own("").file("routes.yaml", ONE)).start();
+    assert!(soon.connect(server.url("chat")).await.is_ok());
+    let ended = server.stop();
+    let warnings = told(&ended);
+    assert_eq!(warnings.iter().map(|line| &line["message"]).collect::<Vec<_>>(), ["a certificate expires soon"]);
+    assert!(warnings[0]["cert"].as_str().unwrap().ends_with("tls/tls.crt") && warnings[0]["at"].is_string(), "{warnings:?}");
+    later.replace(&ended.setup);
+    let server = ended.setup.start();
+    expired.replace(&server.setup());
+    server.logged("a certificate has expired: clients refuse it");
+    later.replace(&server.setup());
+    server.logged("a changed certificate is in use");
+    assert!(later.connect(server.url("chat")).await.is_ok());
+    assert_eq!(told(&server.stop()), [json!(null); 0]);
 }
 
 /// One protocol alone; the REST interface has no TLS.

@@ -125,16 +125,15 @@ impl Setup {
     /// Starts it and waits until it is ready.
     pub fn start(self) -> Server {
         let mut server = self.spawn();
-        let mut said = Vec::new();
         loop {
-            let line = server.log.next().unwrap_or_else(|| panic!("it does not start: {said:#?}"));
+            let line = server.log.next().unwrap_or_else(|| panic!("it does not start: {:#?}", server.said));
             match line["message"].as_str() {
                 Some("serving") => {
                     let url = line["url"].as_str().unwrap();
                     server.urls.entry(line["name"].as_str().unwrap().into()).or_default().push(url.into());
                 }
                 Some("ready") => return server,
-                _ => said.push(line),
+                _ => server.said.push(line),
             }
         }
     }
@@ -158,7 +157,7 @@ impl Setup {
             .spawn()
             .unwrap();
         let log = Log::read(child.stderr.take().unwrap());
-        Server { child, setup: self, log, urls: HashMap::new() }
+        Server { child, setup: self, log, said: Vec::new(), urls: HashMap::new() }
     }
 }
 
@@ -167,6 +166,8 @@ pub struct Server {
     child: Child,
     setup: Setup,
     log: Log,
+    /// What it logged before it was ready.
+    said: Vec<Value>,
     urls: HashMap<String, Vec<String>>,
 }
 
@@ -285,7 +286,8 @@ impl Server {
 
     /// Waits until it has ended.
     pub fn wait(mut self) -> Ended {
-        let log = self.log.rest();
+        let mut log = std::mem::take(&mut self.said);
+        log.extend(self.log.rest());
         Ended { code: self.child.wait().unwrap().code(), log, setup: self.setup.clone() }
     }
 }

@@ -4,7 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
@@ -27,8 +29,24 @@ pub struct Authority {
 impl Authority {
     /// A new one, like no other.
     pub fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(["localhost".into(), "127.0.0.1".into()]).unwrap();
-        Self { cert: made.cert.pem(), key: made.signing_key.serialize_pem(), der: made.cert.der().clone() }
+        Self::of(Self::params())
+    }
+
+    /// A new one whose certificate expires in so many hours.
+    pub fn expiring(hours: u64) -> Self {
+        let mut params = Self::params();
+        params.not_after = date_time_ymd(1970, 1, 1) + UNIX_EPOCH.elapsed().unwrap() + Duration::from_secs(hours * 3600);
+        Self::of(params)
+    }
+
+    fn params() -> CertificateParams {
+        CertificateParams::new(["localhost".into(), "127.0.0.1".into()]).unwrap()
+    }
+
+    fn of(params: CertificateParams) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let cert = params.self_signed(&key).unwrap();
+        Self { cert: cert.pem(), key: key.serialize_pem(), der: cert.der().clone() }
     }
 
     /// Puts both files into the folder of a server that is to be.

@@ -62,7 +62,7 @@ pub struct ProtocolPlan {
     pub messages: Table,
     /// How an event is written to this protocol's clients: the first row that holds. None: `{"type","data"}` and the channel.
     pub deliver: Vec<DeliverRow>,
-    /// Events in a row are written as one message.
+    /// Events in a row are written as one message, to those who want it.
     pub batch: Option<BatchPlan>,
     /// How a fault is told. None: on the wire nothing.
     pub error: Option<Template>,
@@ -75,6 +75,8 @@ pub struct ProtocolPlan {
 /// `batch:`, where it says how long.
 #[derive(Debug, Clone)]
 pub struct BatchPlan {
+    /// It is for connections of which this expression over `$conn` holds; none: for all.
+    pub when: Option<FnRef>,
     /// How long after the first event of a channel others are waited for.
     pub every: Duration,
     /// Events that do not wait for that.

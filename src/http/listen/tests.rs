@@ -11,6 +11,9 @@ use super::*;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
+/// Handshakes that may be under way at a time.
+const HANDSHAKES: usize = 3;
+
 /// Greets everybody.
 struct Hello;
 
@@ -38,7 +41,7 @@ impl Rig {
         let provider = Arc::new(ring::default_provider());
         let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let server = server.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
-        let terms = Terms { tls: tls.then(|| Arc::new(server)), per_address, metrics: metrics.clone() };
+        let terms = Terms { tls: tls.then(|| Arc::new(server)), per_address, handshakes: HANDSHAKES, metrics: metrics.clone() };
         serve(bound, terms, &Arc::new(Hello), &tasks, &stop);
         Self { address, client: trusting(made.cert.der().clone()), metrics, tasks, stop }
     }
@@ -126,6 +129,39 @@ async fn an_address_with_enough_sockets_gets_no_more_until_it_gives_one_back() {
     let again = async { while hello().await.is_none() {} };
     tokio::time::timeout(Duration::from_secs(20), again).await.expect("what is given back can be had again");
     drop(held.1);
+}
+
+#[tokio::test]
+async fn handshakes_wait_while_too_many_are_under_way() {
+    let rig = Rig::start(true, None).await;
+    let mut begun = Vec::new();
+    for _ in 0..HANDSHAKES {
+        let mut stream = rig.connect().await;
+        stream.write_all(b"\x16").await.unwrap();
+        begun.push(stream);
+    }
+    // Those above may be seen later than the first of these; once they are, all that follow wait.
+    let since = Instant::now();
+    let waiting = loop {
+        assert!(since.elapsed() < HANDSHAKE_WITHIN / 2, "none waits");
+        let mut shaking = Box::pin(rig.shake_hands());
+        let waits = async {
+            while rig.metrics.handshakes_waited.get() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            shaken = shaking.as_mut() => drop(shaken.unwrap()),
+            () = waits => break shaking,
+        }
+    };
+    drop(begun.pop());
+    let mut stream = tokio::time::timeout(HANDSHAKE_WITHIN, waiting).await.unwrap().unwrap();
+    stream.write_all(REQUEST).await.unwrap();
+    let mut got = vec![0; 15];
+    stream.read_exact(&mut got).await.unwrap();
+    assert_eq!(got, b"HTTP/1.1 200 OK");
 }
 
 #[tokio::test]
