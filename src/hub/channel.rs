@@ -13,7 +13,7 @@ use crate::hub::members::{Member, Members};
 use crate::model::event::{Epoch, Event, NewEvent};
 use crate::model::view::SubView;
 use crate::model::{ChannelName, Position};
-use crate::telemetry::relief::ReliefCounters;
+use crate::telemetry::relief::{ReliefCounters, Reliefs};
 
 /// How long a channel that nobody is on stays in memory after its last event, where there are many.
 pub(super) const IDLE_MS: i64 = 10_000;
@@ -183,5 +183,45 @@ impl State {
     pub(super) fn forget_tail(&mut self) {
         self.tail = VecDeque::new();
         self.tail_bytes = 0;
+    }
+}
+
+/// A channel at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelReport {
+    /// Its name.
+    pub name: ChannelName,
+    /// The pattern that allows it.
+    pub pattern: Arc<str>,
+    /// Subscriptions.
+    pub subscribers: usize,
+    /// The last offset.
+    pub offset: u64,
+    /// Its stream.
+    pub epoch: Epoch,
+    /// Events in memory.
+    pub tail: usize,
+    /// Bytes of them.
+    pub tail_bytes: usize,
+    /// Whether events are kept.
+    pub history: bool,
+    /// What slow clients did not get as it came.
+    pub reliefs: Reliefs,
+}
+
+impl ChannelReport {
+    pub(super) fn of(channel: &Channel) -> Self {
+        let state = channel.state.lock();
+        Self {
+            name: channel.name.clone(),
+            pattern: channel.plan.pattern.as_str().into(),
+            subscribers: state.members.len(),
+            offset: state.shown,
+            epoch: state.epoch,
+            tail: state.tail.len(),
+            tail_bytes: state.tail_bytes,
+            history: channel.plan.history.is_some(),
+            reliefs: channel.reliefs.get(),
+        }
     }
 }

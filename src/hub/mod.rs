@@ -29,14 +29,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::plan::ChannelPlan;
-use crate::model::event::{Epoch, Event, fresh_epoch};
+use crate::model::event::{Event, fresh_epoch};
 use crate::model::name::ClientId;
 use crate::model::view::{ConnView, SubView};
 use crate::model::{ChannelName, Code, Fault, Json, Now, Position};
 use crate::store::Standing;
-use crate::telemetry::relief::Reliefs;
 
-pub use channel::{Channel, State};
+pub use channel::{Channel, ChannelReport, State};
 pub use connection::Connection;
 pub use directory::{Admission, Bounds};
 pub use fanout::Render;
@@ -409,46 +408,6 @@ impl Hub {
             }
             channel.state.lock().forget_tail();
             total -= bytes;
-        }
-    }
-}
-
-/// A channel at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChannelReport {
-    /// Its name.
-    pub name: ChannelName,
-    /// The pattern that allows it.
-    pub pattern: Arc<str>,
-    /// Subscriptions.
-    pub subscribers: usize,
-    /// The last offset.
-    pub offset: u64,
-    /// Its stream.
-    pub epoch: Epoch,
-    /// Events in memory.
-    pub tail: usize,
-    /// Bytes of them.
-    pub tail_bytes: usize,
-    /// Whether events are kept.
-    pub history: bool,
-    /// What slow clients did not get as it came.
-    pub reliefs: Reliefs,
-}
-
-impl ChannelReport {
-    fn of(channel: &Channel) -> Self {
-        let state = channel.state.lock();
-        Self {
-            name: channel.name.clone(),
-            pattern: channel.plan.pattern.as_str().into(),
-            subscribers: state.members.len(),
-            offset: state.shown,
-            epoch: state.epoch,
-            tail: state.tail.len(),
-            tail_bytes: state.tail_bytes,
-            history: channel.plan.history.is_some(),
-            reliefs: channel.reliefs.get(),
         }
     }
 }
