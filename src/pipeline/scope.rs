@@ -39,9 +39,9 @@ impl<'p> Message<'p> {
         Self { json, kind, raw: None, index, data_at, kind_at, data: OnceCell::new() }
     }
 
-    /// What a script made of this message.
-    pub fn transformed(&self, json: Json) -> Self {
-        let index = Index::of(json.as_str());
+    /// What a script made of this message, with its index where that is known.
+    pub fn transformed(&self, json: Json, index: Option<Index>) -> Self {
+        let index = index.unwrap_or_else(|| Index::of(json.as_str()));
         let kind = protocol::message_kind(&json, &index, self.kind_at).unwrap_or_else(|| self.kind.clone());
         Self { raw: Some(self.raw().clone()), ..Self::new(json, index, kind, self.kind_at, self.data_at) }
     }
@@ -92,7 +92,9 @@ impl HasData for Message<'_> {
 pub(super) fn arguments<'m>(message: Option<&'m Message<'_>>) -> Arguments<'m> {
     match message {
         None => NO_MESSAGE,
-        Some(message) => Arguments::Message { msg: Some(&message.json), kind: Some(&message.kind), data: Some(message) },
+        Some(message) => {
+            Arguments::Message { msg: Some(&message.json), index: Some(&message.index), kind: Some(&message.kind), data: Some(message) }
+        }
     }
 }
 

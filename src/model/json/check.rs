@@ -4,13 +4,13 @@
 use super::DEPTH_MAX;
 
 /// How many members an [`Index`] holds. Messages have few; an object with more is searched.
-const INDEXED: usize = 8;
+const INDEXED: usize = 16;
 
 // One bit a level.
 const _: () = assert!(DEPTH_MAX == u64::BITS as usize);
 
 /// Where the members of an object stand in its text, so that one is found without walking over the others.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Index {
     members: [Member; INDEXED],
     count: usize,
@@ -19,7 +19,7 @@ pub struct Index {
 }
 
 /// Positions in the text.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Member {
     /// With its quotes.
     key: (u32, u32),
@@ -37,9 +37,29 @@ struct Key {
 }
 
 impl Index {
+    /// The index of a text nobody has looked at: everything is searched for.
+    pub const NONE: Self = Self { members: [Member { key: (0, 0), escaped: false, value: (0, 0) }; INDEXED], count: 0, complete: false };
+
     /// The index of a text that is known to be JSON.
     pub fn of(text: &str) -> Self {
         indexed(text).unwrap_or_default()
+    }
+
+    /// The index of an empty object, for one that is being written.
+    pub(super) fn of_object() -> Self {
+        Self { complete: true, ..Self::default() }
+    }
+
+    /// One more member: where its key stands, with its quotes, whether that has escapes, and where its value stands.
+    pub(super) fn add(&mut self, (from, to): (usize, usize), escaped: bool, value: (usize, usize)) {
+        self.push(Key { from, to, escaped }, value);
+    }
+
+    /// The members in order, as [`super::members`] gives them; `None` where they must be searched for.
+    pub(super) fn members<'a>(&'a self, text: &'a str) -> Option<impl Iterator<Item = (&'a str, &'a str)>> {
+        let slice = |(from, to): (u32, u32)| text.get(from as usize..to as usize);
+        let both = move |member: &Member| Some((slice(member.key)?, slice(member.value)?));
+        self.complete.then(|| self.members[..self.count].iter().filter_map(both))
     }
 
     fn push(&mut self, key: Key, value: (usize, usize)) {
