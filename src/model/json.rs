@@ -4,6 +4,7 @@
 //! over its neighbours: no allocation, no recursion. Where a key stands twice the last one counts, as in JavaScript's `JSON.parse`.
 
 mod check;
+mod object;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -12,6 +13,7 @@ use bytestring::ByteString;
 
 pub use check::Index;
 use check::{skip_plain, skip_space};
+pub use object::ObjectWriter;
 
 /// How deep arrays and objects may nest in any JSON that comes from outside.
 pub const DEPTH_MAX: usize = 64;
@@ -225,6 +227,13 @@ impl<'a> Iterator for Members<'a> {
         self.at = skip_space(bytes, value_end) + 1;
         Some((self.text.get(key_at..key_end)?, self.text.get(value_at..value_end)?))
     }
+}
+
+/// The same with the index of this text, which spares the walk over it.
+pub fn members_indexed<'a>(text: &'a str, index: &'a Index) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let known = index.members(text);
+    let searched = if known.is_none() { Some(members(text)) } else { None };
+    known.into_iter().flatten().chain(searched.into_iter().flatten())
 }
 
 /// The items of an array, in order. `text` must be valid JSON; anything but an array has none.

@@ -231,7 +231,7 @@ impl Render for Renderer<'_> {
 
 /// Whether events for a connection are gathered: what `batch` of its protocol says of it. Where its script fails, which
 /// `failed` then says, it is given them one by one.
-pub fn gathers(runtime: &Runtime, protocol: usize, view: &ConnView, now: Now, failed: &mut Option<String>) -> bool {
+pub fn gathers(runtime: &Runtime, protocol: usize, view: &Arc<ConnView>, now: Now, failed: &mut Option<String>) -> bool {
     let Some(batch) = &runtime.protocols[protocol].plan.batch else { return false };
     let Some(function) = &batch.when else { return true };
     let call = Call { now, conn: Some(view), arguments: NO_MESSAGE, world: &NO_WORLD };

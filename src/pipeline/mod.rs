@@ -213,7 +213,7 @@ fn envelope(run: &Run<'_>, plan: &ProtocolPlan, message: &Message<'_>) -> Result
         rows::check_schema(schema, &message.json)?;
     }
     let Some(function) = &plan.validate else { return Ok(()) };
-    let call = Call { now: run.now, conn: Some(run.seen()), arguments: scope::arguments(Some(message)), world: &run.context.world };
+    let call = Call { now: run.now, conn: Some(run.shared()), arguments: scope::arguments(Some(message)), world: &run.context.world };
     match run.context.runtime.scripts.test(function, call) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Fault::new(Code::Rejected)),
@@ -268,4 +268,4 @@ fn conclude(run: Run<'_>, outcome: Result<(), Fault>) -> Decision {
 }
 
 /// The arguments of a script call without a message.
-pub(crate) const NO_MESSAGE: Arguments<'static> = Arguments::Message { msg: None, kind: None, data: None };
+pub(crate) const NO_MESSAGE: Arguments<'static> = Arguments::Message { msg: None, index: None, kind: None, data: None };

@@ -6,10 +6,11 @@ mod subscriptions;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::plan::{Publish, Reply, Row, SetTarget, Target};
+use crate::config::plan::{FnRef, Publish, Reply, Row, SetTarget, Target};
 use crate::hub::Connection;
 use crate::limits::Verdict;
 use crate::model::event::Origin;
+use crate::model::json::Index;
 use crate::model::name::{WHO_BYTES_MAX, is_who};
 use crate::model::template::{Reference, Root, Template, Text};
 use crate::model::view::{CachedOrigin, ConnView, RequestView};
@@ -77,6 +78,11 @@ impl<'a> Run<'a> {
         &self.view
     }
 
+    /// Likewise, to keep.
+    pub(super) fn shared(&self) -> &Arc<ConnView> {
+        &self.view
+    }
+
     /// The connection as it stands.
     pub(super) fn view(&self) -> Arc<ConnView> {
         self.view.clone()
@@ -93,8 +99,7 @@ impl<'a> Run<'a> {
             let holds = match &row.when {
                 None => true,
                 Some(function) => {
-                    let view = self.view();
-                    let call = Call { now: self.now, conn: Some(&view), arguments: arguments(message), world: &self.context.world };
+                    let call = Call { now: self.now, conn: Some(&self.view), arguments: arguments(message), world: &self.context.world };
                     self.context.runtime.scripts.test(function, call).map_err(script_fault)?
                 }
             };
@@ -130,14 +135,14 @@ impl<'a> Run<'a> {
             check_schema(schema, &message.json)?;
         }
         if let Some(function) = &row.validate {
-            let view = self.view();
-            let call = Call { now: self.now, conn: Some(&view), arguments: arguments(message), world: &self.context.world };
+            let call = Call { now: self.now, conn: Some(&self.view), arguments: arguments(message), world: &self.context.world };
             if !self.context.runtime.scripts.test(function, call).map_err(script_fault)? {
                 return Err(Fault::new(Code::Rejected));
             }
         }
         let Some(function) = &row.transform else { return self.effects(row, message) };
-        let Some(value) = self.call(function, message)? else { return Ok(()) };
+        let (value, mut index) = self.called(function, message)?;
+        let Some(value) = value else { return Ok(()) };
         let made: Vec<&str> = if value.as_str().starts_with('[') { json::items(value.as_str()).collect() } else { vec![value.as_str()] };
         if made.len() > MESSAGES_MAX {
             return Err(Fault::new(Code::ScriptFailed).detail(format!("{}: a transform made more than {MESSAGES_MAX} messages", row.at)));
@@ -145,7 +150,7 @@ impl<'a> Run<'a> {
         for text in made {
             let json = value.slice(text);
             let next = match message {
-                Some(message) => message.transformed(json),
+                Some(message) => message.transformed(json, index.take()),
                 None => Message::made(json, ""),
             };
             self.effects(row, Some(&next))?;
@@ -296,14 +301,17 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Calls a function and takes over what it recorded.
-    fn call(&mut self, function: &crate::config::plan::FnRef, message: Option<&Message<'_>>) -> Result<Option<Json>, Fault> {
-        let view = self.view();
-        let call = Call { now: self.now, conn: Some(&view), arguments: arguments(message), world: &self.context.world };
+    fn call(&mut self, function: &FnRef, message: Option<&Message<'_>>) -> Result<Option<Json>, Fault> {
+        Ok(self.called(function, message)?.0)
+    }
+
+    /// Calls a function and takes over what it recorded. Gives its value, and the index of that where it is known.
+    fn called(&mut self, function: &FnRef, message: Option<&Message<'_>>) -> Result<(Option<Json>, Option<Index>), Fault> {
+        let call = Call { now: self.now, conn: Some(&self.view), arguments: arguments(message), world: &self.context.world };
         let returned = self.context.runtime.scripts.call(function, call).map_err(script_fault)?;
-        let Returned { value, effects, state, user, session } = returned;
+        let Returned { value, index, effects, state, user, session } = returned;
         if state.is_some() || user.is_some() || session.is_some() {
-            let mut next = (*view).clone();
+            let mut next = (*self.view).clone();
             next.state = state.unwrap_or(next.state);
             next.user = user.unwrap_or(next.user);
             next.session = session.unwrap_or(next.session);
@@ -313,7 +321,7 @@ impl<'a> Run<'a> {
         for effect in effects {
             self.script_effect(effect)?;
         }
-        Ok(value)
+        Ok((value, index))
     }
 
     fn script_effect(&mut self, effect: ScriptEffect) -> Result<(), Fault> {

@@ -57,9 +57,9 @@ impl<'p> Message<'p> {
         Self { json, kind, raw: None, index, data_at: Some(&[]), kind_at: &[], data: OnceCell::new() }
     }
 
-    /// What a script made of this message.
-    pub fn transformed(&self, json: Json) -> Self {
-        let index = Index::of(json.as_str());
+    /// What a script made of this message, with its index where that is known.
+    pub fn transformed(&self, json: Json, index: Option<Index>) -> Self {
+        let index = index.unwrap_or_else(|| Index::of(json.as_str()));
         let made = Self::new(json, index, self.kind_at, self.data_at);
         let kind = made.kind.or_else(|| self.kind().map(|kind| Kind::Other(kind.into())));
         Self { raw: Some(self.raw().clone()), kind, ..made }
@@ -127,7 +127,8 @@ pub(super) fn arguments<'m>(message: Option<&'m Message<'_>>) -> Arguments<'m> {
     match message {
         None => NO_MESSAGE,
         Some(message) => {
-            Arguments::Message { msg: Some(&message.json), kind: Some(message.kind().unwrap_or_default()), data: Some(message) }
+            let kind = Some(message.kind().unwrap_or_default());
+            Arguments::Message { msg: Some(&message.json), index: Some(&message.index), kind, data: Some(message) }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::model::json::Index;
 use crate::model::{ConnView, Event, Json, Now, SubView};
 
 /// One call.
@@ -9,7 +10,7 @@ pub struct Call<'a> {
     /// The time, for the whole call.
     pub now: Now,
     /// The connection the message came from or the event goes to. None for sources. For HTTP rows one with an empty id.
-    pub conn: Option<&'a ConnView>,
+    pub conn: Option<&'a Arc<ConnView>>,
     /// What the function is about.
     pub arguments: Arguments<'a>,
     /// What scripts may ask about the rest of the router.
@@ -23,6 +24,8 @@ pub enum Arguments<'a> {
     Message {
         /// The message.
         msg: Option<&'a Json>,
+        /// Where its members stand, if somebody looked.
+        index: Option<&'a Index>,
         /// Its type.
         kind: Option<&'a str>,
         /// What has its data, as the protocol defines it.
@@ -60,6 +63,8 @@ pub trait World: Send + Sync {
 pub struct Returned {
     /// Its value. None for `()`.
     pub value: Option<Json>,
+    /// Where the members of the value stand, if that is known.
+    pub index: Option<Index>,
     /// What is to happen, in the order in which the script asked for it.
     pub effects: Vec<ScriptEffect>,
     /// The connection's state, where the script changed it.

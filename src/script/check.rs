@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 use super::engine::{self, MODULES_MAX};
 use super::error::{parsing, plain};
 use super::health::Health;
-use super::program::{EXPRESSION_PREFIX, Entry, Expression, Imports, Param, Program, Sources, compile, parse};
-use super::{library, walk};
+use super::program::{EXPRESSION_PREFIX, Entry, Expression, Imports, Param, Parameter, Program, Sources, compile, parse};
+use super::{library, walk, wanted};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::plan::{ExpressionUse, FunctionUse, PluginSource, Plugins, Role, Span};
 use crate::model::Place;
@@ -165,6 +165,7 @@ fn program(
         let lines = Range { start: first, end: text.lines().count() + 1 };
         expressions.push(Expression { lines, at: expression.at.clone() });
         let params: Option<Vec<Param>> = expression.parameters.iter().map(|name| Param::by_name(name)).collect();
+        let params: Option<Vec<Parameter>> = params.map(|params| params.into_iter().map(Parameter::from).collect());
         entries.insert(expression.function.name.clone(), Entry { function, message: params.clone(), deliver: params });
     }
     for use_ in uses {
@@ -173,7 +174,8 @@ fn program(
                 let name = &use_.function.name;
                 let entry =
                     entries.entry(name.clone()).or_insert_with(|| Entry { function: name.to_string(), message: None, deliver: None });
-                *(if use_.role == Role::Deliver { &mut entry.deliver } else { &mut entry.message }) = Some(params);
+                *(if use_.role == Role::Deliver { &mut entry.deliver } else { &mut entry.message }) =
+                    Some(params.into_iter().map(Parameter::from).collect());
             }
             Err(diagnostic) => found.push(diagnostic),
         }
@@ -196,7 +198,7 @@ fn program(
     let texts = imports.iter().filter_map(|name| sources.get(name)).map(|source| &*source.text).chain([text.as_str()]);
     // A name in a comment counts too: to think that it asks costs little.
     let asks = texts.into_iter().any(|text| super::host::ASKING.iter().any(|name| text.contains(name)));
-    Program {
+    let mut program = Program {
         asks,
         name: source.name.clone(),
         file: source.file.clone(),
@@ -208,6 +210,24 @@ fn program(
         imports,
         sources: sources.clone(),
         health: Arc::new(Health::default()),
+    };
+    look(&mut program);
+    program
+}
+
+/// Notes what each function wants of its parameters. Where a script marks values itself, a part of a message could not be told.
+fn look(program: &mut Program) {
+    let texts = program.imports.iter().filter_map(|name| program.sources.get(name)).map(|source| &*source.text);
+    if texts.chain([&*program.text]).any(|text| text.contains("set_tag")) {
+        return;
+    }
+    let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| program.load()));
+    let Ok(Ok(loaded)) = loaded else { return };
+    for Entry { function, message, deliver } in program.entries.values_mut() {
+        for params in [message, deliver].into_iter().flatten() {
+            let wanted = wanted::wanted(&loaded.ast, function, params.len());
+            params.iter_mut().zip(wanted).for_each(|(param, wanted)| param.wanted = wanted);
+        }
     }
 }
 

@@ -18,7 +18,7 @@ type Result<T> = std::result::Result<T, Box<EvalAltResult>>;
 
 /// A connection during one call.
 pub(super) struct ConnCell {
-    view: ConnView,
+    view: Arc<ConnView>,
     /// The state, once it was looked at.
     state: RefCell<Option<Dynamic>>,
     changes: RefCell<Changes>,
@@ -33,7 +33,7 @@ pub(super) struct Changes {
 }
 
 impl ConnCell {
-    pub(super) fn new(view: ConnView) -> Self {
+    pub(super) fn new(view: Arc<ConnView>) -> Self {
         Self { view, state: RefCell::new(None), changes: RefCell::default() }
     }
 

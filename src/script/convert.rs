@@ -24,17 +24,34 @@ pub(super) fn parse(text: &str) -> Result<Dynamic, String> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(format!("larger than the {} KiB a script may hold", TEXT_BYTES_MAX / 1024));
     }
-    let room = Room { items: Cell::new(ITEMS_MAX), members: Cell::new(MEMBERS_MAX) };
+    read(text, DEPTH_MAX, &Room::new()).map_err(|e| e.to_string())
+}
+
+/// The value of one member of an object that was checked. `None`: it is not for scripts.
+pub(super) fn member(text: &str, room: &Room) -> Option<Dynamic> {
+    match text.as_bytes() {
+        [b'"', plain @ .., b'"'] if !plain.contains(&b'\\') => Some(ImmutableString::from(&text[1..text.len() - 1]).into()),
+        _ => read(text, DEPTH_MAX - 1, room).ok(),
+    }
+}
+
+fn read(text: &str, depth: usize, room: &Room) -> serde_json::Result<Dynamic> {
     let mut reader = serde_json::Deserializer::from_str(text);
-    let value = Seed { depth: DEPTH_MAX, room: &room }.deserialize(&mut reader).map_err(|e| e.to_string())?;
-    reader.end().map_err(|e| e.to_string())?;
+    let value = Seed { depth, room }.deserialize(&mut reader)?;
+    reader.end()?;
     Ok(value)
 }
 
 /// How many more array items and object members one text may bring.
-struct Room {
+pub(super) struct Room {
     items: Cell<usize>,
     members: Cell<usize>,
+}
+
+impl Room {
+    pub(super) fn new() -> Self {
+        Self { items: Cell::new(ITEMS_MAX), members: Cell::new(MEMBERS_MAX) }
+    }
 }
 
 fn take_one(left: &Cell<usize>) -> bool {
@@ -145,19 +162,18 @@ impl Visitor<'_> for Key {
 /// JSON of a script value, at most `bytes_max` long. The error names the place within the value: `data.when is not JSON: …`.
 pub(super) fn to_json(value: &Dynamic, bytes_max: usize) -> Result<Json, String> {
     let mut out = String::new();
-    let too_long = |out: &String| if out.len() > bytes_max { Err(too_large(bytes_max)) } else { Ok(()) };
-    match write(&mut out, value, DEPTH_MAX, bytes_max).and_then(|()| too_long(&out)) {
-        Ok(()) => {
-            // Kept for long, perhaps, and counted by its length.
-            out.shrink_to_fit();
-            Ok(Json::trusted(out))
-        }
-        Err(flaw) => {
-            let path: String = flaw.path.iter().rev().map(String::as_str).collect();
-            let path = path.strip_prefix('.').unwrap_or(&path);
-            Err(if path.is_empty() { flaw.why } else { format!("`{path}`: {}", flaw.why) })
-        }
+    write(&mut out, value, DEPTH_MAX, bytes_max).map_err(Flaw::into_text)?;
+    if out.len() > bytes_max {
+        return Err(too_large(bytes_max));
     }
+    // Kept for long, perhaps, and counted by its length.
+    out.shrink_to_fit();
+    Ok(Json::trusted(out))
+}
+
+/// Appends the value of a member of an object, likewise.
+pub(super) fn write_member(out: &mut String, name: &str, value: &Dynamic, bytes_max: usize) -> Result<(), String> {
+    write(out, value, DEPTH_MAX - 1, bytes_max).map_err(|flaw| flaw.below(format!(".{name}")).into_text())
 }
 
 /// What cannot be written, with the path to it from the inside out.
@@ -175,11 +191,17 @@ impl Flaw {
         self.path.push(step);
         self
     }
+
+    fn into_text(self) -> String {
+        let path: String = self.path.iter().rev().map(String::as_str).collect();
+        let path = path.strip_prefix('.').unwrap_or(&path);
+        if path.is_empty() { self.why } else { format!("`{path}`: {}", self.why) }
+    }
 }
 
 fn write(out: &mut String, value: &Dynamic, depth: usize, bytes_max: usize) -> Result<(), Flaw> {
     if out.len() > bytes_max {
-        return Err(too_large(bytes_max));
+        return Err(Flaw::new(too_large(bytes_max)));
     }
     if value.is_unit() {
         out.push_str("null");
@@ -222,8 +244,9 @@ fn write(out: &mut String, value: &Dynamic, depth: usize, bytes_max: usize) -> R
     Ok(())
 }
 
-fn too_large(bytes_max: usize) -> Flaw {
-    Flaw::new(format!("more than {} KiB of JSON", bytes_max / 1024))
+/// What a value with more JSON than this is told.
+pub(super) fn too_large(bytes_max: usize) -> String {
+    format!("more than {} KiB of JSON", bytes_max / 1024)
 }
 
 fn too_deep() -> Flaw {

@@ -110,9 +110,17 @@ impl Current {
 
     /// Likewise, for the value of the call itself.
     pub(super) fn output(&mut self, value: &Dynamic) -> std::result::Result<Json, String> {
-        let json = convert::to_json(value, self.output_left)?;
+        self.counted(|bytes_max| Ok((convert::to_json(value, bytes_max)?, ()))).map(|(json, ())| json)
+    }
+
+    /// Likewise, for JSON that `write` makes, of at most so many bytes.
+    pub(super) fn counted<T>(
+        &mut self,
+        write: impl FnOnce(usize) -> std::result::Result<(Json, T), String>,
+    ) -> std::result::Result<(Json, T), String> {
+        let (json, more) = write(self.output_left)?;
         self.output_left = self.output_left.saturating_sub(json.as_str().len());
-        Ok(json)
+        Ok((json, more))
     }
 }
 

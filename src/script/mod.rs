@@ -18,9 +18,12 @@ mod health;
 mod host;
 mod library;
 mod overrides;
+mod part;
 mod program;
 mod run;
+mod state;
 mod walk;
+mod wanted;
 
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,8 @@ use super::budget;
 use super::engine::{self, FUNCTIONS_MAX};
 use super::health::Health;
 use super::host::failure;
+use super::state::{self, State};
+use super::wanted::Wanted;
 use crate::config::plan::{PluginSource, Span};
 
 /// Functions of this prefix are ours: the expressions of the routes file.
@@ -52,9 +54,22 @@ pub(super) struct Entry {
     /// Its name in the text.
     pub(super) function: String,
     /// Its parameters when it is called about a message.
-    pub(super) message: Option<Vec<Param>>,
+    pub(super) message: Option<Vec<Parameter>>,
     /// Its parameters when it is called about an event that goes out.
-    pub(super) deliver: Option<Vec<Param>>,
+    pub(super) deliver: Option<Vec<Parameter>>,
+}
+
+/// A parameter of a function.
+#[derive(Clone, Debug)]
+pub(super) struct Parameter {
+    pub(super) is: Param,
+    pub(super) wanted: Wanted,
+}
+
+impl From<Param> for Parameter {
+    fn from(is: Param) -> Self {
+        Self { is, wanted: Wanted::All }
+    }
 }
 
 /// What a parameter gets.
@@ -87,6 +102,8 @@ impl Param {
 pub(super) struct Loaded {
     pub(super) engine: Engine,
     pub(super) ast: AST,
+    /// None: every call has one of its own.
+    pub(super) state: RefCell<Option<State>>,
     /// What its calls left behind on this thread, in bytes.
     pub(super) leaked: std::cell::Cell<isize>,
 }
@@ -96,6 +113,10 @@ impl Program {
     pub(super) fn load(&self) -> Result<Loaded, Box<EvalAltResult>> {
         let mut engine = engine::new(Imports::new(self.sources.clone()));
         engine.set_max_functions(FUNCTIONS_MAX + self.expressions.len());
+        let keeps_state = self.imports.is_empty();
+        if keeps_state {
+            engine.set_max_call_levels(engine.max_call_levels() + state::LEVELS);
+        }
         // Functions do not see what stands at the top. Texts and numbers are put in place when the text is compiled; for lists and
         // objects the engine looks here.
         let mut top = Module::new();
@@ -106,7 +127,8 @@ impl Program {
         }
         engine.register_global_module(top.into());
         let ast = compile(&engine, &self.text, &self.file)?;
-        Ok(Loaded { engine, ast, leaked: std::cell::Cell::new(0) })
+        let state = RefCell::new(keeps_state.then(|| State::new(&engine, &ast)));
+        Ok(Loaded { engine, ast, state, leaked: std::cell::Cell::new(0) })
     }
 }
 

@@ -8,20 +8,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use rhai::{CallFnOptions, Dynamic, ImmutableString, Map, Scope};
+use rhai::{Dynamic, ImmutableString, Map};
 
 use super::call::{Arguments, Call, HasData, PluginReport, Returned, ScriptEffect, ScriptError, SendTarget};
 use super::conn::{Conn, ConnCell};
 use super::current::{self, Current, OUTPUT_ROOM};
-use super::engine::LEAK_BYTES_MAX;
+use super::engine::{LEAK_BYTES_MAX, TEXT_BYTES_MAX};
 use super::error::{Failure, explain};
 use super::health::Ended;
-use super::program::{Entry, Loaded, Param, Program};
-use super::{budget, check, convert, host};
+use super::program::{Entry, Loaded, Param, Parameter, Program};
+use super::wanted::{Member, Wanted};
+use super::{budget, check, convert, host, part, state};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::plan::{ExpressionUse, FnRef, FunctionUse, Plugins};
 use crate::model::Json;
 use crate::model::event::epoch_text;
+use crate::model::json::Index;
 use crate::telemetry::memory::thread_live_bytes;
 
 /// All plugins of one loading. Shared by all threads; each compiles for itself what it calls.
@@ -52,16 +54,16 @@ impl Scripts {
     /// Calls a function of a plugin, or an expression.
     pub fn call(&self, function: &FnRef, call: Call<'_>) -> Result<Returned, ScriptError> {
         let may_act = matches!(call.arguments, Arguments::Message { .. });
-        self.run(function, &call, may_act, |value, current| {
-            let json = if value.is_unit() { None } else { Some(current.output(value)?) };
-            Ok(Returned { value: json, ..Returned::default() })
+        self.run(function, &call, may_act, |value, params, current| {
+            let (value, index) = if value.is_unit() { (None, None) } else { given_back(value, params, &call, current)? };
+            Ok(Returned { value, index, ..Returned::default() })
         })
     }
 
     /// Asks an expression or a `validate` function, which must say true or false and may change nothing.
     pub fn test(&self, function: &FnRef, call: Call<'_>) -> Result<bool, ScriptError> {
         let mut truth = false;
-        self.run(function, &call, false, |value, _| {
+        self.run(function, &call, false, |value, _, _| {
             truth = value.as_bool().map_err(|kind| format!("must be true or false, is {}", if kind == "()" { "nothing" } else { kind }))?;
             Ok(Returned::default())
         })?;
@@ -106,7 +108,7 @@ impl Scripts {
         function: &FnRef,
         call: &Call<'_>,
         may_act: bool,
-        read: impl FnOnce(&Dynamic, &mut Current) -> Result<Returned, String>,
+        read: impl FnOnce(&Dynamic, &[Parameter], &mut Current) -> Result<Returned, String>,
     ) -> Result<Returned, ScriptError> {
         let missing = || ScriptError::Failed(format!("there is no function `{}` of plugin `{}`", function.name, function.plugin));
         let program = self.programs.get(&function.plugin).ok_or_else(missing)?;
@@ -163,7 +165,7 @@ fn attempt(
     loaded: &Loaded,
     call: &Call<'_>,
     may_act: bool,
-    read: impl FnOnce(&Dynamic, &mut Current) -> Result<Returned, String>,
+    read: impl FnOnce(&Dynamic, &[Parameter], &mut Current) -> Result<Returned, String>,
 ) -> Result<Returned, Failure> {
     let broken = |why: String| Failure { error: ScriptError::Failed(format!("{}: {why}", program.file)), tripped: false };
     let params = match call.arguments {
@@ -197,16 +199,13 @@ fn inside(
     entry: &Entry,
     loaded: &Loaded,
     call: &Call<'_>,
-    params: &[Param],
+    params: &[Parameter],
     may_act: bool,
-    read: impl FnOnce(&Dynamic, &mut Current) -> Result<Returned, String>,
+    read: impl FnOnce(&Dynamic, &[Parameter], &mut Current) -> Result<Returned, String>,
     running: &budget::Running,
 ) -> Result<Returned, Failure> {
-    let before = thread_live_bytes();
-    let view = call.conn.filter(|_| params.contains(&Param::Conn)).cloned();
-    // The first clone of a shared text gives it a counter, which stays.
-    budget::excuse(thread_live_bytes() - before);
-    let conn = view.map(|view| Rc::new(ConnCell::new(view)));
+    let view = call.conn.filter(|_| params.iter().any(|param| param.is == Param::Conn));
+    let conn = view.map(|view| Rc::new(ConnCell::new(view.clone())));
     let arguments = arguments(call, params, conn.as_ref())?;
     let entered = current::enter(Current {
         now: call.now,
@@ -217,8 +216,7 @@ fn inside(
         effects: Vec::new(),
         output_left: OUTPUT_ROOM,
     });
-    let options = CallFnOptions::new().eval_ast(!program.imports.is_empty());
-    let result = loaded.engine.call_fn_with_options::<Dynamic>(options, &mut Scope::new(), &loaded.ast, &entry.function, arguments);
+    let result = state::call(&loaded.engine, &loaded.ast, &loaded.state, &entry.function, arguments);
     let fail = |error| explain(program, &entry.function, error, running.trip());
     let value = result.map_err(|error| fail(*error))?;
     // A trip that a call-back swallowed counts all the same.
@@ -228,7 +226,7 @@ fn inside(
     let Some(mut current) = entered.finish() else {
         return Err(panicked(program));
     };
-    let mut returned = read(&value, &mut current).map_err(|why| {
+    let mut returned = read(&value, params, &mut current).map_err(|why| {
         let why = format!("{} in fn {}: the value it returns: {why}", program.file, entry.function);
         Failure { error: ScriptError::Failed(why), tripped: false }
     })?;
@@ -241,7 +239,7 @@ fn inside(
 }
 
 /// The values a function takes, and no others: converting costs.
-fn arguments(call: &Call<'_>, params: &[Param], conn: Option<&Rc<ConnCell>>) -> Result<Vec<Dynamic>, Failure> {
+fn arguments(call: &Call<'_>, params: &[Parameter], conn: Option<&Rc<ConnCell>>) -> Result<Vec<Dynamic>, Failure> {
     let json = |what: &str, json: Option<&Json>| match json.map(convert::to_dynamic) {
         None => Ok(Dynamic::UNIT),
         Some(Ok(value)) => Ok(value),
@@ -251,16 +249,22 @@ fn arguments(call: &Call<'_>, params: &[Param], conn: Option<&Rc<ConnCell>>) -> 
             tripped: false,
         }),
     };
-    let value = |param: &Param| match (param, call.arguments) {
+    let value = |param: &Parameter| match (param.is, call.arguments) {
         (Param::Conn, _) => Ok(conn.map_or(Dynamic::UNIT, |conn| Dynamic::from(Conn(conn.clone())))),
-        (Param::Msg, Arguments::Message { msg, .. }) => json("the message", msg),
+        (Param::Msg, Arguments::Message { msg, .. }) => match wanted_part(param, call) {
+            Some(part) => Ok(part),
+            None => json("the message", msg),
+        },
         (Param::Kind, Arguments::Message { kind, .. }) => Ok(kind.map_or(Dynamic::UNIT, |kind| ImmutableString::from(kind).into())),
         (Param::Data, Arguments::Message { data, .. }) => {
             let before = thread_live_bytes();
             let data = data.and_then(HasData::data);
             // The message keeps what was found.
             budget::excuse(thread_live_bytes() - before);
-            json("the message's data", data)
+            match wanted_part(param, call) {
+                Some(part) => Ok(part),
+                None => json("the message's data", data),
+            }
         }
         (Param::Event, Arguments::Deliver { event, .. }) => host::event_map(event).map(Dynamic::from_map).map_err(|why| Failure {
             error: ScriptError::Thrown { message: format!("the event is not for scripts: {why}"), data: None, code: None },
@@ -282,6 +286,52 @@ fn arguments(call: &Call<'_>, params: &[Param], conn: Option<&Rc<ConnCell>>) -> 
         _ => Ok(Dynamic::UNIT),
     };
     params.iter().map(value).collect()
+}
+
+/// Marks an object of which the script got a part. Which one, is added.
+const PART: i32 = 0x7000;
+
+fn mark(param: &Parameter) -> i32 {
+    PART + param.is as i32
+}
+
+/// What a parameter is a part of, and which.
+fn source<'c>(param: &'c Parameter, call: &Call<'c>) -> Option<(&'c Json, &'c Index, &'c [Member], bool)> {
+    static NONE: Index = Index::NONE;
+    let Wanted::Members { members, returned } = &param.wanted else { return None };
+    let Arguments::Message { msg, index, data, .. } = call.arguments else { return None };
+    let (json, index) = match param.is {
+        Param::Msg => (msg?, index.unwrap_or(&NONE)),
+        Param::Data => (data?.data()?, &NONE),
+        _ => return None,
+    };
+    (json.as_str().len() <= TEXT_BYTES_MAX).then_some((json, index, &**members, *returned))
+}
+
+/// The value of a parameter of which not all is wanted.
+fn wanted_part(param: &Parameter, call: &Call<'_>) -> Option<Dynamic> {
+    let (json, index, members, returned) = source(param, call)?;
+    let mut map = Dynamic::from_map(part::to_map(json, index, members)?);
+    if returned {
+        map.set_tag(mark(param));
+    }
+    Some(map)
+}
+
+/// JSON of the value a function gave back, and its index where it is known.
+fn given_back(
+    value: &Dynamic,
+    params: &[Parameter],
+    call: &Call<'_>,
+    current: &mut Current,
+) -> Result<(Option<Json>, Option<Index>), String> {
+    let from = params.iter().find(|param| value.is_map() && value.tag() == mark(param));
+    let Some((json, index, members, _)) = from.and_then(|param| source(param, call)) else {
+        return Ok((Some(current.output(value)?), None));
+    };
+    let map = value.as_map_ref()?;
+    let (json, index) = current.counted(|bytes_max| part::to_json(&map, json, index, members, bytes_max))?;
+    Ok((Some(json), Some(index)))
 }
 
 fn panicked(program: &Program) -> Failure {

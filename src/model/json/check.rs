@@ -1,6 +1,8 @@
 //! Whether a text is JSON, in one pass over its bytes: nothing built, no recursion, strings eight bytes at a time. On the way it
 //! notes where the members of an outermost object stand. Says yes or no; why not is for a slower reader to say.
 
+use std::ops::Range;
+
 use super::DEPTH_MAX;
 
 /// How many members an [`Index`] holds. Messages have few; an object with more is searched.
@@ -13,7 +15,7 @@ const _: () = assert!(size_of::<Index>() <= 128);
 const _: () = assert!(DEPTH_MAX == u64::BITS as usize);
 
 /// Where the members of an object stand in its text, so that one is found without walking over the others.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Index {
     members: [Member; INDEXED],
     count: u8,
@@ -22,7 +24,7 @@ pub struct Index {
 }
 
 /// Where a member stands in the text.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Member {
     key_at: u32,
     /// With its quotes.
@@ -31,6 +33,18 @@ struct Member {
     escaped: bool,
     value_at: u32,
     value_len: u32,
+}
+
+impl Member {
+    const NONE: Self = Self { key_at: 0, key_len: 0, escaped: false, value_at: 0, value_len: 0 };
+
+    fn key(&self) -> Range<usize> {
+        self.key_at as usize..self.key_at as usize + usize::from(self.key_len)
+    }
+
+    fn value(&self) -> Range<usize> {
+        self.value_at as usize..self.value_at as usize + self.value_len as usize
+    }
 }
 
 /// A key as it is read.
@@ -42,9 +56,28 @@ struct Key {
 }
 
 impl Index {
+    /// The index of a text nobody has looked at: everything is searched for.
+    pub const NONE: Self = Self { members: [Member::NONE; INDEXED], count: 0, complete: false };
+
     /// The index of a text that is known to be JSON.
     pub fn of(text: &str) -> Self {
         indexed(text).unwrap_or_default()
+    }
+
+    /// The index of an empty object, for one that is being written.
+    pub(super) fn of_object() -> Self {
+        Self { complete: true, ..Self::default() }
+    }
+
+    /// One more member: where its key stands, with its quotes, whether that has escapes, and where its value stands.
+    pub(super) fn add(&mut self, (from, to): (usize, usize), escaped: bool, value: (usize, usize)) {
+        self.push(Key { from, to, escaped }, value);
+    }
+
+    /// The members in order, as [`super::members`] gives them; `None` where they must be searched for.
+    pub(super) fn members<'a>(&'a self, text: &'a str) -> Option<impl Iterator<Item = (&'a str, &'a str)>> {
+        let both = |member: &Member| Some((text.get(member.key())?, text.get(member.value())?));
+        self.complete.then(|| self.members[..usize::from(self.count)].iter().filter_map(both))
     }
 
     fn push(&mut self, key: Key, value: (usize, usize)) {
@@ -68,16 +101,15 @@ impl Index {
             return Err(NotIndexed);
         }
         let is_this = |member: &&Member| {
-            let from = member.key_at as usize;
-            let to = from + usize::from(member.key_len);
+            let quoted = member.key();
             if member.escaped {
-                text.get(from..to).is_some_and(|quoted| super::key_is(quoted, key))
+                text.get(quoted).is_some_and(|quoted| super::key_is(quoted, key))
             } else {
-                text.as_bytes().get(from + 1..to - 1) == Some(key.as_bytes())
+                text.as_bytes().get(quoted.start + 1..quoted.end - 1) == Some(key.as_bytes())
             }
         };
         let found = self.members[..usize::from(self.count)].iter().rev().find(is_this);
-        Ok(found.and_then(|member| text.get(member.value_at as usize..)?.get(..member.value_len as usize)))
+        Ok(found.and_then(|member| text.get(member.value())))
     }
 }
 

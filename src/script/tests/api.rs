@@ -160,7 +160,7 @@ fn long_lists_of_the_host_reach_scripts() {
     let text = "fn f(msg) { pick(connections(\"x\"), #{ id: \"id\", who: \"user\" }).len() }\nfn g(msg) { history(\"x\", 300).len() }";
     let (scripts, _) = Scripts::build(&plugins(&[("p", text)]), &[used("f", Role::Handler), used("g", Role::Handler)], &[]);
     let (msg, world): (_, Arc<dyn World>) = (json("1"), Arc::new(Many));
-    let arguments = Arguments::Message { msg: Some(&msg), kind: None, data: None };
+    let arguments = Arguments::Message { msg: Some(&msg), index: None, kind: None, data: None };
     let length = |name: &str| scripts.call(&f(name), Call { now: at(0), conn: None, arguments, world: &world }).unwrap().value;
     assert_eq!((length("f"), length("g")), (Some(json("2000")), Some(json("300"))));
 }
@@ -207,7 +207,7 @@ fn numbers_keep_their_kind() {
     let text = "fn f(conn, msg) { msg }";
     assert_eq!(value(text, "[1,1.5,1e3,-7,9223372036854775807,1.0]"), "[1,1.5,1000.0,-7,9223372036854775807,1.0]");
     assert_eq!(value(text, "18446744073709551615"), "1.8446744073709552e+19");
-    assert_eq!(value(text, r#"{"a":1,"a":2}"#), r#"{"a":2}"#);
+    assert_eq!(value("fn f(conn, msg) { [msg, msg.a] }", r#"{"a":1,"a":2}"#), r#"[{"a":2},2]"#);
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn conditions_and_rendering_change_nothing() {
     let (world, conn): (Arc<dyn World>, _) = (Arc::new(TwoClients), conn());
     let call = |arguments| Call { now: at(0), conn: Some(&conn), arguments, world: &world };
     let deliver = || call(Arguments::Deliver { event: &event, sub: &sub });
-    let about = || call(Arguments::Message { msg: Some(&msg), kind: None, data: None });
+    let about = || call(Arguments::Message { msg: Some(&msg), index: None, kind: None, data: None });
     assert_eq!(scripts.call(&f("g"), deliver()).unwrap().value, Some(json(r#"["greeting","hi",{"channel":"x","key":"k","meta":[1]}]"#)));
     let failed = |outcome: Result<(), ScriptError>| outcome.unwrap_err().to_string();
     assert!(failed(scripts.call(&f("f"), deliver()).map(drop)).contains("send: conditions, `validate` and `deliver` only look"));
@@ -265,7 +265,7 @@ fn conditions_and_rendering_change_nothing() {
 fn without_a_connection_conn_is_missing() {
     let scripts = one("fn f(conn, msg) { [conn == (), msg] }");
     let (msg, world): (_, Arc<dyn World>) = (json("1"), Arc::new(TwoClients));
-    let arguments = Arguments::Message { msg: Some(&msg), kind: None, data: None };
+    let arguments = Arguments::Message { msg: Some(&msg), index: None, kind: None, data: None };
     let returned = scripts.call(&f("f"), Call { now: at(0), conn: None, arguments, world: &world }).unwrap();
     assert_eq!(returned.value, Some(json("[true,1]")));
 }

@@ -3,6 +3,7 @@
 mod api;
 mod errors;
 mod hostile;
+mod parts;
 mod service;
 mod shipped;
 
@@ -58,8 +59,8 @@ pub(super) fn event(channel: &str, offset: u64, data: &str) -> Event {
     }
 }
 
-pub(super) fn conn() -> ConnView {
-    ConnView {
+pub(super) fn conn() -> Arc<ConnView> {
+    Arc::new(ConnView {
         id: "c1".into(),
         protocol: "chat".into(),
         user: Some("ann".into()),
@@ -69,7 +70,7 @@ pub(super) fn conn() -> ConnView {
         state: json(r#"{"count":1,"list":[1]}"#),
         request: Arc::new(RequestView { query: [("room", "a"), ("room", "b")].into_iter().collect(), ..RequestView::default() }),
         origin: Default::default(),
-    }
+    })
 }
 
 pub(super) fn span(line: u32, column: u32) -> Span {
@@ -113,9 +114,9 @@ pub(super) fn message(scripts: &Scripts, function: &str, msg: &str) -> Result<Re
     message_on(scripts, function, msg, &conn())
 }
 
-pub(super) fn message_on(scripts: &Scripts, function: &str, msg: &str, conn: &ConnView) -> Result<Returned, ScriptError> {
+pub(super) fn message_on(scripts: &Scripts, function: &str, msg: &str, conn: &Arc<ConnView>) -> Result<Returned, ScriptError> {
     let (msg, world): (_, Arc<dyn World>) = (json(msg), Arc::new(TwoClients));
-    let arguments = Arguments::Message { msg: Some(&msg), kind: Some("greeting"), data: None };
+    let arguments = Arguments::Message { msg: Some(&msg), index: None, kind: Some("greeting"), data: None };
     scripts.call(&f(function), Call { now: at(1_704_067_200_000), conn: Some(conn), arguments, world: &world })
 }
 

@@ -25,7 +25,7 @@ fn shipped() -> Arc<Scripts> {
 
 fn test(function: &str, msg: &str) -> Result<bool, ScriptError> {
     let (scripts, msg, world): (_, _, Arc<dyn World>) = (shipped(), json(msg), Arc::new(TwoClients));
-    let arguments = Arguments::Message { msg: Some(&msg), kind: None, data: None };
+    let arguments = Arguments::Message { msg: Some(&msg), index: None, kind: None, data: None };
     scripts.test(&f(function), Call { now: at(0), conn: Some(&conn()), arguments, world: &world })
 }
 

@@ -1,0 +1,60 @@
+//! An object of which a script gets the members it wants, and which comes back with what became of them: what the script does not
+//! look at stays the bytes it was.
+
+use rhai::Map;
+
+use super::convert::{self, Room};
+use super::wanted::Member;
+use crate::model::Json;
+use crate::model::json::{self, Index, ObjectWriter};
+
+/// Room for what a script adds to an object. What needs more grows.
+const ADDED_BYTES: usize = 128;
+
+/// The wanted members of an object as a map. `None`: it is no object, or what is wanted of it is not for scripts.
+pub(super) fn to_map(json: &Json, index: &Index, wanted: &[Member]) -> Option<Map> {
+    if !json.as_str().trim_start().starts_with('{') {
+        return None;
+    }
+    let room = Room::new();
+    let mut map = Map::new();
+    for (quoted, value) in json::members_indexed(json.as_str(), index) {
+        if let Some(member) = wanted.iter().find(|member| member.read && json::key_is(quoted, &member.name)) {
+            // Of two equal keys the last one counts.
+            map.insert(member.name.clone(), convert::member(value, &room)?);
+        }
+    }
+    Some(map)
+}
+
+/// The object with what a script made of the members it got. Members stay where they stood, new ones come last.
+pub(super) fn to_json(map: &Map, json: &Json, index: &Index, wanted: &[Member], bytes_max: usize) -> Result<(Json, Index), String> {
+    let mut out = ObjectWriter::with_capacity(json.as_str().len() + ADDED_BYTES);
+    let changed = |quoted: &str| wanted.iter().position(|member| member.changed && json::key_is(quoted, &member.name));
+    let write = |out: &mut ObjectWriter, name: &str, value| out.write(name, |out| convert::write_member(out, name, value, bytes_max));
+    // A bit for each wanted member that is written.
+    let mut written = 0u64;
+    for (quoted, value) in json::members_indexed(json.as_str(), index) {
+        let Some(at) = changed(quoted) else {
+            out.copy(quoted, value);
+            continue;
+        };
+        let member = &wanted[at];
+        match map.get(&member.name) {
+            Some(value) if written & 1 << at == 0 => {
+                write(&mut out, &member.name, value)?;
+                written |= 1 << at;
+            }
+            // The script took it away, or the key stands twice.
+            _ if member.read || written & 1 << at != 0 => {}
+            _ => out.copy(quoted, value),
+        }
+    }
+    for (at, member) in wanted.iter().enumerate() {
+        if let Some(value) = map.get(&member.name).filter(|_| member.changed && written & 1 << at == 0) {
+            write(&mut out, &member.name, value)?;
+        }
+    }
+    // The closing bracket is to come.
+    if out.bytes() >= bytes_max { Err(convert::too_large(bytes_max)) } else { Ok(out.finish()) }
+}
