@@ -156,7 +156,7 @@ impl Task {
                     // It may send as fast as it can: others on this thread have their turn all the same.
                     cx.waker().wake_by_ref();
                 }
-                Poll::Ready(Read::Asked(close)) => {
+                Poll::Ready(Read::Last(close)) => {
                     connection.outbox.close(close);
                     continue;
                 }
@@ -338,8 +338,9 @@ pub async fn refuse(socket: Box<dyn Socket>, early: Bytes, close: Close) {
                 return Poll::Ready(());
             }
             match wire.poll_read(cx, &outbox, progress.written, &mut |_| Taken::More) {
-                Poll::Ready(Read::Ended(_) | Read::Asked(_)) => return Poll::Ready(()),
-                Poll::Ready(Read::Some | Read::Enough) => {}
+                Poll::Ready(Read::Ended(_)) => return Poll::Ready(()),
+                Poll::Ready(Read::Last(_)) if wire.is_asked() => return Poll::Ready(()),
+                Poll::Ready(Read::Some | Read::Enough | Read::Last(_)) => {}
                 Poll::Pending => return Poll::Pending,
             }
         }

@@ -60,8 +60,9 @@ pub enum Read {
     Some,
     /// There is more, which is not wanted now.
     Enough,
-    /// The other side asks for the end: the outbox is to be given it, behind what was queued before.
-    Asked(Close),
+    /// The other side asks for the end, or broke the protocol: the outbox is to be given this end, behind the answers to what came
+    /// before.
+    Last(Close),
     /// The other side ended it, or the close handshake is complete.
     Ended(Close),
 }
@@ -108,7 +109,7 @@ impl Wire {
         if !self.unread.is_empty() {
             let mut unread = std::mem::take(&mut self.unread);
             let mut input = &unread[..];
-            let read = self.decode(&mut input, outbox, take);
+            let read = self.decode(&mut input, take);
             let used = unread.len() - input.len();
             unread.advance(used);
             self.unread = unread;
@@ -127,12 +128,12 @@ impl Wire {
             return Poll::Pending;
         }
         let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; READ_BYTES].into());
-        let read = self.read(socket, &mut scratch, outbox, take);
+        let read = self.read(socket, &mut scratch, take);
         SCRATCH.set(Some(scratch));
         Poll::Ready(read)
     }
 
-    fn read(&mut self, socket: &dyn Socket, scratch: &mut [u8], outbox: &Outbox, take: &mut dyn FnMut(Received) -> Taken) -> Read {
+    fn read(&mut self, socket: &dyn Socket, scratch: &mut [u8], take: &mut dyn FnMut(Received) -> Taken) -> Read {
         match socket.try_read(scratch) {
             Ok(0) => Read::Ended(self.closing().cloned().unwrap_or(Close::Lost)),
             Ok(count) => {
@@ -141,7 +142,7 @@ impl Wire {
                     return if draining.drained > DRAIN_BYTES_MAX { Read::Ended(draining.close.clone()) } else { Read::Some };
                 }
                 let mut input = &scratch[..count];
-                let read = self.decode(&mut input, outbox, take);
+                let read = self.decode(&mut input, take);
                 if !input.is_empty() {
                     self.unread = Bytes::copy_from_slice(input);
                 }
@@ -152,7 +153,7 @@ impl Wire {
         }
     }
 
-    fn decode(&mut self, input: &mut &[u8], outbox: &Outbox, take: &mut dyn FnMut(Received) -> Taken) -> Read {
+    fn decode(&mut self, input: &mut &[u8], take: &mut dyn FnMut(Received) -> Taken) -> Read {
         loop {
             match (self.decoder.next(input), &self.phase) {
                 (Ok(None), _) => return Read::Some,
@@ -162,7 +163,7 @@ impl Wire {
                     let close = Close::ByClient(code, reason);
                     self.phase = Phase::Answering(Box::new(close.clone()));
                     *input = &[];
-                    return Read::Asked(close);
+                    return Read::Last(close);
                 }
                 (Ok(Some(Received::Message(_))), Phase::Closing(_)) => {}
                 (Ok(Some(received)), _) => {
@@ -172,10 +173,9 @@ impl Wire {
                 }
                 (Err(violation), _) => {
                     let close = self.closing().cloned().unwrap_or_else(|| fault(violation));
-                    outbox.fail(close.clone());
-                    self.phase = Phase::Draining(Box::new(Draining { close, ended: false, drained: 0 }));
+                    self.phase = Phase::Draining(Box::new(Draining { close: close.clone(), ended: false, drained: 0 }));
                     *input = &[];
-                    return Read::Some;
+                    return Read::Last(close);
                 }
             }
         }

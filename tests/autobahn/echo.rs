@@ -70,7 +70,7 @@ async fn serve(mut socket: TcpStream) -> io::Result<()> {
                 return Poll::Ready(());
             }
             match wire.poll_read(cx, &outbox, progress.written, &mut { told }) {
-                Poll::Ready(Read::Asked(close)) => outbox.close(close),
+                Poll::Ready(Read::Last(close)) => outbox.close(close),
                 Poll::Ready(Read::Ended(_)) => return Poll::Ready(()),
                 Poll::Ready(Read::Some | Read::Enough) => {}
                 Poll::Pending if outbox.can_write() => {}

@@ -101,6 +101,15 @@ async fn what_was_sent_before_a_close_is_answered_before_it() {
 }
 
 #[tokio::test]
+async fn what_was_sent_before_the_protocol_is_broken_is_answered_before_that() {
+    let server = Server::shipped();
+    let mut raw = Raw::open(server.url("workspace")).await;
+    raw.write(&[frame(FIN | TEXT, ASK), frame(FIN | 0x20 | TEXT, ASK), frame(FIN | TEXT, ASK)].concat()).await;
+    expect_pong_message(&mut raw).await;
+    assert_eq!(raw.close_code().await, 1002);
+}
+
+#[tokio::test]
 async fn what_breaks_the_protocol_is_told_with_its_code() {
     let server = Server::shipped();
     let mut unmasked = vec![FIN | TEXT, ASK.len() as u8];

@@ -233,14 +233,6 @@ impl Outbox {
         }
     }
 
-    /// Ends the connection at once: what waits is dropped, only the close frame is still written.
-    pub fn fail(&self, close: Close) {
-        let mut queue = self.queue.lock();
-        if !matches!(queue.end, End::Shut) {
-            queue.finish(close);
-        }
-    }
-
     /// Asks for a ping, which goes before what waits.
     pub fn ping(&self) {
         let mut queue = self.queue.lock();
