@@ -67,7 +67,11 @@ mod tests {
     fn what_is_written_is_found_by_its_index() {
         let mut writer = ObjectWriter::with_capacity(8);
         writer.copy(r#""a\u0062""#, "[1, 2]");
-        writer.write("c\n", |out| Ok::<(), ()>(push_string(out, "x"))).unwrap();
+        let text = |out: &mut String| {
+            push_string(out, "x");
+            Ok::<(), ()>(())
+        };
+        writer.write("c\n", text).unwrap();
         writer.copy(r#""d""#, "3");
         let (json, index) = writer.finish();
         assert_eq!(json.as_str(), r#"{"a\u0062":[1, 2],"c\n":"x","d":3}"#);
