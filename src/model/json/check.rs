@@ -5,11 +5,8 @@ use std::ops::Range;
 
 use super::DEPTH_MAX;
 
-/// How many members an [`Index`] holds. Messages have few; an object with more is searched.
-const INDEXED: usize = 7;
-
-// It is moved with the message; up to so many bytes are moved without a call.
-const _: () = assert!(size_of::<Index>() <= 128);
+/// How many members an [`Index`] holds, which moves with its message. Messages have few; an object with more is searched.
+const INDEXED: usize = 12;
 
 // One bit a level.
 const _: () = assert!(DEPTH_MAX == u64::BITS as usize);
