@@ -213,7 +213,7 @@ fn envelope(run: &Run<'_>, plan: &ProtocolPlan, message: &Message<'_>) -> Result
         rows::check_schema(schema, &message.json)?;
     }
     let Some(function) = &plan.validate else { return Ok(()) };
-    let call = Call { now: run.now, conn: Some(run.shared()), arguments: scope::arguments(Some(message)), world: &run.context.world };
+    let call = Call { now: run.now, conn: Some(run.seen()), arguments: scope::arguments(Some(message)), world: &run.context.world };
     match run.context.runtime.scripts.test(function, call) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Fault::new(Code::Rejected)),

@@ -74,12 +74,7 @@ impl<'a> Run<'a> {
     }
 
     /// The connection as it stands, to look at.
-    pub(super) fn seen(&self) -> &ConnView {
-        &self.view
-    }
-
-    /// Likewise, to keep.
-    pub(super) fn shared(&self) -> &Arc<ConnView> {
+    pub(super) fn seen(&self) -> &Arc<ConnView> {
         &self.view
     }
 

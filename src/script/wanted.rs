@@ -29,8 +29,8 @@ pub(super) struct Member {
     pub(super) changed: bool,
 }
 
-/// Of more members all are wanted.
-const MEMBERS_MAX: usize = u64::BITS as usize;
+/// Of more members all are wanted: a bit for each is kept while they are written.
+const MEMBERS_MAX: usize = 64;
 
 /// Methods of objects that mean one member, where a literal names it.
 const OF_ONE_MEMBER: [&str; 3] = ["has", "contains", "remove"];
