@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use divan::Bencher;
 use divan::counter::BytesCount;
+use serde_json::Value;
 use tramline::config;
 use tramline::hub::{Connection, Hub, Packet, Render};
 use tramline::model::{ChannelName, ConnView, Event, Json, Now, SubView, json};
@@ -164,11 +165,42 @@ fn decide(bencher: Bencher<'_, '_>, message: &Named<Frame>) {
     bencher.bench_local(|| once_decide(&mut client, &message.0.1));
 }
 
-/// What a script adds to deciding a message: `bare` has none.
+/// What a script adds to deciding a message: `bare` has none. To be compared with `script_by_hand`, which decides nothing.
 #[divan::bench(args = ["bare", "whole", "halves", "drop", "field"].into_iter().flat_map(|op| [(op, chat(op, false)), (op, chat(op, true))]).map(Named))]
 fn script(bencher: Bencher<'_, '_>, message: &Named<Frame>) {
     let mut client = Client::new();
     bencher.bench_local(|| once_decide(&mut client, &message.0.1));
+}
+
+/// What `whole` does, in Rust over a tree: text to text.
+#[inline(never)]
+fn by_hand(text: &str) -> Option<String> {
+    let mut msg: Value = serde_json::from_str(text).ok()?;
+    let object = msg.as_object_mut()?;
+    let text = object.get("text")?.as_str()?;
+    let length = text.chars().count();
+    if length == 0 || text.starts_with('/') || object.get("user")?.get("role").is_some_and(|role| role == "banned") {
+        return None;
+    }
+    let channel = format!("room-{}", object.get("room")?.as_str()?);
+    let level = match object.get("role")?.as_str()? {
+        "admin" => 9,
+        "guest" => 0,
+        _ => 1,
+    };
+    let score = length * 2 + level + object.get("tags")?.as_array()?.len();
+    object.insert("ch".into(), channel.into());
+    object.insert("level".into(), level.into());
+    object.insert("score".into(), score.min(1000).into());
+    object.shift_remove("secret");
+    serde_json::to_string(&msg).ok()
+}
+
+#[divan::bench(args = [chat("whole", false), chat("whole", true)].map(|frame| Named(("rust", frame))))]
+fn script_by_hand(bencher: Bencher<'_, '_>, message: &Named<Frame>) {
+    let text = message.0.1.text().unwrap_or_default();
+    assert!(by_hand(text).is_some());
+    bencher.bench_local(|| by_hand(text));
 }
 
 #[inline(never)]
