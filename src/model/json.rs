@@ -267,8 +267,12 @@ impl<'a> Iterator for Items<'a> {
 /// Whether a key as it stands in a text (with quotes, perhaps with escapes) is this key.
 pub fn key_is(quoted: &str, key: &str) -> bool {
     let inner = &quoted[1..quoted.len() - 1];
+    if inner.len() > key.len() {
+        // Escapes are longer than what they stand for.
+        return inner.contains('\\') && unquote(quoted) == key;
+    }
     // With an escape in it a key is never what it looks like.
-    if inner == key { !inner.contains('\\') } else { inner.contains('\\') && unquote(quoted) == key }
+    inner == key && !inner.contains('\\')
 }
 
 /// One member of an object; the last where the key stands twice.
