@@ -28,18 +28,24 @@ impl Trip {
     }
 }
 
-/// Every number by itself, because most operations look at three of them.
+/// Every number by itself, because most operations look at two of them.
 struct Budget {
+    /// Operations until the next look at everything, that one included. 0: no call runs.
+    left: Cell<u32>,
+    /// Live bytes of the thread above which every operation looks at everything.
+    calm_bytes: Cell<isize>,
     /// Whether a call runs.
     running: Cell<bool>,
+    /// Operations up to the last look …
     operations: Cell<u32>,
+    /// … and how many were given until the next.
+    given: Cell<u32>,
     until: Cell<Option<Instant>>,
     /// Whether the time was given a second time already.
     extended: Cell<bool>,
     bytes_before: Cell<isize>,
     /// Bytes that were taken meanwhile and are not the script's: caches of the host.
     excused: Cell<isize>,
-    look_soon: Cell<bool>,
     /// Time host functions may still take without it counting.
     host_left: Cell<Duration>,
     trip: Cell<Option<Trip>>,
@@ -48,13 +54,15 @@ struct Budget {
 thread_local! {
     static BUDGET: Budget = const {
         Budget {
+            left: Cell::new(0),
+            calm_bytes: Cell::new(0),
             running: Cell::new(false),
             operations: Cell::new(0),
+            given: Cell::new(0),
             until: Cell::new(None),
             extended: Cell::new(false),
             bytes_before: Cell::new(0),
             excused: Cell::new(0),
-            look_soon: Cell::new(false),
             host_left: Cell::new(HOST_TIME_MAX),
             trip: Cell::new(None),
         }
@@ -64,18 +72,20 @@ thread_local! {
 /// Holds while a call runs. Dropping it, on whatever path, ends the budget.
 pub(super) struct Running(());
 
-/// Begins a budget. `None` when a call already runs on this thread: scripts are not called from within scripts.
-pub(super) fn begin() -> Option<Running> {
+/// Begins a budget at this time. `None` when a call already runs on this thread: scripts are not called from within scripts.
+pub(super) fn begin(now: Instant) -> Option<Running> {
     BUDGET.with(|budget| {
         if budget.running.replace(true) {
             return None;
         }
+        let bytes = thread_live_bytes();
+        budget.bytes_before.set(bytes);
+        budget.calm_bytes.set(bytes + CLOCK_ALWAYS_BYTES);
         budget.operations.set(0);
-        budget.until.set(Some(Instant::now() + TIME_MAX));
+        budget.give(CLOCK_EVERY);
+        budget.until.set(Some(now + TIME_MAX));
         budget.extended.set(false);
-        budget.bytes_before.set(thread_live_bytes());
         budget.excused.set(0);
-        budget.look_soon.set(false);
         budget.host_left.set(HOST_TIME_MAX);
         budget.trip.set(None);
         Some(Running(()))
@@ -96,13 +106,54 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        BUDGET.with(|budget| budget.running.set(false));
+        BUDGET.with(|budget| {
+            budget.running.set(false);
+            budget.left.set(0);
+        });
     }
 }
 
 impl Budget {
     fn held(&self) -> isize {
         thread_live_bytes() - self.bytes_before.get()
+    }
+
+    /// So many operations until the next look.
+    fn give(&self, operations: u32) {
+        self.given.set(operations);
+        self.left.set(operations);
+    }
+
+    /// The next operation looks.
+    fn look_soon(&self) {
+        let left = self.left.get().max(1);
+        self.given.set(self.given.get() - (left - 1));
+        self.left.set(1);
+    }
+
+    /// A look at everything, at one operation.
+    #[cold]
+    #[inline(never)]
+    fn look(&self) -> Option<Dynamic> {
+        if !self.running.get() {
+            return None;
+        }
+        let operations = self.operations.get() + (self.given.get() - self.left.get()) + 1;
+        self.operations.set(operations);
+        self.give(CLOCK_EVERY.min((OPERATIONS_MAX + 1).saturating_sub(operations)).max(1));
+        let late = self.is_late();
+        if self.held() > MEMORY_BYTES_MAX {
+            self.trip.set(Some(Trip::Memory));
+        } else if operations > OPERATIONS_MAX {
+            self.trip.set(Some(Trip::Operations));
+        } else if late {
+            self.trip.set(Some(Trip::Time));
+        }
+        self.trip.get().map(|_| {
+            // From now on every operation says so.
+            self.look_soon();
+            Dynamic::UNIT
+        })
     }
 
     /// Whether the time is over.
@@ -122,21 +173,12 @@ impl Budget {
 /// One operation. Something to say ends the script.
 pub(super) fn spend() -> Option<Dynamic> {
     BUDGET.with(|budget| {
-        if !budget.running.get() {
+        let left = budget.left.get();
+        if left > 1 && thread_live_bytes() <= budget.calm_bytes.get() {
+            budget.left.set(left - 1);
             return None;
         }
-        let (operations, held) = (budget.operations.get() + 1, budget.held());
-        budget.operations.set(operations);
-        let look = budget.look_soon.replace(false) || held > CLOCK_ALWAYS_BYTES || operations.is_multiple_of(CLOCK_EVERY);
-        let late = look && budget.is_late();
-        if held > MEMORY_BYTES_MAX {
-            budget.trip.set(Some(Trip::Memory));
-        } else if operations > OPERATIONS_MAX {
-            budget.trip.set(Some(Trip::Operations));
-        } else if late {
-            budget.trip.set(Some(Trip::Time));
-        }
-        budget.trip.get().map(|_| Dynamic::UNIT)
+        budget.look()
     })
 }
 
@@ -148,7 +190,7 @@ pub(super) fn bytes_left() -> usize {
 
 /// The clock is read at the next operation: for host functions that may take long.
 pub(super) fn look_soon() {
-    BUDGET.with(|budget| budget.look_soon.set(true));
+    BUDGET.with(Budget::look_soon);
 }
 
 /// Runs what the host does for a script. Its time does not count, up to a bound of its own: how long a list of connections is, is not
@@ -161,7 +203,7 @@ pub(super) fn host_work<T>(work: impl FnOnce() -> T) -> T {
         let free = took.min(budget.host_left.get());
         budget.host_left.set(budget.host_left.get() - free);
         budget.until.set(budget.until.get().map(|until| until + free));
-        budget.look_soon.set(true);
+        budget.look_soon();
     });
     done
 }
@@ -177,8 +219,8 @@ mod tests {
 
     #[test]
     fn memory_is_looked_at_at_every_operation() {
-        let running = begin().unwrap();
-        assert!(begin().is_none());
+        let running = begin(Instant::now()).unwrap();
+        assert!(begin(Instant::now()).is_none());
         let held: Vec<u8> = Vec::with_capacity(MEMORY_BYTES_MAX.cast_unsigned() - 1000);
         assert!(spend().is_none());
         let more: Vec<u8> = Vec::with_capacity(2000);
@@ -186,12 +228,27 @@ mod tests {
         assert_eq!(running.trip(), Some(Trip::Memory));
         drop((held, more, running));
         // Outside of a call nothing is counted.
-        assert!(spend().is_none() && begin().is_some());
+        assert!(spend().is_none() && begin(Instant::now()).is_some());
+    }
+
+    #[test]
+    fn operations_are_counted_whatever_is_looked_at_in_between() {
+        for look_every in [u32::MAX, 1, 7, CLOCK_EVERY, CLOCK_EVERY + 1] {
+            let running = begin(Instant::now() + HOST_TIME_MAX * 100).unwrap();
+            for n in 1..=OPERATIONS_MAX {
+                assert!(spend().is_none(), "{n}");
+                if n % look_every == 0 {
+                    look_soon();
+                }
+            }
+            assert!(spend().is_some() && spend().is_some(), "it stays so");
+            assert_eq!(running.trip(), Some(Trip::Operations));
+        }
     }
 
     #[test]
     fn the_hosts_time_does_not_count_but_is_bounded() {
-        let running = begin().unwrap();
+        let running = begin(Instant::now()).unwrap();
         host_work(|| std::thread::sleep(TIME_MAX * 2));
         assert!(spend().is_none());
         host_work(|| std::thread::sleep(HOST_TIME_MAX + TIME_MAX));

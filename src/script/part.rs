@@ -4,7 +4,7 @@
 use rhai::Map;
 
 use super::convert::{self, Room};
-use super::wanted::Member;
+use super::wanted::Members;
 use crate::model::Json;
 use crate::model::json::{self, Index, ObjectWriter};
 
@@ -12,14 +12,14 @@ use crate::model::json::{self, Index, ObjectWriter};
 const ADDED_BYTES: usize = 128;
 
 /// The wanted members of an object as a map. `None`: it is no object, or what is wanted of it is not for scripts.
-pub(super) fn to_map(json: &Json, index: &Index, wanted: &[Member]) -> Option<Map> {
+pub(super) fn to_map(json: &Json, index: &Index, wanted: &Members) -> Option<Map> {
     if !json.as_str().trim_start().starts_with('{') {
         return None;
     }
     let room = Room::new();
     let mut map = Map::new();
     for (quoted, value) in json::members_indexed(json.as_str(), index) {
-        if let Some(member) = wanted.iter().find(|member| member.read && json::key_is(quoted, &member.name)) {
+        if let Some(member) = wanted.find(quoted).map(|at| &wanted[at]).filter(|member| member.read) {
             // Of two equal keys the last one counts.
             map.insert(member.name.clone(), convert::member(value, &room)?);
         }
@@ -28,14 +28,13 @@ pub(super) fn to_map(json: &Json, index: &Index, wanted: &[Member]) -> Option<Ma
 }
 
 /// The object with what a script made of the members it got. Members stay where they stood, new ones come last.
-pub(super) fn to_json(map: &Map, json: &Json, index: &Index, wanted: &[Member], bytes_max: usize) -> Result<(Json, Index), String> {
+pub(super) fn to_json(map: &Map, json: &Json, index: &Index, wanted: &Members, bytes_max: usize) -> Result<(Json, Index), String> {
     let mut out = ObjectWriter::with_capacity(json.as_str().len() + ADDED_BYTES);
-    let changed = |quoted: &str| wanted.iter().position(|member| member.changed && json::key_is(quoted, &member.name));
     let write = |out: &mut ObjectWriter, name: &str, value| out.write(name, |out| convert::write_member(out, name, value, bytes_max));
     // A bit for each wanted member that is written.
     let mut written = 0u64;
     for (quoted, value) in json::members_indexed(json.as_str(), index) {
-        let Some(at) = changed(quoted) else {
+        let Some(at) = wanted.find(quoted).filter(|at| wanted[*at].changed) else {
             out.copy(quoted, value);
             continue;
         };
@@ -50,8 +49,8 @@ pub(super) fn to_json(map: &Map, json: &Json, index: &Index, wanted: &[Member], 
             _ => out.copy(quoted, value),
         }
     }
-    for (at, member) in wanted.iter().enumerate() {
-        if let Some(value) = map.get(&member.name).filter(|_| member.changed && written & 1 << at == 0) {
+    for (at, member) in wanted.iter().enumerate().filter(|(_, member)| member.changed) {
+        if let Some(value) = map.get(&member.name).filter(|_| written & 1 << at == 0) {
             write(&mut out, &member.name, value)?;
         }
     }

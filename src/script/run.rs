@@ -17,7 +17,7 @@ use super::engine::{LEAK_BYTES_MAX, TEXT_BYTES_MAX};
 use super::error::{Failure, explain};
 use super::health::Ended;
 use super::program::{Entry, Loaded, Param, Parameter, Program};
-use super::wanted::{Member, Wanted};
+use super::wanted::{Members, Wanted};
 use super::{budget, check, convert, host, part, state};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::plan::{ExpressionUse, FnRef, FunctionUse, Plugins};
@@ -117,7 +117,7 @@ impl Scripts {
             return Err(ScriptError::OutOfService(format!("plugin `{}` is out of service: {why}", program.name)));
         }
         let began = Instant::now();
-        let outcome = self.loaded(program).and_then(|loaded| attempt(program, entry, &loaded, call, may_act, read));
+        let outcome = self.loaded(program).and_then(|loaded| attempt(program, entry, &loaded, call, began, may_act, read));
         let ended = match &outcome {
             Ok(_) | Err(Failure { error: ScriptError::Thrown { .. }, .. }) => Ended::Well,
             Err(Failure { error: ScriptError::Failed(why) | ScriptError::OutOfService(why), tripped: true }) => Ended::Tripped(why),
@@ -164,6 +164,7 @@ fn attempt(
     entry: &Entry,
     loaded: &Loaded,
     call: &Call<'_>,
+    began: Instant,
     may_act: bool,
     read: impl FnOnce(&Dynamic, &[Parameter], &mut Current) -> Result<Returned, String>,
 ) -> Result<Returned, Failure> {
@@ -173,7 +174,7 @@ fn attempt(
         Arguments::Deliver { .. } => entry.deliver.as_ref(),
     };
     let params = params.ok_or_else(|| broken(format!("`{}` is not made for this use", entry.function)))?;
-    let running = budget::begin().ok_or_else(|| broken("a script is called from within a script".to_owned()))?;
+    let running = budget::begin(began).ok_or_else(|| broken("a script is called from within a script".to_owned()))?;
     let outcome = catch_unwind(AssertUnwindSafe(|| inside(program, entry, loaded, call, params, may_act, read, &running)));
     let Ok(outcome) = outcome else {
         // What the panic left half done in the engine is not used again.
@@ -296,7 +297,7 @@ fn mark(param: &Parameter) -> i32 {
 }
 
 /// What a parameter is a part of, and which.
-fn source<'c>(param: &'c Parameter, call: &Call<'c>) -> Option<(&'c Json, &'c Index, &'c [Member], bool)> {
+fn source<'c>(param: &'c Parameter, call: &Call<'c>) -> Option<(&'c Json, &'c Index, &'c Members, bool)> {
     static NONE: Index = Index::NONE;
     let Wanted::Members { members, returned } = &param.wanted else { return None };
     let Arguments::Message { msg, index, data, .. } = call.arguments else { return None };
@@ -305,7 +306,7 @@ fn source<'c>(param: &'c Parameter, call: &Call<'c>) -> Option<(&'c Json, &'c In
         Param::Data => (data?.data()?, &NONE),
         _ => return None,
     };
-    (json.as_str().len() <= TEXT_BYTES_MAX).then_some((json, index, &**members, *returned))
+    (json.as_str().len() <= TEXT_BYTES_MAX).then_some((json, index, members, *returned))
 }
 
 /// The value of a parameter of which not all is wanted.

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use rhai::{AST, ASTFlags, ASTNode, Expr, FnCallExpr, Identifier, Position, Stmt};
 
+use crate::model::json;
+
 /// What a function wants of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
@@ -12,8 +14,7 @@ pub(super) enum Wanted {
     All,
     /// These members, where it is an object. The others the function can only give back as they came.
     Members {
-        /// In the order of their names.
-        members: Vec<Member>,
+        members: Members,
         /// Whether the function may give the whole object back.
         returned: bool,
     },
@@ -27,6 +28,43 @@ pub(super) struct Member {
     pub(super) read: bool,
     /// Whether it may be another afterwards.
     pub(super) changed: bool,
+}
+
+/// The members a function names, in the order of their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Members {
+    list: Box<[Member]>,
+    /// A bit for each length of a name, the last for all that are longer.
+    lengths: u64,
+}
+
+impl Members {
+    fn new(list: Box<[Member]>) -> Self {
+        let lengths = list.iter().fold(0, |lengths, member| lengths | Self::length(&member.name));
+        Self { list, lengths }
+    }
+
+    fn length(name: &str) -> u64 {
+        1 << name.len().min(63)
+    }
+
+    /// Which of them a key means, as it stands in a text of JSON.
+    pub(super) fn find(&self, quoted: &str) -> Option<usize> {
+        let name = &quoted[1..quoted.len() - 1];
+        if name.contains('\\') {
+            return self.list.iter().position(|member| json::key_is(quoted, &member.name));
+        }
+        // Most keys are of a length that none of them has.
+        if self.lengths & Self::length(name) == 0 { None } else { self.list.iter().position(|member| member.name == name) }
+    }
+}
+
+impl std::ops::Deref for Members {
+    type Target = [Member];
+
+    fn deref(&self) -> &[Member] {
+        &self.list
+    }
 }
 
 /// Of more members all are wanted: a bit for each is kept while they are written.
@@ -105,7 +143,7 @@ impl<'a> Look<'a> {
         if self.all || called || self.members.len() > MEMBERS_MAX || self.alone.iter().any(|at| !self.last.contains(at)) {
             return Wanted::All;
         }
-        Wanted::Members { members: self.members.into_values().collect(), returned: self.returned }
+        Wanted::Members { members: Members::new(self.members.into_values().collect()), returned: self.returned }
     }
 
     fn node(&mut self, path: &[ASTNode<'_>]) {
