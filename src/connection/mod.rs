@@ -38,6 +38,9 @@ use wire::{Read, Taken, Wire};
 /// How long the other side may take over what is left to write and its own close frame.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 
+/// Later than any deadline that matters. A timer that is set to now instead fires for nothing, and wakes the thread to do so.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Reads after which other tasks have their turn.
 const TURN: usize = 4;
 
@@ -55,7 +58,7 @@ pub fn run(
     let mut task = Task::new(router, connection, early, expires);
     async move {
         let _held = &held;
-        let mut deadline = pin!(sleep_until(Instant::now()));
+        let mut deadline = pin!(sleep_until(Instant::now() + FAR));
         task.decide(Input::Open);
         poll_fn(|cx| task.poll(cx, deadline.as_mut())).await
     }

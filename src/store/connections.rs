@@ -9,22 +9,23 @@ use std::sync::LazyLock;
 use sqlx::{PgConnection, SqliteConnection};
 
 use super::db::{Either, Held};
-use super::insert::{in_chunks, statements};
+use super::insert::{in_chunks, insert_rows, statements};
 use super::queue::Item;
 use super::record::{ConnectionEnd, ConnectionRecord};
 
-macro_rules! insert_head {
+macro_rules! into_columns {
     () => {
-        "INSERT INTO connections (client, protocol, \"user\", session, address, opened_ms, seen_ms, closed_ms, code, reason, \
+        " INTO connections (client, protocol, \"user\", session, address, opened_ms, seen_ms, closed_ms, code, reason, \
          messages_in, messages_out, bytes_in, bytes_out, dropped) "
     };
 }
 
 static INSERT: LazyLock<[String; 4]> =
-    LazyLock::new(|| statements(concat!(insert_head!(), "VALUES "), "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", ""));
+    LazyLock::new(|| statements(concat!(insert_rows!(), into_columns!(), "VALUES "), "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", ""));
 
 const INSERT_UNNESTED: &str = concat!(
-    insert_head!(),
+    "INSERT",
+    into_columns!(),
     "SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::bigint[], \
      $9::bigint[], $10::text[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[])"
 );

@@ -16,9 +16,20 @@ use crate::model::{ChannelName, Event};
 /// Rows of one statement, largest first.
 pub(super) const CHUNKS: [usize; 4] = [512, 64, 8, 1];
 
+/// SQLite's word for many rows in one statement. An error in one leaves those before it, and the transaction is rolled back
+/// anyway. Without `OR FAIL` SQLite keeps a journal to take back the one statement.
+macro_rules! insert_rows {
+    () => {
+        "INSERT OR FAIL"
+    };
+}
+pub(super) use insert_rows;
+
 static EVENTS: LazyLock<[String; 4]> = LazyLock::new(|| {
-    let head =
-        "INSERT INTO events (id, channel, \"offset\", epoch, uuid, type, data, time_ms, source, client, user, session, metadata) VALUES ";
+    let head = concat!(
+        insert_rows!(),
+        " INTO events (id, channel, \"offset\", epoch, uuid, type, data, time_ms, source, client, user, session, metadata) VALUES "
+    );
     statements(head, "(?,?,?,?,?,?,?,?,?,?,?,?,?)", "")
 });
 
