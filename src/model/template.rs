@@ -8,11 +8,21 @@ mod reference;
 mod text;
 mod value;
 
-use crate::model::json;
+use std::cell::Cell;
+
+use crate::model::{Json, json};
 
 pub use reference::{Error, Reference, Root};
 pub use text::Text;
 pub use value::Value;
+
+thread_local! {
+    /// Where texts are written before it is known how long they are.
+    static ROOM: Cell<String> = const { Cell::new(String::new()) };
+}
+
+/// A room that has grown larger is given back.
+const ROOM_BYTES_MAX: usize = 64 << 10;
 
 /// A compiled template.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,6 +108,17 @@ impl Template {
             out.shrink_to_fit();
         }
         written.then_some(out)
+    }
+
+    /// The whole as JSON text with no spare room, so that sharing it takes nothing more; `None` where it is missing.
+    pub fn json(&self, scope: &dyn Scope) -> Option<Json> {
+        let mut out = ROOM.take();
+        let written = self.write(scope, &mut out).then(|| Json::trusted(&*out));
+        if out.capacity() <= ROOM_BYTES_MAX {
+            out.clear();
+            ROOM.set(out);
+        }
+        written
     }
 
     /// Appends the value; `false`, with nothing appended, where it is missing.

@@ -176,8 +176,8 @@ impl<'a> Run<'a> {
         match &row.reply {
             None => {}
             Some(Reply::Template(template)) => {
-                if let Some(text) = template.render(&self.reach(message, result)) {
-                    self.reply(Json::trusted(text));
+                if let Some(value) = template.json(&self.reach(message, result)) {
+                    self.reply(value);
                 }
             }
             Some(Reply::Call(function)) => {
@@ -261,7 +261,7 @@ impl<'a> Run<'a> {
             Some(Template::Value(Reference { root: Root::Message, path })) => {
                 message.and_then(|message| message.get(path).map(|part| message.kept(part)))
             }
-            Some(template) => template.render(&reach).map(Json::trusted),
+            Some(template) => template.json(&reach),
             None => message.and_then(Message::data).cloned(),
         };
         let data = data.unwrap_or_else(Json::null);
@@ -269,7 +269,7 @@ impl<'a> Run<'a> {
             Some(text) => text.render(&reach).unwrap_or_default().into_owned().into(),
             None => message.map(|message| message.kind_beside(&data)).unwrap_or_default(),
         };
-        let metadata = publish.metadata.as_ref().and_then(|m| m.render(&reach)).map(Json::trusted);
+        let metadata = publish.metadata.as_ref().and_then(|m| m.json(&reach));
         let except = publish.except_sender.then(|| self.connection.map(|c| c.key)).flatten();
         let proposal = Proposal { kind, data, metadata, origin: self.origin(), id: None, except };
         let to = match &publish.target {

@@ -236,7 +236,7 @@ fn gather(gathered: &mut Vec<u8>, part: &[u8], payload: &mut Payload) {
     }
     gathered.extend_from_slice(part);
     unmask(&mut gathered[before..], payload.mask);
-    payload.mask.rotate_left(part.len() % 4);
+    payload.mask = u32::from_be_bytes(payload.mask).rotate_left(8 * (part.len() % 4) as u32).to_be_bytes();
     payload.left -= part.len() as u32;
 }
 
