@@ -22,7 +22,7 @@ thread_local! {
 }
 
 /// A room that has grown larger is given back.
-const ROOM_BYTES_MAX: usize = 64 << 10;
+const ROOM_BYTES: usize = 64 << 10;
 
 /// A compiled template.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,7 +114,7 @@ impl Template {
     pub fn json(&self, scope: &dyn Scope) -> Option<Json> {
         let mut out = ROOM.take();
         let written = self.write(scope, &mut out).then(|| Json::trusted(&*out));
-        if out.capacity() <= ROOM_BYTES_MAX {
+        if out.capacity() <= ROOM_BYTES {
             out.clear();
             ROOM.set(out);
         }
