@@ -60,9 +60,15 @@ fuzz_target!(|text: &str| {
     // Not every text has a tree: half a surrogate pair is no text, and 1e999 no number. Scripts refuse these.
     let expected = serde_json::from_str::<Value>(text).ok().map(as_a_script_has_it);
     for name in FUNCTIONS {
-        let arguments = Arguments::Message { msg: Some(&json), kind: None, data: None };
+        let arguments = Arguments::Message { msg: Some(&json), index: None, kind: None, data: None };
         let call = Call { now: Now::read(), conn: None, arguments, world: &WORLD };
+        // What a script does not look at comes back as the bytes it was.
+        let untouched = name == "same" && text.trim_start().starts_with('{');
         match (SCRIPTS.call(&function(name), call), &expected) {
+            (Ok(returned), _) if untouched => {
+                let tree = |text: &str| serde_json::from_str::<Value>(text).ok();
+                assert_eq!(tree(returned.value.unwrap_or_else(Json::null).as_str()), tree(text));
+            }
             (Ok(returned), Some(expected)) => {
                 let value = returned.value.unwrap_or_else(Json::null);
                 assert_eq!(serde_json::from_str::<Value>(value.as_str()).ok().as_ref(), Some(expected), "{name}");
