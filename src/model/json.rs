@@ -267,12 +267,8 @@ impl<'a> Iterator for Items<'a> {
 /// Whether a key as it stands in a text (with quotes, perhaps with escapes) is this key.
 pub fn key_is(quoted: &str, key: &str) -> bool {
     let inner = &quoted[1..quoted.len() - 1];
-    if inner.len() > key.len() {
-        // Escapes are longer than what they stand for.
-        return inner.contains('\\') && unquote(quoted) == key;
-    }
-    // With an escape in it a key is never what it looks like.
-    inner == key && !inner.contains('\\')
+    // With an escape in it a key is never what it looks like; one that stands for no text is longer than it looks.
+    if inner == key { !inner.contains('\\') } else { inner.contains('\\') && unquote(quoted) == key }
 }
 
 /// One member of an object; the last where the key stands twice.
@@ -377,6 +373,18 @@ mod tests {
         assert_eq!(get(text, &["n"]), Some("null"));
         assert_eq!(get(text, &["ab"]), Some("7"));
         assert_eq!(get(text, &["n", "x"]), None);
+    }
+
+    #[test]
+    fn a_key_is_what_it_reads_as() {
+        let all = [r#""a""#, r#""\u0061""#, r#""\\""#, r#""\ud8d4""#, r#""a\ud8d4b""#, r#""""#, r#""\n""#];
+        for quoted in all {
+            assert!(key_is(quoted, &unquote(quoted)), "{quoted}");
+            for other in all.iter().filter(|other| unquote(other) != unquote(quoted)) {
+                assert!(!key_is(quoted, &unquote(other)), "{quoted} {other}");
+            }
+            assert_eq!(key_is(quoted, &quoted[1..quoted.len() - 1]), !quoted.contains('\\'), "{quoted}");
+        }
     }
 
     #[test]
