@@ -34,8 +34,6 @@ struct Budget {
     left: Cell<u32>,
     /// Live bytes of the thread above which every operation looks at everything.
     calm_bytes: Cell<isize>,
-    /// Whether a call runs.
-    running: Cell<bool>,
     /// Operations up to the last look …
     operations: Cell<u32>,
     /// … and how many were given until the next.
@@ -56,7 +54,6 @@ thread_local! {
         Budget {
             left: Cell::new(0),
             calm_bytes: Cell::new(0),
-            running: Cell::new(false),
             operations: Cell::new(0),
             given: Cell::new(0),
             until: Cell::new(None),
@@ -72,10 +69,14 @@ thread_local! {
 /// Holds while a call runs. Dropping it, on whatever path, ends the budget.
 pub(super) struct Running(());
 
-/// Begins a budget at this time. `None` when a call already runs on this thread: scripts are not called from within scripts.
-pub(super) fn begin(now: Instant) -> Option<Running> {
+/// Begins a budget. `None` when a call already runs on this thread: scripts are not called from within scripts.
+pub(super) fn begin() -> Option<Running> {
+    begin_at(Instant::now())
+}
+
+fn begin_at(now: Instant) -> Option<Running> {
     BUDGET.with(|budget| {
-        if budget.running.replace(true) {
+        if budget.is_running() {
             return None;
         }
         let bytes = thread_live_bytes();
@@ -106,14 +107,15 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        BUDGET.with(|budget| {
-            budget.running.set(false);
-            budget.left.set(0);
-        });
+        BUDGET.with(|budget| budget.left.set(0));
     }
 }
 
 impl Budget {
+    fn is_running(&self) -> bool {
+        self.left.get() > 0
+    }
+
     fn held(&self) -> isize {
         thread_live_bytes() - self.bytes_before.get()
     }
@@ -126,16 +128,17 @@ impl Budget {
 
     /// The next operation looks.
     fn look_soon(&self) {
-        let left = self.left.get().max(1);
-        self.given.set(self.given.get() - (left - 1));
-        self.left.set(1);
+        if self.is_running() {
+            self.given.set(self.given.get() - (self.left.get() - 1));
+            self.left.set(1);
+        }
     }
 
     /// A look at everything, at one operation.
     #[cold]
     #[inline(never)]
     fn look(&self) -> Option<Dynamic> {
-        if !self.running.get() {
+        if !self.is_running() {
             return None;
         }
         let operations = self.operations.get() + (self.given.get() - self.left.get()) + 1;
@@ -184,7 +187,7 @@ pub(super) fn spend() -> Option<Dynamic> {
 
 /// Bytes the running call may still take: for host functions that build large values in one go.
 pub(super) fn bytes_left() -> usize {
-    let held = BUDGET.with(|budget| if budget.running.get() { budget.held() } else { 0 });
+    let held = BUDGET.with(|budget| if budget.is_running() { budget.held() } else { 0 });
     usize::try_from(MEMORY_BYTES_MAX - held).unwrap_or(0)
 }
 
@@ -219,8 +222,8 @@ mod tests {
 
     #[test]
     fn memory_is_looked_at_at_every_operation() {
-        let running = begin(Instant::now()).unwrap();
-        assert!(begin(Instant::now()).is_none());
+        let running = begin().unwrap();
+        assert!(begin().is_none());
         let held: Vec<u8> = Vec::with_capacity(MEMORY_BYTES_MAX.cast_unsigned() - 1000);
         assert!(spend().is_none());
         let more: Vec<u8> = Vec::with_capacity(2000);
@@ -228,13 +231,13 @@ mod tests {
         assert_eq!(running.trip(), Some(Trip::Memory));
         drop((held, more, running));
         // Outside of a call nothing is counted.
-        assert!(spend().is_none() && begin(Instant::now()).is_some());
+        assert!(spend().is_none() && begin().is_some());
     }
 
     #[test]
     fn operations_are_counted_whatever_is_looked_at_in_between() {
         for look_every in [u32::MAX, 1, 7, CLOCK_EVERY, CLOCK_EVERY + 1] {
-            let running = begin(Instant::now() + HOST_TIME_MAX * 100).unwrap();
+            let running = begin_at(Instant::now() + HOST_TIME_MAX * 100).unwrap();
             for n in 1..=OPERATIONS_MAX {
                 assert!(spend().is_none(), "{n}");
                 if n % look_every == 0 {
@@ -248,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_hosts_time_does_not_count_but_is_bounded() {
-        let running = begin(Instant::now()).unwrap();
+        let running = begin().unwrap();
         host_work(|| std::thread::sleep(TIME_MAX * 2));
         assert!(spend().is_none());
         host_work(|| std::thread::sleep(HOST_TIME_MAX + TIME_MAX));

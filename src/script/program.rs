@@ -146,7 +146,7 @@ fn constants(engine: &Engine, text: &str, file: &str) -> Result<Scope<'static>, 
     let mut scope = Scope::new();
     if !top.statements().is_empty() {
         top.set_source(file);
-        let running = budget::begin(std::time::Instant::now());
+        let running = budget::begin();
         let ran = engine.run_ast_with_scope(&mut scope, &top);
         if let Some(trip) = running.as_ref().and_then(budget::Running::trip) {
             let mut error = failure(format!("the constants at the top: {}", trip.why()));

@@ -117,7 +117,7 @@ impl Scripts {
             return Err(ScriptError::OutOfService(format!("plugin `{}` is out of service: {why}", program.name)));
         }
         let began = Instant::now();
-        let outcome = self.loaded(program).and_then(|loaded| attempt(program, entry, &loaded, call, began, may_act, read));
+        let outcome = self.loaded(program).and_then(|loaded| attempt(program, entry, &loaded, call, may_act, read));
         let ended = match &outcome {
             Ok(_) | Err(Failure { error: ScriptError::Thrown { .. }, .. }) => Ended::Well,
             Err(Failure { error: ScriptError::Failed(why) | ScriptError::OutOfService(why), tripped: true }) => Ended::Tripped(why),
@@ -164,7 +164,6 @@ fn attempt(
     entry: &Entry,
     loaded: &Loaded,
     call: &Call<'_>,
-    began: Instant,
     may_act: bool,
     read: impl FnOnce(&Dynamic, &[Parameter], &mut Current) -> Result<Returned, String>,
 ) -> Result<Returned, Failure> {
@@ -174,7 +173,7 @@ fn attempt(
         Arguments::Deliver { .. } => entry.deliver.as_ref(),
     };
     let params = params.ok_or_else(|| broken(format!("`{}` is not made for this use", entry.function)))?;
-    let running = budget::begin(began).ok_or_else(|| broken("a script is called from within a script".to_owned()))?;
+    let running = budget::begin().ok_or_else(|| broken("a script is called from within a script".to_owned()))?;
     let outcome = catch_unwind(AssertUnwindSafe(|| inside(program, entry, loaded, call, params, may_act, read, &running)));
     let Ok(outcome) = outcome else {
         // What the panic left half done in the engine is not used again.

@@ -63,7 +63,7 @@ impl Run<'_> {
             return if message.is_none() { Ok(()) } else { Err(Fault::with(Code::Invalid, "the message names no channel")) };
         };
         let key = join.key.as_ref().and_then(|key| self.text(key, message, result)).unwrap_or_default();
-        let meta = join.meta.as_ref().and_then(|meta| meta.render(&self.reach(message, result))).map(Json::trusted);
+        let meta = join.meta.as_ref().and_then(|meta| meta.json(&self.reach(message, result)));
         let since = match &join.recover {
             Some(plan) => self.since(plan, message, result)?,
             None => None,
