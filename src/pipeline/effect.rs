@@ -17,7 +17,7 @@ pub enum Effect {
         /// What it is from now on.
         view: Arc<ConnView>,
         /// Whether its events are gathered from now on.
-        gathers: bool,
+        batches: bool,
     },
     /// A subscription of the connection ends.
     Leave {
