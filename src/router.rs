@@ -193,7 +193,7 @@ impl Router {
         renderer.report();
     }
 
-    /// Writes what was gathered whenever it is due, as long as it is polled.
+    /// Writes what was batched whenever it is due, as long as it is polled.
     pub async fn write_due_batches(&self) {
         let Context { runtime, hub, .. } = &self.context;
         loop {

@@ -38,7 +38,7 @@ pub struct Batch<'a> {
     reply_payload: u64,
     /// Connections whose transactions wait no more once all of it is queued: only then may they go on.
     pub(super) released: Vec<Released>,
-    /// Connections whose events are gathered from now on, or are not any more, once no channel is held.
+    /// Connections whose events are batched from now on, or are not any more, once no channel is held.
     switching: Vec<Arc<Connection>>,
     /// Connections that end then.
     ending: Vec<(Arc<Connection>, Close)>,
@@ -128,7 +128,7 @@ impl<'a> Batch<'a> {
         published.iter().for_each(|published| self.context.runtime.published(Some(&channel.plan), published));
     }
 
-    /// The events of a connection are gathered behind this transaction, or are not any more.
+    /// The events of a connection are batched behind this transaction, or are not any more.
     pub(super) fn switches(&mut self, connection: &Arc<Connection>) {
         self.switching.push(connection.clone());
     }

@@ -18,7 +18,7 @@ use crate::store::Ticket;
 /// Transactions after which other tasks have their turn.
 const TURN: usize = 64;
 
-/// The line. Bounded by the store's queue, and by what one connection may have waiting.
+/// The queue. Bounded by the store's queue, and by what one connection may have waiting.
 #[derive(Debug, Default)]
 pub struct CommitQueue {
     // Protects the order. Held for a push or a pop; taken inside channels.

@@ -138,7 +138,7 @@ impl Apply<'_> {
                 (Some(done), Accepted::Waiting(settled))
             }
         };
-        // Under the locks, so that the line has the order of the offsets.
+        // Under the locks, so that the queue has the order of the offsets.
         self.commit_queue.push(PendingTransaction { first, last, actor: actor.cloned(), steps: rest, applied, done });
         Ok(accepted)
     }

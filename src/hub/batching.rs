@@ -1,4 +1,4 @@
-//! Events that wait a little for others, so that protocols which want it write several as one message: gathered once for each
+//! Events that wait a little for others, so that protocols which want it write several as one message: batched once for each
 //! channel and protocol, written once for all who get the same. Only a channel's own lock is held for any of it.
 //!
 //! Each subscription knows whether it is one of them, so that a fan-out asks nobody; that changes under the channel's lock.
@@ -71,7 +71,7 @@ impl Due {
     }
 }
 
-/// What became of what was gathered, in subscriptions.
+/// What became of what was batched, in subscriptions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// Those whose outbox was full.
@@ -90,7 +90,7 @@ impl Written {
     }
 }
 
-/// A live member gets these later: its protocol is one to gather for.
+/// A live member gets these later: its protocol is one to batch for.
 pub(super) fn note(member: &Member, batched: &mut Vec<usize>, published: &mut [Published], except: &[Option<u64>]) {
     if !batched.contains(&member.connection.protocol) {
         batched.push(member.connection.protocol);
@@ -158,7 +158,7 @@ impl Hub {
         written
     }
 
-    /// Events for a connection are gathered from now on, or are not any more, on all its channels. What was gathered until now
+    /// Events for a connection are batched from now on, or are not any more, on all its channels. What was batched until now
     /// comes before what comes alone, and what came alone does not come again. No channel may be held.
     pub fn switch_batching(&self, connection: &Arc<Connection>, render: &mut dyn Render) {
         for (name, key) in connection.subscriptions() {
@@ -168,7 +168,7 @@ impl Hub {
         }
     }
 
-    /// Ends a connection after all that waits for it, what is gathered included. No channel may be held.
+    /// Ends a connection after all that waits for it, what is batched included. No channel may be held.
     pub fn end(&self, connection: &Arc<Connection>, close: Close, render: &mut dyn Render) {
         if render.batch(connection.protocol).is_some() {
             for (name, key) in connection.subscriptions() {
@@ -182,7 +182,7 @@ impl Hub {
 }
 
 impl State {
-    /// Queues what was gathered for one subscription.
+    /// Queues what was batched for one subscription.
     pub(super) fn enqueue_batched(&mut self, channel: &Channel, connection: u64, key: &Arc<str>, render: &mut dyn Render) {
         let Some((at, member)) = self.member(connection, key) else { return };
         let Some(pending) = self.pending_batches.iter().find(|pending| pending.is_for(member)) else { return };
@@ -236,7 +236,7 @@ impl<'m> Receivers<'m> {
     }
 }
 
-/// Queues for members what was gathered. An event that is alone is written as it is, and so is everything for those whose socket
+/// Queues for members what was batched. An event that is alone is written as it is, and so is everything for those whose socket
 /// takes nothing, where something is to become of events by themselves.
 fn enqueue_all(channel: &Channel, members: &[&Member], pending: &PendingBatch, render: &mut dyn Render, written: &mut Written) {
     let Some((first, _)) = pending.events.first() else { return };

@@ -42,7 +42,7 @@ pub struct Connection {
     pub compress: Option<usize>,
     /// What is counted of its protocol.
     pub metrics: Arc<ProtocolMetrics>,
-    // Whether its events are gathered. Each of its subscriptions knows it too: that is what counts for what comes on its channel.
+    // Whether its events are batched. Each of its subscriptions knows it too: that is what counts for what comes on its channel.
     batches: AtomicBool,
     // Protects the snapshot that templates and scripts see. Held for a clone or a swap.
     view: Mutex<Arc<ConnView>>,
@@ -130,12 +130,12 @@ impl Connection {
         *self.view.lock() = view;
     }
 
-    /// Whether events for its subscriptions are gathered.
+    /// Whether events for its subscriptions are batched.
     pub(super) fn batches(&self) -> bool {
         self.batches.load(Relaxed)
     }
 
-    /// Says whether events for its subscriptions are gathered. `true`: that is new, and [`Hub::switch_batching`] must follow
+    /// Says whether events for its subscriptions are batched. `true`: that is new, and [`Hub::switch_batching`] must follow
     /// where it has any.
     ///
     /// [`Hub::switch_batching`]: super::Hub::switch_batching

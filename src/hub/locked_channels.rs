@@ -82,7 +82,7 @@ impl LockedChannels<'_> {
         Joined::In
     }
 
-    /// Ends a subscription. What was gathered for it is queued before. The channel must be held.
+    /// Ends a subscription. What was batched for it is queued before. The channel must be held.
     pub fn leave(&mut self, connection: &Arc<Connection>, name: &ChannelName, key: &Arc<str>, render: &mut dyn Render) {
         if let Some((channel, state)) = self.find(name) {
             state.enqueue_batched(channel, connection.key, key, render);
@@ -104,7 +104,7 @@ impl LockedChannels<'_> {
         self.find(name).is_some_and(|(_, state)| state.offset > state.shown)
     }
 
-    /// Gives an event its place, which nobody sees before [`LockedChannels::show`]. The channel must be held.
+    /// Gives an event its offset, which nobody sees before [`LockedChannels::show`]. The channel must be held.
     pub fn assign_offset(&mut self, name: &ChannelName, new: NewEvent) -> Option<Event> {
         let (channel, state) = self.find(name)?;
         Some(state.assign_offset(channel, new))
@@ -117,8 +117,8 @@ impl LockedChannels<'_> {
         event.channel.as_ref().map(|name| self.settle(name, render)).unwrap_or_default()
     }
 
-    /// Like [`LockedChannels::show`], but only [`LockedChannels::settle`] queues it, together with others of its channel. Whoever calls it settles
-    /// before it does anything else that anyone could see, and before it returns to the runtime.
+    /// Like [`LockedChannels::show`], but only [`LockedChannels::settle`] queues it, together with others of its channel. Whoever
+    /// calls it settles before it does anything else that anyone could see, and before it returns to the runtime.
     pub fn show_later(&mut self, event: Arc<Event>, except: Option<u64>) {
         if let Some((channel, state)) = event.channel.as_ref().and_then(|name| self.find(name)) {
             state.show(channel, &event);

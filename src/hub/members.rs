@@ -23,7 +23,7 @@ pub struct Member {
     pub since_ms: i64,
     /// It has seen the channel up to this offset and catches up; none: it is live.
     pub(super) behind: Option<u64>,
-    /// What it is given live is gathered.
+    /// What it is given live is batched.
     pub(super) batches: bool,
     /// What it is given live begins behind this offset.
     pub(super) live_after: u64,

@@ -76,7 +76,7 @@ pub struct Hub {
     pub feed: Arc<Feed>,
     /// Who was given something to write.
     pub flush: Flush,
-    /// Channels where what was gathered is to be written.
+    /// Channels where what was batched is to be written.
     pub due: Due,
 }
 

@@ -233,7 +233,7 @@ impl Render for Renderer<'_> {
     }
 }
 
-/// Whether events for a connection are gathered: what `batch` of its protocol says of it. Where its script fails, which
+/// Whether events for a connection are batched: what `batch` of its protocol says of it. Where its script fails, which
 /// `failed` then says, it is given them one by one.
 pub fn batches(runtime: &Runtime, protocol: usize, view: &Arc<ConnView>, now: Now, failed: &mut Option<String>) -> bool {
     let Some(batch) = &runtime.protocols[protocol].plan.batch else { return false };
