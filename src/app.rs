@@ -374,6 +374,7 @@ async fn housekeep(router: Arc<Router>, statistics: Arc<Statistics>, stop: Cance
         seconds += 1;
         if seconds.is_multiple_of(SWEEP_SECONDS) {
             context.runtime.sweep(now);
+            router.tell_left_out();
         }
     }
 }

@@ -2,19 +2,21 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::apply::commit_queue::CommitQueue;
 use crate::apply::{Accepted, Applied, Apply, Batch};
-use crate::config::plan::{HttpRow, ProtocolPlan, Rate, SourcePlan, WhenFull};
+use crate::config::plan::{FnRef, HttpRow, ProtocolPlan, Rate, SourcePlan, WhenFull};
 use crate::hub::connection::report;
 use crate::hub::{Admission, Bounds, Connection};
 use crate::limits::{LimitVerdict, Limiter};
 use crate::model::view::RequestView;
-use crate::model::{Close, Code, Fault, Json, Now};
+use crate::model::{Budget, Close, Code, Fault, Json, Now};
 use crate::pipeline::deliver::{Renderer, batches};
 use crate::pipeline::publish::{Destination, Proposal, prepare};
 use crate::pipeline::{self, ClientLimits, Context, Decision, Effect, Input};
+use crate::script::{ScriptError, Sender};
 use crate::store::{ConnectionEnd, ConnectionRecord, Store};
 use crate::telemetry::metrics::DropReason;
 
@@ -25,6 +27,8 @@ const WARNINGS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("20 is not 0"
 pub struct Router {
     /// How many warnings about messages are logged: clients cause them.
     warnings: Limiter,
+    /// Warnings that were not, and that the log was not told of yet.
+    left_out: AtomicU64,
     /// The configuration, channels and connections.
     pub context: Context,
     /// What is kept.
@@ -63,7 +67,7 @@ impl Router {
     /// A router over these.
     pub fn new(context: Context, store: Store, now: Now) -> Self {
         let rate = Rate { count: WARNINGS_PER_SECOND, per: Duration::from_secs(1), burst: WARNINGS_PER_SECOND };
-        Self { context, store, commit_queue: CommitQueue::default(), warnings: Limiter::new(&rate, now) }
+        Self { context, store, commit_queue: CommitQueue::default(), warnings: Limiter::new(&rate, now), left_out: AtomicU64::new(0) }
     }
 
     /// Lets a connection in, or says why not. A displaced connection is closed.
@@ -77,8 +81,8 @@ impl Router {
         };
         let mut failed = None;
         connection.set_batches(batches(&self.context.runtime, connection.protocol, &connection.view(), Now::read(), &mut failed));
-        if let Some(why) = failed {
-            self.warn_of_batch(&connection.id, &why);
+        if let Some(error) = failed {
+            self.note_batch(connection, &error, Now::read());
         }
         match self.context.hub.open(connection, bounds) {
             Admission::Opened => {}
@@ -106,7 +110,9 @@ impl Router {
             protocol.metrics.message_in(frame.len() as u64, now.wall_ms);
         }
         let mut decision = pipeline::decide(&self.context, connection, limits, input, now);
-        self.note(&decision, &protocol.plan.name, Some(connection));
+        if self.note(&decision, &protocol.plan.name, Some(connection), now) {
+            decision.effects.push(Effect::Close(Close::Flooding));
+        }
         if let Err(fault) = self.applying().apply(Some(connection), std::mem::take(&mut decision.effects), batch, now) {
             protocol.metrics.fault(fault.code);
             if self.may_warn() {
@@ -214,7 +220,7 @@ impl Router {
     }
 
     fn conclude(&self, mut decision: Decision, door: &str, now: Now) -> Result<Promised, Fault> {
-        self.note(&decision, door, None);
+        self.note(&decision, door, None, now);
         if let Some(fault) = decision.fault {
             return Err(*fault);
         }
@@ -223,17 +229,43 @@ impl Router {
     }
 
     fn may_warn(&self) -> bool {
-        self.warnings.check(Now::read()) == LimitVerdict::Pass
+        let may = self.warnings.check(Now::read()) == LimitVerdict::Pass;
+        if may {
+            self.tell_left_out();
+        } else {
+            self.left_out.fetch_add(1, Relaxed);
+        }
+        may
     }
 
-    fn warn_of_batch(&self, client: &str, why: &str) {
-        if self.may_warn() {
-            tracing::warn!(client, why, "a connection is given its events one by one: a script failed");
+    /// Tells the log how many warnings it does not have. Also to be called now and then, as there may be no further one.
+    pub fn tell_left_out(&self) {
+        let left_out = self.left_out.swap(0, Relaxed);
+        if left_out > 0 {
+            tracing::warn!(left_out, "warnings about messages were left out of the log: there were too many in a second");
         }
     }
 
-    /// Counts a decision and logs its fault.
-    fn note(&self, decision: &Decision, door: &str, connection: Option<&Connection>) {
+    fn note_batch(&self, connection: &Connection, error: &ScriptError, now: Now) {
+        let (client, view) = (&*connection.id, connection.view());
+        if self.may_warn() {
+            let protocol = &*view.protocol;
+            tracing::warn!(protocol, client, why = %error, "a connection is given its events one by one: `when` of `batch` failed");
+        }
+        if let ScriptError::Tripped { function, why } = error {
+            self.note_trip(function, why, &Sender::of_connection(&view), now);
+        }
+    }
+
+    fn note_trip(&self, function: &FnRef, why: &str, sender: &Sender<'_>, now: Now) {
+        let scripts = &self.context.runtime.scripts;
+        scripts.charge(sender, now);
+        scripts.tripped(function, why, sender, now);
+    }
+
+    /// Counts a decision and logs its fault. True when the connection is to be closed because its messages are refused and it goes
+    /// on sending them.
+    fn note(&self, decision: &Decision, door: &str, connection: Option<&Connection>, now: Now) -> bool {
         if let Some(counted) = decision.row.and_then(|row| self.context.runtime.route_metrics(row)) {
             counted.calls.inc();
             if decision.fault.is_some() {
@@ -241,10 +273,10 @@ impl Router {
             }
         }
         let client = connection.map_or("", |c| &*c.id);
-        if let Some(why) = &decision.warning {
-            self.warn_of_batch(client, why);
+        if let Some((error, connection)) = decision.warning.as_ref().zip(connection) {
+            self.note_batch(connection, error, now);
         }
-        let Some(fault) = &decision.fault else { return };
+        let Some(fault) = &decision.fault else { return false };
         if fault.code == Code::RateLimited {
             self.context.runtime.counters.drop_one(DropReason::RateLimited);
         }
@@ -255,6 +287,16 @@ impl Router {
         match fault.code {
             Code::ScriptFailed if self.may_warn() => tracing::warn!(door, client, code = fault.code.as_str(), why, "a script failed"),
             _ => tracing::debug!(door, client, code = fault.code.as_str(), why, "a message was refused"),
+        }
+        let Some(budget) = &fault.budget else { return false };
+        let view = connection.map(Connection::view);
+        let sender = view.as_ref().map_or(Sender::of_source(door), |view| Sender::of_connection(view));
+        match budget {
+            Budget::Exceeded { plugin, function } => {
+                self.note_trip(&FnRef { plugin: plugin.clone(), name: function.clone() }, why, &sender, now);
+                false
+            }
+            Budget::Spent => self.context.runtime.scripts.refused(&sender, now) && connection.is_some(),
         }
     }
 }

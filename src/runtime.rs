@@ -57,7 +57,7 @@ pub struct Protocol {
 
 /// Compiles what was loaded. Everything that is wrong, with the configuration or the scripts, is told together.
 pub fn build(loaded: Loaded, metrics: &Arc<Metrics>, now: Now) -> Result<Runtime, Vec<Diagnostic>> {
-    let (scripts, found) = Scripts::build(&loaded.plugins, &loaded.functions, &loaded.expressions);
+    let (scripts, found) = Scripts::build(&loaded.plugins, &loaded.functions, &loaded.expressions, None);
     let mut diagnostics = loaded.diagnostics;
     diagnostics.extend(found);
     let plan = match loaded.plan {
@@ -142,6 +142,7 @@ impl Runtime {
 
     /// Forgets the limiters' keys that would pass anyway. Called now and then.
     pub fn sweep(&self, now: Now) {
+        self.scripts.sweep(now);
         for protocol in &self.protocols {
             for limiter in [&protocol.user_limit, &protocol.address_limit, &protocol.connect_limit].into_iter().flatten() {
                 limiter.sweep(now);

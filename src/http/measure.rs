@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use crate::model::Now;
 use crate::model::clock::iso;
 use crate::router::Router;
-use crate::script::{PluginReport, PluginState};
+use crate::script::PluginReport;
 use crate::store::StoreState;
 use crate::telemetry::metrics::{Kind, Sample};
 use crate::telemetry::report::{ChannelRates, Counted, PatternCounted, ProtocolCounted, RouteCounted, SourceCounted, Tally};
@@ -131,7 +131,7 @@ struct Outboxes {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct ScriptNow {
-    /// Calls since it was loaded.
+    /// Calls since the server started.
     calls: u64,
     /// Calls that failed.
     failures: u64,
@@ -139,7 +139,7 @@ struct ScriptNow {
     mean_micros: f64,
     /// Longest time of a call, in microseconds.
     max_micros: u64,
-    /// Whether it is called.
+    /// Whether all its functions are called.
     in_service: bool,
 }
 
@@ -161,7 +161,7 @@ pub fn now(router: &Router, now: Now) -> Stats {
     let Counted { channels, patterns, protocols, routes, sources } = metrics.counted();
     let queues: Vec<_> = context.hub.connections(None).iter().map(|c| c.outbox.measure()).collect();
     let script = |plugin: PluginReport| {
-        let in_service = plugin.state == PluginState::InService;
+        let in_service = plugin.out.is_empty();
         let (calls, failures) = (plugin.calls, plugin.failures);
         (plugin.name, ScriptNow { calls, failures, mean_micros: plugin.mean_us, max_micros: plugin.max_us, in_service })
     };
@@ -232,8 +232,17 @@ pub fn prometheus(router: &Router, now: Now) -> String {
     };
     per_plugin("script_calls_total", "Calls of a plugin.", Kind::Counter, &|p| p.calls as f64);
     per_plugin("script_failures_total", "Calls of a plugin that failed.", Kind::Counter, &|p| p.failures as f64);
-    per_plugin("script_in_service", "Whether a plugin is called.", Kind::Gauge, &|p| {
-        f64::from(u8::from(p.state == PluginState::InService))
+    per_plugin("script_in_service", "Whether all functions of a plugin are called.", Kind::Gauge, &|p| {
+        f64::from(u8::from(p.out.is_empty()))
     });
+    more.extend(scripts.iter().flat_map(|plugin| {
+        plugin.out.iter().map(|out| Sample {
+            name: "script_function_out_of_service",
+            help: "Functions that are not called now.",
+            kind: Kind::Gauge,
+            labels: vec![("plugin", plugin.name.to_string()), ("function", out.function.clone())],
+            value: 1.0,
+        })
+    }));
     context.runtime.metrics.prometheus(now, &more)
 }

@@ -1,5 +1,6 @@
 //! What can go wrong with a message, in the words its sender is told. Every fault of the pipeline is one of these.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::json::Json;
@@ -109,6 +110,20 @@ pub struct Flaw {
     pub message: String,
 }
 
+/// What a fault has to do with the budgets of scripts, for those who count that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// A call went over its budget.
+    Exceeded {
+        /// The plugin.
+        plugin: Arc<str>,
+        /// The function that was called.
+        function: Arc<str>,
+    },
+    /// The sender caused too many such calls, so none was made.
+    Spent,
+}
+
 /// Why a message was not handled. Nothing of it has happened.
 #[derive(Clone, Debug)]
 pub struct Fault {
@@ -126,6 +141,8 @@ pub struct Fault {
     pub retry_after: Option<Duration>,
     /// For the log only: where and why, with file, line and column for scripts.
     pub detail: Option<String>,
+    /// Where a budget of a script was the reason.
+    pub budget: Option<Budget>,
 }
 
 impl Fault {
@@ -136,7 +153,7 @@ impl Fault {
 
     /// A fault with a message of its own.
     pub fn with(code: Code, message: impl Into<String>) -> Self {
-        Self { code, label: None, message: message.into(), data: None, flaws: Vec::new(), retry_after: None, detail: None }
+        Self { code, label: None, message: message.into(), data: None, flaws: Vec::new(), retry_after: None, detail: None, budget: None }
     }
 
     /// Adds what the log should say besides.

@@ -18,7 +18,7 @@ pub mod view;
 pub use clock::Now;
 pub use close::Close;
 pub use event::{Event, NewEvent, Origin};
-pub use fault::{Code, Fault};
+pub use fault::{Budget, Code, Fault};
 pub use json::Json;
 pub use name::{ChannelName, ClientId};
 pub use position::{Position, RecoveryVerdict};

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::config::plan::{BatchPlan, DeliverForm, DeliverRow, OnSlow};
+use crate::config::plan::{BatchPlan, DeliverForm, DeliverRow, FnRef, OnSlow};
 use crate::hub::delivery_policy::{Counting, DeliveryPolicy, Overflow};
 use crate::hub::{Channel, Connection, Packet, Render};
 use crate::model::view::{ConnView, SubView};
-use crate::model::{ChannelName, Event, Json, Now, Priority, json};
+use crate::model::{ChannelName, Event, Json, Now, Origin, Priority, json};
 use crate::pipeline::NO_MESSAGE;
 use crate::pipeline::scope::Bindings;
 use crate::pipeline::world::NO_WORLD;
 use crate::protocol::{self, Frame};
 use crate::runtime::Runtime;
-use crate::script::{Arguments, Call};
+use crate::script::{Arguments, Call, ScriptError, Sender};
 use crate::telemetry::metrics::DropReason;
 
 /// Writes the events of one batch. What is the same for all receivers of a protocol is written once and kept here.
@@ -23,6 +23,8 @@ pub struct Renderer<'a> {
     shared: Vec<Shared>,
     /// The protocol whose script failed first, and why.
     failure: Option<(Arc<str>, String)>,
+    /// The calls that went over their budgets: which function, why, and whose event it was about.
+    tripped: Vec<(FnRef, String, Arc<Origin>)>,
 }
 
 /// What one `deliver` row came to for the present event.
@@ -41,7 +43,7 @@ struct Shared {
 impl<'a> Renderer<'a> {
     /// A renderer for one batch.
     pub fn new(runtime: &'a Runtime, now: Now) -> Self {
-        Self { runtime, now, shared: Vec::new(), failure: None }
+        Self { runtime, now, shared: Vec::new(), failure: None, tripped: Vec::new() }
     }
 
     fn shared(&mut self, connection: &Connection, row: usize, positioned: bool) -> &mut Shared {
@@ -62,10 +64,15 @@ impl<'a> Renderer<'a> {
             return known;
         }
         let (view, sub) = receiver.views();
-        let call =
-            Call { now: self.now, conn: Some(&view), arguments: Arguments::Deliver { event: receiver.event, sub: &sub }, world: &NO_WORLD };
+        let call = Call {
+            now: self.now,
+            conn: Some(&view),
+            arguments: Arguments::Deliver { event: receiver.event, sub: &sub },
+            world: &NO_WORLD,
+            trial: false,
+        };
         let holds = self.runtime.scripts.test(function, call).unwrap_or_else(|error| {
-            self.failed(receiver, &format!("{error}"));
+            self.failed(receiver, error);
             false
         });
         if !row.when_per_subscription {
@@ -117,11 +124,11 @@ impl<'a> Renderer<'a> {
             DeliverForm::Call(function) => {
                 let (view, sub) = receiver.views();
                 let arguments = Arguments::Deliver { event: receiver.event, sub: &sub };
-                let call = Call { now: self.now, conn: Some(&view), arguments, world: &NO_WORLD };
+                let call = Call { now: self.now, conn: Some(&view), arguments, world: &NO_WORLD, trial: false };
                 match self.runtime.scripts.call(function, call) {
                     Ok(returned) => returned.value.map(|value| Frame::Text(value.shared())),
                     Err(error) => {
-                        self.failed(receiver, &format!("{error}"));
+                        self.failed(receiver, error);
                         None
                     }
                 }
@@ -129,14 +136,25 @@ impl<'a> Renderer<'a> {
         }
     }
 
-    fn failed(&mut self, receiver: &Receiver<'_>, why: &str) {
+    fn failed(&mut self, receiver: &Receiver<'_>, error: ScriptError) {
         self.runtime.counters.drop_one(DropReason::ByScript);
+        let why = error.to_string();
+        if let ScriptError::Tripped { function, why } = error {
+            let origin = &receiver.event.new.origin;
+            // At once, so that one event spends no more than its sender has, however many receive it.
+            self.runtime.scripts.charge(&Sender::of_event(origin), self.now);
+            self.tripped.push((function, why, origin.clone()));
+        }
         let protocol = &self.runtime.protocols[receiver.connection.protocol].plan.name;
-        self.failure.get_or_insert_with(|| (protocol.clone(), why.to_owned()));
+        self.failure.get_or_insert_with(|| (protocol.clone(), why));
     }
 
-    /// Logs the first script that failed, once. To be called when no channel is locked any more.
+    /// Counts what went over a budget against the functions, and logs the first script that failed, once. To be called when no
+    /// channel is locked any more.
     pub fn report(&mut self) {
+        for (function, why, origin) in self.tripped.drain(..) {
+            self.runtime.scripts.tripped(&function, &why, &Sender::of_event(&origin), self.now);
+        }
         if let Some((protocol, why)) = self.failure.take() {
             tracing::warn!(%protocol, why, "events were not delivered: a script failed");
         }
@@ -235,12 +253,12 @@ impl Render for Renderer<'_> {
 
 /// Whether events for a connection are batched: what `batch` of its protocol says of it. Where its script fails, which
 /// `failed` then says, it is given them one by one.
-pub fn batches(runtime: &Runtime, protocol: usize, view: &Arc<ConnView>, now: Now, failed: &mut Option<String>) -> bool {
+pub fn batches(runtime: &Runtime, protocol: usize, view: &Arc<ConnView>, now: Now, failed: &mut Option<ScriptError>) -> bool {
     let Some(batch) = &runtime.protocols[protocol].plan.batch else { return false };
     let Some(function) = &batch.when else { return true };
-    let call = Call { now, conn: Some(view), arguments: NO_MESSAGE, world: &NO_WORLD };
+    let call = Call { now, conn: Some(view), arguments: NO_MESSAGE, world: &NO_WORLD, trial: false };
     runtime.scripts.test(function, call).unwrap_or_else(|error| {
-        *failed = Some(format!("{}: `when` of `batch`: {error}", view.protocol));
+        *failed = Some(error);
         false
     })
 }

@@ -8,6 +8,7 @@ use crate::model::event::NewEvent;
 use crate::model::view::{ConnView, SubView};
 use crate::model::{ChannelName, Close, Fault, Json};
 use crate::protocol::Frame;
+use crate::script::ScriptError;
 
 /// One thing to do, all of them in order, as one transaction.
 #[derive(Debug)]
@@ -81,8 +82,8 @@ pub struct Decision {
     pub effects: Vec<Effect>,
     /// The row that ran, by its id.
     pub row: Option<usize>,
-    /// What went wrong without anything being refused for it.
-    pub warning: Option<String>,
+    /// Which condition of `batch` failed. Nothing is refused for it.
+    pub warning: Option<ScriptError>,
     /// Why nothing of the input's row happened, if so. What its sender is told is among the effects already.
     pub fault: Option<Box<Fault>>,
     /// The answer, where the input came by HTTP.

@@ -213,8 +213,13 @@ fn envelope(decider: &Decider<'_>, plan: &ProtocolPlan, message: &Message<'_>) -
         rows::check_schema(schema, &message.json)?;
     }
     let Some(function) = &plan.validate else { return Ok(()) };
-    let call =
-        Call { now: decider.now, conn: Some(decider.seen()), arguments: scope::arguments(Some(message)), world: &decider.context.world };
+    let call = Call {
+        now: decider.now,
+        conn: Some(decider.seen()),
+        arguments: scope::arguments(Some(message)),
+        world: &decider.context.world,
+        trial: false,
+    };
     match decider.context.runtime.scripts.test(function, call) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Fault::new(Code::Rejected)),

@@ -14,7 +14,7 @@ use crate::model::json::Index;
 use crate::model::name::{PRINCIPAL_BYTES_MAX, is_principal};
 use crate::model::template::{Reference, Root, Template, Text};
 use crate::model::view::{CachedOrigin, ConnView, RequestView};
-use crate::model::{ChannelName, Close, Code, Fault, Json, Now, Schema, json};
+use crate::model::{Budget, ChannelName, Close, Code, Fault, Json, Now, Schema, json};
 use crate::pipeline::deliver;
 use crate::pipeline::effect::{Decision, Effect};
 use crate::pipeline::publish::{self, Destination, Proposal};
@@ -94,7 +94,13 @@ impl<'a> Decider<'a> {
             let holds = match &row.when {
                 None => true,
                 Some(function) => {
-                    let call = Call { now: self.now, conn: Some(&self.view), arguments: arguments(message), world: &self.context.world };
+                    let call = Call {
+                        now: self.now,
+                        conn: Some(&self.view),
+                        arguments: arguments(message),
+                        world: &self.context.world,
+                        trial: false,
+                    };
                     self.context.runtime.scripts.test(function, call).map_err(script_fault)?
                 }
             };
@@ -130,7 +136,8 @@ impl<'a> Decider<'a> {
             check_schema(schema, &message.json)?;
         }
         if let Some(function) = &row.validate {
-            let call = Call { now: self.now, conn: Some(&self.view), arguments: arguments(message), world: &self.context.world };
+            let call =
+                Call { now: self.now, conn: Some(&self.view), arguments: arguments(message), world: &self.context.world, trial: false };
             if !self.context.runtime.scripts.test(function, call).map_err(script_fault)? {
                 return Err(Fault::new(Code::Rejected));
             }
@@ -302,7 +309,7 @@ impl<'a> Decider<'a> {
 
     /// Calls a function and takes over what it recorded. Gives its value, and the index of that where it is known.
     fn called(&mut self, function: &FnRef, message: Option<&Message<'_>>) -> Result<(Option<Json>, Option<Index>), Fault> {
-        let call = Call { now: self.now, conn: Some(&self.view), arguments: arguments(message), world: &self.context.world };
+        let call = Call { now: self.now, conn: Some(&self.view), arguments: arguments(message), world: &self.context.world, trial: false };
         let returned = self.context.runtime.scripts.call(function, call).map_err(script_fault)?;
         let Returned { value, index, effects, state, user, session } = returned;
         if state.is_some() || user.is_some() || session.is_some() {
@@ -381,7 +388,18 @@ pub(super) fn script_fault(error: ScriptError) -> Fault {
             fault.data = data;
             fault
         }
-        ScriptError::Failed(why) => Fault::new(Code::ScriptFailed).detail(why),
-        ScriptError::OutOfService(why) => Fault::new(Code::ScriptFailed).detail(why),
+        ScriptError::NotForScripts(why) => Fault::with(Code::Invalid, why),
+        ScriptError::Tripped { function, why } => {
+            let mut fault = Fault::new(Code::ScriptFailed).detail(why);
+            fault.budget = Some(Budget::Exceeded { plugin: function.plugin, function: function.name });
+            fault
+        }
+        ScriptError::Spent { retry_after } => {
+            let mut fault = Fault::new(Code::RateLimited).detail(error.to_string());
+            fault.retry_after = Some(retry_after);
+            fault.budget = Some(Budget::Spent);
+            fault
+        }
+        ScriptError::Failed(why) | ScriptError::OutOfService(why) => Fault::new(Code::ScriptFailed).detail(why),
     }
 }

@@ -19,7 +19,8 @@ use crate::telemetry::memory::thread_live_bytes;
 pub(super) struct Current {
     pub(super) now: Now,
     pub(super) plugin: Arc<str>,
-    pub(super) health: Arc<Health>,
+    /// None: the call is a trial, which writes no log lines.
+    pub(super) health: Option<Arc<Health>>,
     pub(super) world: Arc<dyn World>,
     /// Whether it may ask for effects. Conditions and rendering must not.
     pub(super) may_act: bool,

@@ -21,7 +21,7 @@ use crate::model::clock::iso;
 use crate::model::event::epoch_text;
 use crate::model::{ChannelName, Json, Now};
 use crate::routing::table;
-use crate::script::{PluginReport, PluginState};
+use crate::script::{FunctionOut, PluginReport};
 use crate::store::StoreState;
 use crate::telemetry::report::SlowCounted;
 
@@ -148,15 +148,11 @@ struct Plugin {
     hash: String,
     /// The functions that may be called, with their parameters.
     functions: Vec<String>,
-    /// Whether it is called, or failed too often.
+    /// Whether all of it is called.
     state: PluginService,
-    /// When it was taken out of service.
-    #[schema(required, format = DateTime)]
-    since: Option<String>,
-    /// Why it was taken out of service.
-    #[schema(required)]
-    why: Option<String>,
-    /// Calls since it was loaded.
+    /// What of it is not called now.
+    out: Vec<Out>,
+    /// Calls since the server started.
     calls: u64,
     /// Calls that failed.
     failures: u64,
@@ -171,13 +167,26 @@ struct Plugin {
     log_lines_dropped: u64,
 }
 
-/// Whether a plugin is called.
+/// Whether all of a plugin is called.
 #[derive(Serialize, ToSchema)]
 enum PluginService {
     #[serde(rename = "in service")]
     In,
-    #[serde(rename = "out of service")]
-    Out,
+    #[serde(rename = "partly out of service")]
+    PartlyOut,
+}
+
+/// A function that is out of service. After a pause one call is tried.
+#[derive(Serialize, ToSchema)]
+struct Out {
+    /// Its name, or for an expression its place in the routes file.
+    #[schema(example = "say")]
+    function: String,
+    /// Since when.
+    #[schema(format = DateTime)]
+    since: String,
+    /// What went wrong in the last call.
+    why: String,
 }
 
 /// A failure of a plugin.
@@ -192,18 +201,15 @@ struct PluginError {
 
 impl Plugin {
     fn of(plugin: PluginReport) -> Self {
-        let (state, since, why) = match plugin.state {
-            PluginState::InService => (PluginService::In, None, None),
-            PluginState::OutOfService { since_ms, why } => (PluginService::Out, Some(iso(since_ms)), Some(why)),
-        };
+        let state = if plugin.out.is_empty() { PluginService::In } else { PluginService::PartlyOut };
+        let out = |out: FunctionOut| Out { function: out.function, since: iso(out.since_ms), why: out.why };
         Self {
             name: plugin.name,
             file: plugin.file,
             hash: plugin.hash,
             functions: plugin.functions,
             state,
-            since,
-            why,
+            out: plugin.out.into_iter().map(out).collect(),
             calls: plugin.calls,
             failures: plugin.failures,
             mean_micros: plugin.mean_us,
@@ -293,7 +299,7 @@ pub(super) async fn healthz() -> Answer {
 struct Readiness {
     /// In one word or two.
     status: Ready,
-    /// Why not.
+    /// Why not, and what works in part only.
     reasons: Vec<Hindrance>,
 }
 
@@ -309,7 +315,8 @@ enum Ready {
 /// What keeps the server from its work.
 #[derive(Serialize, ToSchema)]
 struct Hindrance {
-    /// `store`, or `server` when it is stopping.
+    /// `store`; `server` when it is stopping; `plugin` when functions are out of service, which hinders only the messages they are
+    /// for.
     #[schema(example = "store")]
     part: &'static str,
     /// What is wrong.
@@ -323,7 +330,7 @@ struct Hindrance {
 
 /// Ask whether the server can do its work
 #[utoipa::path(get, path = "/readyz", tag = "health", responses(
-    (status = 200, description = "It can.", body = Readiness),
+    (status = 200, description = "It can, but for the plugins that the reasons name.", body = Readiness),
     (status = 503, description = "It cannot: why, part by part.", body = Readiness)))]
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Answer {
     let mut reasons = Vec::new();
@@ -333,6 +340,15 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Answer {
     if api.stop.is_cancelled() {
         reasons.push(Hindrance { part: "server", reason: "stopping".into(), since: None });
     }
-    let (code, status) = if reasons.is_empty() { (StatusCode::OK, Ready::Yes) } else { (StatusCode::SERVICE_UNAVAILABLE, Ready::No) };
+    let can_work = reasons.is_empty();
+    for plugin in api.router.context.runtime.scripts.report() {
+        let reason = |out: FunctionOut| Hindrance {
+            part: "plugin",
+            reason: format!("`{}` of plugin `{}` is out of service: {}", out.function, plugin.name, out.why).into(),
+            since: Some(iso(out.since_ms)),
+        };
+        reasons.extend(plugin.out.into_iter().map(reason));
+    }
+    let (code, status) = if can_work { (StatusCode::OK, Ready::Yes) } else { (StatusCode::SERVICE_UNAVAILABLE, Ready::No) };
     Ok(json(code, Json::of(&Readiness { status, reasons }).as_str().to_owned()))
 }
