@@ -362,10 +362,14 @@ fn every_metric_is_listed() {
         let labels: Vec<String> = label.captures_iter(lines.next().unwrap()).map(|found| code(&found[1])).collect();
         rows.push(vec![code(name), kind, labels.join(", "), help.trim_end_matches('.').to_owned()]);
     }
-    let given = Regex::new(r#"(sample|per_plugin)\("([a-z_]+)", "([^"]+)", Kind::(\w+)"#).unwrap();
+    let given = Regex::new(r#"(sample|per_plugin|per_function)\("([a-z_]+)", "([^"]+)", Kind::(\w+)"#).unwrap();
     let source = fs::read_to_string("src/http/measure.rs").unwrap();
     for found in given.captures_iter(&source) {
-        let labels = if &found[1] == "per_plugin" { code("plugin") } else { String::new() };
+        let labels = match &found[1] {
+            "per_plugin" => code("plugin"),
+            "per_function" => format!("{}, {}", code("plugin"), code("function")),
+            _ => String::new(),
+        };
         rows.push(vec![
             code(&format!("tramline_{}", &found[2])),
             found[4].to_lowercase(),

@@ -235,14 +235,15 @@ pub fn prometheus(router: &Router, now: Now) -> String {
     per_plugin("script_in_service", "Whether all functions of a plugin are called.", Kind::Gauge, &|p| {
         f64::from(u8::from(p.out.is_empty()))
     });
-    more.extend(scripts.iter().flat_map(|plugin| {
-        plugin.out.iter().map(|out| Sample {
-            name: "script_function_out_of_service",
-            help: "Functions that are not called now.",
-            kind: Kind::Gauge,
-            labels: vec![("plugin", plugin.name.to_string()), ("function", out.function.clone())],
-            value: 1.0,
-        })
-    }));
+    let mut per_function = |name, help, kind, of: &dyn Fn(&PluginReport, &str) -> f64| {
+        for plugin in &scripts {
+            let labels = |function: &str| vec![("plugin", plugin.name.to_string()), ("function", function.to_owned())];
+            let sample = |function: &Arc<str>| Sample { name, help, kind, labels: labels(function), value: of(plugin, function) };
+            more.extend(plugin.called.iter().map(sample));
+        }
+    };
+    per_function("script_function_in_service", "Whether a function of a plugin is called.", Kind::Gauge, &|plugin, function| {
+        f64::from(u8::from(!plugin.out.iter().any(|out| out.function == function)))
+    });
     context.runtime.metrics.prometheus(now, &more)
 }

@@ -220,7 +220,9 @@ pub struct PluginReport {
     pub last_error: Option<(String, i64)>,
     /// Log lines that were over the limit and left out.
     pub log_lines_dropped: u64,
-    /// Its functions that are out of service, and the expressions of the routes file that belong to it.
+    /// Its functions that the routes file uses, in order.
+    pub called: Vec<Arc<str>>,
+    /// What of it is out of service: functions and, where they leave memory behind, expressions of the routes file.
     pub out: Vec<FunctionOut>,
 }
 

@@ -55,7 +55,7 @@ pub(super) const REGEX_CACHE_MAX: usize = 64;
 /// Bytes of one compiled regular expression.
 pub(super) const REGEX_BYTES_MAX: usize = 256 << 10;
 /// Memory the arguments of one call may take. The script needs some besides.
-pub(super) const ARGUMENT_BYTES_MAX: isize = MEMORY_BYTES_MAX / 2;
+pub(super) const ARGUMENT_BYTES_MAX: isize = 16 << 20;
 /// Calls in a row over a budget that take a function out of service …
 pub(super) const TRIPS_MAX: u32 = 10;
 /// … if so many senders caused them.
@@ -71,7 +71,7 @@ pub(super) const SENDER_TRIPS_MAX: u32 = 5;
 /// … and the time after which it may cause one more.
 pub(super) const SENDER_TRIP_EVERY: Duration = Duration::from_secs(10);
 /// Refused messages after which a connection is closed. One of them is forgotten in a tenth of that time.
-pub(super) const SENDER_REFUSED_MAX: u32 = 10 * SENDER_TRIPS_MAX;
+pub(super) const SENDER_REFUSED_MAX: u32 = 50;
 /// Senders that are remembered with what they spent. Of more, none is refused.
 pub(super) const SENDERS_MAX: usize = 100_000;
 

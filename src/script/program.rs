@@ -150,6 +150,13 @@ impl Program {
         }
     }
 
+    /// The functions the routes file uses.
+    pub(super) fn called(&self) -> Vec<Arc<str>> {
+        let mut called: Vec<_> = self.entries.iter().filter(|(_, entry)| !entry.is_expression()).map(|(name, _)| name.clone()).collect();
+        called.sort();
+        called
+    }
+
     /// What of it is out of service.
     pub(super) fn out(&self) -> Vec<FunctionOut> {
         let out = |(name, entry): (&Arc<str>, &Entry)| {

@@ -133,6 +133,7 @@ impl Scripts {
                 max_us: numbers.max_us,
                 last_error: numbers.last_error,
                 log_lines_dropped: numbers.log_lines_dropped,
+                called: program.called(),
                 out: program.out(),
             }
         };

@@ -151,7 +151,7 @@ struct Plugin {
     /// Whether all of it is called.
     state: PluginService,
     /// What of it is not called now.
-    out: Vec<Out>,
+    out: Vec<FunctionOutOfService>,
     /// Calls since the server started.
     calls: u64,
     /// Calls that failed.
@@ -178,7 +178,7 @@ enum PluginService {
 
 /// A function that is out of service. After a pause one call is tried.
 #[derive(Serialize, ToSchema)]
-struct Out {
+struct FunctionOutOfService {
     /// Its name, or for an expression its place in the routes file.
     #[schema(example = "say")]
     function: String,
@@ -202,7 +202,7 @@ struct PluginError {
 impl Plugin {
     fn of(plugin: PluginReport) -> Self {
         let state = if plugin.out.is_empty() { PluginService::In } else { PluginService::PartlyOut };
-        let out = |out: FunctionOut| Out { function: out.function, since: iso(out.since_ms), why: out.why };
+        let out = |out: FunctionOut| FunctionOutOfService { function: out.function, since: iso(out.since_ms), why: out.why };
         Self {
             name: plugin.name,
             file: plugin.file,
