@@ -168,14 +168,16 @@ fn program(
         let params: Option<Vec<Param>> = expression.parameters.iter().map(|name| Param::by_name(name)).collect();
         let params: Option<Vec<Parameter>> = params.map(|params| params.into_iter().map(Parameter::from).collect());
         let service = Service::of_expression(&source.name, &expression.function.name);
-        entries.insert(expression.function.name.clone(), Entry { function, message: params.clone(), deliver: params, service });
+        let (number, message) = (entries.len(), params.clone());
+        entries.insert(expression.function.name.clone(), Entry { number, function, message, deliver: params, service });
     }
     for use_ in uses {
         match entry(ast, use_) {
             Ok(params) => {
                 let name = &use_.function.name;
+                let (number, function) = (entries.len(), name.to_string());
                 let service = || Service::of_function(&source.name, name);
-                let new = || Entry { function: name.to_string(), message: None, deliver: None, service: service() };
+                let new = || Entry { number, function, message: None, deliver: None, service: service() };
                 let entry = entries.entry(name.clone()).or_insert_with(new);
                 *(if use_.role == Role::Deliver { &mut entry.deliver } else { &mut entry.message }) =
                     Some(params.into_iter().map(Parameter::from).collect());

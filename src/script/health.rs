@@ -83,3 +83,18 @@ impl Health {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_told_of_the_lines_it_does_not_have_once_their_second_is_over() {
+        let health = Health::default();
+        let written = |second: i64, lines: u32| (0..lines).filter(|_| health.may_log(second * 1000)).count();
+        assert_eq!(written(1, LOG_LINES_PER_SECOND_MAX + 5), LOG_LINES_PER_SECOND_MAX as usize);
+        assert_eq!((health.left_out(1999), health.left_out(2000), health.left_out(2001)), (None, Some(5), None));
+        assert_eq!((written(3, 1), health.left_out(5000)), (1, None));
+        assert_eq!(health.numbers().log_lines_dropped, 5);
+    }
+}

@@ -53,6 +53,8 @@ pub(super) struct Expression {
 
 /// A function that may be called.
 pub(super) struct Entry {
+    /// Its place in [`Loaded::called`].
+    pub(super) number: usize,
     /// Its name in the text.
     pub(super) function: String,
     /// Its parameters when it is called about a message.
@@ -123,8 +125,8 @@ pub(super) struct Loaded {
     pub(super) ast: AST,
     /// None: every call has one of its own.
     pub(super) state: RefCell<Option<State>>,
-    /// The functions that are called from outside, by their names in the text.
-    pub(super) called: HashMap<String, Called>,
+    /// The functions that are called from outside, by their numbers.
+    pub(super) called: Vec<Called>,
 }
 
 /// A function on one thread that is called from outside.
@@ -193,9 +195,11 @@ impl Program {
         let state = RefCell::new(keeps_state.then(|| State::new(&engine, &ast)));
         let called = |entry: &Entry| {
             let body = if keeps_state { entry.arity().and_then(|arity| Body::of(&ast, &entry.function, arity)) } else { None };
-            (entry.function.clone(), Called { body, leaked: Cell::new(0) })
+            Called { body, leaked: Cell::new(0) }
         };
-        let called = self.entries.values().map(called).collect();
+        let mut entries: Vec<&Entry> = self.entries.values().collect();
+        entries.sort_by_key(|entry| entry.number);
+        let called = entries.into_iter().map(called).collect();
         Ok(Loaded { engine, ast, state, called })
     }
 }

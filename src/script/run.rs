@@ -146,7 +146,7 @@ impl Scripts {
     pub(super) fn leaked(&self, function: &FnRef) -> isize {
         let program = &self.programs[&function.plugin];
         let Ok(loaded) = self.loaded(program) else { panic!("the plugin does not load") };
-        loaded.called[&program.entries[&function.name].function].leaked.get()
+        loaded.called[program.entries[&function.name].number].leaked.get()
     }
 
     fn run(
@@ -226,7 +226,7 @@ fn attempt(
         Arguments::Deliver { .. } => entry.deliver.as_ref(),
     };
     let not_made = || broken(format!("`{}` is not made for this use", entry.function));
-    let (params, called) = params.zip(loaded.called.get(&entry.function)).ok_or_else(not_made)?;
+    let (params, called) = params.zip(loaded.called.get(entry.number)).ok_or_else(not_made)?;
     let running = budget::begin().ok_or_else(|| broken("a script is called from within a script".to_owned()))?;
     let outcome = catch_unwind(AssertUnwindSafe(|| inside(program, entry, (loaded, called), call, params, may_act, read, &running)));
     let Ok(outcome) = outcome else {

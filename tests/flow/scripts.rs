@@ -254,3 +254,14 @@ async fn a_slow_script_holds_up_no_other_connection_for_long() {
         assert_eq!(answer["code"], "rate_limited");
     }
 }
+
+#[tokio::test]
+async fn the_log_counts_what_it_leaves_out() {
+    let server = server();
+    let mut client = server.client("p").await;
+    for _ in 0..400 {
+        client.ask(&json!({ "type": "broken" })).await;
+    }
+    let told = server.logged("warnings about messages were left out of the log: there were too many in a second");
+    assert!(told["left_out"].as_u64().unwrap() > 0, "{told}");
+}
