@@ -250,7 +250,7 @@ impl Router {
         let (client, view) = (&*connection.id, connection.view());
         if self.may_warn() {
             let protocol = &*view.protocol;
-            tracing::warn!(protocol, client, why = %error, "a connection is given its events one by one: `when` of `batch` failed");
+            tracing::warn!(protocol, client, why = %error, "a connection is given its events one by one: a script failed");
         }
         if let ScriptError::Tripped { function, why } = error {
             self.note_trip(function, why, &Sender::of_connection(&view), now);
