@@ -243,7 +243,7 @@ fn when(close: &Close) -> &'static str {
         Close::ProtocolError => "a frame broke the WebSocket protocol",
         Close::InvalidUtf8 => "a text frame was not UTF-8",
         Close::TooLarge => "a message was larger than `limits.message`",
-        Close::Flooding => "ten times over a rate",
+        Close::Flooding => "ten times over a rate, or its messages go on driving scripts over their budgets",
         Close::Unauthorized => "no token, or one that does not hold",
         Close::Expired => "the token ran out while the connection was open",
         Close::Slow(..) => "the outbox was full (`limits.slow` sets code and reason)",

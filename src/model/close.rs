@@ -16,7 +16,7 @@ pub enum Close {
     InvalidUtf8,
     /// A message was larger than the protocol allows.
     TooLarge,
-    /// The client went on far above its rate.
+    /// The client went on far above its rate, or though its messages were refused for what they made scripts spend.
     Flooding,
     /// No token, or one that does not hold.
     Unauthorized,

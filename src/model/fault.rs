@@ -14,11 +14,11 @@ pub enum Code {
     MissingType,
     /// No row matches the message's type.
     UnknownType,
-    /// The message or the published data breaks a schema.
+    /// The message or the published data breaks a schema, or the message is more than a script may hold.
     Invalid,
     /// A script said no, with a reason.
     Rejected,
-    /// Over a rate limit; says when to try again.
+    /// Over a rate limit, or too many of its messages drove scripts over their budgets; says when to try again.
     RateLimited,
     /// No pattern allows this channel, or it is not open to this sender.
     UnknownChannel,

@@ -170,7 +170,7 @@ fn an_expression_of_the_routes_file_is_never_taken_out() {
 
 #[test]
 fn who_published_an_event_pays_for_it_and_not_who_gets_it() {
-    let text = "fn f(event) { if event.data.hang { loop { } } 1 }";
+    let text = "fn f(event) { let data = event.data; if data.hang { loop { } } 1 }";
     let (scripts, _) = Scripts::build(&plugins(&[("p", text)]), &[used("f", Role::Deliver)], &[], None);
     let (world, now): (Arc<dyn World>, _) = (Arc::new(TwoClients), super::at(0));
     let sub = crate::model::SubView { channel: crate::model::ChannelName::direct(), key: "".into(), meta: None, positioned: false };
@@ -184,6 +184,8 @@ fn who_published_an_event_pays_for_it_and_not_who_gets_it() {
         }
         outcome
     };
+    let large = deliver("spender", &format!("[{}0]", "0,".repeat(20_000)));
+    assert!(matches!(&large, Err(ScriptError::NotForScripts(why)) if why.starts_with("the event is not for scripts")), "{large:?}");
     for _ in 0..SENDER_TRIPS_MAX {
         assert!(matches!(deliver("spender", r#"{"hang":true}"#), Err(ScriptError::Tripped { .. })));
     }

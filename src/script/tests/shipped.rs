@@ -69,8 +69,10 @@ fn conditions_on_messages() {
 #[test]
 fn an_event_with_a_condition_is_for_those_it_holds_for() {
     let scripts = shipped();
+    // More data than a script may hold, which these conditions do not ask for.
+    let data = format!("[{}0]", "0,".repeat(20_000));
     let holds = |function: &str, wanted: Option<&str>| {
-        let mut event = event("agent", 1, "{}");
+        let mut event = event("agent", 1, &data);
         event.new.metadata = wanted.map(|wanted| json(&format!(r#"{{"where":{wanted}}}"#)));
         let sub = SubView { channel: ChannelName::parse("agent").unwrap(), key: "".into(), meta: None, positioned: false };
         let (world, conn): (Arc<dyn World>, _) = (Arc::new(TwoClients), conn());
