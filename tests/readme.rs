@@ -249,6 +249,7 @@ fn when(close: &Close) -> &'static str {
         Close::Slow(..) => "the outbox was full (`limits.slow` sets code and reason)",
         Close::Displaced(..) => "a newer connection took its place (`limits.connections.close` sets code and reason)",
         Close::PositionLost => "what a subscription had yet to be given is gone: subscribe again with the last position",
+        Close::Retired => "a reload took the protocol away",
         Close::Idle => "the client sent nothing for longer than `idle` allows",
         Close::PingTimeout => "no answer to a ping; nothing is sent",
         Close::Internal => "an error of the server",
@@ -273,6 +274,7 @@ fn every_close_code_is_listed() {
         Close::TooLarge,
         Close::Internal,
         Close::PositionLost,
+        Close::Retired,
         Close::slow(),
         Close::displaced(),
     ];

@@ -32,11 +32,13 @@ pub enum Code {
     Unavailable,
     /// A script broke: a fault of the plugin, not of the sender.
     ScriptFailed,
+    /// What it was decided on changed again and again before it could happen.
+    Conflict,
 }
 
 impl Code {
     /// Every code, for tables and checks.
-    pub const ALL: [Code; 12] = [
+    pub const ALL: [Code; 13] = [
         Code::InvalidJson,
         Code::MissingType,
         Code::UnknownType,
@@ -49,6 +51,7 @@ impl Code {
         Code::LimitReached,
         Code::Unavailable,
         Code::ScriptFailed,
+        Code::Conflict,
     ];
 
     /// The code as the language writes it.
@@ -66,6 +69,7 @@ impl Code {
             Code::LimitReached => "limit_reached",
             Code::Unavailable => "unavailable",
             Code::ScriptFailed => "script_failed",
+            Code::Conflict => "conflict",
         }
     }
 
@@ -84,6 +88,7 @@ impl Code {
             Code::LimitReached => "limit reached",
             Code::Unavailable => "temporarily unavailable",
             Code::ScriptFailed => "internal error",
+            Code::Conflict => "others changed the same at the same time; try again",
         }
     }
 
@@ -97,6 +102,7 @@ impl Code {
             Code::Forbidden => 403,
             Code::LimitReached | Code::Unavailable => 503,
             Code::ScriptFailed => 500,
+            Code::Conflict => 409,
         }
     }
 }

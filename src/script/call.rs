@@ -70,7 +70,7 @@ pub trait World: Send + Sync {
     /// The open connections of a protocol: one object each.
     fn connections(&self, protocol: &str) -> Vec<Json>;
     /// The numbers of a protocol: one object. None: there is no such protocol.
-    fn statistics(&self, protocol: &str) -> Option<Json>;
+    fn statistics(&self, protocol: &str, now: Now) -> Option<Json>;
 }
 
 /// What a call gave.

@@ -65,11 +65,11 @@ pub(super) fn with<T>(f: impl FnOnce(&mut Current) -> Result<T>) -> Result<T> {
 
 /// Asks the world and reads its answer, without keeping the call borrowed meanwhile. What the world keeps of asking, like counters
 /// of shared texts, is not the script's.
-pub(super) fn ask<A, T>(ask: impl FnOnce(&dyn World) -> A, read: impl FnOnce(&A) -> Result<T>) -> Result<T> {
-    let world = with(|current| Ok(current.world.clone()))?;
+pub(super) fn ask<A, T>(ask: impl FnOnce(&dyn World, Now) -> A, read: impl FnOnce(&A) -> Result<T>) -> Result<T> {
+    let (world, now) = with(|current| Ok((current.world.clone(), current.now)))?;
     budget::host_work(|| {
         let before = thread_live_bytes();
-        let answer = ask(&*world);
+        let answer = ask(&*world, now);
         let asked = thread_live_bytes();
         let read = read(&answer);
         let ours = thread_live_bytes() - asked;

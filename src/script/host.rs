@@ -12,7 +12,7 @@ use super::engine::ITEMS_MAX;
 use super::wanted::{Part, Wanted};
 use super::{budget, conn, convert, current, library};
 use crate::model::event::epoch_text;
-use crate::model::{Event, Json, clock};
+use crate::model::{Event, Json, chance, clock};
 
 type Result<T> = std::result::Result<T, Box<EvalAltResult>>;
 
@@ -78,21 +78,21 @@ pub(super) fn register(engine: &mut Engine) {
         send_to(target, &event)
     });
 
-    engine.register_fn("members", |channel: &str| current::ask(|world| world.members(channel), |items| list(items)));
-    engine.register_fn("connections", |protocol: &str| current::ask(|world| world.connections(protocol), |items| list(items)));
+    engine.register_fn("members", |channel: &str| current::ask(|world, _| world.members(channel), |items| list(items)));
+    engine.register_fn("connections", |protocol: &str| current::ask(|world, _| world.connections(protocol), |items| list(items)));
     engine.register_fn("history", |channel: &str, count: i64| -> Result<Array> {
         let count = usize::try_from(count).unwrap_or(0).min(1000);
         let read = |events: &Vec<Arc<Event>>| {
             events.iter().map(|event| Ok(Dynamic::from_map(event_map(event, &Wanted::All).map_err(failure)?))).collect()
         };
-        current::ask(|world| world.history(channel, count), read)
+        current::ask(|world, _| world.history(channel, count), read)
     });
     engine.register_fn("statistics", |protocol: &str| -> Result<Dynamic> {
         let read = |statistics: &Option<Json>| match statistics {
             Some(statistics) => convert::to_dynamic(statistics).map_err(failure),
             None => Err(failure(format!("statistics: there is no protocol `{protocol}`"))),
         };
-        current::ask(|world| world.statistics(protocol), read)
+        current::ask(|world, now| world.statistics(protocol, now), read)
     });
 
     engine.register_fn("pick", |list: Array, names: Map| -> Result<Array> {
@@ -100,7 +100,7 @@ pub(super) fn register(engine: &mut Engine) {
     });
     engine.register_fn("pick", |map: Map, names: Map| pick(&Dynamic::from_map(map), &names));
     engine.register_fn("has", |map: &mut Map, name: &str| map.contains_key(name));
-    engine.register_fn("uuid", || Uuid::now_v7().to_string());
+    engine.register_fn("uuid", || -> Result<String> { current::with(|call| Ok(chance::event_id(call.now.wall_ms).to_string())) });
     engine.register_fn("now", || current::with(|call| Ok(call.now.iso())));
     engine.register_fn("now_ms", || current::with(|call| Ok(call.now.wall_ms)));
 }

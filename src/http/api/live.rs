@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::Guard;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
@@ -78,7 +79,7 @@ impl Channel {
 #[utoipa::path(get, path = "/api/channels", tag = "log", responses((status = 200, description = "All of them.", body = Channels), BadQuery))]
 pub(super) async fn channels(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Query::nothing(&uri)?;
-    ok(&Channels { channels: api.router.context.hub.channels().into_iter().map(Channel::of).collect() })
+    ok(&Channels { channels: api.live.hub.channels().into_iter().map(Channel::of).collect() })
 }
 
 /// Show a live channel
@@ -88,7 +89,7 @@ pub(super) async fn channels(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
 pub(super) async fn one_channel(State(api): State<Arc<Api>>, Part(name): Part, uri: Uri) -> Answer {
     Query::nothing(&uri)?;
     let missing = || Problem::new(StatusCode::NOT_FOUND, format!("no channel `{name}` is live"));
-    ok(&Channel::of(api.router.context.hub.channel_report(&name).ok_or_else(missing)?))
+    ok(&Channel::of(api.live.hub.channel_report(&name).ok_or_else(missing)?))
 }
 
 /// The running table.
@@ -123,7 +124,7 @@ struct Route {
 pub(super) async fn routes(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Query::nothing(&uri)?;
     let route = |table::RouteEntry { from, limit, script, to, at }| Route { from, limit, script, to, at };
-    ok(&Routes { routes: table::table(&api.router.context.runtime.plan).into_iter().map(route).collect() })
+    ok(&Routes { routes: table::table(&api.live.snapshot().runtime.plan).into_iter().map(route).collect() })
 }
 
 /// The loaded plugins.
@@ -224,7 +225,7 @@ impl Plugin {
 #[utoipa::path(get, path = "/api/plugins", tag = "state", responses((status = 200, description = "All of them.", body = Plugins), BadQuery))]
 pub(super) async fn plugins(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Query::nothing(&uri)?;
-    ok(&Plugins { plugins: api.router.context.runtime.scripts.report().into_iter().map(Plugin::of).collect() })
+    ok(&Plugins { plugins: api.live.snapshot().runtime.scripts.report().into_iter().map(Plugin::of).collect() })
 }
 
 /// The sources.
@@ -245,16 +246,31 @@ struct Source {
     from: String,
     /// Events so far.
     events: u64,
-    /// How it does.
+    /// `running`, `waiting` before it is started again after a failure, or `stopped`.
     #[schema(example = "running")]
     state: &'static str,
+    /// What went wrong last.
+    #[schema(required)]
+    #[serde(rename = "lastError")]
+    last_error: Option<SourceFailure>,
+}
+
+/// A failure of a source.
+#[derive(Serialize, ToSchema)]
+struct SourceFailure {
+    /// What went wrong.
+    error: Arc<str>,
+    /// When.
+    #[schema(format = DateTime)]
+    time: String,
 }
 
 /// List the sources
 #[utoipa::path(get, path = "/api/sources", tag = "state", responses((status = 200, description = "All of them.", body = Sources), BadQuery))]
 pub(super) async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Query::nothing(&uri)?;
-    let runtime = &api.router.context.runtime;
+    let snapshot = Guard::into_inner(api.live.snapshot());
+    let runtime = &snapshot.runtime;
     let sources = runtime
         .plan
         .sources
@@ -264,8 +280,12 @@ pub(super) async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
                 SourceKind::Every { period, .. } => format!("every {}", humantime::format_duration(*period)),
                 SourceKind::Http { method, path, listen, .. } => format!("{method} {listen}{path}"),
             };
-            let events = runtime.metrics.source(&source.name).events.get();
-            Source { name: source.name.clone(), from, events, state: "running" }
+            let events = api.live.metrics.source(&source.name).events.get();
+            let report = api.sources.report(&source.name);
+            // What is no task is a route, which is served as long as the configuration has it.
+            let state = report.as_ref().map_or("running", |report| report.state);
+            let last_error = report.and_then(|report| report.last_error).map(|(error, at_ms)| SourceFailure { error, time: iso(at_ms) });
+            Source { name: source.name.clone(), from, events, state, last_error }
         })
         .collect();
     ok(&Sources { sources })
@@ -275,7 +295,7 @@ pub(super) async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
 #[utoipa::path(get, path = "/metrics", tag = "state",
     responses((status = 200, description = "Prometheus' text format, version 0.0.4.", body = String, content_type = "text/plain; version=0.0.4; charset=utf-8")))]
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response<Body> {
-    let mut response = json(StatusCode::OK, measure::prometheus(&api.router, Now::read()));
+    let mut response = json(StatusCode::OK, measure::prometheus(&api.live, Now::read()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     response
 }
@@ -334,14 +354,14 @@ struct Hindrance {
     (status = 503, description = "It cannot: why, part by part.", body = Readiness)))]
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Answer {
     let mut reasons = Vec::new();
-    if let StoreState::Degraded { since_ms, reason } = api.router.store.state() {
+    if let StoreState::Degraded { since_ms, reason } = api.live.store.state() {
         reasons.push(Hindrance { part: "store", reason, since: Some(iso(since_ms)) });
     }
     if api.stop.is_cancelled() {
         reasons.push(Hindrance { part: "server", reason: "stopping".into(), since: None });
     }
     let can_work = reasons.is_empty();
-    for plugin in api.router.context.runtime.scripts.report() {
+    for plugin in api.live.current().runtime.scripts.report() {
         let reason = |out: FunctionOut| Hindrance {
             part: "plugin",
             reason: format!("`{}` of plugin `{}` is out of service: {}", out.function, plugin.name, out.why).into(),

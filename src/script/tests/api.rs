@@ -153,7 +153,7 @@ fn long_lists_of_the_host_reach_scripts() {
             let one = r#"{"id":"client_1704067200000_abcdefgh","user":"user_123","session":"session_456","alive":true,"readyState":1,"protocol":"canvas"}"#;
             (0..2000).map(|_| json(one)).collect()
         }
-        fn statistics(&self, _: &str) -> Option<crate::model::Json> {
+        fn statistics(&self, _: &str, _: crate::model::Now) -> Option<crate::model::Json> {
             None
         }
     }

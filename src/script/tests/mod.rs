@@ -31,7 +31,7 @@ impl World for TwoClients {
         vec![one("c1"), one("c2")]
     }
 
-    fn statistics(&self, protocol: &str) -> Option<Json> {
+    fn statistics(&self, protocol: &str, _: Now) -> Option<Json> {
         let text = r#"{"connections":2,"connections_total":7,"messages_in":4,"messages_out":5,"uptime_s":60,"last_activity":"2024-01-01T00:00:00.000Z"}"#;
         (protocol != "nowhere").then(|| json(text))
     }

@@ -346,7 +346,7 @@ fn a_panic_ends_its_own_call_only() {
         fn connections(&self, _: &str) -> Vec<Json> {
             Vec::new()
         }
-        fn statistics(&self, _: &str) -> Option<Json> {
+        fn statistics(&self, _: &str, _: crate::model::Now) -> Option<Json> {
             None
         }
     }
