@@ -82,7 +82,7 @@ mod tests {
         metrics.pattern("a:{b}").published.add(2);
         let mut seen = HashSet::new();
         metrics.each(|key, _| assert!(seen.insert(key.clone()), "{key:?} stands twice"));
-        assert_eq!(seen.len(), 2 + DropReason::ALL.len() + 3 + Conflation::ALL.len() + 6 + Code::ALL.len() + 16 + 2 + 2);
+        assert_eq!(seen.len(), 2 + DropReason::ALL.len() + 3 + Conflation::ALL.len() + 6 + Code::ALL.len() + 17 + 2 + 2);
         let totals = HashMap::from([
             (("channel", "a:{b}", "published"), 40),
             (("drop", "gone", "events"), 3),
