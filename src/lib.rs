@@ -17,7 +17,7 @@
 //! | L2 | `limits`, `routing`, `script`, `store` | each other, the hub, any connection |
 //! | L3 | `hub` | HTTP, transports, scripts |
 //! | L4 | `runtime`, `pipeline`, `apply`, `router`, `catch_up`, `log_channels`, `statistics` | how an event arrived |
-//! | L5 | `connection`, `sources` | axum, the text of routes.yaml, each other |
+//! | L5 | `connection`, `sources`, `reload` | axum, the text of routes.yaml, each other |
 //! | L6 | `http` | the command line |
 //! | L7 | `app`, `cli` | |
 
@@ -34,6 +34,7 @@ pub mod log_channels;
 pub mod model;
 pub mod pipeline;
 pub mod protocol;
+pub mod reload;
 pub mod router;
 pub mod routing;
 pub mod runtime;
