@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::inputs::{Content, Hash};
 use super::node::{Node, Yaml, number_to_json};
 use super::plan::Secret;
-use crate::model::Place;
+use crate::model::SourceLocation;
 
 /// Keys of the main file that say how it is read, not what it sets.
 const OF_THE_READER: [&str; 2] = ["version", "include"];
@@ -40,7 +40,7 @@ impl PartialEq for Part {
 /// Where something stands.
 #[derive(Debug, Clone)]
 pub(super) enum At {
-    Place(Place),
+    Location(SourceLocation),
     /// A file as a whole.
     File(Arc<str>),
 }
@@ -48,7 +48,7 @@ pub(super) enum At {
 impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Place(place) => place.fmt(f),
+            Self::Location(location) => location.fmt(f),
             Self::File(file) => file.fmt(f),
         }
     }
@@ -84,10 +84,10 @@ pub struct PluginOutline {
 
 impl Outline {
     /// Adds the sections of a file. Where an earlier file has the same section, its entries come first.
-    pub(super) fn add(&mut self, tree: &Node, secrets: &HashSet<Place>) {
+    pub(super) fn add(&mut self, tree: &Node, secrets: &HashSet<SourceLocation>) {
         let Yaml::Map(entries) = &tree.value else { return };
         for entry in entries.iter().filter(|entry| !OF_THE_READER.contains(&&*entry.key)) {
-            let part = Part { at: At::Place(entry.key_span.place.clone()), is: is(&entry.value, secrets) };
+            let part = Part { at: At::Location(entry.key_span.location.clone()), is: is(&entry.value, secrets) };
             match (self.sections.get_mut(&entry.key).map(|part| &mut part.is), part.is) {
                 (Some(Is::Map(all)), Is::Map(more)) => all.extend(more),
                 (_, is) => {
@@ -151,8 +151,8 @@ pub(super) fn hex(hash: &Hash) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn is(node: &Node, secrets: &HashSet<Place>) -> Is {
-    if secrets.contains(&node.span.place) {
+fn is(node: &Node, secrets: &HashSet<SourceLocation>) -> Is {
+    if secrets.contains(&node.span.location) {
         return Is::Secret(Secret(plain(node).shown().to_string().into()));
     }
     match &node.value {
@@ -160,7 +160,7 @@ fn is(node: &Node, secrets: &HashSet<Place>) -> Is {
         Yaml::Map(entries) => Is::Map(
             entries
                 .iter()
-                .map(|entry| (entry.key.clone(), Part { at: At::Place(entry.key_span.place.clone()), is: is(&entry.value, secrets) }))
+                .map(|entry| (entry.key.clone(), Part { at: At::Location(entry.key_span.location.clone()), is: is(&entry.value, secrets) }))
                 .collect(),
         ),
         Yaml::Encoded(node) => Is::Map(vec![("!json".into(), part(node, secrets))]),
@@ -171,8 +171,8 @@ fn is(node: &Node, secrets: &HashSet<Place>) -> Is {
     }
 }
 
-fn part(node: &Node, secrets: &HashSet<Place>) -> Part {
-    Part { at: At::Place(node.span.place.clone()), is: is(node, secrets) }
+fn part(node: &Node, secrets: &HashSet<SourceLocation>) -> Part {
+    Part { at: At::Location(node.span.location.clone()), is: is(node, secrets) }
 }
 
 /// The value itself, although it may be a secret.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::codes;
 use super::diagnostic::{Diagnostic, Files};
-use super::fields::Gathered;
+use super::fields::Collected;
 use super::files;
 use super::plan::{PluginSource, Plugins};
 
@@ -21,7 +21,7 @@ pub(super) fn is_plugin(name: &str) -> bool {
 }
 
 /// Reads every `NAME.rhai` in a folder that need not be there. `shown` is how the folder is called in diagnostics.
-pub(super) fn read(all: &Gathered, folder: &Path, shown: &str, texts: &mut Files) -> Plugins {
+pub(super) fn read(all: &Collected, folder: &Path, shown: &str, texts: &mut Files) -> Plugins {
     let mut plugins = Plugins { folder: folder.to_owned(), ..Plugins::default() };
     let names = names(folder);
     all.inputs.borrow_mut().folder(folder, names.as_ref().ok().cloned());
@@ -59,7 +59,7 @@ pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-fn one(all: &Gathered, folder: &Path, file_name: &str) -> Result<(Arc<str>, String), String> {
+fn one(all: &Collected, folder: &Path, file_name: &str) -> Result<(Arc<str>, String), String> {
     let name = file_name.trim_end_matches(".rhai");
     if !is_plugin(name) {
         return Err(format!("`{name}` is no plugin's name: lower-case letters, digits and `_`, at most 64"));

@@ -32,11 +32,11 @@ pub(super) struct Link {
     /// One connection, which only the writer uses. In memory it is the readers' too.
     pub(super) pool: SqlitePool,
     /// None in memory.
-    pub(super) file: Option<Place>,
+    pub(super) file: Option<DatabaseFile>,
 }
 
 /// A file that only this process uses.
-pub(super) struct Place {
+pub(super) struct DatabaseFile {
     pub(super) path: PathBuf,
     /// Keeps a second process out while it is open.
     lock: File,
@@ -81,7 +81,7 @@ pub(super) fn reading(path: &Path) -> SqliteConnectOptions {
     tuned(SqliteConnectOptions::new().filename(path)).read_only(true)
 }
 
-impl Place {
+impl DatabaseFile {
     /// Takes `NAME.lock` beside the database. Not the file itself: closing a second handle to it would drop SQLite's own locks.
     pub(super) fn lock(path: &Path) -> Result<Self, StoreError> {
         let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
