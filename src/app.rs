@@ -1,6 +1,5 @@
 //! Puts the parts together, runs them, and takes them down in order. The only place that owns tasks.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,7 +11,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cli::{Cli, Command, LogFormat};
+use crate::cli::output::{complain, say};
+use crate::cli::{Cli, Command, LogFormat, plan};
 use crate::config::diagnostic;
 use crate::config::plan::{Listen, SourceKind, TlsPlan};
 use crate::http::api::ApiRoutes;
@@ -52,10 +52,11 @@ const SWEEP_SECONDS: u64 = 30;
 /// Runs a command.
 pub fn main(cli: Cli) -> ExitCode {
     // On a thread of its own: loading compiles scripts, and the first thread's stack is the system's choice.
-    let run = move || match cli.command.unwrap_or(Command::Serve) {
+    let run = move || match cli.command.clone().unwrap_or(Command::Serve) {
         Command::Serve => start(&cli),
         Command::Check => check(&cli.config),
         Command::Routes => routes(&cli.config),
+        Command::Plan(arguments) => plan::run(&cli.config, &arguments),
     };
     let spawned = std::thread::Builder::new().name("main".into()).stack_size(STACK_BYTES).spawn(run);
     match spawned.map(std::thread::JoinHandle::join) {
@@ -409,15 +410,4 @@ impl Signals {
 
 fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
-}
-
-/// Writes to standard output. A reader that has gone is no error of ours.
-fn say(text: &str) {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
-}
-
-fn complain(text: &str) {
-    let mut err = std::io::stderr().lock();
-    err.write_all(text.as_bytes()).ok();
 }

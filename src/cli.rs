@@ -1,5 +1,8 @@
 //! The command line: what a person can ask the binary to do.
 
+pub(crate) mod output;
+pub mod plan;
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -22,7 +25,7 @@ pub struct Cli {
 }
 
 /// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Start the router (the default).
     Serve,
@@ -30,6 +33,8 @@ pub enum Command {
     Check,
     /// Show the routing table: from where, through which limit and script, to which channels.
     Routes,
+    /// Show what a reload would change: the files as they are now, beside what a running server has.
+    Plan(plan::Arguments),
 }
 
 /// How to write the log.
@@ -51,6 +56,7 @@ const AFTER: &str = "Examples:
   tramline --config app/routes.yaml  start with another file
   tramline check                     find every fault in ./routes.yaml without starting
   tramline routes                    what goes where
+  tramline plan                      what would change if the running server read its files again
 
 Once it runs:
   curl localhost:4000/readyz

@@ -178,7 +178,9 @@ fn values(path: &str, old: &Part, new: &Part, found: &mut Vec<Change>) {
         _ => {
             let (from, to) = (old.shown(), new.shown());
             // Only a secret inside of them can be what differs.
-            let what = if from.to_string() == to.to_string() { What::Secret } else { What::Changed { from, to } };
+            // As texts: the order of members counts.
+            let [before, after] = [&from, &to].map(Value::to_string);
+            let what = if before == after { What::Secret } else { What::Changed { from, to } };
             push(path.to_owned(), what, found);
         }
     }

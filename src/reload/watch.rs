@@ -70,7 +70,7 @@ impl Watcher {
             match kernel {
                 Ok(kernel) => self.kernel = Some(kernel),
                 Err(error) => {
-                    tracing::warn!(%error, "cannot watch the configuration's files: a change may go unseen until a reload is asked for")
+                    tracing::warn!(%error, "cannot watch the configuration's files: a change may go unseen until a reload is asked for");
                 }
             }
             self.stirred = false;
