@@ -8,10 +8,9 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::output::{complain, say};
-use crate::config::diagnostic;
+use super::{complain, faults, say};
+use crate::config::Outline;
 use crate::config::diff::{Change, diff, render};
-use crate::config::{Loaded, Outline};
 use crate::reload::Report;
 use crate::reload::load::{from_disk, outline};
 
@@ -41,7 +40,7 @@ pub struct Arguments {
 }
 
 /// Runs the command.
-pub fn run(config: &Path, arguments: &Arguments) -> ExitCode {
+pub(super) fn run(config: &Path, arguments: &Arguments) -> ExitCode {
     let planned = match &arguments.against {
         Some(against) => offline(against, config),
         None => ask::ask(config, arguments.url.as_deref()).map(Planned::Online),
@@ -95,15 +94,4 @@ fn sound(path: &Path) -> Result<Outline, String> {
     let loaded = from_disk(path)();
     let files = loaded.files.clone();
     outline(loaded).map_err(|found| faults(&found, &files))
-}
-
-/// Everything that is wrong with a file, as `tramline check` says it.
-fn faults(found: &[diagnostic::Diagnostic], files: &diagnostic::Files) -> String {
-    let count = diagnostic::distinct(found);
-    format!("{}{count} error{}\n", diagnostic::render(found, files), if count == 1 { "" } else { "s" })
-}
-
-/// The same of a file whose scripts are the server's business.
-fn faults_of(loaded: &Loaded) -> String {
-    faults(&loaded.diagnostics, &loaded.files)
 }

@@ -24,8 +24,6 @@ pub(super) struct Collected {
     pub(super) inputs: RefCell<Inputs>,
     /// Where secrets stand: they are shown to nobody.
     pub(super) secrets: RefCell<HashSet<SourceLocation>>,
-    /// How many rows were read: the id of the next.
-    pub(super) rows: Cell<usize>,
     /// The plugins that were found: an expression is compiled along with its protocol's, or with none.
     pub(super) plugins: RefCell<HashSet<Arc<str>>>,
     /// Set when a mistake may hide channels, so that looking for one would only add noise.

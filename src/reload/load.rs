@@ -122,7 +122,7 @@ async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
 
 /// Compiles the scripts, and gives the whole configuration as people compare it.
 pub fn outline(loaded: Loaded) -> Result<Outline, Vec<Diagnostic>> {
-    let (scripts, found) = Scripts::build(&loaded.plugins, &loaded.functions, &loaded.expressions);
+    let (scripts, found) = Scripts::build(&loaded.plugins, &loaded.functions, &loaded.expressions, None);
     let mut diagnostics = loaded.diagnostics;
     diagnostics.extend(found);
     if diagnostics.is_empty() { Ok(loaded.outline.with_plugins(scripts.outlines())) } else { Err(diagnostics) }

@@ -46,6 +46,13 @@ impl Default for Bounds {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub(super) u64);
 
+impl Ticket {
+    /// This one and those after it.
+    pub fn on(self) -> impl Iterator<Item = Ticket> {
+        (self.0..).map(Ticket)
+    }
+}
+
 /// What waits to be written.
 #[derive(Debug, Clone)]
 pub(super) enum Item {
@@ -358,7 +365,7 @@ impl Permit {
     /// Appends the events of one transaction, which are written together or not at all. Call it under the locks of their
     /// channels, so that those of one channel stand in the order of their offsets. It never fails: what exceeds the reservation
     /// is taken all the same.
-    pub fn append(mut self, events: Vec<Event>) -> Appended {
+    pub fn append(mut self, events: Vec<Event>, _after: &[Ticket]) -> Appended {
         let queue = &self.shared.queue;
         let mut inner = queue.inner.lock();
         let first = inner.appended + 1;

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::{faults_of, from_disk};
+use super::{faults, from_disk};
 use crate::config::certificate;
 use crate::config::plan::{ApiPlan, Listen};
 use crate::reload::{Refusal, Report};
@@ -41,7 +41,7 @@ pub(super) fn ask(config: &Path, url: Option<&str>) -> Result<Box<Report>, Strin
     let url = match (url, api) {
         (Some(url), _) => url.to_owned(),
         (None, Some(api)) => address(api)?,
-        (None, None) => return Err(faults_of(&loaded)),
+        (None, None) => return Err(faults(&loaded.diagnostics, &loaded.files)),
     };
     let token = std::env::var(TOKEN).ok().or_else(|| api.and_then(|api| api.token.as_ref()).map(|token| token.0.to_string()));
     let pinned =

@@ -12,7 +12,8 @@ use std::time::Duration;
 use super::*;
 use crate::model::ChannelName;
 use crate::model::Event;
-use crate::model::event::{Epoch, fresh_epoch};
+use crate::model::chance;
+use crate::model::event::Epoch;
 
 pub(super) use base::{Base, memory, on_both};
 pub(super) use rig::{Policies, Rig, append, event, places};
@@ -124,7 +125,7 @@ on_both! {
             tokio::task::yield_now().await;
         }
         assert!(tokio::time::timeout(Duration::from_millis(50), store.committed(Ticket(501))).await.is_err());
-        let ticket = held.append(vec![event("a", 501, 1, "x")]).last;
+        let ticket = held.append(vec![event("a", 501, 1, "x")], &[]).last;
         rig.task.await.unwrap();
         store.committed(ticket).await.unwrap();
         assert!(matches!(store.committed(Ticket(ticket.0 + 1)).await, Err(StoreError::Ended)));
@@ -164,8 +165,8 @@ on_both! {
         rig.write([event("a", 1, 1, "x")]).await;
         let bad = [event("a", 2, 1, "x"), event("b", 1, 1, "x"), event("a", 1, 1, "taken"), event("a", 3, 1, "x")];
         let before = append(&rig.store, event("c", 1, 1, "x")).unwrap();
-        let refused = rig.store.reserve(4, 0).unwrap().append(bad.into());
-        let after = rig.store.reserve(2, 0).unwrap().append(vec![event("a", 4, 1, "x"), event("c", 2, 1, "x")]);
+        let refused = rig.store.reserve(4, 0).unwrap().append(bad.into(), &[]);
+        let after = rig.store.reserve(2, 0).unwrap().append(vec![event("a", 4, 1, "x"), event("c", 2, 1, "x")], &[]);
         rig.store.committed(after.last).await.unwrap();
         assert!(!rig.store.refused(before, before) && !rig.store.refused(after.first, after.last));
         assert!(rig.store.refused(refused.first, refused.last) && rig.store.refused(refused.last, refused.last));
@@ -198,7 +199,7 @@ on_both! {
         let (store, mut writer, _) = Store::open(&base.plan, Now::read()).await.unwrap();
         let policies = Policies::early(&[]);
         writer.begin(policies.clone()).await.unwrap();
-        let appended = store.reserve(3, 0).unwrap().append(vec![event("a", 1, 1, "x"), event("b", 1, 1, "x"), event("a", 2, 1, "x")]);
+        let appended = store.reserve(3, 0).unwrap().append(vec![event("a", 1, 1, "x"), event("b", 1, 1, "x"), event("a", 2, 1, "x")], &[]);
         let items: Vec<queue::Item> = appended.events.iter().cloned().map(queue::Item::Event).collect();
         let points = [Point { kind: "k", name: "n".into(), metric: "m", minute_s: 60, delta: 2 }];
         for again in [false, true, true] {
@@ -243,7 +244,7 @@ async fn a_full_queue_refuses_and_gives_back_what_was_not_used() {
     assert_eq!(store.reserve(usize::MAX, usize::MAX).err(), Some(Unavailable::Full));
     // Nobody writes: what is appended stays, also where it was more than had been reserved.
     for n in 1..=9 {
-        store.reserve(1, 0).unwrap().append(vec![event("a", n, 1, "x")]);
+        store.reserve(1, 0).unwrap().append(vec![event("a", n, 1, "x")], &[]);
     }
     assert_eq!(store.stats().queued_rows, 9);
     assert!(store.stats().queued_bytes >= 9 * 200);
@@ -285,6 +286,6 @@ on_both! {
 
 #[test]
 fn a_fresh_epoch_fits_the_database_and_differs() {
-    let epochs: std::collections::HashSet<Epoch> = (0..50).map(|_| fresh_epoch()).collect();
+    let epochs: std::collections::HashSet<Epoch> = (0..50).map(|_| chance::epoch()).collect();
     assert!(epochs.len() >= 49 && epochs.iter().all(|epoch| *epoch > 0 && epoch.cast_signed() > 0));
 }
