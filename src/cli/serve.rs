@@ -4,10 +4,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use tokio::time::Instant;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
-use super::{Cli, LogFormat, STACK_BYTES, complain, say};
+use super::{Cli, LogFormat, STACK_BYTES, complain, faults, say};
 use crate::engine::{self, Engine, Failure, Shutdown};
 use crate::model::Now;
 use crate::reload::load::from_disk;
@@ -53,7 +53,8 @@ pub(super) fn run(cli: &Cli) -> ExitCode {
 async fn serve(cli: &Cli) -> Result<(), Failure> {
     let now = Now::read();
     let read = from_disk(&cli.config);
-    let configuration = Configuration::load(Arc::new(read)).map_err(|text| anyhow::anyhow!("{} is not valid\n{text}", cli.config.display()))?;
+    let configuration = Configuration::load(Arc::new(read))
+        .map_err(|(found, files)| anyhow::anyhow!("{} is not valid\n{}", cli.config.display(), faults(&found, &files)))?;
     // A socket is a file to the system, and its usual first limit of 1024 is less than one protocol's clients.
     match rlimit::increase_nofile_limit(FILES_WANTED) {
         Ok(files) if files < FILES_WANTED => tracing::info!(files, "the system allows no more open files: that many sockets at most"),

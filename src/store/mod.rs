@@ -54,7 +54,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 pub use after::{LogPosition, Walk};
 pub use channels::{Channels, Policy};
@@ -70,7 +70,7 @@ pub use series::{STEPS_MAX, Series};
 pub use writer::Writer;
 
 use crate::config::plan::StorePlan;
-use crate::model::Now;
+use crate::model::{ChannelName, Now};
 
 /// How long [`Store::committed`] waits before it says that it does not know.
 const COMMIT_WAIT: Duration = Duration::from_secs(10);
@@ -89,6 +89,14 @@ struct Shared {
     /// Replaced where the writer opens another file.
     readers: RwLock<db::Pool>,
     progress: watch::Sender<Progress>,
+    /// What channels promise from now on, where that is to be noted.
+    promises: parking_lot::Mutex<Option<Promises>>,
+}
+
+/// What channels promise from now on: whether events are shown before they are committed.
+struct Promises {
+    early: Vec<(ChannelName, bool)>,
+    done: oneshot::Sender<Result<(), StoreError>>,
 }
 
 impl Shared {
@@ -179,6 +187,7 @@ impl Store {
             queue: queue::Queue::new(bounds, recovered.last_seq),
             readers: RwLock::new(database.readers),
             progress: watch::Sender::default(),
+            promises: parking_lot::Mutex::default(),
         });
         let writer = Writer::new(shared.clone(), database.link, database.known, plan, &recovered);
         Ok((Store { shared }, writer, recovered))
@@ -266,6 +275,15 @@ impl Store {
     /// Adds to what was counted. Never waits and is never refused: it is kept until it can be written.
     pub fn append_points(&self, points: Vec<Point>) {
         self.shared.queue.push_points(points);
+    }
+
+    /// Notes in the database which channels may show events before they are committed. Once this resolves without an error a crash
+    /// treats them so; where it fails they must not begin to.
+    pub async fn note_promises(&self, early: Vec<(ChannelName, bool)>) -> Result<(), StoreError> {
+        let (done, noted) = oneshot::channel();
+        *self.shared.promises.lock() = Some(Promises { early, done });
+        self.shared.queue.wake();
+        tokio::time::timeout(COMMIT_WAIT, noted).await.map_err(|_| StoreError::Slow)?.map_err(|_| StoreError::Ended)?
     }
 
     /// Whether events are being written.

@@ -250,6 +250,11 @@ impl Queue {
         }
     }
 
+    /// There is something to do that is not in the queue.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
     /// Takes reservations from now on.
     pub(super) fn begin(&self) {
         self.inner.lock().open = true;

@@ -12,7 +12,7 @@ use super::queue::Item;
 use super::record::Point;
 use super::recover::{meta, set_meta};
 use super::{aside, insert};
-use crate::model::Event;
+use crate::model::{ChannelName, Event};
 
 /// A transaction.
 pub(super) enum Work<'a> {
@@ -124,6 +124,23 @@ async fn note_begin(db: &mut Held, channels: &dyn Channels, run: &str) -> sqlx::
                 let query = sqlx::query("UPDATE channels SET early = $2 WHERE id = $1").bind(row.try_get::<i64, _>(0)?).bind(early);
                 query.execute(&mut **db).await?;
             }
+        }
+    });
+    Ok(())
+}
+
+/// Notes which of these channels may show events before they are committed.
+pub(super) async fn note_promises(link: &mut Link, early: &[(ChannelName, bool)]) -> Result<(), Fault> {
+    let mut held = link.begin().await?;
+    let done = note_early(&mut held, early).await;
+    link.end(held, done).await
+}
+
+async fn note_early(db: &mut Held, early: &[(ChannelName, bool)]) -> sqlx::Result<()> {
+    both!(db, db => {
+        for (name, early) in early {
+            let query = sqlx::query("UPDATE channels SET early = $2 WHERE name = $1").bind(name.as_str()).bind(i64::from(*early));
+            query.execute(&mut **db).await?;
         }
     });
     Ok(())

@@ -18,8 +18,8 @@ use super::link::Link;
 use super::queue::{Batch, Item};
 use super::record::Point;
 use super::retention::Retention;
-use super::work::{Work, begin, say_clean};
-use super::{Recovered, Shared, StoreError, StoreState, check};
+use super::work::{Work, begin, note_promises, say_clean};
+use super::{Promises, Recovered, Shared, StoreError, StoreState, check};
 use crate::config::plan::StorePlan;
 use crate::model::chance;
 use crate::model::{Event, Now};
@@ -124,6 +124,7 @@ impl Writer {
 
     /// Writes the next batch and what was counted. One only, so that a stop is seen while publishers keep the queue filled.
     async fn step(&mut self, channels: &dyn Channels, stop: &mut Stop<'_>) -> Result<(), GaveUp> {
+        self.note_promises(channels).await;
         let batch = self.shared.queue.take();
         if !batch.items.is_empty() {
             let refused = self.write(&batch, channels, stop).await?;
@@ -136,6 +137,20 @@ impl Writer {
             self.write_points(&points, channels, stop).await?;
         }
         Ok(())
+    }
+
+    /// Notes what channels promise from now on, where somebody waits for that.
+    async fn note_promises(&mut self, channels: &dyn Channels) {
+        let Some(Promises { early, done }) = self.shared.promises.lock().take() else { return };
+        let noted = match note_promises(&mut self.link, &early).await {
+            Ok(()) => Ok(()),
+            Err(fault) => {
+                self.failed(&fault, channels).await;
+                Err(StoreError::Unable(fault.to_string().into()))
+            }
+        };
+        // Whoever asked may have gone.
+        done.send(noted).ok();
     }
 
     /// Writes one batch, however long the database cannot. Where it refuses the batch for what is in it, halves are tried, then

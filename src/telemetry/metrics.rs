@@ -183,9 +183,9 @@ impl ProtocolMetrics {
         self.connections_total.inc();
     }
 
-    /// Messages came in.
-    pub fn messages_in(&self, messages: u64, bytes: u64, now_ms: i64) {
-        self.messages_in.add(messages);
+    /// A message came in.
+    pub fn message_in(&self, bytes: u64, now_ms: i64) {
+        self.messages_in.inc();
         self.bytes_in.add(bytes);
         self.last_activity_ms.store(now_ms, std::sync::atomic::Ordering::Relaxed);
     }

@@ -62,7 +62,13 @@ pub struct Api {
 
 impl Api {
     /// What the calls share. `stop` is what makes the server not ready.
-    pub fn new(live: Arc<Live>, sessions: Arc<Sessions>, sources: Arc<Supervisor>, reloader: Arc<Reloader>, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(
+        live: Arc<Live>,
+        sessions: Arc<Sessions>,
+        sources: Arc<Supervisor>,
+        reloader: Arc<Reloader>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
             live,
             sessions,
