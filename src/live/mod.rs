@@ -6,10 +6,12 @@
 
 pub mod catch_up;
 mod log_channels;
+mod notes;
 pub mod statistics;
+mod swap;
 
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -18,24 +20,25 @@ use parking_lot::Mutex;
 
 use crate::apply::commit_queue::CommitQueue;
 use crate::apply::{Accepted, Applied, Apply, Batch, Effects, Refusal};
-use crate::config::plan::{FnRef, HttpRow, ProtocolPlan, Rate, SourcePlan, WhenFull};
+use crate::config::plan::{HttpRow, ProtocolPlan, Rate, SourcePlan, WhenFull};
 use crate::hub::connection::report;
 use crate::hub::{Admission, Bounds, Connection, Hub};
-use crate::limits::{LimitVerdict, Limiter, SharedLimits};
+use crate::limits::{Limiter, SharedLimits};
 use crate::model::chance::Chance;
 use crate::model::id::ProtocolId;
 use crate::model::view::RequestView;
-use crate::model::{Budget, ChannelName, Close, Code, Fault, Json, Now};
+use crate::model::{Budget, Close, Code, Fault, Json, Now};
 use crate::pipeline::deliver::{Renderer, batches};
-use crate::pipeline::publish::{Destination, Proposal, unknown};
+use crate::pipeline::publish::{Destination, Proposal};
 use crate::pipeline::{
     ClientLimits, ConnectionEffect, Decision, Effect, Env, Input, Moment, Snapshot, Spending, Spent, decide, fault_reply,
 };
 use crate::runtime::{Counters, Runtime};
-use crate::script::{ScriptError, Sender};
+use crate::script::Sender;
 use crate::store::{ConnectionEnd, ConnectionRecord, Store};
 use crate::telemetry::metrics::{DropReason, Metrics};
 pub use log_channels::{LogChannels, policy};
+pub use swap::Retired;
 
 /// Warnings about clients' messages that are logged in a second. The rest are in the log at level debug, and counted.
 const WARNINGS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("20 is not 0");
@@ -43,9 +46,6 @@ const WARNINGS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("20 is not 0"
 /// How often an input is decided again because what it read has changed before it could be applied. Each try takes microseconds,
 /// and one of those that compete always succeeds.
 const TRIES_MAX: usize = 64;
-
-/// Connections that are seen to before others have their turn.
-const TURN: usize = 256;
 
 /// See the module.
 pub struct Live {
@@ -92,24 +92,6 @@ pub struct Outcome {
     pub reply: Option<Json>,
     /// The status of a row, if it says one.
     pub status: Option<u16>,
-}
-
-/// What ended with a configuration.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retired {
-    /// Connections whose protocol is gone.
-    pub connections: usize,
-    /// Subscriptions that are no longer allowed.
-    pub subscriptions: usize,
-    turns: usize,
-}
-
-/// Lets other tasks have their turn, now and then.
-async fn turn(turns: &mut usize) {
-    *turns += 1;
-    if turns.is_multiple_of(TURN) {
-        tokio::task::yield_now().await;
-    }
 }
 
 /// Whether an input was dealt with.
@@ -165,80 +147,6 @@ impl Live {
     /// What the log asks about channels, as they are configured at the time.
     pub fn log_channels(&self) -> LogChannels {
         LogChannels::new(self.current.clone())
-    }
-
-    /// Puts a configuration in place for every input from now on: gives the one before.
-    pub fn swap(&self, runtime: Runtime, now: Now) -> Arc<Snapshot> {
-        let before = self.current.load_full();
-        let limits = SharedLimits::new(&runtime.plan, Some(&before.limits), now);
-        let counters = Counters::new(&runtime.plan, &self.metrics, before.counters.started);
-        let mut retired = self.retired.lock();
-        // A protocol that is back is retired no more, and one that nobody is left of needs nothing.
-        retired.retain(|(id, _)| runtime.protocol(*id).is_none() && self.hub.connection_count(Some(*id)) > 0);
-        for plan in &before.runtime.plan.protocols {
-            if runtime.protocol(plan.id).is_none() {
-                retired.push((plan.id, before.clone()));
-            }
-        }
-        let next = Snapshot::new(Arc::new(runtime), limits.into(), counters.into(), self.hub.clone());
-        self.current.store(Arc::new(next));
-        *self.before.lock() = Arc::downgrade(&before);
-        before
-    }
-
-    /// Ends what the current configuration no longer has and the one before had, and lets everything else follow. Others have their
-    /// turn in between.
-    pub async fn retire(&self, before: &Snapshot) -> Retired {
-        let current = self.current();
-        let mut retired = Retired::default();
-        for plan in &before.runtime.plan.protocols {
-            let is_same = current.runtime.protocol(plan.id).map(|protocol| Arc::ptr_eq(&protocol.plan, plan));
-            for connection in self.hub.connections(Some(plan.id)) {
-                match is_same {
-                    None => {
-                        self.end(&connection, Close::Retired);
-                        retired.connections += 1;
-                    }
-                    // Its task looks at what is new.
-                    Some(false) => connection.outbox.wake(),
-                    Some(true) => break,
-                }
-                turn(&mut retired.turns).await;
-            }
-        }
-        let plan = |name: &str| current.runtime.channels.resolve(name).map(|(_, plan)| plan);
-        for (connection, channel) in self.hub.replan(plan) {
-            self.tell_gone(&current, &connection, &channel);
-            retired.subscriptions += 1;
-            turn(&mut retired.turns).await;
-        }
-        retired
-    }
-
-    /// Ends again what somebody began under an older configuration just before the swap. Called now and then.
-    pub fn sweep(&self) {
-        // Looked at first: what is begun under it afterwards is begun by nobody.
-        let in_use = std::mem::take(&mut *self.before.lock());
-        if in_use.strong_count() > 0 {
-            *self.before.lock() = in_use.clone();
-        } else if in_use.ptr_eq(&Weak::new()) {
-            return;
-        }
-        let current = self.current();
-        for (connection, channel) in self.hub.replan(|name| current.runtime.channels.resolve(name).map(|(_, plan)| plan)) {
-            self.tell_gone(&current, &connection, &channel);
-        }
-        self.retired.lock().retain(|(id, _)| self.hub.connection_count(Some(*id)) > 0);
-    }
-
-    /// A subscription has ended because the configuration no longer allows it: its protocol's `error` says so.
-    fn tell_gone(&self, snapshot: &Snapshot, connection: &Arc<Connection>, channel: &ChannelName) {
-        let Some(protocol) = snapshot.runtime.protocol(connection.protocol) else { return };
-        let fault = unknown(channel.as_str());
-        if let Some(frame) = fault_reply(&protocol.plan, &fault, None, &connection.view(), Now::read()) {
-            connection.send(&frame);
-            self.hub.flush.one(connection);
-        }
     }
 
     /// Lets a connection in, or says why not. A displaced connection is closed.
@@ -466,73 +374,6 @@ impl Live {
     pub async fn finish_commits(&self) {
         self.commits.run(&self.store).await;
     }
-
-    fn may_warn(&self) -> bool {
-        let may = self.warnings.check(Now::read()) == LimitVerdict::Pass;
-        if may {
-            self.tell_left_out();
-        } else {
-            self.left_out.fetch_add(1, Relaxed);
-        }
-        may
-    }
-
-    /// Tells the log how many warnings it does not have. Also to be called now and then, as there may be no further one.
-    pub fn tell_left_out(&self) {
-        let left_out = self.left_out.swap(0, Relaxed);
-        if left_out > 0 {
-            tracing::warn!(left_out, "warnings about messages were left out of the log: there were too many in a second");
-        }
-    }
-
-    fn note_batch(&self, snapshot: &Snapshot, connection: &Connection, error: &ScriptError, now: Now) {
-        let (client, view) = (&*connection.id, connection.view());
-        if self.may_warn() {
-            let protocol = &*view.protocol;
-            tracing::warn!(protocol, client, why = %error, "a connection is given its events one by one: a script failed");
-        }
-        if let ScriptError::Tripped { function, why } = error {
-            note_trip(snapshot, function, why, &Sender::of_connection(&view), now);
-        }
-    }
-
-    /// Counts a decision and logs its fault.
-    fn note(&self, snapshot: &Snapshot, decision: &Decision, door: &str, connection: Option<&Connection>, now: Now) {
-        if let Some(counted) = decision.row.and_then(|row| snapshot.counters.row(row)) {
-            counted.calls.inc();
-            if decision.fault.is_some() {
-                counted.faults.inc();
-            }
-        }
-        let client = connection.map_or("", |c| &*c.id);
-        if let Some((error, connection)) = decision.warning.as_ref().zip(connection) {
-            self.note_batch(snapshot, connection, error, now);
-        }
-        let Some(fault) = &decision.fault else { return };
-        if fault.code == Code::RateLimited {
-            snapshot.counters.channels.drop_one(DropReason::RateLimited);
-        }
-        if let Some(connection) = connection {
-            connection.metrics.fault(fault.code);
-        }
-        let why = fault.detail.as_deref().unwrap_or(&fault.message);
-        match fault.code {
-            Code::ScriptFailed if self.may_warn() => tracing::warn!(door, client, code = fault.code.as_str(), why, "a script failed"),
-            _ => tracing::debug!(door, client, code = fault.code.as_str(), why, "a message was refused"),
-        }
-        if let Some(Budget::Exceeded { plugin, function }) = &fault.budget {
-            let view = connection.map(Connection::view);
-            let sender = view.as_ref().map_or(Sender::of_source(door), |view| Sender::of_connection(view));
-            note_trip(snapshot, &FnRef { plugin: plugin.clone(), name: function.clone() }, why, &sender, now);
-        }
-    }
-}
-
-/// A call went over its budget: that counts against who caused it, and against the function.
-fn note_trip(snapshot: &Snapshot, function: &FnRef, why: &str, sender: &Sender<'_>, now: Now) {
-    let scripts = &snapshot.runtime.scripts;
-    scripts.charge(sender, now);
-    scripts.tripped(function, why, sender, now);
 }
 
 /// Whether a connection goes on sending messages that are refused because it spent the budgets of scripts.

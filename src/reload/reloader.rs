@@ -135,7 +135,8 @@ impl Reloader {
     /// Reloads. `since`: when the files were last seen to change.
     pub async fn reload(&self, asked: Asked, since: Instant) -> Result<Report, Refusal> {
         let mut in_use = self.in_use.lock().await;
-        let done = self.attempt(&mut in_use, asked, since).await;
+        let mut read = None;
+        let done = self.attempt(&mut in_use, asked, since, &mut read).await;
         match &done {
             Ok(report) if !report.dry => {
                 *self.status.lock() = Status { current: report.current.clone(), refused: None };
@@ -148,10 +149,15 @@ impl Reloader {
                 refusal.log();
             }
         }
+        // Whoever watches these files looks at what is in use first. What was only asked about is still to be reloaded.
+        if let Some(read) = read.filter(|_| !asked.dry) {
+            self.inputs.send_replace(Arc::new(read));
+        }
         done
     }
 
-    async fn attempt(&self, in_use: &mut InUse, asked: Asked, since: Instant) -> Result<Report, Refusal> {
+    /// `files`: what was read, where anything was.
+    async fn attempt(&self, in_use: &mut InUse, asked: Asked, since: Instant, files: &mut Option<Inputs>) -> Result<Report, Refusal> {
         let refuse = |why, text: String| Refusal::new(why, Now::read().wall_ms, text);
         if let Some(wanted) = asked.generation.filter(|wanted| *wanted != in_use.generation) {
             let text = format!("generation {wanted} was asked for, and {} is in use\n", in_use.generation);
@@ -161,12 +167,10 @@ impl Reloader {
         let (read, previous) = (self.read.clone(), before.runtime.clone());
         let loaded = load::load(move || read(), move |loaded| build(loaded, Some(&previous))).await;
         let Fresh { built: (runtime, outline), inputs } = loaded.map_err(|unusable| {
-            if let Some(inputs) = unusable.inputs() {
-                self.inputs.send_replace(Arc::new(inputs.clone()));
-            }
+            *files = unusable.inputs().cloned();
             Refusal::of(&unusable, Now::read().wall_ms)
         })?;
-        self.inputs.send_replace(Arc::new(inputs.clone()));
+        *files = Some(inputs.clone());
         if runtime.plan.store != before.runtime.plan.store {
             return Err(refuse(Why::NeedsRestart, "`store` cannot change while the server runs: restart it\n".into()));
         }
@@ -178,23 +182,18 @@ impl Reloader {
             return Ok(Report { dry: true, current, changes, ended, milliseconds: took(since) });
         }
         let ready = parts.prepare(&runtime).await.map_err(|why| refuse(Why::CannotListen, format!("{why}\n")))?;
-        let mut ended = Ended::default();
-        let milliseconds = if changes.is_empty() {
-            took(since)
-        } else {
-            self.note_promises(&before.runtime, &runtime).await.map_err(|why| refuse(Why::StoreUnavailable, format!("{why}\n")))?;
-            self.foresee(&**parts, &before.runtime, &runtime, &mut changes);
-            let before = self.live.swap(runtime, Now::read());
-            let milliseconds = took(since);
-            let stopped = ready.apply(&self.live.current().runtime);
-            let retired = self.live.retire(&before).await;
-            ended = Ended {
-                subscriptions: retired.subscriptions as u64,
-                connections: retired.connections as u64,
-                sources: stopped.sources.len() as u64,
-                listeners: stopped.listeners.len() as u64,
-            };
-            milliseconds
+        self.note_promises(&before.runtime, &runtime).await.map_err(|why| refuse(Why::StoreUnavailable, format!("{why}\n")))?;
+        self.foresee(&**parts, &before.runtime, &runtime, &mut changes);
+        // Also where nothing is different to people: faults name the lines of the files as they are now.
+        let before = self.live.swap(runtime, Now::read());
+        let milliseconds = took(since);
+        let stopped = ready.apply(&self.live.current().runtime);
+        let retired = self.live.retire(&before).await;
+        let ended = Ended {
+            subscriptions: retired.subscriptions as u64,
+            connections: retired.connections as u64,
+            sources: stopped.sources.len() as u64,
+            listeners: stopped.listeners.len() as u64,
         };
         in_use.generation += 1;
         in_use.outline = outline;

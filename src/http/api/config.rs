@@ -12,9 +12,7 @@ use utoipa::ToSchema;
 use crate::http::api::openapi::BadQuery;
 use crate::http::api::query::{Known, Query};
 use crate::http::api::{Answer, Api, ok};
-use crate::http::problem::Problem;
-use crate::http::routes::json;
-use crate::model::Json;
+use crate::http::problem::{self, Problem};
 use crate::reload::report::{Current, Refusal, Report, Why};
 use crate::reload::{Asked, Status};
 
@@ -26,6 +24,17 @@ struct Config {
     /// Why the last reload since then was refused.
     #[schema(required)]
     refused: Option<Refusal>,
+}
+
+/// A reload that was refused.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only described: it is written as a problem with a member more")]
+struct Refused {
+    #[schema(inline)]
+    #[serde(flatten)]
+    problem: problem::Refusal,
+    /// Why, and when.
+    refusal: Refusal,
 }
 
 /// Show the configuration in use
@@ -51,8 +60,8 @@ pub(super) async fn config(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     params(("dry" = Option<bool>, Query, description = "Only say what would happen."),
         ("If-Match" = Option<String>, Header, description = "The generation that must be in use, in quotes, as `ETag` of `GET /api/config` has it.", example = "\"3\"")),
     responses((status = 200, description = "What is in use now, what is different, and what ended.", body = Report),
-        (status = 409, description = "It was refused: why. What was in use stays in use.", body = Refusal),
-        (status = 412, description = "Another generation is in use.", body = Refusal), BadQuery))]
+        (status = 409, description = "It was refused: why. What was in use stays in use.", body = Refused, content_type = "application/problem+json"),
+        (status = 412, description = "Another generation is in use.", body = Refused, content_type = "application/problem+json"), BadQuery))]
 pub(super) async fn reload(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap) -> Answer {
     let since = Instant::now();
     let mut query = Query::of(&uri, &Known { names: &["dry"], repeated: &[], data: false });
@@ -66,7 +75,7 @@ pub(super) async fn reload(State(api): State<Arc<Api>>, uri: Uri, headers: Heade
         Ok(Ok(report)) => ok(&report),
         Ok(Err(refusal)) => {
             let status = if refusal.why == Why::Outdated { StatusCode::PRECONDITION_FAILED } else { StatusCode::CONFLICT };
-            Ok(json(status, Json::of(&refusal).as_str().to_owned()))
+            Err(Problem::new(status, refusal.diagnostics.trim_end()).extension("refusal", &refusal))
         }
         Err(_) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the reload ended in an error of ours, which the log tells")),
     }
