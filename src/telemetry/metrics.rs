@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-pub use super::prometheus::{Kind, Sample};
+pub use super::prometheus::{Kind, Sample, Timed};
 pub use super::rates::Flow;
 use super::rates::Window;
 use super::relief::ReliefCounters;
@@ -401,7 +401,7 @@ impl Metrics {
     }
 
     /// For Prometheus, with what the caller knows besides.
-    pub fn prometheus(&self, now: Now, more: &[Sample]) -> String {
+    pub fn prometheus(&self, now: Now, more: &[Sample], timed: &[Timed]) -> String {
         let (patterns, protocols) = (snapshot(&self.patterns), snapshot(&self.protocols));
         let (routes, sources) = (snapshot(&self.routes), snapshot(&self.sources));
         super::prometheus::render(&super::prometheus::Counted {
@@ -413,6 +413,7 @@ impl Metrics {
             routes: &routes,
             sources: &sources,
             more,
+            timed,
         })
     }
 
