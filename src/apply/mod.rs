@@ -409,7 +409,7 @@ fn place(effects: Vec<Effect>, permit: Option<Permit>, held: Option<&mut Held<'_
             other => places.push(Ok(other)),
         }
     }
-    let appended = permit.append(events);
+    let appended = permit.append(events, &[]);
     let mut events = appended.events.into_iter();
     let steps = places.into_iter().filter_map(|place| match place {
         Ok(effect) => Some(Step::Do(effect)),

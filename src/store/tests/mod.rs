@@ -124,7 +124,7 @@ on_both! {
             tokio::task::yield_now().await;
         }
         assert!(tokio::time::timeout(Duration::from_millis(50), store.committed(Ticket(501))).await.is_err());
-        let ticket = held.append(vec![event("a", 501, 1, "x")]).last;
+        let ticket = held.append(vec![event("a", 501, 1, "x")], &[]).last;
         rig.task.await.unwrap();
         store.committed(ticket).await.unwrap();
         assert!(matches!(store.committed(Ticket(ticket.0 + 1)).await, Err(StoreError::Ended)));
@@ -164,8 +164,8 @@ on_both! {
         rig.write([event("a", 1, 1, "x")]).await;
         let bad = [event("a", 2, 1, "x"), event("b", 1, 1, "x"), event("a", 1, 1, "taken"), event("a", 3, 1, "x")];
         let before = append(&rig.store, event("c", 1, 1, "x")).unwrap();
-        let refused = rig.store.reserve(4, 0).unwrap().append(bad.into());
-        let after = rig.store.reserve(2, 0).unwrap().append(vec![event("a", 4, 1, "x"), event("c", 2, 1, "x")]);
+        let refused = rig.store.reserve(4, 0).unwrap().append(bad.into(), &[]);
+        let after = rig.store.reserve(2, 0).unwrap().append(vec![event("a", 4, 1, "x"), event("c", 2, 1, "x")], &[]);
         rig.store.committed(after.last).await.unwrap();
         assert!(!rig.store.refused(before, before) && !rig.store.refused(after.first, after.last));
         assert!(rig.store.refused(refused.first, refused.last) && rig.store.refused(refused.last, refused.last));
@@ -180,6 +180,70 @@ on_both! {
         assert_eq!(at.iter().find(|c| c.0 == "a"), Some(&("a", 4, 1)), "what was refused makes no hole");
         assert_eq!(at.iter().find(|c| c.0 == "b"), Some(&("b", 1, 1)), "an offset is not given twice");
         assert_eq!(rig.recovered.last_seq, 8);
+        rig.stop().await;
+    }
+
+    async fn what_rests_on_a_refused_transaction_is_refused_with_it(base) {
+        let rig = Rig::of(base).await;
+        rig.write([event("a", 1, 1, "x"), event("b", 1, 1, "x")]).await;
+        let append = |events: Vec<Event>, after: &[Ticket]| rig.store.reserve(events.len(), 0).unwrap().append(events, after).last;
+        // All of these are one batch, because nothing yields in between; offset 1 of `a` is taken.
+        let sound = append(vec![event("b", 2, 1, "x")], &[]);
+        let bad = append(vec![event("a", 2, 1, "x"), event("a", 1, 1, "taken")], &[]);
+        let misled = append(vec![event("b", 3, 1, "x"), event("a", 3, 1, "x")], &[sound, bad]);
+        let of_misled = append(vec![event("c", 1, 1, "x")], &[misled]);
+        let apart = append(vec![event("a", 4, 1, "x"), event("b", 4, 1, "x")], &[sound]);
+        for ticket in [bad, misled, of_misled] {
+            assert!(matches!(rig.store.committed(ticket).await, Err(StoreError::RowRefused)));
+        }
+        rig.store.committed(sound).await.unwrap();
+        rig.store.committed(apart).await.unwrap();
+        // In a batch of its own, between two that are sound.
+        let before = append(vec![event("a", 5, 1, "x")], &[apart]);
+        let late = append(vec![event("b", 5, 1, "x")], &[apart, of_misled]);
+        let after = append(vec![event("a", 6, 1, "x"), event("d", 1, 1, "x")], &[before]);
+        assert!(matches!(rig.store.committed(late).await, Err(StoreError::RowRefused)));
+        rig.store.committed(before).await.unwrap();
+        rig.store.committed(after).await.unwrap();
+        let place = |name: &str, offset| (name.to_owned(), offset);
+        let there = [("a", 1), ("b", 1), ("b", 2), ("a", 4), ("b", 4), ("a", 5), ("a", 6), ("d", 1)];
+        assert_eq!(places(base).await, there.map(|(name, offset)| place(name, offset)));
+        assert_eq!(rig.store.stats().refused_rows, 6);
+        rig.stop().await;
+        let rig = Rig::of(base).await;
+        let mut tops: Vec<_> = rig.recovered.channels.iter().map(|c| (c.name.as_str().to_owned(), c.top as i64)).collect();
+        tops.sort();
+        assert_eq!(tops, [("a", 6), ("b", 5), ("c", 1), ("d", 1)].map(|(name, top)| place(name, top)), "no offset is given twice");
+        rig.stop().await;
+    }
+
+    async fn batches_of_any_size_over_many_channels_are_there_in_order(base) {
+        let rig = Rig::of(base).await;
+        let (mut tops, mut expected) = ([0u64; 70], Vec::new());
+        // First the channels become known; then sizes around those of the statements.
+        for size in [70, 1, 2, 31, 32, 33, 64, 65, 97, 512, 513, 700] {
+            let events: Vec<Event> = (0..size)
+                .map(|n| {
+                    let channel = (n * 7 + size) % tops.len();
+                    tops[channel] += 1;
+                    expected.push((format!("c{channel}"), tops[channel] as i64));
+                    event(&format!("c{channel}"), tops[channel], 1, "x")
+                })
+                .collect();
+            let appended = rig.store.reserve(size, 0).unwrap().append(events, &[]);
+            rig.store.committed(appended.last).await.unwrap();
+        }
+        assert_eq!(places(base).await, expected);
+        let stats = rig.store.stats();
+        assert_eq!((stats.commits.count(), stats.committed_rows), (12, expected.len() as u64));
+        assert!(stats.commits.longest >= stats.commits.mean() && stats.commits.mean() > Duration::ZERO);
+        rig.stop().await;
+        let rig = Rig::of(base).await;
+        for channel in &rig.recovered.channels {
+            let index: usize = channel.name.as_str()[1..].parse().unwrap();
+            assert_eq!((channel.top, channel.first), (tops[index], 1), "{channel:?}");
+        }
+        assert_eq!(rig.recovered.channels.len(), tops.len());
         rig.stop().await;
     }
 
@@ -198,12 +262,12 @@ on_both! {
         let (store, mut writer, _) = Store::open(&base.plan, Now::read()).await.unwrap();
         let policies = Policies::early(&[]);
         writer.begin(policies.clone()).await.unwrap();
-        let appended = store.reserve(3, 0).unwrap().append(vec![event("a", 1, 1, "x"), event("b", 1, 1, "x"), event("a", 2, 1, "x")]);
+        let appended = store.reserve(3, 0).unwrap().append(vec![event("a", 1, 1, "x"), event("b", 1, 1, "x"), event("a", 2, 1, "x")], &[]);
         let items: Vec<queue::Item> = appended.events.iter().cloned().map(queue::Item::Event).collect();
         let points = [Point { kind: "k", name: "n".into(), metric: "m", minute_s: 60, delta: 2 }];
         for again in [false, true, true] {
-            work::perform(&mut writer.link, &work::Work::Items(&items), &*policies, again, 1).await.unwrap();
-            work::perform(&mut writer.link, &work::Work::Points(&points), &*policies, again, 2).await.unwrap();
+            work::perform(&mut writer.link, &work::Work::Items(&items), &*policies, &writer.known, again, 1).await.unwrap();
+            work::perform(&mut writer.link, &work::Work::Points(&points), &*policies, &writer.known, again, 2).await.unwrap();
         }
         assert_eq!(places(base).await.len(), 3);
         let mut db = base.stranger().await;
@@ -213,7 +277,7 @@ on_both! {
         let mut other = (*appended.events[0]).clone();
         other.new.id = uuid::Uuid::now_v7();
         let other = [queue::Item::Event(other.into())];
-        let done = work::perform(&mut writer.link, &work::Work::Items(&other), &*policies, true, 3).await;
+        let done = work::perform(&mut writer.link, &work::Work::Items(&other), &*policies, &writer.known, true, 3).await;
         assert!(matches!(done, Err(fault::Fault::Row(_))), "{done:?}");
     }
 }
@@ -243,7 +307,7 @@ async fn a_full_queue_refuses_and_gives_back_what_was_not_used() {
     assert_eq!(store.reserve(usize::MAX, usize::MAX).err(), Some(Unavailable::Full));
     // Nobody writes: what is appended stays, also where it was more than had been reserved.
     for n in 1..=9 {
-        store.reserve(1, 0).unwrap().append(vec![event("a", n, 1, "x")]);
+        store.reserve(1, 0).unwrap().append(vec![event("a", n, 1, "x")], &[]);
     }
     assert_eq!(store.stats().queued_rows, 9);
     assert!(store.stats().queued_bytes >= 9 * 200);
