@@ -15,18 +15,18 @@ use tokio_util::task::TaskTracker;
 use crate::cli::{Cli, Command, LogFormat};
 use crate::config::diagnostic;
 use crate::config::plan::{Listen, SourceKind, TlsPlan};
-use crate::http::api::ApiSite;
+use crate::http::api::ApiRoutes;
 use crate::http::certificate::Certificate;
-use crate::http::listen::{Bound, HANDSHAKES_MAX, Terms, bind, serve};
+use crate::http::listen::{Bound, HANDSHAKES_MAX, ListenerOptions, bind, serve};
+use crate::http::routes::Routes;
 use crate::http::sessions::Sessions;
-use crate::http::site::Site;
 use crate::http::upgrade::Upgrader;
 use crate::hub::Hub;
 use crate::log_channels::LogChannels;
 use crate::model::{Close, Now};
 use crate::pipeline::Context;
 use crate::router::Router;
-use crate::routing::doors::{self, Door};
+use crate::routing::listeners::{self, Listener};
 use crate::routing::table;
 use crate::runtime::{self, Runtime};
 use crate::statistics::Statistics;
@@ -113,7 +113,7 @@ fn routes(path: &Path) -> ExitCode {
     }
 }
 
-fn in_columns(entries: &[table::Entry]) -> String {
+fn in_columns(entries: &[table::RouteEntry]) -> String {
     let head = ["FROM", "LIMIT", "SCRIPT", "TO"].map(String::from);
     let rows: Vec<[String; 4]> =
         std::iter::once(head).chain(entries.iter().map(|e| [e.from.clone(), e.limit.clone(), e.script.clone(), e.to.clone()])).collect();
@@ -205,7 +205,7 @@ impl App {
             })
             .collect();
         let router = self.router.clone();
-        let gathering = tokio::spawn(async move { router.gather().await });
+        let batching = tokio::spawn(async move { router.write_due_batches().await });
         let feed = hub.feed.clone();
         let feeding = tokio::spawn(async move { feed.run().await });
         let ports = self.serve(open);
@@ -225,7 +225,7 @@ impl App {
             tracing::error!(still = "store", queued = self.router.store.stats().queued_rows, "did not end in time");
         }
         delivered.abort();
-        gathering.abort();
+        batching.abort();
         feeding.abort();
         writing.iter().for_each(tokio::task::JoinHandle::abort);
         tracing::info!("stopped");
@@ -239,17 +239,17 @@ impl App {
             Ok((bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?, certificate))
         };
         let plan = &self.router.context.runtime.plan;
-        let mut doors = Vec::new();
-        for door in doors::doors(plan) {
-            let (bound, certificate) = open(&door.listen, door.tls.as_ref()).await?;
-            doors.push((door, bound, self.terms(certificate)?));
+        let mut listeners = Vec::new();
+        for listener in listeners::listeners(plan) {
+            let (bound, certificate) = open(&listener.listen, listener.tls.as_ref()).await?;
+            listeners.push((listener, bound, self.listener_options(certificate)?));
         }
         let (bound, certificate) = open(&plan.api.listen, plan.api.tls.as_ref()).await?;
-        Ok(Open { doors, api: (bound, self.terms(certificate)?) })
+        Ok(Open { listeners, api: (bound, self.listener_options(certificate)?) })
     }
 
     /// The terms of a listener. Its certificate is watched from now on.
-    fn terms(&self, certificate: Option<Certificate>) -> anyhow::Result<Terms> {
+    fn listener_options(&self, certificate: Option<Certificate>) -> anyhow::Result<ListenerOptions> {
         let runtime = &self.router.context.runtime;
         let metrics = runtime.metrics.sockets();
         let tls = certificate.as_ref().map(Certificate::handshakes).transpose().context("cannot serve TLS")?;
@@ -257,22 +257,22 @@ impl App {
             certificate.warn();
             self.tasks.spawn(certificate.watch(metrics.clone(), self.stop.clone()));
         }
-        Ok(Terms { tls, per_address: runtime.plan.sockets_per_address, handshakes: HANDSHAKES_MAX, metrics })
+        Ok(ListenerOptions { tls, per_address: runtime.plan.sockets_per_address, handshakes: HANDSHAKES_MAX, metrics })
     }
 
     /// Serves what is bound, and starts the sources.
     fn serve(&self, open: Open) -> Ports {
         let plan = &self.router.context.runtime.plan;
-        let mut ports = Ports { doors: Vec::new(), api: open.api.0.address.port() };
+        let mut ports = Ports { listeners: Vec::new(), api: open.api.0.address.port() };
         let sessions = Arc::new(Sessions::new(self.router.store.clone()));
-        for (door, bound, terms) in open.doors {
+        for (listener, bound, options) in open.listeners {
             let upgrader = Upgrader { tasks: self.tasks.clone(), stop: self.stop.clone(), sessions: sessions.clone() };
             let port = bound.address.port();
-            serve(bound, terms, &Arc::new(Site::new(self.router.clone(), upgrader, &door)), &self.tasks, &self.stop);
-            ports.doors.push((door, port));
+            serve(bound, options, &Arc::new(Routes::new(self.router.clone(), upgrader, &listener)), &self.tasks, &self.stop);
+            ports.listeners.push((listener, port));
         }
-        let (bound, terms) = open.api;
-        serve(bound, terms, &Arc::new(ApiSite::new(self.router.clone(), sessions, self.stop.clone())), &self.tasks, &self.stop);
+        let (bound, options) = open.api;
+        serve(bound, options, &Arc::new(ApiRoutes::new(self.router.clone(), sessions, self.stop.clone())), &self.tasks, &self.stop);
         for source in &plan.sources {
             if matches!(source.kind, SourceKind::Every { .. }) {
                 self.tasks.spawn(sources::every(self.router.clone(), source.clone(), self.stop.clone()));
@@ -298,20 +298,20 @@ impl App {
 
 /// What is bound.
 struct Open {
-    doors: Vec<(Door, Bound, Terms)>,
-    api: (Bound, Terms),
+    listeners: Vec<(Listener, Bound, ListenerOptions)>,
+    api: (Bound, ListenerOptions),
 }
 
 /// The ports in use, also where the system chose them.
 struct Ports {
-    doors: Vec<(Door, u16)>,
+    listeners: Vec<(Listener, u16)>,
     api: u16,
 }
 
 impl Ports {
     /// The address of the door that serves this.
-    fn at(&self, listen: &Listen, serves: impl Fn(&Door) -> bool) -> Listen {
-        let port = self.doors.iter().find(|(door, _)| serves(door)).map_or(listen.port, |(_, port)| *port);
+    fn at(&self, listen: &Listen, serves: impl Fn(&Listener) -> bool) -> Listen {
+        let port = self.listeners.iter().find(|(listener, _)| serves(listener)).map_or(listen.port, |(_, port)| *port);
         Listen { port, ..listen.clone() }
     }
 }
@@ -326,7 +326,7 @@ fn announce(cli: &Cli, router: &Router, ports: &Ports) {
     let plan = &router.context.runtime.plan;
     let mut lines: Vec<(&str, String)> = Vec::new();
     for (index, protocol) in plan.protocols.iter().enumerate() {
-        let at = ports.at(&protocol.listen, |door| door.protocols.contains(&index));
+        let at = ports.at(&protocol.listen, |listener| listener.protocols.contains(&index));
         let s = secure(protocol.tls.as_ref());
         lines.push((&protocol.name, format!("ws{s}://{at}{}", protocol.path)));
         for row in &protocol.http {
@@ -336,7 +336,7 @@ fn announce(cli: &Cli, router: &Router, ports: &Ports) {
     for (index, source) in plan.sources.iter().enumerate() {
         match &source.kind {
             SourceKind::Http { method, path, listen, tls, .. } => {
-                let at = ports.at(listen, |door| door.sources.contains(&index));
+                let at = ports.at(listen, |listener| listener.sources.contains(&index));
                 lines.push((&source.name, format!("{method} http{}://{at}{path}", secure(tls.as_ref()))));
             }
             SourceKind::Every { period, .. } => lines.push((&source.name, format!("every {}", humantime::format_duration(*period)))),

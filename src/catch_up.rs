@@ -82,7 +82,7 @@ async fn read(
             renderer.begin();
             if let Some(packet) = renderer.render(&event, connection, Some(&view)) {
                 bytes += packet.wire.len();
-                packets.push(Packet { traits: renderer.traits(&event, Some(&channel)), ..packet });
+                packets.push(Packet { policy: renderer.policy(&event, Some(&channel)), ..packet });
             }
             if bytes >= connection.outbox.bytes_max() / 4 && events.peek().is_some() {
                 next = event.offset;

@@ -4,15 +4,15 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::apply::line::Line;
+use crate::apply::commit_queue::CommitQueue;
 use crate::apply::{Accepted, Applied, Apply, Batch};
 use crate::config::plan::{HttpRow, ProtocolPlan, Rate, SourcePlan, WhenFull};
 use crate::hub::connection::report;
 use crate::hub::{Admission, Bounds, Connection};
-use crate::limits::{Limiter, Verdict};
+use crate::limits::{LimitVerdict, Limiter};
 use crate::model::view::RequestView;
 use crate::model::{Close, Code, Fault, Json, Now};
-use crate::pipeline::deliver::{Renderer, gathers};
+use crate::pipeline::deliver::{Renderer, batches};
 use crate::pipeline::publish::{Destination, Proposal, prepare};
 use crate::pipeline::{self, ClientLimits, Context, Decision, Effect, Input};
 use crate::store::{ConnectionEnd, ConnectionRecord, Store};
@@ -30,7 +30,7 @@ pub struct Router {
     /// What is kept.
     pub store: Store,
     /// What waits to be kept before anyone sees it.
-    pub line: Line,
+    pub commit_queue: CommitQueue,
 }
 
 /// What a door without a connection gets back, at first.
@@ -63,7 +63,7 @@ impl Router {
     /// A router over these.
     pub fn new(context: Context, store: Store, now: Now) -> Self {
         let rate = Rate { count: WARNINGS_PER_SECOND, per: Duration::from_secs(1), burst: WARNINGS_PER_SECOND };
-        Self { context, store, line: Line::default(), warnings: Limiter::new(&rate, now) }
+        Self { context, store, commit_queue: CommitQueue::default(), warnings: Limiter::new(&rate, now) }
     }
 
     /// Lets a connection in, or says why not. A displaced connection is closed.
@@ -76,7 +76,7 @@ impl Router {
             displace: matches!(limits.full, WhenFull::CloseOldest(..)),
         };
         let mut failed = None;
-        connection.set_gathers(gathers(&self.context.runtime, connection.protocol, &connection.view(), Now::read(), &mut failed));
+        connection.set_batches(batches(&self.context.runtime, connection.protocol, &connection.view(), Now::read(), &mut failed));
         if let Some(why) = failed {
             self.warn_of_batch(&connection.id, &why);
         }
@@ -114,7 +114,7 @@ impl Router {
                 tracing::warn!(protocol = %protocol.plan.name, client = %connection.id, why, "a message was refused");
             }
             // In its order among what the connection is told. What touches no channel and no store is always accepted.
-            if let Some(frame) = pipeline::tell(&protocol.plan, &fault, None, &connection.view(), now)
+            if let Some(frame) = pipeline::fault_reply(&protocol.plan, &fault, None, &connection.view(), now)
                 && let Err(fault) = self.applying().apply(Some(connection), vec![Effect::Send(frame)], batch, now)
             {
                 tracing::error!(client = %connection.id, why = %fault.message, "a client was not told of a fault");
@@ -183,7 +183,7 @@ impl Router {
     }
 
     fn applying(&self) -> Apply<'_> {
-        Apply { context: &self.context, store: &self.store, line: &self.line }
+        Apply { context: &self.context, store: &self.store, commit_queue: &self.commit_queue }
     }
 
     /// Ends a connection after all that waits for it.
@@ -193,13 +193,13 @@ impl Router {
         renderer.report();
     }
 
-    /// Writes what was gathered whenever it is due, as long as it is polled.
-    pub async fn gather(&self) {
+    /// Writes what was batched whenever it is due, as long as it is polled.
+    pub async fn write_due_batches(&self) {
         let Context { runtime, hub, .. } = &self.context;
         loop {
             let (channel, protocol) = hub.due.next().await;
             let mut renderer = Renderer::new(runtime, Now::read());
-            let written = hub.write_gathered(&channel, protocol, &mut renderer);
+            let written = hub.write_batch(&channel, protocol, &mut renderer);
             renderer.report();
             runtime.counters.drop_many(DropReason::OutboxFull, written.overflowed as u64);
             runtime.counters.drop_many(DropReason::Gone, written.gone as u64);
@@ -210,7 +210,7 @@ impl Router {
 
     /// Shows what the store settles, until it has ended.
     pub async fn deliver(&self) {
-        self.line.run(self.applying()).await;
+        self.commit_queue.run(self.applying()).await;
     }
 
     fn conclude(&self, mut decision: Decision, door: &str, now: Now) -> Result<Promised, Fault> {
@@ -223,7 +223,7 @@ impl Router {
     }
 
     fn may_warn(&self) -> bool {
-        self.warnings.check(Now::read()) == Verdict::Pass
+        self.warnings.check(Now::read()) == LimitVerdict::Pass
     }
 
     fn warn_of_batch(&self, client: &str, why: &str) {

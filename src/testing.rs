@@ -47,8 +47,8 @@ pub(crate) async fn router(yaml: &str, plugins: &[(&str, &str)]) -> Arc<Router> 
     tokio::spawn(async move { flushing.context.hub.flush.run_all().await });
     let delivering = router.clone();
     tokio::spawn(async move { delivering.deliver().await });
-    let gathering = router.clone();
-    tokio::spawn(async move { gathering.gather().await });
+    let batching = router.clone();
+    tokio::spawn(async move { batching.write_due_batches().await });
     let feed = router.context.hub.feed.clone();
     tokio::spawn(async move { feed.run().await });
     router

@@ -7,21 +7,21 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Released;
-use crate::hub::{Channel, Connection, Held, Published};
+use crate::hub::{Channel, Connection, LockedChannels, Published};
 use crate::model::{ChannelName, Close, Now};
 use crate::pipeline::Context;
 use crate::pipeline::deliver::Renderer;
 use crate::protocol::{Frame, websocket};
 
 /// Bytes that a connection is told at once: what comes next begins anew.
-const TOLD_BYTES_MAX: usize = 16 << 10;
+const REPLY_BYTES_MAX: usize = 16 << 10;
 
 /// The most room that a thread keeps to write in.
-const ROOM_BYTES: usize = 64 << 10;
+const BUFFER_BYTES: usize = 64 << 10;
 
 thread_local! {
     /// Where this thread's batches write what they tell: copied out whole, so that what waits has no room to spare.
-    static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// See the module. What is left is queued when it is dropped, with no channel held.
@@ -33,12 +33,12 @@ pub struct Batch<'a> {
     /// The connection it comes from, whose task flushes when the batch has ended.
     own: Option<&'a Arc<Connection>>,
     /// What that one is told, one frame behind the other, before anything else is queued for it.
-    told: Vec<u8>,
-    told_messages: u64,
-    told_payload: u64,
+    replies: Vec<u8>,
+    reply_count: u64,
+    reply_payload: u64,
     /// Connections whose transactions wait no more once all of it is queued: only then may they go on.
     pub(super) released: Vec<Released>,
-    /// Connections whose events are gathered from now on, or are not any more, once no channel is held.
+    /// Connections whose events are batched from now on, or are not any more, once no channel is held.
     switching: Vec<Arc<Connection>>,
     /// Connections that end then.
     ending: Vec<(Arc<Connection>, Close)>,
@@ -52,9 +52,9 @@ impl<'a> Batch<'a> {
             renderer: Renderer::new(&context.runtime, now),
             open: None,
             own,
-            told: Vec::new(),
-            told_messages: 0,
-            told_payload: 0,
+            replies: Vec::new(),
+            reply_count: 0,
+            reply_payload: 0,
             released: Vec::new(),
             switching: Vec::new(),
             ending: Vec::new(),
@@ -62,30 +62,30 @@ impl<'a> Batch<'a> {
     }
 
     /// Tells a connection something by itself, behind everything that it was given before.
-    pub(super) fn send(&mut self, held: Option<&mut Held<'_>>, connection: &Arc<Connection>, frame: &Frame) {
-        self.settle(held);
+    pub(super) fn send(&mut self, locked: Option<&mut LockedChannels<'_>>, connection: &Arc<Connection>, frame: &Frame) {
+        self.settle(locked);
         let own = self.own.is_some_and(|own| own.key == connection.key);
-        if !own || connection.compresses(frame) || self.told.len() > TOLD_BYTES_MAX {
-            self.give_told();
+        if !own || connection.compresses(frame) || self.replies.len() > REPLY_BYTES_MAX {
+            self.enqueue_replies();
         }
         if !own || connection.compresses(frame) {
             connection.send(frame);
-            return self.given(connection);
+            return self.enqueued(connection);
         }
-        if self.told.capacity() == 0 {
-            self.told = ROOM.take();
+        if self.replies.capacity() == 0 {
+            self.replies = BUFFER.take();
         }
-        websocket::append(&mut self.told, frame);
-        self.told_messages += 1;
-        self.told_payload += frame.len() as u64;
+        websocket::append(&mut self.replies, frame);
+        self.reply_count += 1;
+        self.reply_payload += frame.len() as u64;
     }
 
     /// Queues what the connection is told.
-    pub(super) fn give_told(&mut self) {
-        if let (Some(own), false) = (self.own, self.told.is_empty()) {
-            let told = Bytes::copy_from_slice(&self.told);
-            self.told.clear();
-            own.send_joint(told, std::mem::take(&mut self.told_messages), std::mem::take(&mut self.told_payload));
+    pub(super) fn enqueue_replies(&mut self) {
+        if let (Some(own), false) = (self.own, self.replies.is_empty()) {
+            let replies = Bytes::copy_from_slice(&self.replies);
+            self.replies.clear();
+            own.send_joint(replies, std::mem::take(&mut self.reply_count), std::mem::take(&mut self.reply_payload));
         }
     }
 
@@ -99,26 +99,26 @@ impl<'a> Batch<'a> {
     }
 
     /// Something was shown on a channel that is held, to be queued with what follows on the same.
-    pub(super) fn shown(&mut self, held: &mut Held<'_>, name: &ChannelName) {
-        self.give_told();
+    pub(super) fn shown(&mut self, locked: &mut LockedChannels<'_>, name: &ChannelName) {
+        self.enqueue_replies();
         if self.open.as_ref().is_none_or(|open| open.name != *name) {
-            self.open = held.channel(name);
+            self.open = locked.channel(name);
         }
     }
 
     /// Before something else can be seen on `name`, or at all: what was shown on another channel is queued.
-    pub(super) fn only(&mut self, held: Option<&mut Held<'_>>, name: Option<&ChannelName>) {
-        self.give_told();
+    pub(super) fn only(&mut self, locked: Option<&mut LockedChannels<'_>>, name: Option<&ChannelName>) {
+        self.enqueue_replies();
         if self.open.as_ref().is_some_and(|open| Some(&open.name) != name) {
-            self.settle(held);
+            self.settle(locked);
         }
     }
 
-    /// Queues what was shown. `held`: the channels that are locked.
-    fn settle(&mut self, held: Option<&mut Held<'_>>) {
+    /// Queues what was shown. `locked`: the channels that are locked.
+    fn settle(&mut self, locked: Option<&mut LockedChannels<'_>>) {
         let Some(open) = self.open.take() else { return };
-        let published = match held {
-            Some(held) => held.settle(&open.name, &mut self.renderer),
+        let published = match locked {
+            Some(locked) => locked.settle(&open.name, &mut self.renderer),
             None => self.context.hub.settle(&open, &mut self.renderer),
         };
         self.count(&open, &published);
@@ -128,7 +128,7 @@ impl<'a> Batch<'a> {
         published.iter().for_each(|published| self.context.runtime.published(Some(&channel.plan), published));
     }
 
-    /// The events of a connection are gathered behind this transaction, or are not any more.
+    /// The events of a connection are batched behind this transaction, or are not any more.
     pub(super) fn switches(&mut self, connection: &Arc<Connection>) {
         self.switching.push(connection.clone());
     }
@@ -150,8 +150,8 @@ impl<'a> Batch<'a> {
         }
         self.only(None, None);
         for connection in std::mem::take(&mut self.switching) {
-            self.context.hub.switch_gathering(&connection, &mut self.renderer);
-            self.given(&connection);
+            self.context.hub.switch_batching(&connection, &mut self.renderer);
+            self.enqueued(&connection);
         }
         for (connection, close) in std::mem::take(&mut self.ending) {
             self.context.hub.end(&connection, close, &mut self.renderer);
@@ -159,7 +159,7 @@ impl<'a> Batch<'a> {
     }
 
     /// A connection was given something by itself.
-    pub(super) fn given(&self, connection: &Arc<Connection>) {
+    pub(super) fn enqueued(&self, connection: &Arc<Connection>) {
         if self.own.is_none_or(|own| own.key != connection.key) {
             self.context.hub.flush.one(connection);
         }
@@ -170,13 +170,13 @@ impl Drop for Batch<'_> {
     /// Queues what is left. No channel may be held.
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            self.give_told();
+            self.enqueue_replies();
             self.settle(None);
             self.renderer.report();
         }
-        if (1..=ROOM_BYTES).contains(&self.told.capacity()) {
-            self.told.clear();
-            ROOM.set(std::mem::take(&mut self.told));
+        if (1..=BUFFER_BYTES).contains(&self.replies.capacity()) {
+            self.replies.clear();
+            BUFFER.set(std::mem::take(&mut self.replies));
         }
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! A transaction that publishes to a channel with a history has two halves. At first its events get their places and go to the
 //! store, under the locks of their channels. Everything that anyone could see of it, in its order, happens once they are
-//! committed: nobody ever saw what the log lost, and an answer means that it is stored. In between it stands in the [`line`].
+//! committed: nobody ever saw what the log lost, and an answer means that it is stored. In between it stands in the [`commit_queue`].
 //! What a channel's promise allows to be seen before the commit is not held back.
 
 mod batch;
-pub mod line;
+pub mod commit_queue;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::config::plan::{ChannelPlan, Promise};
-use crate::hub::{CatchUp, Connection, Held, Joined, Packet, Published, Render};
+use crate::hub::{CatchUp, Connection, Joined, LockedChannels, Packet, Published, Render};
 use crate::model::event::NewEvent;
 use crate::model::{ChannelName, Close, Code, Event, Fault, Now};
 use crate::pipeline::Context;
@@ -25,7 +25,7 @@ use crate::pipeline::effect::{Effect, Receivers};
 use crate::store::{Permit, Store, StoreError, Ticket};
 use crate::telemetry::metrics::DropReason;
 pub use batch::Batch;
-use line::{Line, Transaction};
+use commit_queue::{CommitQueue, PendingTransaction};
 
 /// How long a door waits for the store before it says that it does not know.
 const SETTLE_WAIT: Duration = Duration::from_secs(10);
@@ -103,7 +103,7 @@ pub struct Apply<'a> {
     /// The log.
     pub store: &'a Store,
     /// What waits for its commit.
-    pub line: &'a Line,
+    pub commit_queue: &'a CommitQueue,
 }
 
 impl Apply<'_> {
@@ -120,11 +120,11 @@ impl Apply<'_> {
         // What a connection does stays in order: behind what waits of it, all else waits too.
         let follows = actor.is_some_and(|actor| actor.is_waiting());
         let permit = self.reserve(&effects)?;
-        let mut held = self.hold(effects.iter().filter_map(touched))?;
-        let at_once = if follows { 0 } else { at_once(&effects, held.as_mut()) };
-        let (mut steps, tickets) = place(effects, permit, held.as_mut());
+        let mut locked = self.hold(effects.iter().filter_map(touched))?;
+        let at_once = if follows { 0 } else { at_once(&effects, locked.as_mut()) };
+        let (mut steps, tickets) = assign_offsets(effects, permit, locked.as_mut());
         let rest = steps.split_off(at_once);
-        let mut applied = self.run(held.as_mut(), actor, steps, batch, actor.is_none(), now);
+        let mut applied = self.run(locked.as_mut(), actor, steps, batch, actor.is_none(), now);
         if rest.is_empty() {
             applied.ticket = tickets.filter(|(_, _, relaxed)| !relaxed).map(|(_, last, _)| last);
             return Ok(Accepted::Done(applied));
@@ -138,8 +138,8 @@ impl Apply<'_> {
                 (Some(done), Accepted::Waiting(settled))
             }
         };
-        // Under the locks, so that the line has the order of the offsets.
-        self.line.push(Transaction { first, last, actor: actor.cloned(), steps: rest, applied, done });
+        // Under the locks, so that the queue has the order of the offsets.
+        self.commit_queue.push(PendingTransaction { first, last, actor: actor.cloned(), steps: rest, applied, done });
         Ok(accepted)
     }
 
@@ -150,7 +150,7 @@ impl Apply<'_> {
                 && plan.history.is_some()
             {
                 rows += 1;
-                bytes += event.weight();
+                bytes += event.cost_bytes();
             }
         }
         if rows == 0 {
@@ -163,16 +163,16 @@ impl Apply<'_> {
         Ok(Some(permit))
     }
 
-    fn hold<'h>(&'h self, channels: impl Iterator<Item = (ChannelName, Arc<ChannelPlan>)>) -> Result<Option<Held<'h>>, Fault> {
+    fn hold<'h>(&'h self, channels: impl Iterator<Item = (ChannelName, Arc<ChannelPlan>)>) -> Result<Option<LockedChannels<'h>>, Fault> {
         let channels: Vec<_> = channels.collect();
         if channels.is_empty() { Ok(None) } else { self.context.hub.hold(channels).map(Some) }
     }
 
     /// The second half of a transaction: its events are stored, or were refused.
-    pub(crate) fn finish(self, transaction: Transaction, batch: &mut Batch<'_>, now: Now) {
-        let Transaction { first, last, actor, mut steps, mut applied, done } = transaction;
+    pub(crate) fn finish(self, transaction: PendingTransaction, batch: &mut Batch<'_>, now: Now) {
+        let PendingTransaction { first, last, actor, mut steps, mut applied, done } = transaction;
         // However this ends, the connection goes on.
-        let released = actor.clone().map(|actor| Released { actor, weight: line::weight(&steps) });
+        let released = actor.clone().map(|actor| Released { actor, cost: commit_queue::cost(&steps) });
         batch.released.extend(released);
         let mut result = Ok(());
         if last > Ticket::default() && self.store.refused(first, last) {
@@ -183,8 +183,8 @@ impl Apply<'_> {
             Step::Do(effect) => channel_of(effect),
         }));
         let channels = |steps: &[Step]| steps.iter().filter_map(|step| touched_by(self.context, step)).collect::<Vec<_>>();
-        let mut held = match self.hold(channels(&steps).into_iter()) {
-            Ok(held) => held,
+        let mut locked = match self.hold(channels(&steps).into_iter()) {
+            Ok(locked) => locked,
             Err(fault) => {
                 // What is stored is shown in any case; its channels are there.
                 steps.retain(|step| matches!(step, Step::Show(..)));
@@ -193,20 +193,20 @@ impl Apply<'_> {
             }
         };
         if result.is_ok() || !self.store.refused(first, last) {
-            let later = self.run(held.as_mut(), actor.as_ref(), steps, batch, done.is_some(), now);
+            let later = self.run(locked.as_mut(), actor.as_ref(), steps, batch, done.is_some(), now);
             applied.published.extend(later.published);
-        } else if let Some(held) = held.as_mut() {
+        } else if let Some(locked) = locked.as_mut() {
             for step in &steps {
                 if let Step::Show(event, _) = step {
-                    held.skip(event);
+                    locked.skip(event);
                 }
             }
         }
-        drop(held);
+        drop(locked);
         batch.end();
         if let (Some(actor), Err(fault)) = (&actor, &result)
             && let Some(frame) =
-                crate::pipeline::tell(&self.context.runtime.protocols[actor.protocol].plan, fault, None, &actor.view(), now)
+                crate::pipeline::fault_reply(&self.context.runtime.protocols[actor.protocol].plan, fault, None, &actor.view(), now)
         {
             batch.send(None, actor, &frame);
         }
@@ -216,40 +216,40 @@ impl Apply<'_> {
         }
     }
 
-    /// `told`: somebody wants to know what became of what is published.
+    /// `wants_result`: somebody wants to know what became of what is published.
     fn run(
         self,
-        mut held: Option<&mut Held<'_>>,
+        mut locked: Option<&mut LockedChannels<'_>>,
         actor: Option<&Arc<Connection>>,
         steps: Vec<Step>,
         batch: &mut Batch<'_>,
-        told: bool,
+        wants_result: bool,
         now: Now,
     ) -> Applied {
         let mut applied = Applied::default();
         let mut recovering = Vec::new();
         for step in steps {
-            match (step, held.as_deref_mut()) {
-                (Step::Show(event, except), Some(held)) => self.show(held, event, except, batch, told.then_some(&mut applied)),
-                (Step::Do(Effect::Publish { channel, event, except, .. }), Some(held)) => {
-                    if let Some(event) = held.place(&channel, event).map(Arc::new) {
+            match (step, locked.as_deref_mut()) {
+                (Step::Show(event, except), Some(locked)) => self.show(locked, event, except, batch, wants_result.then_some(&mut applied)),
+                (Step::Do(Effect::Publish { channel, event, except, .. }), Some(locked)) => {
+                    if let Some(event) = locked.assign_offset(&channel, event).map(Arc::new) {
                         self.context.hub.feed.passing(&event);
-                        self.show(held, event, except, batch, told.then_some(&mut applied));
+                        self.show(locked, event, except, batch, wants_result.then_some(&mut applied));
                     }
                 }
-                (Step::Do(Effect::Send(frame)), held) => {
+                (Step::Do(Effect::Send(frame)), locked) => {
                     // Where it is over for the connection, what waits is written and nothing more.
                     if let Some(actor) = actor.filter(|actor| !batch.is_ending(actor)) {
-                        batch.send(held, actor, &frame);
+                        batch.send(locked, actor, &frame);
                     }
                 }
-                (Step::Do(effect), mut held) => {
-                    batch.only(held.as_deref_mut(), None);
+                (Step::Do(effect), mut locked) => {
+                    batch.only(locked.as_deref_mut(), None);
                     match (effect, actor) {
                         (Effect::Direct { receivers, event, except }, _) => {
                             applied.published.push(self.direct(&receivers, event, except, batch));
                         }
-                        (effect, Some(actor)) => recovering.extend(self.on(actor, effect, held, batch, now)),
+                        (effect, Some(actor)) => recovering.extend(self.on(actor, effect, locked, batch, now)),
                         // Effects on a connection, where there is none: the pipeline makes no such decision.
                         (_, None) => {}
                     }
@@ -257,21 +257,21 @@ impl Apply<'_> {
                 (Step::Show(..), None) => {}
             }
         }
-        if held.is_some() {
+        if locked.is_some() {
             // Before the locks are let go: nothing published elsewhere slips between a join and its answer.
-            batch.give_told();
+            batch.enqueue_replies();
         }
         // What was missed comes behind the answer that says so, and before anything new.
-        if let (Some(actor), Some(held), false) = (actor, held, recovering.is_empty()) {
-            batch.only(Some(held), None);
+        if let (Some(actor), Some(locked), false) = (actor, locked, recovering.is_empty()) {
+            batch.only(Some(locked), None);
             for (name, key) in recovering {
-                match held.catch_up(&name, actor, &key, &mut batch.renderer) {
+                match locked.catch_up(&name, actor, &key, &mut batch.renderer) {
                     CatchUp::Done => {}
                     CatchUp::Room | CatchUp::Read { .. } => actor.push_behind(name, key),
                     CatchUp::Lost => batch.ends(actor, Close::PositionLost),
                 }
             }
-            batch.given(actor);
+            batch.enqueued(actor);
         }
         applied
     }
@@ -281,21 +281,21 @@ impl Apply<'_> {
         self,
         actor: &Arc<Connection>,
         effect: Effect,
-        held: Option<&mut Held<'_>>,
+        locked: Option<&mut LockedChannels<'_>>,
         batch: &mut Batch<'_>,
         now: Now,
     ) -> Option<(ChannelName, Arc<str>)> {
-        match (effect, held) {
-            (Effect::View { view, gathers }, _) => {
+        match (effect, locked) {
+            (Effect::View { view, batches }, _) => {
                 self.context.hub.set_view(actor, view);
-                if actor.set_gathers(gathers) {
+                if actor.set_batches(batches) {
                     batch.switches(actor);
                 }
             }
-            (Effect::Leave { channel, key, .. }, Some(held)) => held.leave(actor, &channel, &key, &mut batch.renderer),
-            (Effect::Join { view, recover, .. }, Some(held)) => {
+            (Effect::Leave { channel, key, .. }, Some(locked)) => locked.leave(actor, &channel, &key, &mut batch.renderer),
+            (Effect::Join { view, recover, .. }, Some(locked)) => {
                 let place = (view.channel.clone(), view.key.clone());
-                match held.join(actor, view, recover, now) {
+                match locked.join(actor, view, recover, now) {
                     Joined::In if recover.is_some() => return Some(place),
                     Joined::In | Joined::Gone => {}
                     Joined::Lost => batch.ends(actor, Close::PositionLost),
@@ -307,18 +307,25 @@ impl Apply<'_> {
         None
     }
 
-    fn show(self, held: &mut Held<'_>, event: Arc<Event>, except: Option<u64>, batch: &mut Batch<'_>, told: Option<&mut Applied>) {
+    fn show(
+        self,
+        locked: &mut LockedChannels<'_>,
+        event: Arc<Event>,
+        except: Option<u64>,
+        batch: &mut Batch<'_>,
+        result: Option<&mut Applied>,
+    ) {
         let Some(name) = event.channel.clone() else { return };
-        match told {
+        match result {
             None => {
-                batch.only(Some(held), Some(&name));
-                held.show_later(event, except);
-                batch.shown(held, &name);
+                batch.only(Some(locked), Some(&name));
+                locked.show_later(event, except);
+                batch.shown(locked, &name);
             }
             Some(applied) => {
-                batch.only(Some(held), None);
-                let Some(channel) = held.channel(&name) else { return };
-                let mut published = held.show(event, except, &mut batch.renderer);
+                batch.only(Some(locked), None);
+                let Some(channel) = locked.channel(&name) else { return };
+                let mut published = locked.show(event, except, &mut batch.renderer);
                 batch.count(&channel, &published);
                 // The last: what came before it was somebody else's.
                 applied.published.extend(published.pop());
@@ -336,12 +343,12 @@ impl Apply<'_> {
         };
         batch.renderer.begin();
         let mut published = Published::new(event);
-        let traits = batch.renderer.traits(&published.event, None);
+        let policy = batch.renderer.policy(&published.event, None);
         for connection in connections.iter().filter(|c| except != Some(c.key)) {
             if let Some(packet) = batch.renderer.render(&published.event, connection, None) {
-                let packet = Packet { traits: traits.clone(), ..packet };
+                let packet = Packet { policy: policy.clone(), ..packet };
                 published.note(connection.deliver(packet, None));
-                batch.given(connection);
+                batch.enqueued(connection);
             }
         }
         hub.feed.passing(&published.event);
@@ -353,22 +360,22 @@ impl Apply<'_> {
 /// A transaction of a connection waits no more, once this is dropped.
 struct Released {
     actor: Arc<Connection>,
-    weight: line::Weight,
+    cost: commit_queue::Cost,
 }
 
 impl Drop for Released {
     fn drop(&mut self) {
-        let waiting = &self.actor.waiting;
-        waiting.bytes.fetch_sub(self.weight.bytes, Release);
-        waiting.changes.fetch_sub(self.weight.changes, Release);
-        waiting.count.fetch_sub(1, Release);
+        let pending = &self.actor.pending_commits;
+        pending.bytes.fetch_sub(self.cost.bytes, Release);
+        pending.changes.fetch_sub(self.cost.changes, Release);
+        pending.count.fetch_sub(1, Release);
         self.actor.outbox.wake();
     }
 }
 
 /// How many of these effects may be seen before anything is committed: all, where no channel asks for more; else the
 /// publishes that come first, to channels that deliver early and hold nothing back.
-fn at_once(effects: &[Effect], mut held: Option<&mut Held<'_>>) -> usize {
+fn at_once(effects: &[Effect], mut locked: Option<&mut LockedChannels<'_>>) -> usize {
     if !effects.iter().any(|effect| matches!(effect, Effect::Publish { plan, .. } if plan.history.is_some())) {
         return effects.len();
     }
@@ -376,7 +383,7 @@ fn at_once(effects: &[Effect], mut held: Option<&mut Held<'_>>) -> usize {
     for effect in effects {
         promises.push(match effect {
             Effect::Publish { plan, channel, .. } => plan.history.as_ref().map(|history| {
-                let waits = held.as_mut().is_some_and(|held| held.is_waiting(channel));
+                let waits = locked.as_mut().is_some_and(|locked| locked.is_waiting(channel));
                 if waits { Promise::Committed } else { history.promise }
             }),
             _ => None,
@@ -394,8 +401,8 @@ type Tickets = (Ticket, Ticket, bool);
 
 /// Gives the events of channels with a history their places, and hands them to the store: the tickets of the first and the
 /// last, and whether nobody needs to wait for them.
-fn place(effects: Vec<Effect>, permit: Option<Permit>, held: Option<&mut Held<'_>>) -> (Vec<Step>, Option<Tickets>) {
-    let (Some(permit), Some(held)) = (permit, held) else { return (effects.into_iter().map(Step::Do).collect(), None) };
+fn assign_offsets(effects: Vec<Effect>, permit: Option<Permit>, locked: Option<&mut LockedChannels<'_>>) -> (Vec<Step>, Option<Tickets>) {
+    let (Some(permit), Some(locked)) = (permit, locked) else { return (effects.into_iter().map(Step::Do).collect(), None) };
     let (mut events, mut relaxed) = (Vec::new(), true);
     // What stands where, until the store has made the events shared.
     let mut places = Vec::with_capacity(effects.len());
@@ -403,7 +410,7 @@ fn place(effects: Vec<Effect>, permit: Option<Permit>, held: Option<&mut Held<'_
         match effect {
             Effect::Publish { channel, plan, event, except } if plan.history.is_some() => {
                 relaxed &= plan.history.as_ref().is_some_and(|history| history.promise == Promise::Relaxed);
-                events.extend(held.place(&channel, event));
+                events.extend(locked.assign_offset(&channel, event));
                 places.push(Err(except));
             }
             other => places.push(Ok(other)),

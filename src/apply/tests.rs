@@ -181,7 +181,7 @@ async fn who_waits_for_what_is_stored_to_be_shown_is_told() {
     let (router, writer) = start().await;
     let mut sender = Client::open(&router, "sender");
     sender.say(&say("sure", 1));
-    let finished = router.line.finished();
+    let finished = router.commit_queue.finished();
     assert_eq!(router.context.hub.position("sure").map(|at| at.offset), Some(0));
     run(writer);
     finished.await;

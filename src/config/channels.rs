@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::codes;
 use super::diagnostic::Diagnostic;
-use super::fields::{Fields, Gathered, elsewhere, nearest};
+use super::fields::{Collected, Fields, elsewhere, nearest};
 use super::listen::shape;
 use super::node::{Entry, Node, Yaml};
-use super::plan::{Audience, ChannelPlan, HistoryPlan, Keep, OnSlow, Promise, Span};
-use super::template::{self, Seen};
+use super::plan::{Audience, ChannelPlan, HistoryPlan, Keep, OnSlow, Promise, SourceSpan};
+use super::template::{self, AllowedRefs};
 use super::values::{self, flag};
 use crate::model::name::ChannelName;
 use crate::model::pattern::{Glob, Pattern};
@@ -34,14 +34,14 @@ pub(super) struct Channels {
     pub(super) plans: Vec<Arc<ChannelPlan>>,
     exact: HashMap<Box<str>, usize>,
     patterns: Vec<usize>,
-    shapes: HashMap<String, (Box<str>, Span)>,
+    shapes: HashMap<String, (Box<str>, SourceSpan)>,
     /// Names in `join` and `publish`, to be looked up once all names are known.
-    named: Vec<(&'static str, Box<str>, Span)>,
+    named: Vec<(&'static str, Box<str>, SourceSpan)>,
 }
 
 impl Channels {
     /// Reads one entry.
-    pub(super) fn add(&mut self, all: &Gathered, entry: &Entry) {
+    pub(super) fn add(&mut self, all: &Collected, entry: &Entry) {
         match self.read(all, entry) {
             Some(plan) => {
                 if plan.pattern.is_exact() {
@@ -55,7 +55,7 @@ impl Channels {
         }
     }
 
-    fn read(&mut self, all: &Gathered, entry: &Entry) -> Option<ChannelPlan> {
+    fn read(&mut self, all: &Collected, entry: &Entry) -> Option<ChannelPlan> {
         let (written, at) = (&*entry.key, &entry.key_span);
         let pattern = match Pattern::channel(written) {
             Ok(pattern) => pattern,
@@ -68,7 +68,7 @@ impl Channels {
         if let Some((_, first)) = self.shapes.insert(shape(&pattern), (written.into(), at.clone())).filter(|(text, _)| **text != *written) {
             let message = format!("`{written}` matches the same names as an entry before it");
             all.report(
-                Diagnostic::new(codes::AMBIGUOUS, at.clone(), message).hint(format!("the other is {}", elsewhere(&first.place, at))),
+                Diagnostic::new(codes::AMBIGUOUS, at.clone(), message).hint(format!("the other is {}", elsewhere(&first.location, at))),
             );
         }
         // `name:` with nothing behind it is a channel with all defaults.
@@ -79,11 +79,11 @@ impl Channels {
         let audience_at = fields.key_span("audience");
         let plan = ChannelPlan {
             place: self.plans.len(),
-            at: at.place.clone(),
+            at: at.location.clone(),
             history: fields.read("history", history).flatten(),
             audience: fields
                 .read("audience", |all, node| values::word(all, node, &[("user", Audience::User), ("session", Audience::Session)])),
-            data: fields.read("data", |all, node| template::template(all, node, Seen::CHANNEL)),
+            data: fields.read("data", |all, node| template::template(all, node, AllowedRefs::CHANNEL)),
             schemas: fields
                 .read("schema", |all, node| Some(vec![(Glob::new("*"), values::schema(all, node)?)]))
                 .or_else(|| fields.read("schemas", schemas))
@@ -101,7 +101,7 @@ impl Channels {
         Some(plan)
     }
 
-    fn names(&mut self, all: &Gathered, fields: &mut Fields<'_>, key: &'static str) -> Option<Vec<Arc<str>>> {
+    fn names(&mut self, all: &Collected, fields: &mut Fields<'_>, key: &'static str) -> Option<Vec<Arc<str>>> {
         let names = fields.read(key, values::list)?;
         values::no_doubles(all, &names);
         let found = names.iter().map(|(name, _)| Arc::from(&**name)).collect();
@@ -110,7 +110,7 @@ impl Channels {
     }
 
     /// Reports names in `join` and `publish` lists that nothing has.
-    pub(super) fn check_names(&self, all: &Gathered, protocols: &[&str], sources: &[&str]) {
+    pub(super) fn check_names(&self, all: &Collected, protocols: &[&str], sources: &[&str]) {
         if all.names_uncertain.get() {
             return;
         }
@@ -130,7 +130,7 @@ impl Channels {
     }
 
     /// Checks that a text can be the name of a channel which lets `actor` do this.
-    pub(super) fn check(&self, all: &Gathered, text: &Text, access: Access, actor: &str, at: &Span) -> Option<()> {
+    pub(super) fn check(&self, all: &Collected, text: &Text, access: Access, actor: &str, at: &SourceSpan) -> Option<()> {
         let constant = text.as_constant();
         let glob = access == Access::Leave && constant.is_some_and(Glob::is_glob);
         if let Some(name) = constant.filter(|name| !glob && ChannelName::parse(name).is_none()) {
@@ -178,7 +178,7 @@ impl Channels {
         self.plans.iter().map(|plan| &**plan).filter(fits).collect()
     }
 
-    fn unknown(&self, all: &Gathered, written: &str, whole: bool, at: &Span) {
+    fn unknown(&self, all: &Collected, written: &str, whole: bool, at: &SourceSpan) {
         let names = self.plans.iter().map(|plan| {
             let pattern = plan.pattern.as_str();
             if whole { pattern } else { pattern.split('{').next().unwrap_or_default() }
@@ -195,7 +195,7 @@ impl Channels {
 }
 
 /// `true`, `false`, or a map of bounds.
-fn history(all: &Gathered, node: &Node) -> Option<Option<HistoryPlan>> {
+fn history(all: &Collected, node: &Node) -> Option<Option<HistoryPlan>> {
     if !matches!(node.value, Yaml::Map(_)) {
         return flag(all, node).map(|keep| keep.then_some(HISTORY));
     }
@@ -211,7 +211,7 @@ fn history(all: &Gathered, node: &Node) -> Option<Option<HistoryPlan>> {
 }
 
 /// `{ events: 10000, age: 30d }`
-fn keep(all: &Gathered, node: &Node) -> Option<Keep> {
+fn keep(all: &Collected, node: &Node) -> Option<Keep> {
     let mut fields = Fields::of(all, node, "`keep`")?;
     let keep = Keep { events: fields.read("events", values::count).map(|n| n as u64), age: fields.read("age", values::duration) };
     fields.finish();
@@ -229,7 +229,7 @@ fn promise(fields: &mut Fields<'_>) -> Promise {
 }
 
 /// A word, `{ latest_by: $event.data.id }` or `{ concat: field }`.
-fn on_slow(all: &Gathered, node: &Node) -> Option<OnSlow> {
+fn on_slow(all: &Collected, node: &Node) -> Option<OnSlow> {
     let hint = match node.as_text() {
         Some("latest_by") => Some("it needs a key: `{ latest_by: $event.data.id }`"),
         Some("concat") => Some("it needs the name of a text in the data: `{ concat: delta }`"),
@@ -256,8 +256,8 @@ fn on_slow(all: &Gathered, node: &Node) -> Option<OnSlow> {
     latest.or(concat)?
 }
 
-fn latest_by(all: &Gathered, node: &Node) -> Option<OnSlow> {
-    let text = template::text(all, node, Seen::EVENT)?;
+fn latest_by(all: &Collected, node: &Node) -> Option<OnSlow> {
+    let text = template::text(all, node, AllowedRefs::EVENT)?;
     if let Some(constant) = text.as_constant() {
         let message = format!("`{constant}` is the same for every event");
         all.report(Diagnostic::new(codes::VALUE, node.span.clone(), message).hint("write a reference, as `$event.data.id`"));
@@ -267,7 +267,7 @@ fn latest_by(all: &Gathered, node: &Node) -> Option<OnSlow> {
 }
 
 /// The path of a text in the data: `delta`, `choice.text`.
-fn concat(all: &Gathered, node: &Node) -> Option<OnSlow> {
+fn concat(all: &Collected, node: &Node) -> Option<OnSlow> {
     let written = values::text(all, node)?;
     if written.starts_with('$') || written.split('.').any(str::is_empty) {
         let message = format!("`{written}` is no name of a member of the data");
@@ -280,7 +280,7 @@ fn concat(all: &Gathered, node: &Node) -> Option<OnSlow> {
 }
 
 /// Schemas by type; `_` is for all others, wherever it stands.
-fn schemas(all: &Gathered, node: &Node) -> Option<Vec<(Glob, Arc<Schema>)>> {
+fn schemas(all: &Collected, node: &Node) -> Option<Vec<(Glob, Arc<Schema>)>> {
     let Yaml::Map(entries) = &node.value else { return all.wrong_type(node, "a map of schemas by event type") };
     let (others, named): (Vec<&Entry>, Vec<&Entry>) = entries.iter().partition(|entry| &*entry.key == "_");
     let glob = |entry: &Entry| Glob::new(if &*entry.key == "_" { "*" } else { &entry.key });

@@ -7,7 +7,7 @@ use super::fields::Fields;
 use super::node::{Node, Yaml};
 use super::plan::{DeliverForm, DeliverRow, Role};
 use super::rows::{Rows, is_function};
-use super::template::{self, Seen};
+use super::template::{self, AllowedRefs};
 use super::values::flag;
 use crate::model::template::{Reference, Root};
 
@@ -30,7 +30,7 @@ fn row(rows: &Rows<'_>, node: &Node) -> Option<DeliverRow> {
     }
     let mut fields = Fields::of(rows.all, node, "a row of `deliver`")?;
     fields.exclude("send", &["ignore"]);
-    let when = fields.read("when", |all, node| expression::when(all, node, rows.plugin, Seen::DELIVER, expression::DELIVER));
+    let when = fields.read("when", |all, node| expression::when(all, node, rows.plugin, AllowedRefs::DELIVER, expression::DELIVER));
     let ignore = fields.read("ignore", flag).unwrap_or(false);
     let form = match fields.get("send") {
         Some(node) => form(rows, node),
@@ -63,7 +63,7 @@ fn form(rows: &Rows<'_>, node: &Node) -> Option<Form> {
             Some(Form { form: Some(call), per_subscription: true, positioned: false })
         }
         _ => {
-            let template = template::template(rows.all, node, Seen::DELIVER)?;
+            let template = template::template(rows.all, node, AllowedRefs::DELIVER)?;
             let references = template.references();
             // The position is the same for all who know it, so that two texts are enough.
             let is_position = |r: &Reference| r.root == Root::Sub && r.path.first().is_some_and(|f| matches!(&**f, "offset" | "epoch"));

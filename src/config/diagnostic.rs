@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::plan::Span;
+use super::plan::SourceSpan;
 
 /// One thing that is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub struct Diagnostic {
     /// Stable code: `R012` for routes files, `S003` for scripts. The README lists them.
     pub code: &'static str,
     /// Where. None: the file as a whole, or no file at all.
-    pub at: Option<Span>,
+    pub at: Option<SourceSpan>,
     /// What happened.
     pub message: String,
     /// What to do, or what is near. Shown behind the caret.
@@ -20,7 +20,7 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     /// A diagnostic at a place.
-    pub fn new(code: &'static str, at: Span, message: impl Into<String>) -> Self {
+    pub fn new(code: &'static str, at: SourceSpan, message: impl Into<String>) -> Self {
         Self { code, at: Some(at), message: message.into(), hint: None }
     }
 
@@ -38,7 +38,7 @@ impl Diagnostic {
 
     /// One line, for logs: `routes.yaml:14:9 error[R012] unknown channel …`.
     pub fn line(&self) -> String {
-        let at = self.at.as_ref().map_or_else(|| "tramline".to_owned(), |span| span.place.to_string());
+        let at = self.at.as_ref().map_or_else(|| "tramline".to_owned(), |span| span.location.to_string());
         format!("{at} error[{}] {}", self.code, self.message)
     }
 }
@@ -62,7 +62,7 @@ pub fn distinct(diagnostics: &[Diagnostic]) -> usize {
 
 fn sorted(diagnostics: &[Diagnostic]) -> Vec<&Diagnostic> {
     let mut sorted: Vec<&Diagnostic> = diagnostics.iter().collect();
-    sorted.sort_by(|a, b| (a.at.as_ref().map(|s| &s.place), a.code).cmp(&(b.at.as_ref().map(|s| &s.place), b.code)));
+    sorted.sort_by(|a, b| (a.at.as_ref().map(|s| &s.location), a.code).cmp(&(b.at.as_ref().map(|s| &s.location), b.code)));
     sorted.dedup();
     sorted
 }
@@ -75,11 +75,12 @@ fn render_one(diagnostic: &Diagnostic, files: &Files, out: &mut String) {
         }
         return;
     };
-    let number = span.place.line.to_string();
-    let line = files.get(&span.place.file).and_then(|text| text.lines().nth((span.place.line as usize).saturating_sub(1))).unwrap_or("");
+    let number = span.location.line.to_string();
+    let line =
+        files.get(&span.location.file).and_then(|text| text.lines().nth((span.location.line as usize).saturating_sub(1))).unwrap_or("");
     // A long line is shown around the place, so that the caret stays under what it means.
     const WIDTH: usize = 120;
-    let column = (span.place.column as usize).saturating_sub(1);
+    let column = (span.location.column as usize).saturating_sub(1);
     let skip = if column > WIDTH - 40 { column - 40 } else { 0 };
     let shown: String = line.chars().skip(skip).take(WIDTH).map(|c| if c == '\t' { ' ' } else { c }).collect();
     let carets = (span.len as usize).min(shown.chars().count().saturating_sub(column - skip)).max(1);

@@ -3,18 +3,18 @@
 use super::channels::Access;
 use super::codes;
 use super::diagnostic::Diagnostic;
-use super::fields::{Fields, Gathered};
+use super::fields::{Collected, Fields};
 use super::node::{Node, Yaml};
 use super::plan::{Join, Publish, RecoverPlan, Reply, Role, SetTarget, Target};
 use super::rows::{Rows, is_function};
-use super::template::{self, Seen};
+use super::template::{self, AllowedRefs};
 use super::values;
 use crate::model::Priority;
 use crate::model::fault::Code;
 use crate::model::template::{Entry, Template, Text};
 
 /// `set: {session: …, user: …, state.NAME: …}`
-pub(super) fn set(all: &Gathered, node: &Node, seen: Seen) -> Option<Vec<(SetTarget, Template)>> {
+pub(super) fn set(all: &Collected, node: &Node, allowed: AllowedRefs) -> Option<Vec<(SetTarget, Template)>> {
     let Yaml::Map(entries) = &node.value else { return all.wrong_type(node, "a map: `{ session: …, state.name: … }`") };
     let one = |entry: &super::node::Entry| {
         let target = match &*entry.key {
@@ -30,7 +30,7 @@ pub(super) fn set(all: &Gathered, node: &Node, seen: Seen) -> Option<Vec<(SetTar
                 }
             },
         };
-        Some((target, template::template(all, &entry.value, seen)?))
+        Some((target, template::template(all, &entry.value, allowed)?))
     };
     Some(entries.iter().filter_map(one).collect())
 }
@@ -41,21 +41,21 @@ fn each(node: &Node) -> &[Node] {
 }
 
 /// `leave:` names or globs.
-pub(super) fn leave(rows: &Rows<'_>, node: &Node, seen: Seen) -> Option<Vec<Text>> {
-    Some(each(node).iter().filter_map(|item| channel(rows, item, seen, Access::Leave)).collect())
+pub(super) fn leave(rows: &Rows<'_>, node: &Node, allowed: AllowedRefs) -> Option<Vec<Text>> {
+    Some(each(node).iter().filter_map(|item| channel(rows, item, allowed, Access::Leave)).collect())
 }
 
 /// `join:` names, or maps with a key and meta.
-pub(super) fn join(rows: &Rows<'_>, node: &Node, seen: Seen) -> Option<Vec<Join>> {
+pub(super) fn join(rows: &Rows<'_>, node: &Node, allowed: AllowedRefs) -> Option<Vec<Join>> {
     let one = |item: &Node| {
         if !matches!(item.value, Yaml::Map(_)) {
-            return Some(Join { channel: channel(rows, item, seen, Access::Join)?, key: None, meta: None, recover: None });
+            return Some(Join { channel: channel(rows, item, allowed, Access::Join)?, key: None, meta: None, recover: None });
         }
         let mut fields = Fields::of(rows.all, item, "an entry of `join`")?;
-        let channel = fields.need("channel").and_then(|node| channel(rows, node, seen, Access::Join));
-        let key = fields.read("key", |all, node| template::text(all, node, seen));
-        let meta = fields.read("meta", |all, node| template::template(all, node, seen));
-        let recover = fields.get("recover").map(|node| recover(rows.all, node, seen));
+        let channel = fields.need("channel").and_then(|node| channel(rows, node, allowed, Access::Join));
+        let key = fields.read("key", |all, node| template::text(all, node, allowed));
+        let meta = fields.read("meta", |all, node| template::template(all, node, allowed));
+        let recover = fields.get("recover").map(|node| recover(rows.all, node, allowed));
         fields.finish();
         let recover = match recover {
             Some(recover) => Some(recover?),
@@ -71,16 +71,16 @@ pub(super) fn join(rows: &Rows<'_>, node: &Node, seen: Seen) -> Option<Vec<Join>
 }
 
 /// `recover: { since: $.since, epoch: $.epoch }`
-fn recover(all: &Gathered, node: &Node, seen: Seen) -> Option<RecoverPlan> {
+fn recover(all: &Collected, node: &Node, allowed: AllowedRefs) -> Option<RecoverPlan> {
     let mut fields = Fields::of(all, node, "`recover`")?;
-    let since = fields.need("since").and_then(|node| template::template(all, node, seen));
-    let epoch = fields.read("epoch", |all, node| template::template(all, node, seen));
+    let since = fields.need("since").and_then(|node| template::template(all, node, allowed));
+    let epoch = fields.read("epoch", |all, node| template::template(all, node, allowed));
     fields.finish();
     Some(RecoverPlan { since: since?, epoch })
 }
 
-fn channel(rows: &Rows<'_>, node: &Node, seen: Seen, access: Access) -> Option<Text> {
-    let text = template::text(rows.all, node, seen)?;
+fn channel(rows: &Rows<'_>, node: &Node, allowed: AllowedRefs, access: Access) -> Option<Text> {
+    let text = template::text(rows.all, node, allowed)?;
     rows.channels.check(rows.all, &text, access, rows.actor, &node.span)?;
     Some(text)
 }
@@ -96,12 +96,12 @@ struct Shape {
 }
 
 impl Shape {
-    fn read(fields: &mut Fields<'_>, seen: Seen, has_sender: bool) -> Self {
-        let except = |all: &Gathered, node: &Node| values::word(all, node, &[("sender", true)]);
+    fn read(fields: &mut Fields<'_>, allowed: AllowedRefs, has_sender: bool) -> Self {
+        let except = |all: &Collected, node: &Node| values::word(all, node, &[("sender", true)]);
         Self {
-            kind: fields.read("as", |all, node| template::text(all, node, seen)),
-            data: fields.read_raw("data", |all, node| template::template(all, node, seen)),
-            metadata: fields.read("metadata", |all, node| template::template(all, node, seen)),
+            kind: fields.read("as", |all, node| template::text(all, node, allowed)),
+            data: fields.read_raw("data", |all, node| template::template(all, node, allowed)),
+            metadata: fields.read("metadata", |all, node| template::template(all, node, allowed)),
             priority: fields.read("priority", |all, node| values::word(all, node, &Priority::ALL)),
             except_sender: has_sender && fields.read("except", except).unwrap_or(false),
         }
@@ -129,9 +129,9 @@ impl Shape {
 }
 
 /// `to:`, with the row's `as`, `data`, `metadata`, `priority` and `except`.
-pub(super) fn publish(rows: &Rows<'_>, fields: &mut Fields<'_>, seen: Seen, has_message: bool, has_sender: bool) -> Vec<Publish> {
+pub(super) fn publish(rows: &Rows<'_>, fields: &mut Fields<'_>, allowed: AllowedRefs, has_message: bool, has_sender: bool) -> Vec<Publish> {
     let said_as = fields.has("as");
-    let shape = Shape::read(fields, seen, has_sender);
+    let shape = Shape::read(fields, allowed, has_sender);
     let Some(to) = fields.get("to") else {
         for key in ["as", "data", "metadata", "priority", "except"] {
             if let Some(at) = fields.key_span(key) {
@@ -144,8 +144,8 @@ pub(super) fn publish(rows: &Rows<'_>, fields: &mut Fields<'_>, seen: Seen, has_
     };
     let one = |item: &Node| {
         let (target, own, own_as) = match &item.value {
-            Yaml::Map(_) => target(rows, item, seen, has_sender)?,
-            _ => (Target::Channel(channel(rows, item, seen, Access::Publish)?), None, false),
+            Yaml::Map(_) => target(rows, item, allowed, has_sender)?,
+            _ => (Target::Channel(channel(rows, item, allowed, Access::Publish)?), None, false),
         };
         if !has_message && !said_as && !own_as {
             let message = "`to` needs `as` where no message has come in: nothing else gives the event its type";
@@ -156,17 +156,17 @@ pub(super) fn publish(rows: &Rows<'_>, fields: &mut Fields<'_>, seen: Seen, has_
     each(to).iter().filter_map(one).collect()
 }
 
-fn target(rows: &Rows<'_>, node: &Node, seen: Seen, has_sender: bool) -> Option<(Target, Option<Shape>, bool)> {
+fn target(rows: &Rows<'_>, node: &Node, allowed: AllowedRefs, has_sender: bool) -> Option<(Target, Option<Shape>, bool)> {
     let mut fields = Fields::of(rows.all, node, "a target of `to`")?;
     fields.exclude("channel", &["client", "user", "session"]);
     fields.exclude("client", &["user", "session"]);
     fields.exclude("user", &["session"]);
-    let mut found = fields.get("channel").map(|node| channel(rows, node, seen, Access::Publish).map(Target::Channel));
-    let mut named = |key, make: fn(Text) -> Target| fields.get(key).map(|node| template::text(rows.all, node, seen).map(make));
+    let mut found = fields.get("channel").map(|node| channel(rows, node, allowed, Access::Publish).map(Target::Channel));
+    let mut named = |key, make: fn(Text) -> Target| fields.get(key).map(|node| template::text(rows.all, node, allowed).map(make));
     let others = [named("client", Target::Client), named("user", Target::User), named("session", Target::Session)];
     found = found.or(others.into_iter().flatten().next());
     let own_as = fields.has("as");
-    let shape = Shape::read(&mut fields, seen, has_sender);
+    let shape = Shape::read(&mut fields, allowed, has_sender);
     if fields.finish() && found.is_none() {
         return rows.all.fail(codes::MISSING, &node.span, "a target of `to` needs `channel`, `client`, `user` or `session`");
     }
@@ -174,15 +174,15 @@ fn target(rows: &Rows<'_>, node: &Node, seen: Seen, has_sender: bool) -> Option<
 }
 
 /// `reply:` and `send:`: a function's name, or a template.
-pub(super) fn reply(rows: &Rows<'_>, node: &Node, seen: Seen) -> Option<Reply> {
+pub(super) fn reply(rows: &Rows<'_>, node: &Node, allowed: AllowedRefs) -> Option<Reply> {
     match node.as_text() {
         Some(word) if is_function(word) => rows.function(node, Role::Handler).map(Reply::Call),
-        _ => template::template(rows.all, node, seen).map(Reply::Template),
+        _ => template::template(rows.all, node, allowed).map(Reply::Template),
     }
 }
 
 /// `status:` of an HTTP row.
-pub(super) fn status(all: &Gathered, node: &Node) -> Option<u16> {
+pub(super) fn status(all: &Collected, node: &Node) -> Option<u16> {
     match values::count(all, node)? {
         code @ 200..=599 => u16::try_from(code).ok(),
         code => all.fail(codes::VALUE, &node.span, format!("`{code}` is no status: 200 to 599")),
@@ -190,10 +190,10 @@ pub(super) fn status(all: &Gathered, node: &Node) -> Option<u16> {
 }
 
 /// `close: [code, reason]`; the reason may have references in it.
-pub(super) fn close(all: &Gathered, node: &Node, seen: Seen) -> Option<(u16, Text)> {
+pub(super) fn close(all: &Collected, node: &Node, allowed: AllowedRefs) -> Option<(u16, Text)> {
     let (code, reason) = values::close(all, node)?;
     let Some(reason) = reason else { return Some((code, Text::constant(""))) };
-    let text = template::text(all, reason, seen)?;
+    let text = template::text(all, reason, allowed)?;
     if let Some(constant) = text.as_constant() {
         values::check_reason(all, constant, &reason.span)?;
     }
@@ -201,19 +201,19 @@ pub(super) fn close(all: &Gathered, node: &Node, seen: Seen) -> Option<(u16, Tex
 }
 
 /// `fail: text`, or `fail: {code, message}`.
-pub(super) fn fail(all: &Gathered, node: &Node, seen: Seen) -> Option<(Code, Text)> {
+pub(super) fn fail(all: &Collected, node: &Node, allowed: AllowedRefs) -> Option<(Code, Text)> {
     if !matches!(node.value, Yaml::Map(_)) {
-        return Some((Code::Rejected, template::text(all, node, seen)?));
+        return Some((Code::Rejected, template::text(all, node, allowed)?));
     }
     let mut fields = Fields::of(all, node, "`fail`")?;
     let code = if fields.has("code") { fields.read("code", code) } else { Some(Code::Rejected) };
-    let message = fields.read("message", |all, node| template::text(all, node, seen));
+    let message = fields.read("message", |all, node| template::text(all, node, allowed));
     fields.finish();
     let code = code?;
     Some((code, message.unwrap_or_else(|| Text::constant(code.default_message()))))
 }
 
 /// A fault's code.
-pub(super) fn code(all: &Gathered, node: &Node) -> Option<Code> {
+pub(super) fn code(all: &Collected, node: &Node) -> Option<Code> {
     values::word(all, node, &Code::ALL.map(|code| (code.as_str(), code)))
 }

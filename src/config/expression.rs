@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::codes;
 use super::diagnostic::Diagnostic;
-use super::fields::Gathered;
+use super::fields::Collected;
 use super::node::Node;
 use super::plan::FnRef;
-use super::template::{Seen, not_here_hint, root_hint};
+use super::template::{AllowedRefs, not_here_hint, root_hint};
 use crate::model::template::Root;
 
 /// What an expression of a row looks at.
@@ -31,7 +31,13 @@ pub(super) struct When {
 }
 
 /// Reads a `when`.
-pub(super) fn when(all: &Gathered, node: &Node, plugin: &Arc<str>, seen: Seen, parameters: &'static [&'static str]) -> Option<When> {
+pub(super) fn when(
+    all: &Collected,
+    node: &Node,
+    plugin: &Arc<str>,
+    allowed: AllowedRefs,
+    parameters: &'static [&'static str],
+) -> Option<When> {
     let source = match node.as_text() {
         Some(text) => text.to_owned(),
         None => return all.wrong_type(node, "an expression"),
@@ -39,7 +45,7 @@ pub(super) fn when(all: &Gathered, node: &Node, plugin: &Arc<str>, seen: Seen, p
     if source.trim().is_empty() || source.len() > BYTES_MAX {
         return all.fail(codes::EXPRESSION, &node.span, format!("an expression has 1 to {BYTES_MAX} bytes"));
     }
-    match rewrite(&source, seen) {
+    match rewrite(&source, allowed) {
         Ok(Rewritten { source, per_subscription }) => {
             Some(When { function: all.expression(plugin, source, parameters, &node.span), per_subscription })
         }
@@ -65,7 +71,7 @@ struct Wrong {
 }
 
 /// Rewrites references outside of strings and comments.
-fn rewrite(source: &str, seen: Seen) -> Result<Rewritten, Wrong> {
+fn rewrite(source: &str, allowed: AllowedRefs) -> Result<Rewritten, Wrong> {
     let (mut out, mut rest, mut per_subscription) = (String::with_capacity(source.len() + 16), source, false);
     while let Some(next) = rest.chars().next() {
         let skipped = opaque(rest);
@@ -75,7 +81,7 @@ fn rewrite(source: &str, seen: Seen) -> Result<Rewritten, Wrong> {
         } else if next == '$' {
             let name_end = 1 + rest[1..].find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len() - 1);
             let name = &rest[1..name_end];
-            let root = root(name, seen)?;
+            let root = root(name, allowed)?;
             per_subscription |= matches!(root, Root::Sub | Root::Conn);
             out.push_str(variable(root));
             rest = path(&rest[name_end..], &mut out);
@@ -87,14 +93,14 @@ fn rewrite(source: &str, seen: Seen) -> Result<Rewritten, Wrong> {
     Ok(Rewritten { source: out, per_subscription })
 }
 
-fn root(name: &str, seen: Seen) -> Result<Root, Wrong> {
+fn root(name: &str, allowed: AllowedRefs) -> Result<Root, Wrong> {
     let Some((_, root)) = Root::ALL.iter().find(|(known, _)| *known == name) else {
-        return Err(Wrong { code: codes::REFERENCE, message: format!("unknown reference `${name}`"), hint: root_hint(name, seen) });
+        return Err(Wrong { code: codes::REFERENCE, message: format!("unknown reference `${name}`"), hint: root_hint(name, allowed) });
     };
-    if !seen.has(*root) || variable(*root).is_empty() || *root == Root::Result {
+    if !allowed.has(*root) || variable(*root).is_empty() || *root == Root::Result {
         let written = if name.is_empty() { "$.".to_owned() } else { format!("${name}") };
-        let message = format!("`{written}` has no value in a `when` {}", seen.place);
-        return Err(Wrong { code: codes::NOT_HERE, message, hint: not_here_hint(*root, seen) });
+        let message = format!("`{written}` has no value in a `when` {}", allowed.place);
+        return Err(Wrong { code: codes::NOT_HERE, message, hint: not_here_hint(*root, allowed) });
     }
     Ok(*root)
 }
@@ -191,7 +197,7 @@ mod tests {
     use super::*;
 
     fn row(source: &str) -> String {
-        rewrite(source, Seen::MESSAGE).unwrap().source
+        rewrite(source, AllowedRefs::MESSAGE).unwrap().source
     }
 
     #[test]
@@ -215,7 +221,7 @@ mod tests {
 
     #[test]
     fn only_what_looks_at_the_receiver_is_asked_for_each() {
-        let deliver = |source| rewrite(source, Seen::DELIVER).unwrap().per_subscription;
+        let deliver = |source| rewrite(source, AllowedRefs::DELIVER).unwrap().per_subscription;
         assert!(!deliver("$event.metadata == ()"));
         assert!(deliver("matches($conn, $event)"));
         assert!(deliver("$sub.key == \"a\""));
@@ -223,24 +229,24 @@ mod tests {
 
     #[test]
     fn what_has_no_value_is_refused() {
-        for (source, seen) in [
-            ("$event.id == 1", Seen::MESSAGE),
-            ("$nmae", Seen::MESSAGE),
-            ("$result", Seen::MESSAGE.with_result(true)),
-            ("$query.x", Seen::SOURCE),
-            ("$conn.id", Seen::SOURCE),
-            ("$random", Seen::MESSAGE),
-            ("$.x", Seen::DELIVER),
+        for (source, allowed) in [
+            ("$event.id == 1", AllowedRefs::MESSAGE),
+            ("$nmae", AllowedRefs::MESSAGE),
+            ("$result", AllowedRefs::MESSAGE.with_result(true)),
+            ("$query.x", AllowedRefs::SOURCE),
+            ("$conn.id", AllowedRefs::SOURCE),
+            ("$random", AllowedRefs::MESSAGE),
+            ("$.x", AllowedRefs::DELIVER),
         ] {
-            assert!(rewrite(source, seen).is_err(), "{source}");
+            assert!(rewrite(source, allowed).is_err(), "{source}");
         }
-        assert!(rewrite("$dtaa.x", Seen::MESSAGE).unwrap_err().hint.contains("`$data`"));
+        assert!(rewrite("$dtaa.x", AllowedRefs::MESSAGE).unwrap_err().hint.contains("`$data`"));
     }
 
     proptest! {
         #[test]
         fn no_text_panics(source in "[$.a-c#\"'`/*\\\\ü?0( \n]{0,40}|.{0,30}") {
-            drop(rewrite(&source, Seen::MESSAGE));
+            drop(rewrite(&source, AllowedRefs::MESSAGE));
         }
 
         #[test]

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use super::codes;
 use super::diagnostic::Diagnostic;
 use super::node::{Entry, Node, Yaml};
-use super::plan::{ExpressionUse, FnRef, FunctionUse, Role, Span};
-use crate::model::Place;
+use super::plan::{ExpressionUse, FnRef, FunctionUse, Role, SourceSpan};
+use crate::model::SourceLocation;
 
 /// A file that is wrong in more places than this is wrong as a whole.
 const DIAGNOSTICS_MAX: usize = 200;
 
 /// What reading gathers besides the plan.
 #[derive(Default)]
-pub(super) struct Gathered {
+pub(super) struct Collected {
     pub(super) diagnostics: RefCell<Vec<Diagnostic>>,
     pub(super) functions: RefCell<Vec<FunctionUse>>,
     pub(super) expressions: RefCell<Vec<ExpressionUse>>,
@@ -29,7 +29,7 @@ pub(super) struct Gathered {
     pub(super) names_uncertain: Cell<bool>,
 }
 
-impl Gathered {
+impl Collected {
     /// Keeps a diagnostic. Aliases make one mistake appear at several places of the plan; it is told once.
     pub(super) fn report(&self, diagnostic: Diagnostic) {
         let mut all = self.diagnostics.borrow_mut();
@@ -39,7 +39,7 @@ impl Gathered {
     }
 
     /// Reports and gives nothing, for readers.
-    pub(super) fn fail<T>(&self, code: &'static str, at: &Span, message: impl Into<String>) -> Option<T> {
+    pub(super) fn fail<T>(&self, code: &'static str, at: &SourceSpan, message: impl Into<String>) -> Option<T> {
         self.report(Diagnostic::new(code, at.clone(), message));
         None
     }
@@ -53,13 +53,13 @@ impl Gathered {
     }
 
     /// Keeps that a function is used.
-    pub(super) fn function(&self, function: FnRef, role: Role, at: &Span) -> FnRef {
+    pub(super) fn function(&self, function: FnRef, role: Role, at: &SourceSpan) -> FnRef {
         self.functions.borrow_mut().push(FunctionUse { function: function.clone(), role, at: at.clone() });
         function
     }
 
     /// Keeps an expression under a name that no plugin can write.
-    pub(super) fn expression(&self, plugin: &Arc<str>, source: String, parameters: &'static [&'static str], at: &Span) -> FnRef {
+    pub(super) fn expression(&self, plugin: &Arc<str>, source: String, parameters: &'static [&'static str], at: &SourceSpan) -> FnRef {
         let mut all = self.expressions.borrow_mut();
         let plugin = if self.plugins.borrow().contains(plugin) { plugin.clone() } else { "".into() };
         let function = FnRef { plugin, name: format!("when#{}", all.len() + 1).into() };
@@ -70,9 +70,9 @@ impl Gathered {
 
 /// A map being read.
 pub(super) struct Fields<'a> {
-    all: &'a Gathered,
+    all: &'a Collected,
     what: &'a str,
-    at: &'a Span,
+    at: &'a SourceSpan,
     entries: &'a [Entry],
     asked: Vec<&'static str>,
     missing: Vec<&'static str>,
@@ -80,7 +80,7 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// Begins to read a map. `what` is what a person calls it: "a protocol".
-    pub(super) fn of(all: &'a Gathered, node: &'a Node, what: &'a str) -> Option<Self> {
+    pub(super) fn of(all: &'a Collected, node: &'a Node, what: &'a str) -> Option<Self> {
         match &node.value {
             Yaml::Map(entries) => Some(Self { all, what, at: &node.span, entries, asked: Vec::new(), missing: Vec::new() }),
             _ => all.wrong_type(node, &format!("a map for {what}")),
@@ -110,12 +110,12 @@ impl<'a> Fields<'a> {
     }
 
     /// Reads the value of a key.
-    pub(super) fn read<T>(&mut self, key: &'static str, reader: impl FnOnce(&'a Gathered, &'a Node) -> Option<T>) -> Option<T> {
+    pub(super) fn read<T>(&mut self, key: &'static str, reader: impl FnOnce(&'a Collected, &'a Node) -> Option<T>) -> Option<T> {
         self.get(key).and_then(|node| reader(self.all, node))
     }
 
     /// Reads the value of a key, even if it is `null` or empty text.
-    pub(super) fn read_raw<T>(&mut self, key: &'static str, reader: impl FnOnce(&'a Gathered, &'a Node) -> Option<T>) -> Option<T> {
+    pub(super) fn read_raw<T>(&mut self, key: &'static str, reader: impl FnOnce(&'a Collected, &'a Node) -> Option<T>) -> Option<T> {
         self.raw(key).filter(|node| !matches!(node.value, Yaml::Broken)).and_then(|node| reader(self.all, node))
     }
 
@@ -125,7 +125,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The place of a key.
-    pub(super) fn key_span(&self, key: &str) -> Option<&'a Span> {
+    pub(super) fn key_span(&self, key: &str) -> Option<&'a SourceSpan> {
         self.entries.iter().find(|entry| &*entry.key == key).map(|entry| &entry.key_span)
     }
 
@@ -166,8 +166,8 @@ impl<'a> Fields<'a> {
 }
 
 /// Where something else stands, as seen from a place: the line, and the file if it is another.
-pub(super) fn elsewhere(other: &Place, from: &Span) -> String {
-    if other.file == from.place.file { format!("on line {}", other.line) } else { format!("at {other}") }
+pub(super) fn elsewhere(other: &SourceLocation, from: &SourceSpan) -> String {
+    if other.file == from.location.file { format!("on line {}", other.line) } else { format!("at {other}") }
 }
 
 /// The known word that was most likely meant.

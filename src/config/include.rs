@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::codes;
 use super::diagnostic::{Diagnostic, Files};
 use super::env::Env;
-use super::fields::Gathered;
+use super::fields::Collected;
 use super::files;
 use super::node::{Node, Yaml};
 use super::positions::Weight;
@@ -22,7 +22,7 @@ const DEPTH_MAX: usize = 8;
 
 /// Reads a configuration's files. The main one comes first; what could not be read is reported and left out.
 pub(super) struct Reader<'a> {
-    pub(super) all: &'a Gathered,
+    pub(super) all: &'a Collected,
     pub(super) env: Env<'a>,
     /// The folder of the main file.
     pub(super) folder: &'a Path,
@@ -34,7 +34,7 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(all: &'a Gathered, env: Env<'a>, folder: &'a Path, texts: &'a mut Files) -> Self {
+    pub(super) fn new(all: &'a Collected, env: Env<'a>, folder: &'a Path, texts: &'a mut Files) -> Self {
         Self { all, env, folder, texts, weight: Weight::default(), seen: HashSet::new(), open: Vec::new(), trees: Vec::new() }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::codes;
 use super::diagnostic::Diagnostic;
-use super::fields::{Fields, Gathered};
+use super::fields::{Collected, Fields};
 use super::node::{Node, Yaml};
 use super::plan::{AuthPlan, HeartbeatPlan, LimitsPlan, TokenFrom, WhenFull};
 use super::values::{self, count, duration, rate, size};
@@ -32,7 +32,7 @@ pub(super) fn default_limits() -> LimitsPlan {
 }
 
 /// `limits:`
-pub(super) fn limits(all: &Gathered, node: &Node) -> Option<LimitsPlan> {
+pub(super) fn limits(all: &Collected, node: &Node) -> Option<LimitsPlan> {
     let default = default_limits();
     let mut fields = Fields::of(all, node, "`limits`")?;
     let connections = fields.read("connections", connections).unwrap_or_default();
@@ -62,7 +62,7 @@ struct Connections {
 }
 
 /// A number, or `{max, full, close, per_address}`.
-fn connections(all: &Gathered, node: &Node) -> Option<Connections> {
+fn connections(all: &Collected, node: &Node) -> Option<Connections> {
     if !matches!(node.value, Yaml::Map(_)) {
         return Some(Connections { max: count(all, node), ..Connections::default() });
     }
@@ -87,7 +87,7 @@ fn connections(all: &Gathered, node: &Node) -> Option<Connections> {
 pub(super) const DEFAULT_HEARTBEAT: HeartbeatPlan = HeartbeatPlan { every: HEARTBEAT, timeout: HEARTBEAT };
 
 /// `heartbeat:` a map, a duration, or `false`.
-pub(super) fn heartbeat(all: &Gathered, node: &Node) -> Option<Option<HeartbeatPlan>> {
+pub(super) fn heartbeat(all: &Collected, node: &Node) -> Option<Option<HeartbeatPlan>> {
     match &node.value {
         Yaml::Bool(false) => Some(None),
         Yaml::Map(_) => {
@@ -105,7 +105,7 @@ pub(super) fn heartbeat(all: &Gathered, node: &Node) -> Option<Option<HeartbeatP
 const COMPRESS_ABOVE: usize = 1024;
 
 /// `compress:` a map, a size, `true` or `false`: the size in bytes from which messages are compressed.
-pub(super) fn compress(all: &Gathered, node: &Node) -> Option<Option<usize>> {
+pub(super) fn compress(all: &Collected, node: &Node) -> Option<Option<usize>> {
     match &node.value {
         Yaml::Bool(on) => Some(on.then_some(COMPRESS_ABOVE)),
         Yaml::Map(_) => {
@@ -120,7 +120,7 @@ pub(super) fn compress(all: &Gathered, node: &Node) -> Option<Option<usize>> {
 }
 
 /// Only `false`: with a context of each connection's own, nothing could be compressed once for all.
-fn no_takeover(all: &Gathered, node: &Node) -> Option<()> {
+fn no_takeover(all: &Collected, node: &Node) -> Option<()> {
     match &node.value {
         Yaml::Bool(false) => Some(()),
         Yaml::Bool(true) => all.fail(
@@ -133,14 +133,14 @@ fn no_takeover(all: &Gathered, node: &Node) -> Option<()> {
 }
 
 /// `auth: { jwt: … }`. Neither a secret nor keys: open, as if it were not there.
-pub(super) fn auth(all: &Gathered, node: &Node) -> Option<Option<AuthPlan>> {
+pub(super) fn auth(all: &Collected, node: &Node) -> Option<Option<AuthPlan>> {
     let mut fields = Fields::of(all, node, "`auth`")?;
     let plan = fields.read("jwt", jwt);
     fields.finish();
     plan
 }
 
-fn jwt(all: &Gathered, node: &Node) -> Option<Option<AuthPlan>> {
+fn jwt(all: &Collected, node: &Node) -> Option<Option<AuthPlan>> {
     let mut fields = Fields::of(all, node, "`jwt`")?;
     let from = fields.read("from", values::list);
     let (secret, keys) = (fields.read("secret", values::secret), fields.read("keys", keys));
@@ -159,7 +159,7 @@ fn jwt(all: &Gathered, node: &Node) -> Option<Option<AuthPlan>> {
     Some(configured.then_some(plan))
 }
 
-fn token_from(all: &Gathered, word: &str, at: &super::plan::Span) -> Option<TokenFrom> {
+fn token_from(all: &Collected, word: &str, at: &super::plan::SourceSpan) -> Option<TokenFrom> {
     match word.split_once('.') {
         Some(("query", name)) if !name.is_empty() => Some(TokenFrom::Query(name.into())),
         Some(("header", name)) if !name.is_empty() => Some(TokenFrom::Header(name.to_lowercase().into())),
@@ -173,7 +173,7 @@ fn token_from(all: &Gathered, word: &str, at: &super::plan::Span) -> Option<Toke
 }
 
 /// A key set as JSON text, or as the same in YAML.
-fn keys(all: &Gathered, node: &Node) -> Option<Arc<str>> {
+fn keys(all: &Collected, node: &Node) -> Option<Arc<str>> {
     let parsed = match &node.value {
         Yaml::Text(text) => serde_json::from_str(text).map_err(|e| e.to_string()),
         _ => node.to_json().map_err(|_| "JSON has no such value".into()),

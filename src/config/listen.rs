@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use super::codes;
 use super::diagnostic::Diagnostic;
-use super::fields::{Gathered, elsewhere};
+use super::fields::{Collected, elsewhere};
 use super::node::Node;
-use super::plan::{Listen, Span};
+use super::plan::{Listen, SourceSpan};
 use super::tls::Covers;
 use super::values;
 use crate::model::pattern::Pattern;
 
 /// An address with nothing behind it.
-pub(super) fn address(all: &Gathered, node: &Node) -> Option<Listen> {
+pub(super) fn address(all: &Collected, node: &Node) -> Option<Listen> {
     let (listen, path) = split(all, node)?;
     if path.is_empty() {
         Some(listen)
@@ -25,7 +25,7 @@ pub(super) fn address(all: &Gathered, node: &Node) -> Option<Listen> {
 }
 
 /// An address and a path; no path is `/`.
-pub(super) fn address_and_path(all: &Gathered, node: &Node) -> Option<(Listen, Pattern)> {
+pub(super) fn address_and_path(all: &Collected, node: &Node) -> Option<(Listen, Pattern)> {
     let (listen, path) = split(all, node)?;
     Some((listen, self::path(all, if path.is_empty() { "/" } else { &path }, &node.span)?))
 }
@@ -36,7 +36,7 @@ pub(super) fn nowhere() -> Option<(Listen, Pattern)> {
 }
 
 /// A URL path, with parameters.
-pub(super) fn path(all: &Gathered, written: &str, at: &Span) -> Option<Pattern> {
+pub(super) fn path(all: &Collected, written: &str, at: &SourceSpan) -> Option<Pattern> {
     let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '%' | '"' | '<' | '>' | '\\');
     if !written.starts_with('/') || !written.chars().all(plain) {
         return all.fail(codes::ADDRESS, at, format!("`{written}` is no path: it begins with `/` and has no spaces, `?`, `#` or `%`"));
@@ -44,7 +44,7 @@ pub(super) fn path(all: &Gathered, written: &str, at: &Span) -> Option<Pattern> 
     Pattern::path(written).map_or_else(|why| all.fail(codes::PATTERN, at, format!("`{written}` is no path pattern: {why}")), Some)
 }
 
-fn split(all: &Gathered, node: &Node) -> Option<(Listen, String)> {
+fn split(all: &Collected, node: &Node) -> Option<(Listen, String)> {
     let written = values::text(all, node)?;
     let (address, path) = written.find('/').map_or((&*written, ""), |i| written.split_at(i));
     match parse(address) {
@@ -93,51 +93,53 @@ pub(super) fn shape(pattern: &Pattern) -> String {
 
 /// Everything that listens, gathered while reading, to find what clashes.
 #[derive(Default)]
-pub(super) struct Doors {
-    doors: Vec<Door>,
+pub(super) struct Listeners {
+    listeners: Vec<Listener>,
     pub(super) covers: Covers,
 }
 
-struct Door {
+struct Listener {
     listen: Listen,
     /// `GET`, …, or `WebSocket`.
     method: Arc<str>,
     path: Pattern,
     /// "the protocol `canvas`"
     owner: String,
-    at: Span,
+    at: SourceSpan,
 }
 
-impl Doors {
-    pub(super) fn add(&mut self, listen: &Listen, method: &str, path: &Pattern, owner: String, at: &Span) {
-        self.doors.push(Door { listen: listen.clone(), method: method.into(), path: path.clone(), owner, at: at.clone() });
+impl Listeners {
+    pub(super) fn add(&mut self, listen: &Listen, method: &str, path: &Pattern, owner: String, at: &SourceSpan) {
+        self.listeners.push(Listener { listen: listen.clone(), method: method.into(), path: path.clone(), owner, at: at.clone() });
     }
 
     /// Reports every door that an earlier one, or `api`, stands in the way of.
-    pub(super) fn check(&self, all: &Gathered, api: &Listen) {
+    pub(super) fn check(&self, all: &Collected, api: &Listen) {
         self.covers.check(all);
-        let mut listeners: HashMap<u16, Vec<&Door>> = HashMap::new();
-        let mut taken: HashMap<(&Listen, &str, String), &Door> = HashMap::new();
-        for door in self.doors.iter().filter(|door| door.listen.port != 0) {
-            if overlap(&door.listen, api) {
-                let message = format!("{} listens on the address of `api`, {api}", door.owner);
-                all.report(Diagnostic::new(codes::API_SHARED, door.at.clone(), message).hint("give one of them another port"));
+        let mut by_port: HashMap<u16, Vec<&Listener>> = HashMap::new();
+        let mut taken: HashMap<(&Listen, &str, String), &Listener> = HashMap::new();
+        for listener in self.listeners.iter().filter(|listener| listener.listen.port != 0) {
+            if overlap(&listener.listen, api) {
+                let message = format!("{} listens on the address of `api`, {api}", listener.owner);
+                all.report(Diagnostic::new(codes::API_SHARED, listener.at.clone(), message).hint("give one of them another port"));
             }
-            let told = |other: &Door, message: String| {
-                let hint = format!("{} is {}", other.owner, elsewhere(&other.at.place, &door.at));
-                all.report(Diagnostic::new(codes::CLASH, door.at.clone(), message).hint(hint));
+            let told = |other: &Listener, message: String| {
+                let hint = format!("{} is {}", other.owner, elsewhere(&other.at.location, &listener.at));
+                all.report(Diagnostic::new(codes::CLASH, listener.at.clone(), message).hint(hint));
             };
-            let same_port = listeners.entry(door.listen.port).or_default();
-            if !same_port.iter().any(|other| other.listen == door.listen) {
-                if let Some(other) = same_port.iter().find(|other| overlap(&other.listen, &door.listen)) {
-                    told(other, format!("{} and {} cannot both be bound; write the same address", door.listen, other.listen));
+            let same_port = by_port.entry(listener.listen.port).or_default();
+            if !same_port.iter().any(|other| other.listen == listener.listen) {
+                if let Some(other) = same_port.iter().find(|other| overlap(&other.listen, &listener.listen)) {
+                    told(other, format!("{} and {} cannot both be bound; write the same address", listener.listen, other.listen));
                 }
-                same_port.push(door);
+                same_port.push(listener);
             }
-            match taken.entry((&door.listen, &door.method, shape(&door.path))) {
-                Entry::Occupied(other) => told(other.get(), format!("{} {} on {} is taken", door.method, door.path, door.listen)),
+            match taken.entry((&listener.listen, &listener.method, shape(&listener.path))) {
+                Entry::Occupied(other) => {
+                    told(other.get(), format!("{} {} on {} is taken", listener.method, listener.path, listener.listen))
+                }
                 Entry::Vacant(free) => {
-                    free.insert(door);
+                    free.insert(listener);
                 }
             }
         }

@@ -8,13 +8,13 @@ use std::time::Duration;
 use super::channels::Channels;
 use super::codes;
 use super::diagnostic::{Diagnostic, Files};
-use super::fields::{Fields, Gathered, elsewhere};
+use super::fields::{Collected, Fields, elsewhere};
 use super::include::Reader;
-use super::listen::{self, Doors};
+use super::listen::{self, Listeners};
 use super::node::{Entry, Node, Yaml};
-use super::plan::{ApiPlan, ExpressionUse, FunctionUse, Listen, Plan, Plugins, Span, StorePlan};
+use super::plan::{ApiPlan, ExpressionUse, FunctionUse, Listen, Plan, Plugins, SourceSpan, StorePlan};
 use super::{plugins, protocols, sources, store, tls, values};
-use crate::model::Place;
+use crate::model::SourceLocation;
 
 /// Channels and channel patterns in one configuration.
 const CHANNELS_MAX: usize = 1000;
@@ -42,7 +42,7 @@ pub struct Loaded {
 
 /// Reads a routes file, what it includes, and the plugins next to it. `env` gives environment variables.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Loaded {
-    let all = Gathered::default();
+    let all = Collected::default();
     let mut files = Files::new();
     let folder = path.parent().unwrap_or(Path::new(""));
     let trees = Reader::new(&all, env, folder, &mut files).read(path);
@@ -69,7 +69,7 @@ struct Sections<'a> {
     sources: Vec<&'a Entry>,
 }
 
-fn plan(all: &Gathered, trees: &[Node], folder: &Path) -> Option<Plan> {
+fn plan(all: &Collected, trees: &[Node], folder: &Path) -> Option<Plan> {
     let mut sections = Sections::default();
     let (main, included) = trees.split_first()?;
     let mut head = None;
@@ -97,13 +97,13 @@ fn plan(all: &Gathered, trees: &[Node], folder: &Path) -> Option<Plan> {
     let mut channels = Channels::default();
     sections.channels.iter().for_each(|entry| channels.add(all, entry));
     channels.check_names(all, &names(&sections.protocols), &names(&sections.sources));
-    let mut doors = Doors::default();
-    let protocols = sections.protocols.iter().filter_map(|entry| protocols::protocol(all, &channels, &mut doors, entry));
+    let mut listeners = Listeners::default();
+    let protocols = sections.protocols.iter().filter_map(|entry| protocols::protocol(all, &channels, &mut listeners, entry));
     let protocols = protocols.map(Arc::new).collect();
-    let sources = sections.sources.iter().filter_map(|entry| sources::source(all, &channels, &mut doors, entry));
+    let sources = sections.sources.iter().filter_map(|entry| sources::source(all, &channels, &mut listeners, entry));
     let sources = sources.map(Arc::new).collect();
     let Head { store, api, stop_within, sockets_per_address } = head?;
-    doors.check(all, &api.listen);
+    listeners.check(all, &api.listen);
     Some(Plan { store, api, channels: channels.plans, protocols, sources, stop_within, sockets_per_address })
 }
 
@@ -111,7 +111,7 @@ fn names<'a>(entries: &[&'a Entry]) -> Vec<&'a str> {
     entries.iter().map(|entry| &*entry.key).collect()
 }
 
-fn read_sections<'a>(all: &Gathered, mut fields: Fields<'a>, sections: &mut Sections<'a>) {
+fn read_sections<'a>(all: &Collected, mut fields: Fields<'a>, sections: &mut Sections<'a>) {
     fields.raw("include");
     for (key, into) in [("channels", &mut sections.channels), ("protocols", &mut sections.protocols), ("sources", &mut sections.sources)] {
         match fields.get(key).map(|node| (node, &node.value)) {
@@ -132,10 +132,10 @@ fn read_sections<'a>(all: &Gathered, mut fields: Fields<'a>, sections: &mut Sect
 }
 
 /// Reports names that an earlier entry has, in whichever file.
-fn no_name_twice(all: &Gathered, what: &str, entries: &[&Entry]) {
-    let mut seen: HashMap<&str, &Place> = HashMap::new();
+fn no_name_twice(all: &Collected, what: &str, entries: &[&Entry]) {
+    let mut seen: HashMap<&str, &SourceLocation> = HashMap::new();
     for entry in entries {
-        if let Some(first) = seen.insert(&entry.key, &entry.key_span.place) {
+        if let Some(first) = seen.insert(&entry.key, &entry.key_span.location) {
             let message = format!("a {what} named `{}` is declared already", entry.key);
             all.report(
                 Diagnostic::new(codes::DUPLICATE_NAME, entry.key_span.clone(), message)
@@ -153,7 +153,7 @@ struct Head {
     sockets_per_address: Option<usize>,
 }
 
-fn read_head(all: &Gathered, fields: &mut Fields<'_>, folder: &Path) -> Head {
+fn read_head(all: &Collected, fields: &mut Fields<'_>, folder: &Path) -> Head {
     fields.need("version").and_then(|node| version(all, node));
     let api = fields.read("api", api).unwrap_or_else(|| ApiPlan { listen: api_listen(), tls: None, token: None, origins: Vec::new() });
     Head {
@@ -164,7 +164,7 @@ fn read_head(all: &Gathered, fields: &mut Fields<'_>, folder: &Path) -> Head {
     }
 }
 
-fn version(all: &Gathered, node: &Node) -> Option<()> {
+fn version(all: &Collected, node: &Node) -> Option<()> {
     let written = values::count(all, node)?;
     if written == VERSION {
         return Some(());
@@ -172,9 +172,9 @@ fn version(all: &Gathered, node: &Node) -> Option<()> {
     all.fail(codes::VERSION, &node.span, format!("version {written} of the language is not known here; there is {VERSION}"))
 }
 
-fn api(all: &Gathered, node: &Node) -> Option<ApiPlan> {
+fn api(all: &Collected, node: &Node) -> Option<ApiPlan> {
     let mut fields = Fields::of(all, node, "`api`")?;
-    let at: &Span = fields.get("listen").map_or(&node.span, |node| &node.span);
+    let at: &SourceSpan = fields.get("listen").map_or(&node.span, |node| &node.span);
     let plan = ApiPlan {
         listen: fields.read("listen", listen::address).unwrap_or_else(api_listen),
         tls: tls::tls(all, &mut fields).flatten(),

@@ -8,14 +8,14 @@ use serde_yaml::Value;
 use super::codes;
 use super::diagnostic::Diagnostic;
 use super::env::{self, Env};
-use super::plan::Span;
+use super::plan::SourceSpan;
 use super::positions::{Kind, Positions, Weight};
-use crate::model::Place;
+use crate::model::SourceLocation;
 
 /// A value and its place.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
-    pub(super) span: Span,
+    pub(super) span: SourceSpan,
     pub(super) value: Yaml,
 }
 
@@ -37,7 +37,7 @@ pub(super) enum Yaml {
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) key: Box<str>,
-    pub(super) key_span: Span,
+    pub(super) key_span: SourceSpan,
     pub(super) value: Node,
 }
 
@@ -46,12 +46,12 @@ impl Node {
     /// Bounds are checked before serde_yaml builds anything.
     pub(super) fn read(text: &str, file: &Arc<str>, env: Env<'_>, total: &mut Weight) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
         let positions = Positions::of(text, file, total)?;
-        let start = Span { place: Place { file: file.clone(), line: 1, column: 1 }, len: 1 };
+        let start = SourceSpan { location: SourceLocation { file: file.clone(), line: 1, column: 1 }, len: 1 };
         let Some(root) = positions.root() else { return Ok((Self { span: start, value: Yaml::Null }, Vec::new())) };
         let value: Value = serde_yaml::from_str(text).map_err(|e| {
             let at = e.location().map_or(start.clone(), |at| {
                 let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).max(1);
-                Span { place: Place { file: file.clone(), line: number(at.line()), column: number(at.column()) }, len: 1 }
+                SourceSpan { location: SourceLocation { file: file.clone(), line: number(at.line()), column: number(at.column()) }, len: 1 }
             });
             vec![Diagnostic::new(codes::SYNTAX, at, format!("not YAML: {e}"))]
         })?;
@@ -89,7 +89,7 @@ impl Node {
     }
 
     /// The value as JSON; `!json` and numbers that JSON has not are told as the place at fault.
-    pub(super) fn to_json(&self) -> Result<serde_json::Value, Span> {
+    pub(super) fn to_json(&self) -> Result<serde_json::Value, SourceSpan> {
         use serde_json::Value as Json;
         Ok(match &self.value {
             Yaml::Null | Yaml::Broken => Json::Null,
@@ -99,7 +99,7 @@ impl Node {
             Yaml::List(items) => Json::Array(items.iter().map(Node::to_json).collect::<Result<_, _>>()?),
             Yaml::Map(entries) => {
                 let entries = entries.iter().map(|entry| Ok((entry.key.to_string(), entry.value.to_json()?)));
-                Json::Object(entries.collect::<Result<_, Span>>()?)
+                Json::Object(entries.collect::<Result<_, SourceSpan>>()?)
             }
             Yaml::Encoded(_) => return Err(self.span.clone()),
         })
@@ -137,7 +137,7 @@ struct Join<'a> {
 }
 
 impl Join<'_> {
-    fn node(&mut self, value: Value, span: Span, kind: &Kind) -> Node {
+    fn node(&mut self, value: Value, span: SourceSpan, kind: &Kind) -> Node {
         let value = match (value, kind) {
             (Value::Null, Kind::Scalar) => Yaml::Null,
             (Value::Bool(is), Kind::Scalar) => Yaml::Bool(is),
@@ -175,7 +175,7 @@ impl Join<'_> {
         self.node(value, span.clone(), kind)
     }
 
-    fn text(&mut self, text: String, span: &Span) -> Yaml {
+    fn text(&mut self, text: String, span: &SourceSpan) -> Yaml {
         match env::substitute(&text, self.env) {
             Ok(filled) => Yaml::Text(filled.unwrap_or(text)),
             Err(why) => {
@@ -208,7 +208,7 @@ impl Join<'_> {
         entries
     }
 
-    fn flaw(&mut self, code: &'static str, span: &Span, message: impl Into<String>) {
+    fn flaw(&mut self, code: &'static str, span: &SourceSpan, message: impl Into<String>) {
         self.flaws.push(Diagnostic::new(code, span.clone(), message));
     }
 }

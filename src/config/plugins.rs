@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::codes;
 use super::diagnostic::{Diagnostic, Files};
-use super::fields::Gathered;
+use super::fields::Collected;
 use super::files;
 use super::plan::{PluginSource, Plugins};
 
@@ -21,7 +21,7 @@ pub(super) fn is_plugin(name: &str) -> bool {
 }
 
 /// Reads every `NAME.rhai` in a folder that need not be there. `shown` is how the folder is called in diagnostics.
-pub(super) fn read(all: &Gathered, folder: &Path, shown: &str, texts: &mut Files) -> Plugins {
+pub(super) fn read(all: &Collected, folder: &Path, shown: &str, texts: &mut Files) -> Plugins {
     let mut plugins = Plugins { folder: folder.to_owned(), ..Plugins::default() };
     let listing = match std::fs::read_dir(folder) {
         Ok(listing) => listing,

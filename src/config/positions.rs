@@ -8,8 +8,8 @@ use saphyr_parser::{Event, Parser};
 
 use super::codes;
 use super::diagnostic::Diagnostic;
-use super::plan::Span;
-use crate::model::Place;
+use super::plan::SourceSpan;
+use crate::model::SourceLocation;
 
 /// How deep a file may nest, aliases expanded. Whatever walks it may recurse.
 pub(super) const DEPTH_MAX: usize = 64;
@@ -26,7 +26,7 @@ pub(super) struct Positions {
 
 /// One value of the document.
 pub(super) struct Spot {
-    pub(super) span: Span,
+    pub(super) span: SourceSpan,
     pub(super) kind: Kind,
     weight: Weight,
     height: usize,
@@ -36,7 +36,7 @@ pub(super) enum Kind {
     Scalar,
     List(Vec<usize>),
     /// Key, its place, and the value.
-    Map(Vec<(Box<str>, Span, usize)>),
+    Map(Vec<(Box<str>, SourceSpan, usize)>),
     Alias(usize),
 }
 
@@ -80,7 +80,7 @@ impl Positions {
     }
 
     /// What stands at an index, aliases followed.
-    pub(super) fn get(&self, index: usize) -> (&Span, &Kind) {
+    pub(super) fn get(&self, index: usize) -> (&SourceSpan, &Kind) {
         let spot = &self.spots[index];
         let mut target = spot;
         while let Kind::Alias(to) = target.kind {
@@ -105,13 +105,13 @@ struct Scan<'a> {
 
 /// A list or map that has begun and not ended.
 struct Open {
-    span: Span,
+    span: SourceSpan,
     anchor: usize,
     kind: Kind,
     weight: Weight,
     height: usize,
-    key: Option<(Box<str>, Span)>,
-    seen: HashMap<Box<str>, Place>,
+    key: Option<(Box<str>, SourceSpan)>,
+    seen: HashMap<Box<str>, SourceLocation>,
 }
 
 impl Scan<'_> {
@@ -154,11 +154,11 @@ impl Scan<'_> {
         self.open.last().is_some_and(|open| matches!(open.kind, Kind::Map(_)) && open.key.is_none())
     }
 
-    fn refuse_as_key(&self, span: &Span) -> Result<(), Diagnostic> {
+    fn refuse_as_key(&self, span: &SourceSpan) -> Result<(), Diagnostic> {
         if self.expects_key() { Err(Diagnostic::new(codes::TYPE, span.clone(), "a key must be text")) } else { Ok(()) }
     }
 
-    fn begin(&mut self, kind: Kind, anchor: usize, span: Span) -> Result<(), Diagnostic> {
+    fn begin(&mut self, kind: Kind, anchor: usize, span: SourceSpan) -> Result<(), Diagnostic> {
         self.refuse_as_key(&span)?;
         if self.open.len() >= DEPTH_MAX {
             return Err(too_deep(span));
@@ -170,9 +170,9 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn key(&mut self, text: &str, span: Span) {
+    fn key(&mut self, text: &str, span: SourceSpan) {
         let Some(open) = self.open.last_mut() else { return };
-        if let Some(first) = open.seen.insert(text.into(), span.place.clone()) {
+        if let Some(first) = open.seen.insert(text.into(), span.location.clone()) {
             let message = format!("`{text}` stands twice in this map");
             self.doubles.push(Diagnostic::new(codes::DUPLICATE_KEY, span.clone(), message).hint(format!("first on line {}", first.line)));
         }
@@ -216,12 +216,12 @@ impl Scan<'_> {
     }
 
     /// A span on one line: what goes on over several is shown up to the end of its first.
-    fn span(&self, span: &saphyr_parser::Span) -> Span {
+    fn span(&self, span: &saphyr_parser::Span) -> SourceSpan {
         let (start, end) = (span.start, span.end);
         let line_len = self.lines.get(start.line().saturating_sub(1)).copied().unwrap_or(0);
         let on_line = if end.line() == start.line() && end.col() > start.col() { end.col() } else { line_len };
         let len = on_line.min(line_len.max(start.col() + 1)).saturating_sub(start.col()).max(1);
-        Span { place: place(self.file, start), len: u32::try_from(len).unwrap_or(u32::MAX) }
+        SourceSpan { location: location(self.file, start), len: u32::try_from(len).unwrap_or(u32::MAX) }
     }
 
     fn syntax_error(&self, at: saphyr_parser::Marker, info: &str) -> Diagnostic {
@@ -229,7 +229,7 @@ impl Scan<'_> {
         let line = at.line().clamp(1, self.lines.len().max(1));
         let column = if line < at.line() { self.lines.last().copied().unwrap_or(0) } else { at.col() };
         let at = saphyr_parser::Marker::new(at.index(), line, column);
-        let span = Span { place: place(self.file, at), len: 1 };
+        let span = SourceSpan { location: location(self.file, at), len: 1 };
         // The scanner looks ahead, and has a bound of its own.
         if info.starts_with("recursion limit") {
             return too_deep(span);
@@ -239,11 +239,11 @@ impl Scan<'_> {
     }
 }
 
-fn place(file: &Arc<str>, at: saphyr_parser::Marker) -> Place {
+fn location(file: &Arc<str>, at: saphyr_parser::Marker) -> SourceLocation {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).max(1);
-    Place { file: file.clone(), line: number(at.line()), column: number(at.col() + 1) }
+    SourceLocation { file: file.clone(), line: number(at.line()), column: number(at.col() + 1) }
 }
 
-fn too_deep(span: Span) -> Diagnostic {
+fn too_deep(span: SourceSpan) -> Diagnostic {
     Diagnostic::new(codes::BOUNDS, span, format!("nested deeper than {DEPTH_MAX} levels"))
 }

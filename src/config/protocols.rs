@@ -9,13 +9,13 @@ use super::codes;
 use super::deliver;
 use super::diagnostic::Diagnostic;
 use super::expression;
-use super::fields::{Fields, Gathered};
+use super::fields::{Collected, Fields};
 use super::limits;
-use super::listen::{self, Doors};
+use super::listen::{self, Listeners};
 use super::node::{Entry, Node, Yaml};
 use super::plan::{BatchPlan, HttpRow, IdlePlan, Listen, ProtocolPlan, Role, Row};
 use super::rows::{Kind, Rows};
-use super::template::{self, Seen};
+use super::template::{self, AllowedRefs};
 use super::{tls, values};
 use crate::model::fault::Code;
 use crate::model::pattern::Pattern;
@@ -32,25 +32,25 @@ const BATCH_EVERY_MAX: Duration = Duration::from_secs(60);
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 /// Reads one entry.
-pub(super) fn protocol(all: &Gathered, channels: &Channels, doors: &mut Doors, entry: &Entry) -> Option<ProtocolPlan> {
+pub(super) fn protocol(all: &Collected, channels: &Channels, listeners: &mut Listeners, entry: &Entry) -> Option<ProtocolPlan> {
     let name = values::name(all, &entry.key, &entry.key_span)?;
     let mut fields = Fields::of(all, &entry.value, "a protocol")?;
     let plugin = plugin(&mut fields, &name);
     let rows = Rows { all, channels, actor: &name, plugin: &plugin };
     let (listen, path) = fields.need("listen").and_then(|node| listen::address_and_path(all, node)).or_else(listen::nowhere)?;
-    doors.add(&listen, "WebSocket", &path, format!("the protocol `{name}`"), fields.key_span("listen").unwrap_or(&entry.key_span));
+    listeners.add(&listen, "WebSocket", &path, format!("the protocol `{name}`"), fields.key_span("listen").unwrap_or(&entry.key_span));
     let tls = tls::tls(all, &mut fields);
     let at = fields.key_span("tls").or(fields.key_span("listen")).unwrap_or(&entry.key_span);
     if let Some(tls) = &tls {
-        doors.covers.add(&listen, tls.as_ref(), format!("the protocol `{name}`"), at);
+        listeners.covers.add(&listen, tls.as_ref(), format!("the protocol `{name}`"), at);
     }
     fields.read("codec", codec);
-    let request = |all: &Gathered, node: &Node| template::text(all, node, Seen::REQUEST);
+    let request = |all: &Collected, node: &Node| template::text(all, node, AllowedRefs::REQUEST);
     let section = |fields: &mut Fields<'_>, key, kind| {
         fields.read(key, |_, node| Some(rows.rows(node, kind, &format!("{name}.{key}")))).unwrap_or_default()
     };
     let plan = ProtocolPlan {
-        at: entry.key_span.place.clone(),
+        at: entry.key_span.location.clone(),
         origins: fields.read("origins", values::origins).unwrap_or_default(),
         kind: fields.read("type", values::pointer).unwrap_or_else(|| vec!["type".into()]),
         data: fields.read("data", values::pointer),
@@ -70,9 +70,9 @@ pub(super) fn protocol(all: &Gathered, channels: &Channels, doors: &mut Doors, e
         messages: fields.read("messages", |_, node| rows.table(node, Kind::Message, &format!("{name}.messages"))).unwrap_or_default(),
         deliver: fields.read("deliver", |_, node| Some(deliver::deliver(&rows, node))).unwrap_or_default(),
         batch: fields.read("batch", |_, node| batch(&rows, node)).flatten(),
-        error: fields.read("error", |all, node| template::template(all, node, Seen::ERROR)),
+        error: fields.read("error", |all, node| template::template(all, node, AllowedRefs::ERROR)),
         errors: fields.read("errors", errors).unwrap_or_default(),
-        http: fields.read("http", |_, node| http(&rows, node, &listen, doors)).unwrap_or_default(),
+        http: fields.read("http", |_, node| http(&rows, node, &listen, listeners)).unwrap_or_default(),
         name: name.clone(),
         listen,
         tls: tls.flatten(),
@@ -94,7 +94,7 @@ pub(super) fn plugin(fields: &mut Fields<'_>, name: &str) -> Arc<str> {
     written.unwrap_or_else(|| name.replace('-', "_")).into()
 }
 
-fn codec(all: &Gathered, node: &Node) -> Option<()> {
+fn codec(all: &Collected, node: &Node) -> Option<()> {
     let written = values::text(all, node)?;
     if CODECS_TO_COME.contains(&&*written) {
         return all.fail(codes::NOT_YET, &node.span, format!("the codec `{written}` is not supported yet; there is `json`"));
@@ -106,7 +106,7 @@ fn codec(all: &Gathered, node: &Node) -> Option<()> {
 fn batch(rows: &Rows<'_>, node: &Node) -> Option<Option<BatchPlan>> {
     let all = rows.all;
     let mut fields = Fields::of(all, node, "`batch`")?;
-    let when = |all: &Gathered, node: &Node| expression::when(all, node, rows.plugin, Seen::BATCHED, expression::CONNECTION);
+    let when = |all: &Collected, node: &Node| expression::when(all, node, rows.plugin, AllowedRefs::BATCHED, expression::CONNECTION);
     let when = fields.read("when", when).map(|when| when.function);
     let every = if fields.has("every") { fields.get("every") } else { fields.need("every") };
     let every = every.map(|node| match values::duration(all, node)? {
@@ -114,7 +114,7 @@ fn batch(rows: &Rows<'_>, node: &Node) -> Option<Option<BatchPlan>> {
         _ => all.fail(codes::VALUE, &node.span, "events wait at most 60s for others"),
     });
     let form = fields.need("as").map(|node| {
-        let form = template::template(all, node, Seen::BATCH)?;
+        let form = template::template(all, node, AllowedRefs::BATCH)?;
         if form.references().iter().any(|reference| reference.root == Root::Messages && reference.path.is_empty()) {
             return Some(form);
         }
@@ -158,29 +158,29 @@ fn every(rows: &Rows<'_>, node: &Node) -> Option<Vec<(Duration, Row)>> {
 }
 
 /// `errors:` messages by the code of the fault.
-fn errors(all: &Gathered, node: &Node) -> Option<HashMap<Code, Text>> {
+fn errors(all: &Collected, node: &Node) -> Option<HashMap<Code, Text>> {
     let mut fields = Fields::of(all, node, "`errors`")?;
-    let read = |code: Code| Some((code, fields.read(code.as_str(), |all, node| template::text(all, node, Seen::ERROR))?));
+    let read = |code: Code| Some((code, fields.read(code.as_str(), |all, node| template::text(all, node, AllowedRefs::ERROR))?));
     let found = Code::ALL.into_iter().filter_map(read).collect();
     fields.finish();
     Some(found)
 }
 
 /// `http:` rows by `METHOD /path`.
-fn http(rows: &Rows<'_>, node: &Node, listen: &Listen, doors: &mut Doors) -> Option<Vec<HttpRow>> {
+fn http(rows: &Rows<'_>, node: &Node, listen: &Listen, listeners: &mut Listeners) -> Option<Vec<HttpRow>> {
     let Yaml::Map(entries) = &node.value else { return rows.all.wrong_type(node, "a map of rows by `METHOD /path`") };
     let mut found = Vec::new();
     for entry in entries {
         let Some((method, path)) = method_and_path(rows.all, &entry.key, &entry.key_span) else { continue };
         let name = format!("{}.http.{}", rows.actor, entry.key);
-        doors.add(listen, &method, &path, format!("`{}` of the protocol `{}`", entry.key, rows.actor), &entry.key_span);
+        listeners.add(listen, &method, &path, format!("`{}` of the protocol `{}`", entry.key, rows.actor), &entry.key_span);
         found.push(HttpRow { method, path, rows: rows.rows(&entry.value, Kind::Http, &name) });
     }
     Some(found)
 }
 
 /// `METHOD /path`
-pub(super) fn method_and_path(all: &Gathered, written: &str, at: &super::plan::Span) -> Option<(Arc<str>, Pattern)> {
+pub(super) fn method_and_path(all: &Collected, written: &str, at: &super::plan::SourceSpan) -> Option<(Arc<str>, Pattern)> {
     let (method, path) = written.split_once(' ').unwrap_or((written, ""));
     if !METHODS.contains(&method) {
         let message = format!("`{written}` is no method and path");

@@ -8,10 +8,10 @@ use super::codes;
 use super::diagnostic::Diagnostic;
 use super::effects;
 use super::expression;
-use super::fields::{Fields, Gathered};
+use super::fields::{Collected, Fields};
 use super::node::{Node, Yaml};
-use super::plan::{FnRef, Role, Row, Span, Table};
-use super::template::Seen;
+use super::plan::{FnRef, Role, Row, SourceSpan, Table};
+use super::template::AllowedRefs;
 use super::values;
 use crate::model::pattern::Glob;
 
@@ -42,13 +42,13 @@ impl Kind {
         }
     }
 
-    fn seen(self) -> Seen {
+    fn allowed(self) -> AllowedRefs {
         match self {
-            Kind::Message => Seen::MESSAGE,
-            Kind::Open | Kind::Close | Kind::Every | Kind::Idle => Seen::CONNECTION,
-            Kind::Http => Seen::HTTP,
-            Kind::Source => Seen::SOURCE,
-            Kind::HttpSource => Seen::HTTP_SOURCE,
+            Kind::Message => AllowedRefs::MESSAGE,
+            Kind::Open | Kind::Close | Kind::Every | Kind::Idle => AllowedRefs::CONNECTION,
+            Kind::Http => AllowedRefs::HTTP,
+            Kind::Source => AllowedRefs::SOURCE,
+            Kind::HttpSource => AllowedRefs::HTTP_SOURCE,
         }
     }
 
@@ -64,7 +64,7 @@ impl Kind {
 
 /// What reading rows needs to know of the protocol or source they belong to.
 pub(super) struct Rows<'a> {
-    pub(super) all: &'a Gathered,
+    pub(super) all: &'a Collected,
     pub(super) channels: &'a Channels,
     /// The protocol's or source's name.
     pub(super) actor: &'a str,
@@ -96,10 +96,10 @@ impl Rows<'_> {
     }
 
     /// Reads the keys of a row out of a map that may have others.
-    pub(super) fn fill(&self, fields: &mut Fields<'_>, kind: Kind, name: &str, at: &Span) -> Row {
+    pub(super) fn fill(&self, fields: &mut Fields<'_>, kind: Kind, name: &str, at: &SourceSpan) -> Row {
         let mut row = self.empty(name, at);
         if kind != Kind::Idle {
-            let when = |all: &Gathered, node: &Node| expression::when(all, node, self.plugin, kind.seen(), expression::ROW);
+            let when = |all: &Collected, node: &Node| expression::when(all, node, self.plugin, kind.allowed(), expression::ROW);
             row.when = fields.read("when", when).map(|when| when.function);
             row.call = fields.read("call", |_, node| self.function(node, Role::Handler));
         }
@@ -110,41 +110,41 @@ impl Rows<'_> {
             row.transform = fields.read("transform", |_, node| self.function(node, Role::Transform));
             fields.exclude("fail", &["call", "transform", "set", "leave", "join", "to", "reply", "send", "close"]);
         }
-        let seen = kind.seen().with_result(fields.has("call"));
+        let allowed = kind.allowed().with_result(fields.has("call"));
         if kind.has_message() {
-            row.fail = fields.read("fail", |all, node| effects::fail(all, node, seen));
+            row.fail = fields.read("fail", |all, node| effects::fail(all, node, allowed));
         }
         if kind.has_connection() {
-            row.set = fields.read("set", |all, node| effects::set(all, node, seen)).unwrap_or_default();
-            row.leave = fields.read("leave", |_, node| effects::leave(self, node, seen)).unwrap_or_default();
-            row.join = fields.read("join", |_, node| effects::join(self, node, seen)).unwrap_or_default();
+            row.set = fields.read("set", |all, node| effects::set(all, node, allowed)).unwrap_or_default();
+            row.leave = fields.read("leave", |_, node| effects::leave(self, node, allowed)).unwrap_or_default();
+            row.join = fields.read("join", |_, node| effects::join(self, node, allowed)).unwrap_or_default();
         }
         if kind != Kind::Idle {
-            row.to = effects::publish(self, fields, seen, kind.has_message(), kind.has_connection());
+            row.to = effects::publish(self, fields, allowed, kind.has_message(), kind.has_connection());
         }
         if kind.has_connection() || matches!(kind, Kind::Http | Kind::Idle) {
             fields.exclude("reply", &["send"]);
-            let seen = seen.with_recovery(row.join.iter().any(|join| join.recover.is_some()));
-            let reply = |node| effects::reply(self, node, seen);
+            let allowed = allowed.with_recovery(row.join.iter().any(|join| join.recover.is_some()));
+            let reply = |node| effects::reply(self, node, allowed);
             row.reply = fields.get("reply").or(fields.get("send")).and_then(reply);
         }
         if kind == Kind::Http {
             row.status = fields.read("status", effects::status);
         }
         if kind.has_connection() || kind == Kind::Idle {
-            row.close = fields.read("close", |all, node| effects::close(all, node, seen));
+            row.close = fields.read("close", |all, node| effects::close(all, node, allowed));
         }
         row
     }
 
     /// A row that does nothing.
-    fn empty(&self, name: &str, at: &Span) -> Row {
+    fn empty(&self, name: &str, at: &SourceSpan) -> Row {
         let id = self.all.rows.get();
         self.all.rows.set(id + 1);
         Row {
             id,
             name: name.into(),
-            at: at.place.clone(),
+            at: at.location.clone(),
             when: None,
             limit: None,
             schema: None,

@@ -3,13 +3,13 @@
 use super::channels::Channels;
 use super::codes;
 use super::diagnostic::Diagnostic;
-use super::fields::{Fields, Gathered};
-use super::listen::{self, Doors};
+use super::fields::{Collected, Fields};
+use super::listen::{self, Listeners};
 use super::node::{Entry, Node};
 use super::plan::{SourceKind, SourcePlan, Table};
 use super::protocols::{method_and_path, plugin};
 use super::rows::{Kind, Rows};
-use super::template::{self, Seen};
+use super::template::{self, AllowedRefs};
 use super::{tls, values};
 use crate::model::template::{Template, Text};
 
@@ -19,7 +19,7 @@ const KINDS_TO_COME: [&str; 3] = ["files", "worker", "git"];
 const ROW_KEYS: [&str; 11] = ["when", "call", "schema", "validate", "transform", "to", "as", "data", "metadata", "priority", "fail"];
 
 /// Reads one entry.
-pub(super) fn source(all: &Gathered, channels: &Channels, doors: &mut Doors, entry: &Entry) -> Option<SourcePlan> {
+pub(super) fn source(all: &Collected, channels: &Channels, listeners: &mut Listeners, entry: &Entry) -> Option<SourcePlan> {
     let name = values::name(all, &entry.key, &entry.key_span)?;
     let mut fields = Fields::of(all, &entry.value, "a source")?;
     if let Some((kind, at)) = KINDS_TO_COME.iter().find_map(|kind| Some((kind, fields.key_span(kind)?))) {
@@ -30,7 +30,7 @@ pub(super) fn source(all: &Gathered, channels: &Channels, doors: &mut Doors, ent
     fields.exclude("every", &["http", "on", "tls", "token", "origins"]);
     fields.exclude("http", &["emit"]);
     let is_http = fields.has("http");
-    let kind = if is_http { http(all, &mut fields, &name, doors) } else { every(all, &mut fields) };
+    let kind = if is_http { http(all, &mut fields, &name, listeners) } else { every(all, &mut fields) };
     let row_kind = if is_http { Kind::HttpSource } else { Kind::Source };
     fields.exclude("messages", &ROW_KEYS);
     let messages = match fields.get("messages") {
@@ -46,11 +46,11 @@ pub(super) fn source(all: &Gathered, channels: &Channels, doors: &mut Doors, ent
         }
     };
     fields.finish();
-    Some(SourcePlan { name, at: entry.key_span.place.clone(), kind: kind?, messages })
+    Some(SourcePlan { name, at: entry.key_span.location.clone(), kind: kind?, messages })
 }
 
 /// `every: 30s` and `emit: {type, data}`
-fn every(all: &Gathered, fields: &mut Fields<'_>) -> Option<SourceKind> {
+fn every(all: &Collected, fields: &mut Fields<'_>) -> Option<SourceKind> {
     let Some(period) = fields.get("every") else {
         // Asked for, so that "known here" names them.
         fields.get("http");
@@ -63,35 +63,35 @@ fn every(all: &Gathered, fields: &mut Fields<'_>) -> Option<SourceKind> {
     Some(SourceKind::Every { period: period?, kind, data })
 }
 
-fn emit(all: &Gathered, node: &Node) -> Option<(Text, Template)> {
+fn emit(all: &Collected, node: &Node) -> Option<(Text, Template)> {
     let mut fields = Fields::of(all, node, "`emit`")?;
-    let kind = fields.need("type").and_then(|node| template::text(all, node, Seen::EMIT));
+    let kind = fields.need("type").and_then(|node| template::text(all, node, AllowedRefs::EMIT));
     let said = fields.has("data");
-    let data = fields.read_raw("data", |all, node| template::template(all, node, Seen::EMIT));
+    let data = fields.read_raw("data", |all, node| template::template(all, node, AllowedRefs::EMIT));
     fields.finish();
     let data = if said { data? } else { Template::Constant("{}".into()) };
     Some((kind?, data))
 }
 
 /// `http: METHOD /path` and `on: address`
-fn http(all: &Gathered, fields: &mut Fields<'_>, name: &str, doors: &mut Doors) -> Option<SourceKind> {
+fn http(all: &Collected, fields: &mut Fields<'_>, name: &str, listeners: &mut Listeners) -> Option<SourceKind> {
     let at = fields.key_span("http");
     let written = fields.need("http").and_then(|node| Some((values::text(all, node)?, &node.span)));
-    let door = written.and_then(|(written, span)| method_and_path(all, &written, span));
+    let listener = written.and_then(|(written, span)| method_and_path(all, &written, span));
     let listen = fields.need("on").and_then(|node| listen::address(all, node));
     let tls = tls::tls(all, fields);
     let tls_at = fields.key_span("tls").or(fields.key_span("on"));
     let origins = fields.read("origins", values::origins).unwrap_or_default();
     let token = fields.read("token", values::secret);
-    let ((method, path), listen, at) = (door?, listen?, at?);
+    let ((method, path), listen, at) = (listener?, listen?, at?);
     if !listen.is_loopback() && token.is_none() {
         let message = format!("the source `{name}` on {listen} can be reached from other machines and has no token");
         let hint = "set its `token`: whoever reaches it speaks to all its clients";
         all.report(Diagnostic::new(codes::API_OPEN, at.clone(), message).hint(hint));
     }
-    doors.add(&listen, &method, &path, format!("the source `{name}`"), at);
+    listeners.add(&listen, &method, &path, format!("the source `{name}`"), at);
     if let Some(tls) = &tls {
-        doors.covers.add(&listen, tls.as_ref(), format!("the source `{name}`"), tls_at.unwrap_or(at));
+        listeners.covers.add(&listen, tls.as_ref(), format!("the source `{name}`"), tls_at.unwrap_or(at));
     }
     Some(SourceKind::Http { method, path, listen, tls: tls.flatten(), origins, token })
 }

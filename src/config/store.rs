@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::codes;
-use super::fields::{Fields, Gathered};
+use super::fields::{Collected, Fields};
 use super::node::{Node, Yaml};
 use super::plan::{DatabasePlan, Secret, StorePlan};
 use super::values;
@@ -12,7 +12,7 @@ use super::values;
 const STORE: &str = "sqlite://data/tramline.db";
 
 /// A database's address, or a map with more.
-pub(super) fn store(all: &Gathered, node: &Node, folder: &Path) -> Option<StorePlan> {
+pub(super) fn store(all: &Collected, node: &Node, folder: &Path) -> Option<StorePlan> {
     if !matches!(node.value, Yaml::Map(_)) {
         return database(all, node, folder).map(StorePlan::from);
     }
@@ -30,7 +30,7 @@ pub(super) fn default(folder: &Path) -> StorePlan {
     sqlite(STORE, folder).into()
 }
 
-fn database(all: &Gathered, node: &Node, folder: &Path) -> Option<DatabasePlan> {
+fn database(all: &Collected, node: &Node, folder: &Path) -> Option<DatabasePlan> {
     let url = values::text(all, node)?;
     if url == "sqlite::memory:" {
         return Some(DatabasePlan::Memory);

@@ -2,15 +2,15 @@
 
 use super::codes;
 use super::diagnostic::Diagnostic;
-use super::fields::{Gathered, nearest};
+use super::fields::{Collected, nearest};
 use super::node::{Entry as YamlEntry, Node, Yaml};
-use super::plan::Span;
+use super::plan::SourceSpan;
 use crate::model::json;
 use crate::model::template::{Entry, Error, Reference, Root, Template, Text};
 
 /// What has a value at one place of the language.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
+pub(super) struct AllowedRefs {
     /// What a person calls the place: "in a row".
     pub(super) place: &'static str,
     pub(super) roots: &'static [Root],
@@ -20,7 +20,7 @@ pub(super) struct Seen {
     pub(super) recovery: bool,
 }
 
-impl Seen {
+impl AllowedRefs {
     const fn new(place: &'static str, roots: &'static [Root]) -> Self {
         Self { place, roots, result: false, recovery: false }
     }
@@ -36,38 +36,39 @@ impl Seen {
     }
 
     /// A row of a protocol's `messages`.
-    pub(super) const MESSAGE: Seen = Seen::new(
+    pub(super) const MESSAGE: AllowedRefs = AllowedRefs::new(
         "in a row",
         &[Root::Message, Root::Type, Root::Data, Root::Raw, Root::Conn, Root::Query, Root::Path, Root::Header, Root::Cookie],
     );
     /// Rows of a connection without a message: `open`, `close`, `every`, `idle`.
-    pub(super) const CONNECTION: Seen =
-        Seen::new("where no message has come in", &[Root::Conn, Root::Query, Root::Path, Root::Header, Root::Cookie]);
+    pub(super) const CONNECTION: AllowedRefs =
+        AllowedRefs::new("where no message has come in", &[Root::Conn, Root::Query, Root::Path, Root::Header, Root::Cookie]);
     /// A connection that is being opened.
-    pub(super) const REQUEST: Seen = Seen::new("before the connection is open", &[Root::Query, Root::Path, Root::Header, Root::Cookie]);
+    pub(super) const REQUEST: AllowedRefs =
+        AllowedRefs::new("before the connection is open", &[Root::Query, Root::Path, Root::Header, Root::Cookie]);
     /// A row of `http`.
-    pub(super) const HTTP: Seen = Seen::new(
+    pub(super) const HTTP: AllowedRefs = AllowedRefs::new(
         "in an HTTP row",
         &[Root::Message, Root::Type, Root::Data, Root::Raw, Root::Query, Root::Path, Root::Header, Root::Cookie],
     );
     /// A row of a source.
-    pub(super) const SOURCE: Seen = Seen::new("in a source", &[Root::Message, Root::Type, Root::Data]);
+    pub(super) const SOURCE: AllowedRefs = AllowedRefs::new("in a source", &[Root::Message, Root::Type, Root::Data]);
     /// A row of a source fed over HTTP.
-    pub(super) const HTTP_SOURCE: Seen = Seen { place: "in a source", ..Seen::HTTP };
+    pub(super) const HTTP_SOURCE: AllowedRefs = AllowedRefs { place: "in a source", ..AllowedRefs::HTTP };
     /// What a source makes out of nothing.
-    pub(super) const EMIT: Seen = Seen::new("in `emit`", &[]);
+    pub(super) const EMIT: AllowedRefs = AllowedRefs::new("in `emit`", &[]);
     /// `deliver`
-    pub(super) const DELIVER: Seen = Seen::new("in `deliver`", &[Root::Event, Root::Sub, Root::Conn]);
+    pub(super) const DELIVER: AllowedRefs = AllowedRefs::new("in `deliver`", &[Root::Event, Root::Sub, Root::Conn]);
     /// `latest_by` of a channel's `on_slow`.
-    pub(super) const EVENT: Seen = Seen::new("in `latest_by`", &[Root::Event]);
+    pub(super) const EVENT: AllowedRefs = AllowedRefs::new("in `latest_by`", &[Root::Event]);
     /// `when` of a protocol's `batch`.
-    pub(super) const BATCHED: Seen = Seen { place: "of `batch`", ..Seen::CONNECTION };
+    pub(super) const BATCHED: AllowedRefs = AllowedRefs { place: "of `batch`", ..AllowedRefs::CONNECTION };
     /// `as` of a protocol's `batch`.
-    pub(super) const BATCH: Seen = Seen::new("in `batch`", &[Root::Messages]);
+    pub(super) const BATCH: AllowedRefs = AllowedRefs::new("in `batch`", &[Root::Messages]);
     /// `data` of a channel.
-    pub(super) const CHANNEL: Seen = Seen::new("in a channel's `data`", &[Root::Type, Root::Data, Root::Channel]);
+    pub(super) const CHANNEL: AllowedRefs = AllowedRefs::new("in a channel's `data`", &[Root::Type, Root::Data, Root::Channel]);
     /// `error` and `errors`.
-    pub(super) const ERROR: Seen = Seen::new(
+    pub(super) const ERROR: AllowedRefs = AllowedRefs::new(
         "in `error`",
         &[Root::Error, Root::Message, Root::Type, Root::Data, Root::Raw, Root::Conn, Root::Query, Root::Path, Root::Header, Root::Cookie],
     );
@@ -88,7 +89,7 @@ impl Seen {
 }
 
 /// Compiles any value. What holds no reference becomes one constant.
-pub(super) fn template(all: &Gathered, node: &Node, seen: Seen) -> Option<Template> {
+pub(super) fn template(all: &Collected, node: &Node, allowed: AllowedRefs) -> Option<Template> {
     Some(match &node.value {
         Yaml::Null => Template::Constant("null".into()),
         Yaml::Broken => return None,
@@ -97,32 +98,32 @@ pub(super) fn template(all: &Gathered, node: &Node, seen: Seen) -> Option<Templa
             Ok(number) => Template::constant(&number),
             Err(span) => return all.fail(codes::TYPE, &span, "JSON has no such number"),
         },
-        Yaml::Text(written) if Reference::is_meant(written) => Template::Value(reference(all, written, &node.span, seen)?),
+        Yaml::Text(written) if Reference::is_meant(written) => Template::Value(reference(all, written, &node.span, allowed)?),
         Yaml::Text(_) => {
-            let text = text(all, node, seen)?;
+            let text = text(all, node, allowed)?;
             text.as_constant().map(|constant| Template::constant(&constant.into())).unwrap_or(Template::Text(text))
         }
         Yaml::List(items) => {
-            let compiled: Vec<Option<Template>> = items.iter().map(|item| template(all, item, seen)).collect();
+            let compiled: Vec<Option<Template>> = items.iter().map(|item| template(all, item, allowed)).collect();
             let compiled: Vec<Template> = compiled.into_iter().collect::<Option<_>>()?;
             match constants(compiled.iter()) {
                 Some(constants) => Template::Constant(format!("[{}]", constants.join(",")).into()),
                 None => Template::Array(compiled),
             }
         }
-        Yaml::Map(entries) => object(all, entries, seen)?,
-        Yaml::Encoded(inner) => match template(all, inner, seen)? {
+        Yaml::Map(entries) => object(all, entries, allowed)?,
+        Yaml::Encoded(inner) => match template(all, inner, allowed)? {
             Template::Constant(text) => Template::constant(&(*text).into()),
             other => Template::Encoded(Box::new(other)),
         },
     })
 }
 
-fn object(all: &Gathered, entries: &[YamlEntry], seen: Seen) -> Option<Template> {
+fn object(all: &Collected, entries: &[YamlEntry], allowed: AllowedRefs) -> Option<Template> {
     let compiled: Vec<Option<Entry>> = entries
         .iter()
         .map(|entry| {
-            let value = template(all, &entry.value, seen)?;
+            let value = template(all, &entry.value, allowed)?;
             if &*entry.key != "..." {
                 return Some(Entry::Field((&*entry.key).into(), value));
             }
@@ -159,42 +160,42 @@ fn constants<'t>(templates: impl Iterator<Item = &'t Template>) -> Option<Vec<&'
 }
 
 /// Compiles text with references in it.
-pub(super) fn text(all: &Gathered, node: &Node, seen: Seen) -> Option<Text> {
+pub(super) fn text(all: &Collected, node: &Node, allowed: AllowedRefs) -> Option<Text> {
     let written = super::values::text(all, node)?;
-    let text = Text::parse(&written).map_err(|e| explain(all, e, &node.span, seen)).ok()?;
+    let text = Text::parse(&written).map_err(|e| explain(all, e, &node.span, allowed)).ok()?;
     let mut well = true;
     for reference in text.references() {
-        well &= may_stand(all, reference, &node.span, seen);
+        well &= may_stand(all, reference, &node.span, allowed);
     }
     well.then_some(text)
 }
 
-fn reference(all: &Gathered, written: &str, at: &Span, seen: Seen) -> Option<Reference> {
-    let reference = Reference::parse(written).map_err(|e| explain(all, e, at, seen)).ok()?;
-    may_stand(all, &reference, at, seen).then_some(reference)
+fn reference(all: &Collected, written: &str, at: &SourceSpan, allowed: AllowedRefs) -> Option<Reference> {
+    let reference = Reference::parse(written).map_err(|e| explain(all, e, at, allowed)).ok()?;
+    may_stand(all, &reference, at, allowed).then_some(reference)
 }
 
-fn may_stand(all: &Gathered, reference: &Reference, at: &Span, seen: Seen) -> bool {
-    if seen.has(reference.root) {
+fn may_stand(all: &Collected, reference: &Reference, at: &SourceSpan, allowed: AllowedRefs) -> bool {
+    if allowed.has(reference.root) {
         return true;
     }
-    let message = format!("`{reference}` has no value {}", seen.place);
-    all.report(Diagnostic::new(codes::NOT_HERE, at.clone(), message).hint(not_here_hint(reference.root, seen)));
+    let message = format!("`{reference}` has no value {}", allowed.place);
+    all.report(Diagnostic::new(codes::NOT_HERE, at.clone(), message).hint(not_here_hint(reference.root, allowed)));
     false
 }
 
 /// What to do about a reference that has no value here.
-pub(super) fn not_here_hint(root: Root, seen: Seen) -> String {
+pub(super) fn not_here_hint(root: Root, allowed: AllowedRefs) -> String {
     match root {
         Root::Result => "`$result` is what the row's `call` gave".into(),
         Root::Recovery => "`$recovery` is what became of the row's one `join` with `recover`".into(),
-        _ => format!("there is {}", seen.known()),
+        _ => format!("there is {}", allowed.known()),
     }
 }
 
-fn explain(all: &Gathered, error: Error, at: &Span, seen: Seen) {
+fn explain(all: &Collected, error: Error, at: &SourceSpan, allowed: AllowedRefs) {
     let hint = match &error {
-        Error::UnknownRoot(name) => Some(root_hint(name, seen)),
+        Error::UnknownRoot(name) => Some(root_hint(name, allowed)),
         Error::UnknownField { root, field, known } => Some(match nearest(field, known.iter().copied()) {
             Some(near) => format!("did you mean `${root}.{near}`?"),
             None => format!("it has {}", known.join(", ")),
@@ -209,7 +210,7 @@ fn explain(all: &Gathered, error: Error, at: &Span, seen: Seen) {
 }
 
 /// What was meant by an unknown reference, or what there is.
-pub(super) fn root_hint(name: &str, seen: Seen) -> String {
-    let names = Root::ALL.iter().filter(|(known, root)| !known.is_empty() && seen.has(*root)).map(|(known, _)| *known);
-    nearest(name, names).map_or_else(|| format!("there is {}", seen.known()), |near| format!("did you mean `${near}`?"))
+pub(super) fn root_hint(name: &str, allowed: AllowedRefs) -> String {
+    let names = Root::ALL.iter().filter(|(known, root)| !known.is_empty() && allowed.has(*root)).map(|(known, _)| *known);
+    nearest(name, names).map_or_else(|| format!("there is {}", allowed.known()), |near| format!("did you mean `${near}`?"))
 }

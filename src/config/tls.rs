@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use super::certificate::{self, Which};
 use super::codes;
 use super::diagnostic::Diagnostic;
-use super::fields::{Fields, Gathered, elsewhere};
+use super::fields::{Collected, Fields, elsewhere};
 use super::node::Node;
-use super::plan::{Listen, Span, TlsPlan};
+use super::plan::{Listen, SourceSpan, TlsPlan};
 use super::values;
 
 /// `tls: {cert, key}`, or none. The outer None: it is broken, so that nobody knows.
-pub(super) fn tls(all: &Gathered, fields: &mut Fields<'_>) -> Option<Option<TlsPlan>> {
+pub(super) fn tls(all: &Collected, fields: &mut Fields<'_>) -> Option<Option<TlsPlan>> {
     fields.get("tls").map_or(Some(None), |node| pair(all, node))
 }
 
 /// Both empty: none, as if they were not there.
-fn pair(all: &Gathered, node: &Node) -> Option<Option<TlsPlan>> {
+fn pair(all: &Collected, node: &Node) -> Option<Option<TlsPlan>> {
     let mut fields = Fields::of(all, node, "`tls`")?;
     let written = fields.has("cert") && fields.has("key");
     let empty = fields.get("cert").is_none() && fields.get("key").is_none();
@@ -43,9 +43,9 @@ fn pair(all: &Gathered, node: &Node) -> Option<Option<TlsPlan>> {
 }
 
 /// A path, from the folder of the file it stands in.
-fn path(all: &Gathered, node: &Node) -> Option<PathBuf> {
+fn path(all: &Collected, node: &Node) -> Option<PathBuf> {
     let written = values::text(all, node)?;
-    Some(Path::new(&*node.span.place.file).parent().unwrap_or(Path::new("")).join(written))
+    Some(Path::new(&*node.span.location.file).parent().unwrap_or(Path::new("")).join(written))
 }
 
 /// Which addresses use TLS, gathered while reading.
@@ -57,16 +57,16 @@ struct Cover {
     tls: Option<TlsPlan>,
     /// "the protocol `canvas`"
     owner: String,
-    at: Span,
+    at: SourceSpan,
 }
 
 impl Covers {
-    pub(super) fn add(&mut self, listen: &Listen, tls: Option<&TlsPlan>, owner: String, at: &Span) {
+    pub(super) fn add(&mut self, listen: &Listen, tls: Option<&TlsPlan>, owner: String, at: &SourceSpan) {
         self.0.push(Cover { listen: listen.clone(), tls: tls.cloned(), owner, at: at.clone() });
     }
 
     /// Reports whatever has not the same as the first on its address. Where the system chooses the port, each gets its own.
-    pub(super) fn check(&self, all: &Gathered) {
+    pub(super) fn check(&self, all: &Collected) {
         let mut first_on: HashMap<&Listen, &Cover> = HashMap::new();
         for cover in self.0.iter().filter(|cover| cover.listen.port != 0) {
             let first = *first_on.entry(&cover.listen).or_insert(cover);
@@ -82,7 +82,7 @@ impl Covers {
             let hint = format!(
                 "write the same `tls` on both, or give one another port; {} is {}",
                 first.owner,
-                elsewhere(&first.at.place, &cover.at)
+                elsewhere(&first.at.location, &cover.at)
             );
             all.report(Diagnostic::new(codes::TLS, cover.at.clone(), message).hint(hint));
         }

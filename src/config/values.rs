@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use super::codes;
 use super::diagnostic::Diagnostic;
-use super::fields::{Gathered, nearest};
+use super::fields::{Collected, nearest};
 use super::node::{Node, Yaml};
-use super::plan::{Rate, Secret, Span};
+use super::plan::{Rate, Secret, SourceSpan};
 use super::units;
 use crate::model::close::{REASON_BYTES_MAX, may_send};
 use crate::model::schema::Schema;
 
 /// Text. A number is the text it is written as.
-pub(super) fn text(all: &Gathered, node: &Node) -> Option<String> {
+pub(super) fn text(all: &Collected, node: &Node) -> Option<String> {
     match &node.value {
         Yaml::Text(text) => Some(text.clone()),
         Yaml::Number(number) => Some(number.to_string()),
@@ -23,12 +23,12 @@ pub(super) fn text(all: &Gathered, node: &Node) -> Option<String> {
 }
 
 /// A secret.
-pub(super) fn secret(all: &Gathered, node: &Node) -> Option<Secret> {
+pub(super) fn secret(all: &Collected, node: &Node) -> Option<Secret> {
     text(all, node).map(|text| Secret(text.into()))
 }
 
 /// `true` or `false`.
-pub(super) fn flag(all: &Gathered, node: &Node) -> Option<bool> {
+pub(super) fn flag(all: &Collected, node: &Node) -> Option<bool> {
     match &node.value {
         Yaml::Bool(is) => Some(*is),
         Yaml::Text(text) if text == "true" || text == "false" => Some(text == "true"),
@@ -37,7 +37,7 @@ pub(super) fn flag(all: &Gathered, node: &Node) -> Option<bool> {
 }
 
 /// A whole number, at least 1.
-pub(super) fn count(all: &Gathered, node: &Node) -> Option<usize> {
+pub(super) fn count(all: &Collected, node: &Node) -> Option<usize> {
     let number = match &node.value {
         Yaml::Number(number) => number.to_string(),
         Yaml::Text(text) => text.clone(),
@@ -50,26 +50,26 @@ pub(super) fn count(all: &Gathered, node: &Node) -> Option<usize> {
 }
 
 /// A duration.
-pub(super) fn duration(all: &Gathered, node: &Node) -> Option<Duration> {
+pub(super) fn duration(all: &Collected, node: &Node) -> Option<Duration> {
     measured(all, node, "a duration", units::duration)
 }
 
 /// A size in bytes.
-pub(super) fn size(all: &Gathered, node: &Node) -> Option<usize> {
+pub(super) fn size(all: &Collected, node: &Node) -> Option<usize> {
     measured(all, node, "a size", units::size)
 }
 
 /// A size in bytes of what lies on a disk.
-pub(super) fn disk_size(all: &Gathered, node: &Node) -> Option<u64> {
+pub(super) fn disk_size(all: &Collected, node: &Node) -> Option<u64> {
     measured(all, node, "a size", units::disk_size)
 }
 
 /// A rate; `none` is none.
-pub(super) fn rate(all: &Gathered, node: &Node) -> Option<Rate> {
+pub(super) fn rate(all: &Collected, node: &Node) -> Option<Rate> {
     if node.as_text() == Some("none") { None } else { measured(all, node, "a rate", units::rate) }
 }
 
-fn measured<T>(all: &Gathered, node: &Node, what: &str, parse: fn(&str) -> Result<T, String>) -> Option<T> {
+fn measured<T>(all: &Collected, node: &Node, what: &str, parse: fn(&str) -> Result<T, String>) -> Option<T> {
     let text = match &node.value {
         Yaml::Text(text) => text.clone(),
         Yaml::Number(number) => number.to_string(),
@@ -79,7 +79,7 @@ fn measured<T>(all: &Gathered, node: &Node, what: &str, parse: fn(&str) -> Resul
 }
 
 /// One of a few words.
-pub(super) fn word<T: Copy>(all: &Gathered, node: &Node, words: &[(&'static str, T)]) -> Option<T> {
+pub(super) fn word<T: Copy>(all: &Collected, node: &Node, words: &[(&'static str, T)]) -> Option<T> {
     let written = text(all, node)?;
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == written) {
         return Some(*value);
@@ -92,7 +92,7 @@ pub(super) fn word<T: Copy>(all: &Gathered, node: &Node, words: &[(&'static str,
 }
 
 /// A list of texts with their places: a YAML list, or one text with commas. Empty text is the empty list.
-pub(super) fn list(all: &Gathered, node: &Node) -> Option<Vec<(Box<str>, Span)>> {
+pub(super) fn list(all: &Collected, node: &Node) -> Option<Vec<(Box<str>, SourceSpan)>> {
     match &node.value {
         Yaml::Null => Some(Vec::new()),
         Yaml::Text(words) => {
@@ -105,7 +105,7 @@ pub(super) fn list(all: &Gathered, node: &Node) -> Option<Vec<(Box<str>, Span)>>
 }
 
 /// A list of origins: `https://example.org`, without a path.
-pub(super) fn origins(all: &Gathered, node: &Node) -> Option<Vec<String>> {
+pub(super) fn origins(all: &Collected, node: &Node) -> Option<Vec<String>> {
     let words = list(all, node)?;
     for (word, span) in &words {
         let rest = word.strip_prefix("http://").or_else(|| word.strip_prefix("https://"));
@@ -117,7 +117,7 @@ pub(super) fn origins(all: &Gathered, node: &Node) -> Option<Vec<String>> {
 }
 
 /// A JSON Pointer: `/type`, `/data/kind`.
-pub(super) fn pointer(all: &Gathered, node: &Node) -> Option<Vec<Box<str>>> {
+pub(super) fn pointer(all: &Collected, node: &Node) -> Option<Vec<Box<str>>> {
     let written = text(all, node)?;
     let Some(path) = written.strip_prefix('/') else {
         return all.fail(codes::VALUE, &node.span, format!("`{written}` is no JSON Pointer; write `/{written}`"));
@@ -126,7 +126,7 @@ pub(super) fn pointer(all: &Gathered, node: &Node) -> Option<Vec<Box<str>>> {
 }
 
 /// A schema. The place told is that of the part at fault.
-pub(super) fn schema(all: &Gathered, node: &Node) -> Option<Arc<Schema>> {
+pub(super) fn schema(all: &Collected, node: &Node) -> Option<Arc<Schema>> {
     if !matches!(node.value, Yaml::Map(_) | Yaml::Bool(_)) {
         return all.wrong_type(node, "a JSON Schema: a map, true or false");
     }
@@ -141,7 +141,7 @@ pub(super) fn schema(all: &Gathered, node: &Node) -> Option<Arc<Schema>> {
 }
 
 /// A close code and the reason's node: `[4001, "why"]`, or a code alone.
-pub(super) fn close<'n>(all: &Gathered, node: &'n Node) -> Option<(u16, Option<&'n Node>)> {
+pub(super) fn close<'n>(all: &Collected, node: &'n Node) -> Option<(u16, Option<&'n Node>)> {
     let (code, reason) = match &node.value {
         Yaml::List(items) if (1..=2).contains(&items.len()) => (&items[0], items.get(1)),
         Yaml::Number(_) | Yaml::Text(_) => (node, None),
@@ -163,7 +163,7 @@ pub(super) fn close<'n>(all: &Gathered, node: &'n Node) -> Option<(u16, Option<&
 }
 
 /// A close code with a reason that is known now.
-pub(super) fn fixed_close(all: &Gathered, node: &Node) -> Option<(u16, Arc<str>)> {
+pub(super) fn fixed_close(all: &Collected, node: &Node) -> Option<(u16, Arc<str>)> {
     let (code, reason) = close(all, node)?;
     let reason = reason.map_or(Some(String::new()), |reason| text(all, reason))?;
     check_reason(all, &reason, &node.span)?;
@@ -171,7 +171,7 @@ pub(super) fn fixed_close(all: &Gathered, node: &Node) -> Option<(u16, Arc<str>)
 }
 
 /// Checks that a reason fits into a close frame.
-pub(super) fn check_reason(all: &Gathered, reason: &str, at: &Span) -> Option<()> {
+pub(super) fn check_reason(all: &Collected, reason: &str, at: &SourceSpan) -> Option<()> {
     if reason.len() <= REASON_BYTES_MAX {
         return Some(());
     }
@@ -179,7 +179,7 @@ pub(super) fn check_reason(all: &Gathered, reason: &str, at: &Span) -> Option<()
 }
 
 /// A name of a protocol or source.
-pub(super) fn name(all: &Gathered, written: &str, at: &Span) -> Option<Arc<str>> {
+pub(super) fn name(all: &Collected, written: &str, at: &SourceSpan) -> Option<Arc<str>> {
     let fits = written.len() <= 64 && written.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
     if fits && written != "api" && written.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_')) {
         return Some(written.into());
@@ -190,7 +190,7 @@ pub(super) fn name(all: &Gathered, written: &str, at: &Span) -> Option<Arc<str>>
 }
 
 /// Reports names that stand twice in a list.
-pub(super) fn no_doubles(all: &Gathered, names: &[(Box<str>, Span)]) {
+pub(super) fn no_doubles(all: &Collected, names: &[(Box<str>, SourceSpan)]) {
     let mut seen = HashSet::new();
     for (name, span) in names {
         if !seen.insert(name) {

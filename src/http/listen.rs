@@ -116,7 +116,7 @@ fn listener(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// What holds for everybody at one address.
 #[derive(Clone)]
-pub struct Terms {
+pub struct ListenerOptions {
     /// What TLS handshakes are made with; none: plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
     /// Sockets that one address may have; none: the usual.
@@ -128,8 +128,8 @@ pub struct Terms {
 }
 
 /// What all sockets of one address have in common.
-struct Entrance<S> {
-    site: Arc<S>,
+struct Acceptor<S> {
+    routes: Arc<S>,
     tls: Option<TlsAcceptor>,
     permits: Arc<Semaphore>,
     handshakes: Semaphore,
@@ -140,52 +140,52 @@ struct Entrance<S> {
 }
 
 /// Accepts until `stop` fires. Each connection is a task of `tasks`.
-pub fn serve<S: Serve>(bound: Bound, terms: Terms, site: &Arc<S>, tasks: &TaskTracker, stop: &CancellationToken) {
-    let entrance = Arc::new(Entrance {
-        site: site.clone(),
-        tls: terms.tls.map(TlsAcceptor::from),
+pub fn serve<S: Serve>(bound: Bound, options: ListenerOptions, routes: &Arc<S>, tasks: &TaskTracker, stop: &CancellationToken) {
+    let acceptor = Arc::new(Acceptor {
+        routes: routes.clone(),
+        tls: options.tls.map(TlsAcceptor::from),
         permits: Arc::new(Semaphore::new(SOCKETS_MAX)),
-        handshakes: Semaphore::new(terms.handshakes),
-        addresses: Addresses::new(terms.per_address),
-        metrics: terms.metrics,
+        handshakes: Semaphore::new(options.handshakes),
+        addresses: Addresses::new(options.per_address),
+        metrics: options.metrics,
         tasks: tasks.clone(),
         stop: stop.clone(),
     });
     for socket in bound.sockets {
-        tasks.spawn(accept(socket, entrance.clone()));
+        tasks.spawn(accept(socket, acceptor.clone()));
     }
 }
 
 /// Takes its turn with others on its thread: tokio makes a loop that never waits do so.
-async fn accept<S: Serve>(listener: TcpListener, entrance: Arc<Entrance<S>>) {
+async fn accept<S: Serve>(listener: TcpListener, acceptor: Arc<Acceptor<S>>) {
     let mut pause = PAUSE;
     loop {
         let next = async {
-            let permit = entrance.permits.clone().acquire_owned().await;
+            let permit = acceptor.permits.clone().acquire_owned().await;
             (listener.accept().await, permit)
         };
         let (accepted, permit) = tokio::select! {
             biased;
-            () = entrance.stop.cancelled() => return,
+            () = acceptor.stop.cancelled() => return,
             next = next => next,
         };
         match accepted {
             Ok((stream, peer)) => {
                 pause = PAUSE;
                 let Ok(permit) = permit else { return };
-                let Some(address) = entrance.addresses.admit(peer.ip()) else {
-                    refuse(&stream, peer, &entrance.metrics);
+                let Some(address) = acceptor.addresses.admit(peer.ip()) else {
+                    refuse(&stream, peer, &acceptor.metrics);
                     continue;
                 };
                 let permit = SocketPermit(Arc::new((permit, address)));
-                entrance.tasks.spawn(connection(stream, peer, entrance.clone(), permit));
+                acceptor.tasks.spawn(connection(stream, peer, acceptor.clone(), permit));
             }
             Err(error) if is_of_one_client(&error) => {}
             Err(error) => {
                 // Out of file descriptors, mostly: others must close first.
                 tracing::warn!(%error, ?pause, "cannot accept a connection");
                 tokio::select! {
-                    () = entrance.stop.cancelled() => return,
+                    () = acceptor.stop.cancelled() => return,
                     () = sleep(pause) => pause = (pause * 2).min(PAUSE_LONGEST),
                 }
             }
@@ -207,41 +207,41 @@ fn refuse(stream: &TcpStream, peer: SocketAddr, metrics: &SocketMetrics) {
     SockRef::from(stream).set_linger(Some(Duration::ZERO)).ok();
 }
 
-async fn connection<S: Serve>(tcp: TcpStream, peer: SocketAddr, entrance: Arc<Entrance<S>>, permit: SocketPermit) {
+async fn connection<S: Serve>(tcp: TcpStream, peer: SocketAddr, acceptor: Arc<Acceptor<S>>, permit: SocketPermit) {
     if tcp.set_nodelay(true).is_err() {
         return;
     }
-    let stream = match &entrance.tls {
+    let stream = match &acceptor.tls {
         None => Stream::Plain(tcp),
-        Some(acceptor) => {
-            let shaken = timeout(HANDSHAKE_WITHIN, handshake(acceptor, tcp, &entrance.handshakes, &entrance.metrics));
+        Some(tls_acceptor) => {
+            let shaken = timeout(HANDSHAKE_WITHIN, handshake(tls_acceptor, tcp, &acceptor.handshakes, &acceptor.metrics));
             let shaken = tokio::select! {
                 shaken = shaken => shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
-                () = entrance.stop.cancelled() => return,
+                () = acceptor.stop.cancelled() => return,
             };
             match shaken {
                 Ok(Stream::Plain(tcp)) => {
-                    entrance.metrics.handshakes_failed.inc();
-                    return requests(Stream::Plain(tcp), &entrance.stop, peer, async |_| not_tls()).await;
+                    acceptor.metrics.handshakes_failed.inc();
+                    return requests(Stream::Plain(tcp), &acceptor.stop, peer, async |_| not_tls()).await;
                 }
                 Ok(stream) => stream,
                 Err(error) => {
-                    entrance.metrics.handshakes_failed.inc();
+                    acceptor.metrics.handshakes_failed.inc();
                     tracing::debug!(%peer, %error, "a TLS handshake failed");
                     return;
                 }
             }
         }
     };
-    requests(stream, &entrance.stop, peer, |mut request: Request<Incoming>| {
+    requests(stream, &acceptor.stop, peer, |mut request: Request<Incoming>| {
         request.extensions_mut().insert(permit.clone());
-        entrance.site.clone().serve(request, peer)
+        acceptor.routes.clone().serve(request, peer)
     })
     .await;
 }
 
 /// TLS from here on, or the plain stream where the client does not speak it. Who says nothing takes nobody's turn.
-async fn handshake(acceptor: &TlsAcceptor, tcp: TcpStream, turns: &Semaphore, metrics: &SocketMetrics) -> io::Result<Stream> {
+async fn handshake(tls_acceptor: &TlsAcceptor, tcp: TcpStream, turns: &Semaphore, metrics: &SocketMetrics) -> io::Result<Stream> {
     let mut first = [0];
     if tcp.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
         return Ok(Stream::Plain(tcp));
@@ -253,7 +253,7 @@ async fn handshake(acceptor: &TlsAcceptor, tcp: TcpStream, turns: &Semaphore, me
             turns.acquire().await.map_err(io::Error::other)?
         }
     };
-    Ok(Stream::Tls(Box::new(acceptor.accept(tcp).await?)))
+    Ok(Stream::Tls(Box::new(tls_acceptor.accept(tcp).await?)))
 }
 
 /// For whoever speaks plain HTTP where TLS is served.

@@ -10,6 +10,6 @@ pub mod guard;
 pub mod listen;
 pub mod measure;
 pub mod problem;
+pub mod routes;
 pub mod sessions;
-pub mod site;
 pub mod upgrade;

@@ -27,11 +27,11 @@ use crate::http::listen::SocketPermit;
 use crate::http::problem::Problem;
 use crate::http::sessions::Sessions;
 use crate::hub::Connection;
-use crate::limits::Verdict;
-use crate::model::name::{WHO_BYTES_MAX, is_who};
+use crate::limits::LimitVerdict;
+use crate::model::name::{PRINCIPAL_BYTES_MAX, is_principal};
 use crate::model::view::{ConnView, RequestView};
 use crate::model::{Close, Code, Fault, Json, Now};
-use crate::pipeline::scope::Reach;
+use crate::pipeline::scope::Bindings;
 use crate::protocol::websocket;
 use crate::router::Router;
 use crate::routing::paths::Parameters;
@@ -101,9 +101,9 @@ impl Upgrader {
         let ip: Arc<str> = peer.ip().to_canonical().to_string().into();
         if let Some(limit) = &entry.connect_limit {
             let wait = match limit.check(&ip, now) {
-                Verdict::Pass => None,
-                Verdict::Over { retry_after } => Some(retry_after),
-                Verdict::Flooding => Some(Duration::from_secs(60)),
+                LimitVerdict::Pass => None,
+                LimitVerdict::Over { retry_after } => Some(retry_after),
+                LimitVerdict::Flooding => Some(Duration::from_secs(60)),
             };
             if wait.is_some() {
                 let mut fault = Fault::with(Code::RateLimited, "too many new connections from this address");
@@ -181,18 +181,18 @@ fn identify(
         Ok(identity) => identity,
         Err(why) => return Ok(Err(why)),
     };
-    let reach = Reach { request: Some(&request), ..Reach::at(now) };
+    let bindings = Bindings { request: Some(&request), ..Bindings::at(now) };
     let text = |template: &Option<crate::model::template::Text>| {
-        let text = template.as_ref().and_then(|t| t.render(&reach)).filter(|text| !text.is_empty());
-        text.map(|text| if is_who(&text) { Ok(Arc::<str>::from(&*text)) } else { Err(nameless()) }).transpose()
+        let text = template.as_ref().and_then(|t| t.render(&bindings)).filter(|text| !text.is_empty());
+        text.map(|text| if is_principal(&text) { Ok(Arc::<str>::from(&*text)) } else { Err(nameless()) }).transpose()
     };
     // Where tokens are asked for, a token's subject is the user, whatever the request states.
     let user = match &identity {
-        Some(Identity { user: Some(user), .. }) if !is_who(user) => return Ok(Err("the token's subject is no name".into())),
+        Some(Identity { user: Some(user), .. }) if !is_principal(user) => return Ok(Err("the token's subject is no name".into())),
         Some(identity) => identity.user.clone(),
         None => text(&plan.user)?,
     };
-    let id = plan.client.render(&reach).filter(|text| is_who(text));
+    let id = plan.client.render(&bindings).filter(|text| is_principal(text));
     let id: Arc<str> = id.map_or_else(|| uuid::Uuid::new_v4().to_string().into(), |text| Arc::from(&*text));
     let expires = identity.and_then(|identity| identity.expires_s).map(|at_s| {
         let left_ms = (at_s.saturating_mul(1000)).saturating_sub(u64::try_from(now.wall_ms).unwrap_or(0));
@@ -215,7 +215,7 @@ fn identify(
 }
 
 fn nameless() -> Problem {
-    let detail = format!("a user or session is named by 1 to {WHO_BYTES_MAX} bytes without control characters and `*`");
+    let detail = format!("a user or session is named by 1 to {PRINCIPAL_BYTES_MAX} bytes without control characters and `*`");
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::config::plan::ChannelPlan;
+use crate::hub::batching::PendingBatch;
 use crate::hub::connection::Connection;
-use crate::hub::gather::Gathered;
-use crate::hub::held::Published;
+use crate::hub::locked_channels::Published;
 use crate::hub::members::{Member, Members};
 use crate::model::event::{Epoch, Event, NewEvent};
 use crate::model::view::SubView;
 use crate::model::{ChannelName, Position};
-use crate::telemetry::relief::{ReliefCounters, Reliefs};
+use crate::telemetry::conflation::{ConflationCounters, Conflations};
 
 /// How long a channel that nobody is on stays in memory after its last event, where there are many.
 pub(super) const IDLE_MS: i64 = 10_000;
@@ -32,7 +32,7 @@ pub struct Channel {
     /// What the configuration says of it.
     pub plan: Arc<ChannelPlan>,
     /// What slow clients did not get as it came.
-    pub reliefs: Arc<ReliefCounters>,
+    pub conflations: Arc<ConflationCounters>,
     // Protects members, offsets and tail together: that is what makes the order the same for all. Held while one transaction is applied.
     pub(super) state: Arc<Mutex<State>>,
 }
@@ -56,7 +56,7 @@ pub struct State {
     /// What was shown and is not queued for the members yet, and whom each is not for.
     pub(super) burst: Vec<(Published, Option<u64>)>,
     /// What was shown and waits for more, for members of protocols that write several as one.
-    pub(super) gathered: Vec<Gathered>,
+    pub(super) pending_batches: Vec<PendingBatch>,
     /// Taken out of the hub: whoever still holds it must look it up again.
     pub(super) dead: bool,
     pub(super) last_ms: i64,
@@ -74,7 +74,7 @@ impl State {
             tail_bytes: 0,
             members: Members::default(),
             burst: Vec::new(),
-            gathered: Vec::new(),
+            pending_batches: Vec::new(),
             dead: false,
             last_ms: 0,
         }
@@ -90,19 +90,26 @@ impl State {
 
     /// Adds a subscription, with a number of its own. One with the same key is replaced; `false` then. `behind`: it has seen the
     /// channel up to there only.
-    pub(super) fn join(&mut self, connection: &Arc<Connection>, stream: u64, view: SubView, behind: Option<u64>, now_ms: i64) -> bool {
+    pub(super) fn join(
+        &mut self,
+        connection: &Arc<Connection>,
+        subscription: u64,
+        view: SubView,
+        behind: Option<u64>,
+        now_ms: i64,
+    ) -> bool {
         let behind = behind.filter(|&seen| seen < self.shown);
         let live_after = self.shown;
         if let Some(at) = self.members.find(connection.key, &view.key) {
             if let Some(member) = self.members.get_mut(at) {
                 member.view = view;
-                member.stream = stream;
+                member.subscription = subscription;
             }
             self.set_behind(at, behind);
             return false;
         }
-        let gathers = connection.gathers();
-        let member = Member { connection: connection.clone(), stream, view, since_ms: now_ms, behind: None, gathers, live_after };
+        let batches = connection.batches();
+        let member = Member { connection: connection.clone(), subscription, view, since_ms: now_ms, behind: None, batches, live_after };
         let at = self.members.push(member);
         self.set_behind(at, behind);
         true
@@ -129,7 +136,7 @@ impl State {
     }
 
     /// Gives an event its place. Nobody sees it before it is shown.
-    pub(super) fn place(&mut self, channel: &Channel, new: NewEvent) -> Event {
+    pub(super) fn assign_offset(&mut self, channel: &Channel, new: NewEvent) -> Event {
         self.offset += 1;
         self.last_ms = new.time_ms;
         Event { new, channel: Some(channel.name.clone()), offset: self.offset, epoch: self.epoch, seq: 0 }
@@ -139,13 +146,13 @@ impl State {
     pub(super) fn show(&mut self, channel: &Channel, event: &Arc<Event>) {
         self.shown = event.offset;
         let Some(history) = &channel.plan.history else { return };
-        self.tail_bytes += event.weight();
+        self.tail_bytes += event.cost_bytes();
         self.tail.push_back(event.clone());
         // Whoever catches up must meet the tail some day, however fast others publish.
         let (events, bytes) = if self.behind == 0 { (0, 0) } else { (BEHIND_EVENTS_MAX, BEHIND_BYTES_MAX) };
         while self.tail.len() > history.tail + events || self.tail_bytes > history.tail_bytes + bytes {
             match self.tail.pop_front() {
-                Some(old) => self.tail_bytes -= old.weight(),
+                Some(old) => self.tail_bytes -= old.cost_bytes(),
                 None => break,
             }
         }
@@ -206,7 +213,7 @@ pub struct ChannelReport {
     /// Whether events are kept.
     pub history: bool,
     /// What slow clients did not get as it came.
-    pub reliefs: Reliefs,
+    pub conflations: Conflations,
 }
 
 impl ChannelReport {
@@ -221,7 +228,7 @@ impl ChannelReport {
             tail: state.tail.len(),
             tail_bytes: state.tail_bytes,
             history: channel.plan.history.is_some(),
-            reliefs: channel.reliefs.get(),
+            conflations: channel.conflations.get(),
         }
     }
 }

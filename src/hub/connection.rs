@@ -11,8 +11,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::config::plan::LimitsPlan;
+use crate::hub::delivery_policy::{DeliveryPolicy, SubscriptionId};
 use crate::hub::outbox::{Outbox, Packet, Sent};
-use crate::hub::traits::{Stream, Traits};
 use crate::model::name::ClientId;
 use crate::model::view::ConnView;
 use crate::model::{ChannelName, Close, Now};
@@ -42,15 +42,15 @@ pub struct Connection {
     pub compress: Option<usize>,
     /// What is counted of its protocol.
     pub metrics: Arc<ProtocolMetrics>,
-    // Whether its events are gathered. Each of its subscriptions knows it too: that is what counts for what comes on its channel.
-    gathers: AtomicBool,
+    // Whether its events are batched. Each of its subscriptions knows it too: that is what counts for what comes on its channel.
+    batches: AtomicBool,
     // Protects the snapshot that templates and scripts see. Held for a clone or a swap.
     view: Mutex<Arc<ConnView>>,
     // Protects the list of its own subscriptions. Taken under a channel's lock, never the other way round.
     // None once it has ended: whoever applies something of it later joins nothing any more.
     pub(super) subscriptions: Mutex<Option<Vec<Subscribed>>>,
     /// What it asked for and waits for its commit.
-    pub waiting: Waiting,
+    pub pending_commits: PendingCommits,
     // Subscriptions that are behind, for the connection's task. Held for a push or a pop.
     behind: Mutex<VecDeque<Subscribed>>,
 }
@@ -60,7 +60,7 @@ pub type Subscribed = (ChannelName, Arc<str>);
 
 /// The transactions of one connection that wait for their commit, in numbers. Added to by its task alone.
 #[derive(Debug, Default)]
-pub struct Waiting {
+pub struct PendingCommits {
     /// How many.
     pub count: AtomicUsize,
     /// Bytes of what they will send and publish.
@@ -108,10 +108,10 @@ impl Connection {
             slow: limits.slow.clone(),
             compress,
             metrics,
-            gathers: AtomicBool::new(false),
+            batches: AtomicBool::new(false),
             view: Mutex::new(Arc::new(view)),
             subscriptions: Mutex::new(Some(Vec::new())),
-            waiting: Waiting::default(),
+            pending_commits: PendingCommits::default(),
             behind: Mutex::default(),
         }
     }
@@ -130,17 +130,17 @@ impl Connection {
         *self.view.lock() = view;
     }
 
-    /// Whether events for its subscriptions are gathered.
-    pub(super) fn gathers(&self) -> bool {
-        self.gathers.load(Relaxed)
+    /// Whether events for its subscriptions are batched.
+    pub(super) fn batches(&self) -> bool {
+        self.batches.load(Relaxed)
     }
 
-    /// Says whether events for its subscriptions are gathered. `true`: that is new, and [`Hub::switch_gathering`] must follow
+    /// Says whether events for its subscriptions are batched. `true`: that is new, and [`Hub::switch_batching`] must follow
     /// where it has any.
     ///
-    /// [`Hub::switch_gathering`]: super::Hub::switch_gathering
-    pub fn set_gathers(&self, gathers: bool) -> bool {
-        self.gathers.swap(gathers, Relaxed) != gathers
+    /// [`Hub::switch_batching`]: super::Hub::switch_batching
+    pub fn set_batches(&self, batches: bool) -> bool {
+        self.batches.swap(batches, Relaxed) != batches
     }
 
     /// Queues a message for this client alone. Never waits. Somebody must flush afterwards.
@@ -164,13 +164,13 @@ impl Connection {
     /// A message as it is written to this client.
     pub fn packet(&self, frame: &Frame) -> Packet {
         let wire = if self.compresses(frame) { websocket::compressed(frame) } else { websocket::message(frame) };
-        Packet { wire, payload: frame.len(), traits: None }
+        Packet { wire, payload: frame.len(), policy: None }
     }
 
     /// Queues what was written for it, for one of its subscriptions or none. Never waits. Somebody must flush afterwards.
-    pub fn deliver(&self, packet: Packet, stream: Option<Stream>) -> Sent {
+    pub fn deliver(&self, packet: Packet, subscription: Option<SubscriptionId>) -> Sent {
         let payload = packet.payload as u64;
-        let sent = self.outbox.push(packet, stream, || self.slow());
+        let sent = self.outbox.push(packet, subscription, || self.slow());
         if sent == Sent::Queued {
             self.metrics.messages_out(1, payload);
         }
@@ -178,9 +178,9 @@ impl Connection {
     }
 
     /// Queues a message in place of the last of its subscription, which is a part of it. None: that one waits no more.
-    pub(super) fn deliver_joined(&self, packet: Packet, stream: Stream, last: &Arc<Traits>) -> Option<Sent> {
+    pub(super) fn deliver_joined(&self, packet: Packet, subscription: SubscriptionId, last: &Arc<DeliveryPolicy>) -> Option<Sent> {
         let payload = packet.payload as u64;
-        let sent = self.outbox.push_joined(packet, stream, last, || self.slow())?;
+        let sent = self.outbox.push_joined(packet, subscription, last, || self.slow())?;
         if sent == Sent::Queued {
             self.metrics.messages_out(1, payload);
         }
@@ -204,15 +204,15 @@ impl Connection {
 
     /// Whether anything of it waits for the store.
     pub fn is_waiting(&self) -> bool {
-        self.waiting.count.load(Acquire) > 0
+        self.pending_commits.count.load(Acquire) > 0
     }
 
     /// Whether the next message may be decided: nothing waits that it must see, and not too much waits in all.
     pub fn may_go_on(&self) -> bool {
-        let waiting = &self.waiting;
-        waiting.changes.load(Acquire) == 0
-            && waiting.count.load(Acquire) < WAITING_MAX
-            && waiting.bytes.load(Acquire) < self.outbox.bytes_max()
+        let pending = &self.pending_commits;
+        pending.changes.load(Acquire) == 0
+            && pending.count.load(Acquire) < WAITING_MAX
+            && pending.bytes.load(Acquire) < self.outbox.bytes_max()
     }
 
     /// A subscription is behind: the connection's task is to see to it.
@@ -316,7 +316,7 @@ pub fn report(connection: &Connection) -> ConnectionReport {
         messages: InOut { received: traffic.messages_in.load(Relaxed), sent: queue.messages },
         bytes: InOut { received: traffic.bytes_in.load(Relaxed), sent: queue.payload },
         dropped: queue.dropped,
-        slow: queue.reliefs.into(),
+        slow: queue.conflations.into(),
         queue: QueueReport { frames: queue.frames, bytes: queue.bytes, peak: queue.bytes_peak, max: queue.bytes_max },
         channels: connection.subscriptions().into_iter().map(|(name, _)| name).collect(),
     }

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use super::held::Published;
+use super::delivery_policy::{DeliveryPolicy, Overflow};
+use super::locked_channels::Published;
 use super::members::{self, Member};
-use super::outbox::{Packet, Run};
-use super::traits::{Fate, Traits};
-use super::{Channel, Connection, Hub, Sent, State, gather};
+use super::outbox::{Packet, PacketRun};
+use super::{Channel, Connection, Hub, Sent, State, batching};
 use crate::config::plan::BatchPlan;
 use crate::model::Event;
 use crate::model::view::SubView;
@@ -28,7 +28,7 @@ pub trait Render {
     fn joined(&self, protocol: usize, messages: &[Frame]) -> Option<Frame>;
     /// What matters of an event to those who do not read; none: it waits like any other. `None` for the channel: it was sent
     /// directly.
-    fn traits(&self, event: &Arc<Event>, channel: Option<&Channel>) -> Option<Arc<Traits>>;
+    fn policy(&self, event: &Arc<Event>, channel: Option<&Channel>) -> Option<Arc<DeliveryPolicy>>;
     /// Receivers with the same number get the same of every event; none: what this one gets is its own.
     fn group(&self, connection: &Connection, subscription: &SubView) -> Option<u64>;
 }
@@ -38,7 +38,7 @@ struct Group {
     number: u64,
     /// For each event.
     packets: Vec<Option<Packet>>,
-    run: Option<Arc<Run>>,
+    run: Option<Arc<PacketRun>>,
     metrics: Arc<ProtocolMetrics>,
     delivered: usize,
     gone: usize,
@@ -50,18 +50,18 @@ impl Group {
         let mut write = |published: &Published| {
             render.begin();
             let packet = render.render(&published.event, &member.connection, Some(&member.view))?;
-            Some(Packet { traits: render.traits(&published.event, Some(channel)), ..packet })
+            Some(Packet { policy: render.policy(&published.event, Some(channel)), ..packet })
         };
         let packets: Vec<Option<Packet>> = published.iter().map(&mut write).collect();
         let all: Vec<Packet> = packets.iter().flatten().cloned().collect();
-        let run = (!all.is_empty()).then(|| Arc::new(Run::new(all)));
+        let run = (!all.is_empty()).then(|| Arc::new(PacketRun::new(all)));
         Self { number, packets, run, metrics, delivered: 0, gone: 0 }
     }
 
     /// Gives a member all of it. `false`: it must be given one by one.
-    fn give(&mut self, member: &Member) -> bool {
+    fn enqueue(&mut self, member: &Member) -> bool {
         let Some(run) = &self.run else { return true };
-        match member.connection.outbox.push_run(run, member.stream()) {
+        match member.connection.outbox.push_run(run, member.subscription()) {
             Some(Sent::Queued) => self.delivered += 1,
             Some(_) => self.gone += 1,
             None => return false,
@@ -86,11 +86,11 @@ impl Hub {
         let Some(first) = published.first().map(|first| first.event.offset) else { return published };
         let mut groups: Vec<Group> = Vec::new();
         let mut alone: Vec<&Member> = Vec::new();
-        let mut gathering = Vec::new();
+        let mut batched = Vec::new();
         for (nth, piece) in state.members.pieces().iter().enumerate() {
             for member in members::ahead(piece).filter(|member| member.behind.is_none()) {
-                if member.gathers {
-                    gather::note(member, &mut gathering, &mut published, &except);
+                if member.batches {
+                    batching::note(member, &mut batched, &mut published, &except);
                     continue;
                 }
                 let Some(number) = render.group(&member.connection, &member.view) else {
@@ -102,14 +102,14 @@ impl Hub {
                     groups.len() - 1
                 });
                 let group = &mut groups[at];
-                if member.live_after < first && !except.contains(&Some(member.connection.key)) && group.give(member) {
+                if member.live_after < first && !except.contains(&Some(member.connection.key)) && group.enqueue(member) {
                     continue;
                 }
                 for ((published, packet), except) in published.iter_mut().zip(&group.packets).zip(&except) {
                     if let Some(packet) = packet
                         && is_for(member, &published.event, *except)
                     {
-                        published.note(give(member, packet.clone(), render));
+                        published.note(enqueue(member, packet.clone(), render));
                     }
                 }
             }
@@ -117,20 +117,20 @@ impl Hub {
         }
         if !alone.is_empty() {
             for (published, except) in published.iter_mut().zip(&except) {
-                let traits = render.traits(&published.event, Some(channel));
+                let policy = render.policy(&published.event, Some(channel));
                 render.begin();
                 for member in &alone {
                     if is_for(member, &published.event, *except)
                         && let Some(packet) = render.render(&published.event, &member.connection, Some(&member.view))
                     {
-                        published.note(give(member, Packet { traits: traits.clone(), ..packet }, render));
+                        published.note(enqueue(member, Packet { policy: policy.clone(), ..packet }, render));
                     }
                 }
             }
         }
         groups.into_iter().for_each(|group| group.count(&mut published));
-        for protocol in gathering {
-            let written = self.gather(channel, state, protocol, &published, &except, render);
+        for protocol in batched {
+            let written = self.add_to_batches(channel, state, protocol, &published, &except, render);
             if let Some(last) = published.last_mut() {
                 last.overflowed += written.overflowed;
                 last.gone += written.gone;
@@ -141,24 +141,24 @@ impl Hub {
 }
 
 /// Gives a member one message, joined with the one before it where that still waits and its channel says so.
-pub(super) fn give(member: &Member, packet: Packet, render: &mut dyn Render) -> Sent {
-    let (connection, stream) = (&member.connection, member.stream());
-    let joins = |traits: &&Arc<Traits>| matches!(traits.fate, Fate::Joined(..));
-    if let Some(traits) = packet.traits.as_ref().filter(joins)
-        && let Some(last) = connection.outbox.last(stream)
-        && let Some(joined) = last.joined_with(traits)
-        && let Fate::Joined(event, _) = &joined.fate
+pub(super) fn enqueue(member: &Member, packet: Packet, render: &mut dyn Render) -> Sent {
+    let (connection, subscription) = (&member.connection, member.subscription());
+    let joins = |policy: &&Arc<DeliveryPolicy>| matches!(policy.overflow, Overflow::Joined(..));
+    if let Some(policy) = packet.policy.as_ref().filter(joins)
+        && let Some(last) = connection.outbox.last(subscription)
+        && let Some(joined) = last.joined_with(policy)
+        && let Overflow::Joined(event, _) = &joined.overflow
     {
         // With nothing locked but the channel: what waits may be written meanwhile.
         render.begin();
         let written = render.render(event, connection, Some(&member.view));
         render.begin();
-        let joined = written.map(|packet| Packet { traits: Some(Arc::new(joined)), ..packet });
-        if let Some(sent) = joined.and_then(|joined| connection.deliver_joined(joined, stream, &last)) {
+        let joined = written.map(|packet| Packet { policy: Some(Arc::new(joined)), ..packet });
+        if let Some(sent) = joined.and_then(|joined| connection.deliver_joined(joined, subscription, &last)) {
             return sent;
         }
     }
-    connection.deliver(packet, Some(stream))
+    connection.deliver(packet, Some(subscription))
 }
 
 /// Whether a live member is to see an event.

@@ -62,12 +62,12 @@ struct Follower {
     filter: Filter,
     bytes_max: usize,
     // Protects the queue. Held for a push, or while it is taken.
-    queue: Mutex<Queue>,
+    queue: Mutex<FollowerQueue>,
     wake: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct FollowerQueue {
     items: VecDeque<Item>,
     bytes: usize,
     /// Whether committed events are wanted: else the follower reads the log.
@@ -288,7 +288,7 @@ impl Follower {
     }
 }
 
-impl Queue {
+impl FollowerQueue {
     /// Says whether its owner is to be woken.
     fn stored(&mut self, told: &Arc<Told>, meant: bool, bytes_max: usize) -> bool {
         if !self.fed {
@@ -314,11 +314,11 @@ impl Queue {
     }
 
     fn has_room(&self, item: &Item, bytes_max: usize) -> bool {
-        self.bytes == 0 || self.bytes + item.weight() <= bytes_max
+        self.bytes == 0 || self.bytes + item.cost_bytes() <= bytes_max
     }
 
     fn push(&mut self, item: Item) {
-        self.bytes += item.weight();
+        self.bytes += item.cost_bytes();
         self.items.push_back(item);
     }
 
@@ -327,14 +327,14 @@ impl Queue {
         self.fed = false;
         self.items.retain(|item| matches!(item, Item::Passing(_)));
         self.items.shrink_to_fit();
-        self.bytes = self.items.iter().map(Item::weight).sum();
+        self.bytes = self.items.iter().map(Item::cost_bytes).sum();
     }
 }
 
 impl Item {
-    fn weight(&self) -> usize {
+    fn cost_bytes(&self) -> usize {
         match self {
-            Item::Stored(told) | Item::Passing(told) => told.event.weight(),
+            Item::Stored(told) | Item::Passing(told) => told.event.cost_bytes(),
             Item::Counted(_) => COUNTED_BYTES,
         }
     }

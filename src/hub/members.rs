@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Connection, Stream};
+use super::{Connection, SubscriptionId};
 use crate::model::view::SubView;
 use crate::model::{Json, clock};
 
@@ -16,15 +16,15 @@ pub(super) const PIECE: usize = 256;
 pub struct Member {
     /// Whose.
     pub connection: Arc<Connection>,
-    pub(super) stream: u64,
+    pub(super) subscription: u64,
     /// What templates see of it.
     pub view: SubView,
     /// When it began, in milliseconds since the epoch.
     pub since_ms: i64,
     /// It has seen the channel up to this offset and catches up; none: it is live.
     pub(super) behind: Option<u64>,
-    /// What it is given live is gathered.
-    pub(super) gathers: bool,
+    /// What it is given live is batched.
+    pub(super) batches: bool,
     /// What it is given live begins behind this offset.
     pub(super) live_after: u64,
 }
@@ -117,8 +117,8 @@ impl Members {
 
 impl Member {
     /// Whose messages wait in the connection's outbox.
-    pub(super) fn stream(&self) -> Stream {
-        Stream { number: self.stream, positioned: self.view.positioned }
+    pub(super) fn subscription(&self) -> SubscriptionId {
+        SubscriptionId { number: self.subscription, positioned: self.view.positioned }
     }
 
     /// Presence as scripts and REST see it.

@@ -7,14 +7,14 @@
 //!
 //! Knows no HTTP, no transport, no script. How an event is written for a member is the caller's business.
 
+mod batching;
 pub mod channel;
 pub mod connection;
 pub mod directory;
 mod fanout;
 pub mod feed;
 mod flush;
-mod gather;
-mod held;
+mod locked_channels;
 mod members;
 pub mod outbox;
 pub mod socket;
@@ -35,16 +35,16 @@ use crate::model::view::{ConnView, SubView};
 use crate::model::{ChannelName, Code, Fault, Json, Now, Position};
 use crate::store::Standing;
 
+pub use batching::Due;
 pub use channel::{Channel, ChannelReport, State};
 pub use connection::Connection;
 pub use directory::{Admission, Bounds};
 pub use fanout::Render;
 pub use feed::Feed;
 pub use flush::Flush;
-pub use gather::Due;
-pub use held::{CatchUp, Held, Joined, Published, Recover};
+pub use locked_channels::{CatchUp, Joined, LockedChannels, Published, Recover};
 pub use members::Member;
-pub use outbox::traits::{self, Stream, Traits};
+pub use outbox::delivery_policy::{self, DeliveryPolicy, SubscriptionId};
 pub use outbox::{Measure, Outbox, Packet, Sent};
 pub use socket::Socket;
 
@@ -71,12 +71,12 @@ pub struct Hub {
     // Protects who is connected. Taken alone or inside channels; nothing but a view is taken inside it.
     directory: RwLock<Directory>,
     next_key: AtomicU64,
-    next_stream: AtomicU64,
+    next_subscription: AtomicU64,
     /// Those who follow the whole log.
     pub feed: Arc<Feed>,
     /// Who was given something to write.
     pub flush: Flush,
-    /// Channels where what was gathered is to be written.
+    /// Channels where what was batched is to be written.
     pub due: Due,
 }
 
@@ -91,7 +91,7 @@ impl Hub {
             positions: Mutex::new(positions.into_iter().map(position_of).collect()),
             directory: RwLock::new(Directory::new(protocols)),
             next_key: AtomicU64::new(1),
-            next_stream: AtomicU64::new(1),
+            next_subscription: AtomicU64::new(1),
             feed: Arc::default(),
             due: Due::default(),
             flush: Flush::new(std::thread::available_parallelism().map_or(1, usize::from)),
@@ -125,7 +125,7 @@ impl Hub {
             order: self.next_order.fetch_add(1, Relaxed),
             name: name.clone(),
             plan: plan.clone(),
-            reliefs: Arc::default(),
+            conflations: Arc::default(),
             state: Arc::new(Mutex::new(State::new(position))),
         });
         shard.insert(name.clone(), channel.clone());
@@ -133,22 +133,22 @@ impl Hub {
     }
 
     /// Takes the locks of these channels, making those that are not live. They are let go when the result is dropped.
-    pub fn hold(&self, mut wanted: Vec<(ChannelName, Arc<ChannelPlan>)>) -> Result<Held<'_>, Fault> {
+    pub fn hold(&self, mut wanted: Vec<(ChannelName, Arc<ChannelPlan>)>) -> Result<LockedChannels<'_>, Fault> {
         wanted.sort_by(|a, b| a.0.cmp(&b.0));
         wanted.dedup_by(|a, b| a.0 == b.0);
         'again: loop {
             let mut channels = wanted.iter().map(|(name, plan)| self.channel_or_new(name, plan)).collect::<Result<Vec<_>, _>>()?;
             channels.sort_by_key(|channel| channel.order);
-            let mut held = Held { hub: self, channels: Vec::with_capacity(channels.len()) };
+            let mut locked = LockedChannels { hub: self, channels: Vec::with_capacity(channels.len()) };
             for channel in channels {
                 let state = channel.state.lock_arc();
                 let dead = state.dead;
-                held.channels.push((channel, state));
+                locked.channels.push((channel, state));
                 if dead {
                     continue 'again;
                 }
             }
-            return Ok(held);
+            return Ok(locked);
         }
     }
 
@@ -170,8 +170,8 @@ impl Hub {
         for (name, key) in subscriptions {
             if let Some(channel) = self.channel(name.as_str()) {
                 let state = channel.state.lock_arc();
-                let mut held = Held { hub: self, channels: vec![(channel, state)] };
-                held.channels[0].1.leave(connection.key, &key);
+                let mut locked = LockedChannels { hub: self, channels: vec![(channel, state)] };
+                locked.channels[0].1.leave(connection.key, &key);
             }
         }
         self.directory.write().close(connection);
@@ -244,7 +244,7 @@ impl Hub {
     }
 
     /// Where a channel stands; one that is not live is made, so that its stream has a name.
-    pub fn stand(&self, name: &ChannelName, plan: &Arc<ChannelPlan>) -> Result<Position, Fault> {
+    pub fn position_or_create(&self, name: &ChannelName, plan: &Arc<ChannelPlan>) -> Result<Position, Fault> {
         let channel = self.channel_or_new(name, plan)?;
         let position = channel.state.lock().position(&channel);
         Ok(position)
@@ -325,12 +325,12 @@ impl Hub {
         self.directory.read().count(protocol)
     }
 
-    /// Like [`Held::catch_up`], for a subscription by itself.
+    /// Like [`LockedChannels::catch_up`], for a subscription by itself.
     pub fn catch_up(&self, name: &ChannelName, connection: &Connection, key: &Arc<str>, render: &mut dyn Render) -> CatchUp {
         let Some(channel) = self.channel(name.as_str()) else { return CatchUp::Done };
         let state = channel.state.lock_arc();
-        let mut held = Held { hub: self, channels: vec![(channel, state)] };
-        held.catch_up(name, connection, key, render)
+        let mut locked = LockedChannels { hub: self, channels: vec![(channel, state)] };
+        locked.catch_up(name, connection, key, render)
     }
 
     /// Gives a subscription that has seen everything up to `after` what was read of the log since: up to `seen`.
@@ -338,18 +338,18 @@ impl Hub {
     pub fn replay(&self, name: &ChannelName, connection: &Connection, key: &Arc<str>, packets: Vec<Packet>, after: u64, seen: u64) -> bool {
         let Some(channel) = self.channel(name.as_str()) else { return false };
         let mut state = channel.state.lock();
-        let (at, stream) = match state.member(connection.key, key) {
-            Some((at, member)) if member.behind == Some(after) => (at, member.stream()),
+        let (at, subscription) = match state.member(connection.key, key) {
+            Some((at, member)) if member.behind == Some(after) => (at, member.subscription()),
             _ => return false,
         };
         for packet in packets {
-            connection.deliver(packet, Some(stream));
+            connection.deliver(packet, Some(subscription));
         }
         state.advance(at, seen);
         true
     }
 
-    /// Queues for the members of a channel what was shown to them. See [`Held::settle`].
+    /// Queues for the members of a channel what was shown to them. See [`LockedChannels::settle`].
     pub fn settle(&self, channel: &Channel, render: &mut dyn Render) -> Vec<Published> {
         self.fan_out(channel, &mut channel.state.lock(), render)
     }
@@ -363,12 +363,14 @@ impl Hub {
         for (name, key) in connection.subscriptions() {
             let Some(channel) = self.channel(name.as_str()) else { continue };
             let mut state = channel.state.lock();
-            let Some((at, stream)) = state.member(connection.key, &key).map(|(at, member)| (at, member.stream().number)) else { continue };
+            let Some((at, subscription)) = state.member(connection.key, &key).map(|(at, member)| (at, member.subscription().number)) else {
+                continue;
+            };
             // Under the channel's lock: nothing is given to it in between.
-            if let Some(after) = connection.outbox.take_fallen(stream) {
+            if let Some(after) = connection.outbox.take_fallen(subscription) {
                 state.fall_behind(at, after);
                 connection.push_behind(name, key);
-                fallen.retain(|number| *number != stream);
+                fallen.retain(|number| *number != subscription);
             }
         }
         // Those that are left have ended.

@@ -1,13 +1,13 @@
 //! Channels that come and go keep their places.
 
-mod gather;
+mod batching;
 
 use std::sync::Arc;
 
 use super::*;
 use crate::config::plan::{ChannelPlan, HistoryPlan, Keep, OnSlow, Promise};
 use crate::hub::channel::IDLE_MS;
-use crate::model::Place;
+use crate::model::SourceLocation;
 use crate::model::event::{NewEvent, Origin};
 use crate::model::pattern::Pattern;
 
@@ -16,7 +16,7 @@ fn plan(history: bool) -> Arc<ChannelPlan> {
     Arc::new(ChannelPlan {
         place: 0,
         pattern: Pattern::channel("room:{id}").unwrap(),
-        at: Place { file: "test".into(), line: 1, column: 1 },
+        at: SourceLocation { file: "test".into(), line: 1, column: 1 },
         history,
         audience: None,
         data: None,
@@ -48,14 +48,14 @@ fn publish(hub: &Hub, name: &ChannelName, plan: &Arc<ChannelPlan>) {
         fn joined(&self, _: usize, _: &[crate::protocol::Frame]) -> Option<crate::protocol::Frame> {
             None
         }
-        fn traits(&self, _: &Arc<Event>, _: Option<&Channel>) -> Option<Arc<Traits>> {
+        fn policy(&self, _: &Arc<Event>, _: Option<&Channel>) -> Option<Arc<DeliveryPolicy>> {
             None
         }
         fn group(&self, _: &Connection, _: &SubView) -> Option<u64> {
             None
         }
     }
-    let mut held = hub.hold(vec![(name.clone(), plan.clone())]).unwrap();
+    let mut locked = hub.hold(vec![(name.clone(), plan.clone())]).unwrap();
     let new = NewEvent {
         id: uuid::Uuid::now_v7(),
         kind: "e".into(),
@@ -64,8 +64,8 @@ fn publish(hub: &Hub, name: &ChannelName, plan: &Arc<ChannelPlan>) {
         origin: Arc::new(Origin::default()),
         metadata: None,
     };
-    let event = held.place(name, new).unwrap();
-    held.show(Arc::new(event), None, &mut Nothing);
+    let event = locked.assign_offset(name, new).unwrap();
+    locked.show(Arc::new(event), None, &mut Nothing);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn idle_channels_leave_memory_but_not_their_places() {
     let kept = plan(true);
     let most = CHANNELS_MAX / 2;
     for n in 0..most {
-        hub.stand(&name(n), &kept).unwrap();
+        hub.position_or_create(&name(n), &kept).unwrap();
     }
     publish(&hub, &name(7), &kept);
     let before = hub.position("room:7").unwrap();
@@ -83,7 +83,7 @@ fn idle_channels_leave_memory_but_not_their_places() {
     hub.retire(now);
     assert_eq!(hub.channel_count(), 1, "what was used just now stays");
     for n in 0..most {
-        hub.stand(&name(n), &kept).unwrap();
+        hub.position_or_create(&name(n), &kept).unwrap();
     }
     hub.retire(Now { wall_ms: now.wall_ms + IDLE_MS + 1000, ..now });
     assert_eq!(hub.channel_count(), 0);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{Limiter, Verdict, refill};
+use super::{LimitVerdict, Limiter, refill};
 use crate::config::plan::Rate;
 use crate::model::Now;
 
@@ -48,7 +48,7 @@ impl KeyedLimiter {
     }
 
     /// One more from this sender, now.
-    pub fn check(&self, key: &str, now: Now) -> Verdict {
+    pub fn check(&self, key: &str, now: Now) -> LimitVerdict {
         let shard = self.hasher.hash_one(key) as usize % SHARDS;
         let mut known = self.shards[shard].lock();
         if let Some(entry) = known.get_mut(key) {

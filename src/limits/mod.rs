@@ -22,7 +22,7 @@ const FILL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// What a limiter says to one more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum LimitVerdict {
     /// Within the rate.
     Pass,
     /// Over it. Not counted against the sender.
@@ -54,11 +54,11 @@ impl Limiter {
     }
 
     /// One more, now.
-    pub fn check(&self, now: Now) -> Verdict {
+    pub fn check(&self, now: Now) -> LimitVerdict {
         clock::at(now, || match (self.flood.check(), self.rate.check()) {
-            (Err(_), _) => Verdict::Flooding,
-            (Ok(()), Ok(())) => Verdict::Pass,
-            (Ok(()), Err(until)) => Verdict::Over { retry_after: until.wait_time_from(now.instant).max(Duration::from_nanos(1)) },
+            (Err(_), _) => LimitVerdict::Flooding,
+            (Ok(()), Ok(())) => LimitVerdict::Pass,
+            (Ok(()), Err(until)) => LimitVerdict::Over { retry_after: until.wait_time_from(now.instant).max(Duration::from_nanos(1)) },
         })
     }
 }

@@ -29,21 +29,21 @@ fn a_hundred_a_minute() {
     let clock = Clock::new();
     let limiter = Limiter::new(&rate(100, MINUTE, 100), clock.0);
     for i in 0..100 {
-        assert_eq!(limiter.check(clock.0), Verdict::Pass, "{i}");
+        assert_eq!(limiter.check(clock.0), LimitVerdict::Pass, "{i}");
     }
     let retry_after = Duration::from_millis(600);
     for i in 100..1000 {
-        assert_eq!(limiter.check(clock.0), Verdict::Over { retry_after }, "{i}");
+        assert_eq!(limiter.check(clock.0), LimitVerdict::Over { retry_after }, "{i}");
     }
-    assert_eq!(limiter.check(clock.0), Verdict::Flooding);
-    assert_eq!(limiter.check(clock.after(retry_after)), Verdict::Pass);
+    assert_eq!(limiter.check(clock.0), LimitVerdict::Flooding);
+    assert_eq!(limiter.check(clock.after(retry_after)), LimitVerdict::Pass);
 }
 
 #[test]
 fn a_burst_above_the_rate_is_let_through_once() {
     let clock = Clock::new();
     let limiter = Limiter::new(&rate(20, Duration::from_secs(1), 40), clock.0);
-    let passed = |at: Now| (0..100).filter(|_| limiter.check(at) == Verdict::Pass).count();
+    let passed = |at: Now| (0..100).filter(|_| limiter.check(at) == LimitVerdict::Pass).count();
     assert_eq!(passed(clock.0), 40);
     assert_eq!(passed(clock.after(Duration::from_secs(1))), 20);
 }
@@ -55,7 +55,7 @@ fn no_rate_is_too_large_or_too_small() {
         for count in [1, u32::MAX] {
             for burst in [1, u32::MAX] {
                 let limiter = Limiter::new(&rate(count, per, burst), clock.0);
-                assert_eq!(limiter.check(clock.0), Verdict::Pass, "{count}/{per:?} burst {burst}");
+                assert_eq!(limiter.check(clock.0), LimitVerdict::Pass, "{count}/{per:?} burst {burst}");
                 let _ = limiter.check(clock.after(MINUTE));
             }
         }
@@ -67,13 +67,13 @@ fn keys_do_not_disturb_each_other_and_new_ones_share_when_it_is_full() {
     let clock = Clock::new();
     let limiter = KeyedLimiter::new(&rate(2, MINUTE, 2), 3, clock.0);
     for key in ["a", "b", "c"] {
-        assert_eq!(limiter.check(key, clock.0), Verdict::Pass);
+        assert_eq!(limiter.check(key, clock.0), LimitVerdict::Pass);
     }
-    assert_eq!(limiter.check("d", clock.0), Verdict::Pass);
-    assert_eq!(limiter.check("e", clock.0), Verdict::Pass);
-    assert!(matches!(limiter.check("f", clock.0), Verdict::Over { .. }));
-    assert_eq!(limiter.check("a", clock.0), Verdict::Pass);
-    assert!(matches!(limiter.check("a", clock.0), Verdict::Over { .. }));
+    assert_eq!(limiter.check("d", clock.0), LimitVerdict::Pass);
+    assert_eq!(limiter.check("e", clock.0), LimitVerdict::Pass);
+    assert!(matches!(limiter.check("f", clock.0), LimitVerdict::Over { .. }));
+    assert_eq!(limiter.check("a", clock.0), LimitVerdict::Pass);
+    assert!(matches!(limiter.check("a", clock.0), LimitVerdict::Over { .. }));
     assert_eq!(limiter.len(), 3);
 
     // "a" is full again after a minute, "b" and "c" after half of one.
@@ -81,7 +81,7 @@ fn keys_do_not_disturb_each_other_and_new_ones_share_when_it_is_full() {
     assert_eq!(limiter.len(), 3);
     limiter.sweep(clock.after(MINUTE));
     assert!(limiter.is_empty());
-    assert_eq!(limiter.check("f", clock.after(MINUTE)), Verdict::Pass);
+    assert_eq!(limiter.check("f", clock.after(MINUTE)), LimitVerdict::Pass);
     assert_eq!(limiter.len(), 1);
 }
 
@@ -98,13 +98,13 @@ proptest! {
         for gap in gaps_us {
             at += Duration::from_micros(gap);
             match limiter.check(clock.after(at)) {
-                Verdict::Pass => passed.push(at),
-                Verdict::Over { retry_after } => {
+                LimitVerdict::Pass => passed.push(at),
+                LimitVerdict::Over { retry_after } => {
                     prop_assert!(retry_after <= interval(&rate, 1) + Duration::from_nanos(1));
                     at += retry_after;
-                    if limiter.check(clock.after(at)) == Verdict::Pass { passed.push(at) } else { calm = false }
+                    if limiter.check(clock.after(at)) == LimitVerdict::Pass { passed.push(at) } else { calm = false }
                 }
-                Verdict::Flooding => calm = false,
+                LimitVerdict::Flooding => calm = false,
             }
         }
         prop_assert!(calm);

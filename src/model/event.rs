@@ -101,14 +101,14 @@ impl Event {
     }
 
     /// Bytes this event counts for in bounded queues and tails: its text and a flat share for the rest.
-    pub fn weight(&self) -> usize {
-        self.new.weight()
+    pub fn cost_bytes(&self) -> usize {
+        self.new.cost_bytes()
     }
 }
 
 impl NewEvent {
-    /// See [`Event::weight`].
-    pub fn weight(&self) -> usize {
+    /// See [`Event::cost_bytes`].
+    pub fn cost_bytes(&self) -> usize {
         200 + self.kind.len() + self.data.as_str().len() + self.metadata.as_ref().map_or(0, |m| m.as_str().len())
     }
 }

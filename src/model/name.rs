@@ -60,11 +60,11 @@ fn all_may_stand(text: &str) -> bool {
 }
 
 /// The longest name of a user or session, in bytes: short enough for a channel of its own.
-pub const WHO_BYTES_MAX: usize = 200;
+pub const PRINCIPAL_BYTES_MAX: usize = 200;
 
 /// Whether a text can name a user or session: what a channel's name may hold, and not too long for one.
-pub fn is_who(text: &str) -> bool {
-    !text.is_empty() && text.len() <= WHO_BYTES_MAX && all_may_stand(text)
+pub fn is_principal(text: &str) -> bool {
+    !text.is_empty() && text.len() <= PRINCIPAL_BYTES_MAX && all_may_stand(text)
 }
 
 /// The public id of one connection, unique while the server runs and not to be guessed.

@@ -15,7 +15,7 @@ pub struct Position {
 
 /// What becomes of somebody who has seen a channel up to some place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub struct RecoveryVerdict {
     /// Whether everything that was missed can be given.
     pub recovered: bool,
     /// How many events cannot.
@@ -28,12 +28,12 @@ impl Position {
     /// What becomes of somebody who has seen everything up to `since`. No epoch stands for the present one.
     ///
     /// Of another stream, or from the future, nothing is known: then nothing is given, and what was missed is what there was since.
-    pub fn recover(&self, since: u64, epoch: Option<Epoch>) -> Verdict {
+    pub fn recover(&self, since: u64, epoch: Option<Epoch>) -> RecoveryVerdict {
         if epoch.is_some_and(|epoch| epoch != self.epoch) || since > self.offset {
-            return Verdict { recovered: false, missed: self.offset.saturating_sub(since), after: self.offset };
+            return RecoveryVerdict { recovered: false, missed: self.offset.saturating_sub(since), after: self.offset };
         }
         let before_first = self.first.saturating_sub(1);
-        Verdict { recovered: since >= before_first, missed: before_first.saturating_sub(since), after: since.max(before_first) }
+        RecoveryVerdict { recovered: since >= before_first, missed: before_first.saturating_sub(since), after: since.max(before_first) }
     }
 }
 
@@ -45,7 +45,7 @@ mod tests {
 
     #[track_caller]
     fn check(since: u64, epoch: Option<Epoch>, recovered: bool, missed: u64, after: u64) {
-        assert_eq!(AT.recover(since, epoch), Verdict { recovered, missed, after });
+        assert_eq!(AT.recover(since, epoch), RecoveryVerdict { recovered, missed, after });
     }
 
     #[test]
@@ -71,9 +71,9 @@ mod tests {
     #[test]
     fn a_channel_without_a_past_recovers_only_who_missed_nothing() {
         let fresh = Position { epoch: 7, first: 1, offset: 0 };
-        assert_eq!(fresh.recover(0, None), Verdict { recovered: true, missed: 0, after: 0 });
+        assert_eq!(fresh.recover(0, None), RecoveryVerdict { recovered: true, missed: 0, after: 0 });
         let passing = Position { epoch: 7, first: 6, offset: 5 };
-        assert_eq!(passing.recover(5, None), Verdict { recovered: true, missed: 0, after: 5 });
-        assert_eq!(passing.recover(3, None), Verdict { recovered: false, missed: 2, after: 5 });
+        assert_eq!(passing.recover(5, None), RecoveryVerdict { recovered: true, missed: 0, after: 5 });
+        assert_eq!(passing.recover(3, None), RecoveryVerdict { recovered: false, missed: 2, after: 5 });
     }
 }

@@ -18,11 +18,11 @@ pub use value::Value;
 
 thread_local! {
     /// Where texts are written before it is known how long they are.
-    static ROOM: Cell<String> = const { Cell::new(String::new()) };
+    static BUFFER: Cell<String> = const { Cell::new(String::new()) };
 }
 
 /// A room that has grown larger is given back.
-const ROOM_BYTES: usize = 64 << 10;
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// A compiled template.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,11 +112,11 @@ impl Template {
 
     /// The whole as JSON text with no spare room, so that sharing it takes nothing more; `None` where it is missing.
     pub fn json(&self, scope: &dyn Scope) -> Option<Json> {
-        let mut out = ROOM.take();
+        let mut out = BUFFER.take();
         let written = self.write(scope, &mut out).then(|| Json::trusted(&*out));
-        if out.capacity() <= ROOM_BYTES {
+        if out.capacity() <= BUFFER_BYTES {
             out.clear();
-            ROOM.set(out);
+            BUFFER.set(out);
         }
         written
     }

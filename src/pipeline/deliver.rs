@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use crate::config::plan::{BatchPlan, DeliverForm, DeliverRow, OnSlow};
-use crate::hub::traits::{Counting, Fate, Traits};
+use crate::hub::delivery_policy::{Counting, DeliveryPolicy, Overflow};
 use crate::hub::{Channel, Connection, Packet, Render};
 use crate::model::view::{ConnView, SubView};
 use crate::model::{ChannelName, Event, Json, Now, Priority, json};
 use crate::pipeline::NO_MESSAGE;
-use crate::pipeline::scope::Reach;
+use crate::pipeline::scope::Bindings;
 use crate::pipeline::world::NO_WORLD;
 use crate::protocol::{self, Frame};
 use crate::runtime::Runtime;
@@ -106,9 +106,13 @@ impl<'a> Renderer<'a> {
         match form {
             DeliverForm::Template(template) => {
                 let view = receiver.connection.view();
-                let reach =
-                    Reach { event: Some(receiver.event), subscription: receiver.subscription, view: Some(&view), ..Reach::at(self.now) };
-                template.render(&reach).map(protocol::encode_json)
+                let bindings = Bindings {
+                    event: Some(receiver.event),
+                    subscription: receiver.subscription,
+                    view: Some(&view),
+                    ..Bindings::at(self.now)
+                };
+                template.render(&bindings).map(protocol::encode_json)
             }
             DeliverForm::Call(function) => {
                 let (view, sub) = receiver.views();
@@ -193,32 +197,32 @@ impl Render for Renderer<'_> {
             list.push_str(message.text()?);
         }
         list.push(']');
-        batch.form.render(&Reach { messages: Some(&list), ..Reach::at(self.now) }).map(protocol::encode_json)
+        batch.form.render(&Bindings { messages: Some(&list), ..Bindings::at(self.now) }).map(protocol::encode_json)
     }
 
-    fn traits(&self, event: &Arc<Event>, channel: Option<&Channel>) -> Option<Arc<Traits>> {
+    fn policy(&self, event: &Arc<Event>, channel: Option<&Channel>) -> Option<Arc<DeliveryPolicy>> {
         let priority = Priority::of(event.new.metadata.as_ref());
         let on_slow = channel.map_or(&OnSlow::Disconnect, |channel| &channel.plan.on_slow);
-        let fate = match on_slow {
-            OnSlow::Disconnect => Fate::Kept,
-            OnSlow::DropOldest => Fate::DropOldest,
-            OnSlow::DropNewest => Fate::DropNewest,
+        let overflow = match on_slow {
+            OnSlow::Disconnect => Overflow::Kept,
+            OnSlow::DropOldest => Overflow::DropOldest,
+            OnSlow::DropNewest => Overflow::DropNewest,
             OnSlow::LatestBy(key) => {
-                let reach = Reach { event: Some(event), ..Reach::at(self.now) };
-                key.render(&reach).map_or(Fate::Kept, |key| Fate::Latest(key.into()))
+                let bindings = Bindings { event: Some(event), ..Bindings::at(self.now) };
+                key.render(&bindings).map_or(Overflow::Kept, |key| Overflow::Latest(key.into()))
             }
-            OnSlow::Concat(path) => Fate::Joined(event.clone(), path.clone()),
+            OnSlow::Concat(path) => Overflow::Joined(event.clone(), path.clone()),
         };
-        if priority == Priority::Medium && matches!(fate, Fate::Kept) {
+        if priority == Priority::Medium && matches!(overflow, Overflow::Kept) {
             return None;
         }
         let counting = channel.map(|channel| Counting {
-            channel: channel.reliefs.clone(),
+            channel: channel.conflations.clone(),
             pattern: self.runtime.pattern_metrics(&channel.plan),
             all: self.runtime.counters.clone(),
         });
         let kept_at = channel.filter(|channel| channel.plan.history.is_some()).map(|_| event.offset);
-        Some(Arc::new(Traits { priority, fate, kept_at, counting }))
+        Some(Arc::new(DeliveryPolicy { priority, overflow, kept_at, counting }))
     }
 
     fn group(&self, connection: &Connection, subscription: &SubView) -> Option<u64> {
@@ -229,9 +233,9 @@ impl Render for Renderer<'_> {
     }
 }
 
-/// Whether events for a connection are gathered: what `batch` of its protocol says of it. Where its script fails, which
+/// Whether events for a connection are batched: what `batch` of its protocol says of it. Where its script fails, which
 /// `failed` then says, it is given them one by one.
-pub fn gathers(runtime: &Runtime, protocol: usize, view: &Arc<ConnView>, now: Now, failed: &mut Option<String>) -> bool {
+pub fn batches(runtime: &Runtime, protocol: usize, view: &Arc<ConnView>, now: Now, failed: &mut Option<String>) -> bool {
     let Some(batch) = &runtime.protocols[protocol].plan.batch else { return false };
     let Some(function) = &batch.when else { return true };
     let call = Call { now, conn: Some(view), arguments: NO_MESSAGE, world: &NO_WORLD };

@@ -16,8 +16,8 @@ pub enum Effect {
     View {
         /// What it is from now on.
         view: Arc<ConnView>,
-        /// Whether its events are gathered from now on.
-        gathers: bool,
+        /// Whether its events are batched from now on.
+        batches: bool,
     },
     /// A subscription of the connection ends.
     Leave {

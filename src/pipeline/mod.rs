@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use crate::config::plan::{FnRef, HttpRow, ProtocolPlan, Reply, Row, SourcePlan};
 use crate::hub::Connection;
-use crate::limits::{Limiter, Verdict};
+use crate::limits::{LimitVerdict, Limiter};
 use crate::model::event::Origin;
 use crate::model::json::Index;
 use crate::model::template::Text;
@@ -28,8 +28,8 @@ use crate::runtime::{Protocol, Runtime};
 use crate::script::{Arguments, Call};
 
 pub use effect::{Decision, Effect, Receivers};
-use rows::Run;
-use scope::{Message, Reach};
+use rows::Decider;
+use scope::{Bindings, Message};
 pub use world::Context;
 
 /// Something that came in.
@@ -71,9 +71,9 @@ pub(crate) enum RowLimits<'l> {
 
 impl RowLimits<'_> {
     /// One more message through this row.
-    fn check(&mut self, runtime: &Runtime, row: &Row, now: Now) -> Verdict {
+    fn check(&mut self, runtime: &Runtime, row: &Row, now: Now) -> LimitVerdict {
         match (&row.limit, self) {
-            (None, _) => Verdict::Pass,
+            (None, _) => LimitVerdict::Pass,
             (Some(rate), RowLimits::Client(client)) => {
                 let known = client.rows.iter().position(|(id, _)| *id == row.id);
                 let at = known.unwrap_or_else(|| {
@@ -82,7 +82,7 @@ impl RowLimits<'_> {
                 });
                 client.rows[at].1.check(now)
             }
-            (Some(_), RowLimits::Shared) => runtime.row_limit(row).map_or(Verdict::Pass, |limiter| limiter.check(now)),
+            (Some(_), RowLimits::Shared) => runtime.row_limit(row).map_or(LimitVerdict::Pass, |limiter| limiter.check(now)),
         }
     }
 }
@@ -91,34 +91,34 @@ impl RowLimits<'_> {
 pub fn decide(context: &Context, connection: &Connection, limits: &mut ClientLimits, input: Input<'_>, now: Now) -> Decision {
     let protocol = &context.runtime.protocols[connection.protocol];
     let plan = &protocol.plan;
-    let mut run = Run::for_connection(context, connection, now);
+    let mut decider = Decider::for_connection(context, connection, now);
     let is_over = matches!(input, Input::Closed(_));
     let mut seen = None;
     let outcome = match input {
         Input::Message(frame) => {
-            if let Err(refusal) = admit(protocol, run.seen(), limits, now) {
-                return refuse(plan, &run, refusal, now);
+            if let Err(refusal) = admit(protocol, decider.seen(), limits, now) {
+                return refuse(plan, &decider, refusal, now);
             }
-            message(&mut run, protocol, &mut RowLimits::Client(limits), frame, &mut seen)
+            message(&mut decider, protocol, &mut RowLimits::Client(limits), frame, &mut seen)
         }
-        Input::Open => run.rows(&plan.open, None, &mut RowLimits::Client(limits)),
+        Input::Open => decider.rows(&plan.open, None, &mut RowLimits::Client(limits)),
         Input::Every(index) => {
-            plan.every.get(index).map_or(Ok(()), |(_, row)| run.rows(std::slice::from_ref(row), None, &mut RowLimits::Client(limits)))
+            plan.every.get(index).map_or(Ok(()), |(_, row)| decider.rows(std::slice::from_ref(row), None, &mut RowLimits::Client(limits)))
         }
         Input::Idle => {
-            plan.idle.as_ref().map_or(Ok(()), |idle| run.rows(std::slice::from_ref(&idle.row), None, &mut RowLimits::Client(limits)))
+            plan.idle.as_ref().map_or(Ok(()), |idle| decider.rows(std::slice::from_ref(&idle.row), None, &mut RowLimits::Client(limits)))
         }
         Input::Closed(close) => {
             let told = Json::of(&serde_json::json!({ "code": close.code(), "reason": close.reason() }));
             let message = Message::made(told, "close");
-            run.rows(&plan.close, Some(&message), &mut RowLimits::Client(limits))
+            decider.rows(&plan.close, Some(&message), &mut RowLimits::Client(limits))
         }
     };
-    let view = outcome.is_err().then(|| run.view());
-    let mut decision = run.finish();
+    let view = outcome.is_err().then(|| decider.view());
+    let mut decision = decider.finish();
     if let (Err(fault), Some(view)) = (outcome, view) {
         decision.effects.clear();
-        if let Some(frame) = tell(plan, &fault, seen.as_ref(), &view, now) {
+        if let Some(frame) = fault_reply(plan, &fault, seen.as_ref(), &view, now) {
             decision.effects.push(Effect::Send(frame));
         }
         decision.fault = Some(fault.into());
@@ -163,23 +163,23 @@ fn admit(protocol: &Protocol, view: &ConnView, limits: &ClientLimits, now: Now) 
     Ok(())
 }
 
-fn over(verdict: Verdict) -> Result<(), Refusal> {
+fn over(verdict: LimitVerdict) -> Result<(), Refusal> {
     match verdict {
-        Verdict::Pass => Ok(()),
-        Verdict::Over { retry_after } => {
+        LimitVerdict::Pass => Ok(()),
+        LimitVerdict::Over { retry_after } => {
             let mut fault = Fault::new(Code::RateLimited);
             fault.retry_after = Some(retry_after);
             Err(Refusal::Over(fault))
         }
-        Verdict::Flooding => Err(Refusal::Flooding),
+        LimitVerdict::Flooding => Err(Refusal::Flooding),
     }
 }
 
-fn refuse(plan: &ProtocolPlan, run: &Run<'_>, refusal: Refusal, now: Now) -> Decision {
+fn refuse(plan: &ProtocolPlan, decider: &Decider<'_>, refusal: Refusal, now: Now) -> Decision {
     let mut decision = Decision::default();
     match refusal {
         Refusal::Over(fault) => {
-            decision.effects.extend(tell(plan, &fault, None, run.seen(), now).map(Effect::Send));
+            decision.effects.extend(fault_reply(plan, &fault, None, decider.seen(), now).map(Effect::Send));
             decision.fault = Some(fault.into());
         }
         Refusal::Flooding => {
@@ -192,7 +192,7 @@ fn refuse(plan: &ProtocolPlan, run: &Run<'_>, refusal: Refusal, now: Now) -> Dec
 
 /// `seen` is the message, once it could be read: a fault is told in its terms.
 fn message<'p>(
-    run: &mut Run<'_>,
+    decider: &mut Decider<'_>,
     protocol: &'p Protocol,
     limits: &mut RowLimits<'_>,
     frame: Frame,
@@ -201,20 +201,21 @@ fn message<'p>(
     let plan = &protocol.plan;
     let (json, index) = protocol::decode_json(frame)?;
     let message = seen.insert(Message::new(json, index, &plan.kind, plan.data.as_deref()));
-    envelope(run, plan, message)?;
+    envelope(decider, plan, message)?;
     let kind = message.kind().ok_or_else(|| Fault::new(Code::MissingType))?;
     let rows = plan.messages.rows(kind).ok_or_else(|| Fault::new(Code::UnknownType))?;
-    run.rows(rows, Some(message), limits)
+    decider.rows(rows, Some(message), limits)
 }
 
 /// What every message of a protocol must hold to.
-fn envelope(run: &Run<'_>, plan: &ProtocolPlan, message: &Message<'_>) -> Result<(), Fault> {
+fn envelope(decider: &Decider<'_>, plan: &ProtocolPlan, message: &Message<'_>) -> Result<(), Fault> {
     if let Some(schema) = &plan.schema {
         rows::check_schema(schema, &message.json)?;
     }
     let Some(function) = &plan.validate else { return Ok(()) };
-    let call = Call { now: run.now, conn: Some(run.seen()), arguments: scope::arguments(Some(message)), world: &run.context.world };
-    match run.context.runtime.scripts.test(function, call) {
+    let call =
+        Call { now: decider.now, conn: Some(decider.seen()), arguments: scope::arguments(Some(message)), world: &decider.context.world };
+    match decider.context.runtime.scripts.test(function, call) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Fault::new(Code::Rejected)),
         Err(error) => Err(rows::script_fault(error)),
@@ -222,18 +223,18 @@ fn envelope(run: &Run<'_>, plan: &ProtocolPlan, message: &Message<'_>) -> Result
 }
 
 /// How a fault is written for the client that caused it. Nothing where the protocol says nothing.
-pub fn tell(plan: &ProtocolPlan, fault: &Fault, message: Option<&Message<'_>>, view: &ConnView, now: Now) -> Option<Frame> {
+pub fn fault_reply(plan: &ProtocolPlan, fault: &Fault, message: Option<&Message<'_>>, view: &ConnView, now: Now) -> Option<Frame> {
     let template = plan.error.as_ref()?;
-    let bare = Reach { message, view: Some(view), fault: Some((fault, &fault.message)), ..Reach::at(now) };
+    let bare = Bindings { message, view: Some(view), fault: Some((fault, &fault.message)), ..Bindings::at(now) };
     let text = plan.errors.get(&fault.code).and_then(|text: &Text| text.render(&bare)).unwrap_or((&*fault.message).into());
-    let reach = Reach { fault: Some((fault, &text)), ..bare };
-    template.render(&reach).map(protocol::encode_json)
+    let bindings = Bindings { fault: Some((fault, &text)), ..bare };
+    template.render(&bindings).map(protocol::encode_json)
 }
 
 /// Decides what happens to an event of a source.
 pub fn decide_source(context: &Context, source: &SourcePlan, body: Json, request: Option<&RequestView>, now: Now) -> Decision {
     let origin = Arc::new(Origin { source: source.name.clone(), ..Origin::default() });
-    let mut run = Run::new(context, origin, request, now);
+    let mut decider = Decider::new(context, origin, request, now);
     let (kind_at, data_at) = ([Box::from("type")], [Box::from("data")]);
     let index = Index::of(body.as_str());
     let message = Message::new(body, index, &kind_at, Some(&data_at));
@@ -241,24 +242,24 @@ pub fn decide_source(context: &Context, source: &SourcePlan, body: Json, request
         None => Err(Fault::new(Code::MissingType)),
         Some(kind) => match source.messages.rows(kind) {
             None => Err(Fault::new(Code::UnknownType)),
-            Some(rows) => run.rows(rows, Some(&message), &mut RowLimits::Shared),
+            Some(rows) => decider.rows(rows, Some(&message), &mut RowLimits::Shared),
         },
     };
-    conclude(run, outcome)
+    conclude(decider, outcome)
 }
 
 /// Decides what happens to an HTTP request that a protocol's `http:` row answers.
 pub fn decide_http(context: &Context, protocol: &ProtocolPlan, row: &HttpRow, body: Json, request: &RequestView, now: Now) -> Decision {
     let origin = Arc::new(Origin { source: protocol.name.clone(), ..Origin::default() });
-    let mut run = Run::new(context, origin, Some(request), now);
+    let mut decider = Decider::new(context, origin, Some(request), now);
     let index = Index::of(body.as_str());
     let message = Message::new(body, index, &protocol.kind, protocol.data.as_deref());
-    let outcome = run.rows(&row.rows, Some(&message), &mut RowLimits::Shared);
-    conclude(run, outcome)
+    let outcome = decider.rows(&row.rows, Some(&message), &mut RowLimits::Shared);
+    conclude(decider, outcome)
 }
 
-fn conclude(run: Run<'_>, outcome: Result<(), Fault>) -> Decision {
-    let mut decision = run.finish();
+fn conclude(decider: Decider<'_>, outcome: Result<(), Fault>) -> Decision {
+    let mut decision = decider.finish();
     if let Err(fault) = outcome {
         decision.effects.clear();
         decision.reply = None;

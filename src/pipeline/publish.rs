@@ -11,7 +11,7 @@ use crate::model::event::{NewEvent, Origin};
 use crate::model::fault::Flaw;
 use crate::model::{ChannelName, Code, Fault, Json, Now};
 use crate::pipeline::effect::{Effect, Receivers};
-use crate::pipeline::scope::Reach;
+use crate::pipeline::scope::Bindings;
 use crate::routing::ChannelTable;
 
 /// What is to be published, from whichever door.
@@ -46,7 +46,7 @@ pub enum Destination {
 
 /// Checks a proposal. The effect that results always succeeds, but for a store that is full.
 pub fn prepare(channels: &ChannelTable, to: &Destination, proposal: Proposal, now: Now) -> Result<Effect, Fault> {
-    let through = |audience, who: &str| channels.audience(audience, who);
+    let through = |audience, principal: &str| channels.audience(audience, principal);
     let (name, receivers) = match to {
         Destination::Channel(name) => return to_channel(channels, name, proposal, now),
         Destination::Client(id) => (None, Receivers::Client(id.as_str().into())),
@@ -66,9 +66,9 @@ pub(super) fn to_channel(channels: &ChannelTable, name: &str, mut proposal: Prop
         return Err(Fault::with(Code::Forbidden, format!("{} may not publish to {name}", proposal.origin.source)));
     }
     if let Some(template) = &plan.data {
-        let reach =
-            Reach { data: Some(&proposal.data), kind: Some(&proposal.kind), channel: Some((&name, &plan.pattern)), ..Reach::at(now) };
-        if let Some(text) = template.render(&reach) {
+        let bindings =
+            Bindings { data: Some(&proposal.data), kind: Some(&proposal.kind), channel: Some((&name, &plan.pattern)), ..Bindings::at(now) };
+        if let Some(text) = template.render(&bindings) {
             proposal.data = Json::trusted(text);
         }
     }

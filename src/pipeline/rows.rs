@@ -8,17 +8,17 @@ use std::sync::Arc;
 
 use crate::config::plan::{FnRef, Publish, Reply, Row, SetTarget, Target};
 use crate::hub::Connection;
-use crate::limits::Verdict;
+use crate::limits::LimitVerdict;
 use crate::model::event::Origin;
 use crate::model::json::Index;
-use crate::model::name::{WHO_BYTES_MAX, is_who};
+use crate::model::name::{PRINCIPAL_BYTES_MAX, is_principal};
 use crate::model::template::{Reference, Root, Template, Text};
 use crate::model::view::{CachedOrigin, ConnView, RequestView};
 use crate::model::{ChannelName, Close, Code, Fault, Json, Now, Schema, json};
 use crate::pipeline::deliver;
 use crate::pipeline::effect::{Decision, Effect};
 use crate::pipeline::publish::{self, Destination, Proposal};
-use crate::pipeline::scope::{Message, Reach, Recovery, arguments};
+use crate::pipeline::scope::{Bindings, Message, Recovery, arguments};
 use crate::pipeline::{Context, RowLimits};
 use crate::protocol;
 use crate::script::{Call, Returned, ScriptEffect, ScriptError, SendTarget};
@@ -27,7 +27,7 @@ use crate::script::{Call, Returned, ScriptEffect, ScriptError, SendTarget};
 const MESSAGES_MAX: usize = 1000;
 
 /// One decision in the making.
-pub struct Run<'a> {
+pub struct Decider<'a> {
     pub(super) context: &'a Context,
     pub(super) now: Now,
     connection: Option<&'a Connection>,
@@ -42,7 +42,7 @@ pub struct Run<'a> {
     decision: Decision,
 }
 
-impl<'a> Run<'a> {
+impl<'a> Decider<'a> {
     /// A decision about a connection.
     pub(super) fn for_connection(context: &'a Context, connection: &'a Connection, now: Now) -> Self {
         Self::about(context, Some(connection), connection.view(), None, now)
@@ -109,13 +109,13 @@ impl<'a> Run<'a> {
     fn row(&mut self, row: &Row, message: Option<&Message<'_>>, limits: &mut RowLimits<'_>) -> Result<(), Fault> {
         if row.limit.is_some() {
             match limits.check(&self.context.runtime, row, self.now) {
-                Verdict::Pass => {}
-                Verdict::Over { retry_after } => {
+                LimitVerdict::Pass => {}
+                LimitVerdict::Over { retry_after } => {
                     let mut fault = Fault::new(Code::RateLimited);
                     fault.retry_after = Some(retry_after);
                     return Err(fault);
                 }
-                Verdict::Flooding => {
+                LimitVerdict::Flooding => {
                     let mut fault = Fault::new(Code::RateLimited);
                     fault.retry_after = Some(std::time::Duration::from_secs(1));
                     return Err(fault);
@@ -176,7 +176,7 @@ impl<'a> Run<'a> {
         match &row.reply {
             None => {}
             Some(Reply::Template(template)) => {
-                if let Some(value) = template.json(&self.reach(message, result)) {
+                if let Some(value) = template.json(&self.bindings(message, result)) {
                     self.reply(value);
                 }
             }
@@ -194,12 +194,12 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn reach<'s>(&'s self, message: Option<&'s Message<'s>>, result: Option<&'s Json>) -> Reach<'s> {
-        Reach { message, view: Some(&self.view), result, recovery: self.recovery.as_ref(), ..Reach::at(self.now) }
+    fn bindings<'s>(&'s self, message: Option<&'s Message<'s>>, result: Option<&'s Json>) -> Bindings<'s> {
+        Bindings { message, view: Some(&self.view), result, recovery: self.recovery.as_ref(), ..Bindings::at(self.now) }
     }
 
     fn text(&self, text: &Text, message: Option<&Message<'_>>, result: Option<&Json>) -> Option<String> {
-        text.render(&self.reach(message, result)).map(std::borrow::Cow::into_owned)
+        text.render(&self.bindings(message, result)).map(std::borrow::Cow::into_owned)
     }
 
     fn reply(&mut self, value: Json) {
@@ -215,9 +215,9 @@ impl<'a> Run<'a> {
         self.view = Arc::new(view);
         if let Some(connection) = self.connection {
             let (runtime, failed) = (&self.context.runtime, &mut self.decision.warning);
-            let gathers = deliver::gathers(runtime, connection.protocol, &self.view, self.now, failed);
+            let batches = deliver::batches(runtime, connection.protocol, &self.view, self.now, failed);
             // Only the last change counts for others; rows see each at once.
-            self.decision.effects.push(Effect::View { view: self.view.clone(), gathers });
+            self.decision.effects.push(Effect::View { view: self.view.clone(), batches });
         }
     }
 
@@ -228,7 +228,7 @@ impl<'a> Run<'a> {
         let mut view = (*self.view).clone();
         let mut state: Option<BTreeMap<String, Box<serde_json::value::RawValue>>> = None;
         for (target, template) in &row.set {
-            let value = template.render(&self.reach(message, result));
+            let value = template.render(&self.bindings(message, result));
             let text = || value.as_deref().and_then(json::as_text).filter(|text| !text.is_empty()).map(|text| Arc::from(&*text));
             match target {
                 SetTarget::User => view.user = text(),
@@ -251,9 +251,9 @@ impl<'a> Run<'a> {
     }
 
     fn publish_row(&mut self, publish: &Publish, message: Option<&Message<'_>>, result: Option<&Json>) -> Result<(), Fault> {
-        let reach = self.reach(message, result);
+        let bindings = self.bindings(message, result);
         let (Target::Channel(text) | Target::Client(text) | Target::User(text) | Target::Session(text)) = &publish.target;
-        let Some(name) = text.render(&reach) else {
+        let Some(name) = text.render(&bindings) else {
             return Err(Fault::with(Code::Invalid, "the message does not say where to publish it"));
         };
         let data = match &publish.data {
@@ -261,15 +261,15 @@ impl<'a> Run<'a> {
             Some(Template::Value(Reference { root: Root::Message, path })) => {
                 message.and_then(|message| message.get(path).map(|part| message.kept(part)))
             }
-            Some(template) => template.json(&reach),
+            Some(template) => template.json(&bindings),
             None => message.and_then(Message::data).cloned(),
         };
         let data = data.unwrap_or_else(Json::null);
         let kind = match &publish.kind {
-            Some(text) => text.render(&reach).unwrap_or_default().into_owned().into(),
+            Some(text) => text.render(&bindings).unwrap_or_default().into_owned().into(),
             None => message.map(|message| message.kind_beside(&data)).unwrap_or_default(),
         };
-        let metadata = publish.metadata.as_ref().and_then(|m| m.json(&reach));
+        let metadata = publish.metadata.as_ref().and_then(|m| m.json(&bindings));
         let except = publish.except_sender.then(|| self.connection.map(|c| c.key)).flatten();
         let proposal = Proposal { kind, data, metadata, origin: self.origin(), id: None, except };
         let to = match &publish.target {
@@ -351,9 +351,12 @@ impl<'a> Run<'a> {
 
 /// Who a connection is must have a name that a channel could have.
 fn named(view: &ConnView) -> Result<(), Fault> {
-    for (what, who) in [("user", &view.user), ("session", &view.session)] {
-        if who.as_ref().is_some_and(|who| !is_who(who)) {
-            return Err(Fault::with(Code::Invalid, format!("no name of a {what}: at most {WHO_BYTES_MAX} bytes, no control characters")));
+    for (what, principal) in [("user", &view.user), ("session", &view.session)] {
+        if principal.as_ref().is_some_and(|principal| !is_principal(principal)) {
+            return Err(Fault::with(
+                Code::Invalid,
+                format!("no name of a {what}: at most {PRINCIPAL_BYTES_MAX} bytes, no control characters"),
+            ));
         }
     }
     Ok(())

@@ -11,13 +11,13 @@ use crate::model::json::Index;
 use crate::model::pattern::Pattern;
 use crate::model::template::{Reference, Root, Scope, Value};
 use crate::model::view::{ConnView, Pairs, RequestView, SubView};
-use crate::model::{ChannelName, Fault, Json, Now, Position, Verdict, clock, json};
+use crate::model::{ChannelName, Fault, Json, Now, Position, RecoveryVerdict, clock, json};
 use crate::pipeline::NO_MESSAGE;
 use crate::protocol;
 use crate::script::{Arguments, HasData};
 
 /// The most room a template gets before anything is written.
-const ROOM_BYTES: usize = 4096;
+const BUFFER_BYTES: usize = 4096;
 
 /// A message on its way through a row.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ pub struct Recovery {
     /// The channel.
     pub position: Position,
     /// What becomes of what they missed; none where they want no past.
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<RecoveryVerdict>,
 }
 
 impl Recovery {
@@ -176,7 +176,7 @@ impl Recovery {
 
 /// All that may be in reach. What is `None` is missing.
 #[derive(Clone, Copy)]
-pub struct Reach<'a> {
+pub struct Bindings<'a> {
     /// The time of the decision.
     pub now: Now,
     /// The message.
@@ -205,7 +205,7 @@ pub struct Reach<'a> {
     pub kind: Option<&'a str>,
 }
 
-impl<'a> Reach<'a> {
+impl<'a> Bindings<'a> {
     /// Nothing but the time.
     pub fn at(now: Now) -> Self {
         Self {
@@ -230,7 +230,7 @@ impl<'a> Reach<'a> {
     }
 }
 
-impl Scope for Reach<'_> {
+impl Scope for Bindings<'_> {
     fn resolve<'a>(&'a self, reference: &'a Reference) -> Value<'a> {
         let path = &*reference.path;
         let first = path.first().map_or("", |step| step);
@@ -277,7 +277,7 @@ impl Scope for Reach<'_> {
         let message = self.message.map_or(0, |message| message.json.as_str().len());
         let event = self.event.map_or(0, |event| event.new.data.as_str().len());
         // A copy of either, but for what is larger than most: that grows where it must.
-        message.max(event).min(ROOM_BYTES) + 128
+        message.max(event).min(BUFFER_BYTES) + 128
     }
 }
 

@@ -1,7 +1,7 @@
 //! From a name to what the configuration says of it: channels by exact name or pattern, audiences by user or session,
 //! listeners by path. Built once when the file is read; a look-up is a hash or two, and a walk over the few patterns that remain.
 
-pub mod doors;
+pub mod listeners;
 pub mod paths;
 pub mod table;
 
@@ -71,12 +71,12 @@ impl ChannelTable {
     }
 
     /// The name of the channel whose events are for this user or session, where the configuration has one.
-    pub fn audience(&self, audience: Audience, who: &str) -> Option<String> {
+    pub fn audience(&self, audience: Audience, principal: &str) -> Option<String> {
         let plan = match audience {
             Audience::User => self.user.as_ref(),
             Audience::Session => self.session.as_ref(),
         };
-        plan.map(|plan| plan.pattern.fill(who))
+        plan.map(|plan| plan.pattern.fill(principal))
     }
 }
 

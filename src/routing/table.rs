@@ -7,7 +7,7 @@ use crate::model::template::Text;
 
 /// One row of the table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Entry {
+pub struct RouteEntry {
     /// Protocol and message type, HTTP row, or source.
     pub from: String,
     /// The limits it meets.
@@ -21,7 +21,7 @@ pub struct Entry {
 }
 
 /// The whole configuration, in the order of the file.
-pub fn table(plan: &Plan) -> Vec<Entry> {
+pub fn table(plan: &Plan) -> Vec<RouteEntry> {
     let mut entries = Vec::new();
     for protocol in &plan.protocols {
         let name = &protocol.name;
@@ -44,7 +44,7 @@ pub fn table(plan: &Plan) -> Vec<Entry> {
         }
         for form in protocol.deliver.iter().filter_map(|row| row.form.as_ref()) {
             if let DeliverForm::Call(function) = form {
-                entries.push(Entry {
+                entries.push(RouteEntry {
                     from: format!("{name} (deliver)"),
                     limit: String::new(),
                     script: format!("{}.{}", function.plugin, function.name),
@@ -89,7 +89,7 @@ fn each<'t>(table: &'t Table, mut see: impl FnMut(&'t str, &'t [Row])) {
     }
 }
 
-fn entry(from: String, row: &Row, rate: Option<&Rate>) -> Entry {
+fn entry(from: String, row: &Row, rate: Option<&Rate>) -> RouteEntry {
     let functions = [&row.validate, &row.transform, &row.call];
     let mut script: Vec<String> = functions.into_iter().flatten().map(|f| format!("{}.{}", f.plugin, f.name)).collect();
     if let Some(Reply::Call(function)) = &row.reply {
@@ -99,7 +99,7 @@ fn entry(from: String, row: &Row, rate: Option<&Rate>) -> Entry {
         script.insert(0, "when …".into());
     }
     let limits: Vec<String> = [rate, row.limit.as_ref()].into_iter().flatten().map(show_rate).collect();
-    Entry { from, limit: limits.join(", "), script: script.join(" → "), to: outcome(row), at: row.at.to_string() }
+    RouteEntry { from, limit: limits.join(", "), script: script.join(" → "), to: outcome(row), at: row.at.to_string() }
 }
 
 fn show_rate(rate: &Rate) -> String {

@@ -13,8 +13,8 @@ use super::health::Health;
 use super::program::{EXPRESSION_PREFIX, Entry, Expression, Imports, Param, Parameter, Program, Sources, compile, parse};
 use super::{library, walk, wanted};
 use crate::config::diagnostic::Diagnostic;
-use crate::config::plan::{ExpressionUse, FunctionUse, PluginSource, Plugins, Role, Span};
-use crate::model::Place;
+use crate::config::plan::{ExpressionUse, FunctionUse, PluginSource, Plugins, Role, SourceSpan};
+use crate::model::SourceLocation;
 
 /// The diagnostics of scripts.
 pub const CODES: &[(&str, &str)] = &[
@@ -315,8 +315,8 @@ fn entry(ast: &AST, use_: &FunctionUse) -> Result<Vec<Param>, Diagnostic> {
 pub(super) fn at(code: &'static str, file: &Arc<str>, position: Position, message: impl Into<String>) -> Diagnostic {
     let line = u32::try_from(position.line().unwrap_or(1)).unwrap_or(1);
     let column = u32::try_from(position.position().unwrap_or(1)).unwrap_or(1).max(1);
-    let place = Place { file: file.clone(), line, column };
-    Diagnostic::new(code, Span { place, len: 1 }, message)
+    let location = SourceLocation { file: file.clone(), line, column };
+    Diagnostic::new(code, SourceSpan { location, len: 1 }, message)
 }
 
 /// The name that was probably meant.

@@ -88,7 +88,7 @@ fn place(program: &Program, file: &str, at: Position) -> String {
     if *file == *program.file
         && let Some(expression) = program.expressions.iter().find(|e| e.lines.contains(&line))
     {
-        return expression.at.place.to_string();
+        return expression.at.location.to_string();
     }
     format!("{file}:{line}:{}", at.position().unwrap_or(1))
 }

@@ -13,7 +13,7 @@ use super::health::Health;
 use super::host::failure;
 use super::state::{self, State};
 use super::wanted::Wanted;
-use crate::config::plan::{PluginSource, Span};
+use crate::config::plan::{PluginSource, SourceSpan};
 
 /// Functions of this prefix are ours: the expressions of the routes file.
 pub(super) const EXPRESSION_PREFIX: &str = "tramline_expression_";
@@ -46,7 +46,7 @@ pub(super) struct Expression {
     /// Its first line and the one after its last, in the whole text.
     pub(super) lines: std::ops::Range<usize>,
     /// Where it stands in the routes file.
-    pub(super) at: Span,
+    pub(super) at: SourceSpan,
 }
 
 /// A function that may be called.

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::plan::{SourceKind, SourcePlan};
 use crate::model::{Json, Now, json};
-use crate::pipeline::scope::Reach;
+use crate::pipeline::scope::Bindings;
 use crate::router::Router;
 
 /// Runs a timer until `stop` fires. Ticks that could not be kept are left out, never made up for.
@@ -27,11 +27,11 @@ pub async fn every(router: Arc<Router>, source: Arc<SourcePlan>, stop: Cancellat
 
 fn tick(router: &Router, source: &SourcePlan, now: Now) {
     let SourceKind::Every { kind, data, .. } = &source.kind else { return };
-    let reach = Reach::at(now);
+    let bindings = Bindings::at(now);
     let mut body = String::from("{\"type\":");
-    json::push_string(&mut body, &kind.render(&reach).unwrap_or_default());
+    json::push_string(&mut body, &kind.render(&bindings).unwrap_or_default());
     body.push_str(",\"data\":");
-    body.push_str(data.render(&reach).as_deref().unwrap_or("null"));
+    body.push_str(data.render(&bindings).as_deref().unwrap_or("null"));
     body.push('}');
     if let Err(fault) = router.source(source, Json::trusted(body), None, now) {
         let why = fault.detail.as_deref().unwrap_or(&fault.message);

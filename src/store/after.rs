@@ -54,7 +54,7 @@ impl Store {
         let (mut events, mut bytes) = (Vec::new(), 0);
         let read = |row: &dyn Columns| {
             let event = event(row, name.clone())?;
-            bytes += event.weight();
+            bytes += event.cost_bytes();
             if bytes > bytes_max && !events.is_empty() {
                 return Ok(ControlFlow::Break(()));
             }

@@ -147,7 +147,7 @@ impl Link {
     /// Whether the file is the one that was opened.
     pub(super) fn is_there(&self) -> bool {
         match self {
-            Either::Sqlite(link) => link.file.as_ref().is_none_or(sqlite::Place::is_there),
+            Either::Sqlite(link) => link.file.as_ref().is_none_or(sqlite::DatabaseFile::is_there),
             Either::Postgres(_) => true,
         }
     }

@@ -9,7 +9,7 @@ use super::fault::{Fault, is_corruption};
 use super::known::Known;
 use super::link::Link;
 use super::recover::{Recovered, recover};
-use super::sqlite::Place;
+use super::sqlite::DatabaseFile;
 use super::{StoreError, postgres, salvage, sqlite};
 use crate::config::plan::{DatabasePlan, StorePlan};
 use crate::model::Now;
@@ -36,7 +36,7 @@ pub(super) async fn open(plan: &StorePlan, now: Now) -> Result<(Database, Recove
             let (link, readers) = sqlite::memory().await?;
             ready(Either::Sqlite(link), readers, now).await
         }
-        DatabasePlan::Sqlite(path) => on_file(Place::lock(path)?, now).await,
+        DatabasePlan::Sqlite(path) => on_file(DatabaseFile::lock(path)?, now).await,
         DatabasePlan::Postgres(url) => {
             let (link, readers) = postgres::open(url).await?;
             ready(Either::Postgres(link), readers, now).await
@@ -46,7 +46,7 @@ pub(super) async fn open(plan: &StorePlan, now: Now) -> Result<(Database, Recove
 
 /// A file of ours that is no sound database any more is set aside, and a new one begun: a server that does not start helps
 /// nobody to what was in it.
-async fn on_file(mut place: Place, now: Now) -> Result<(Database, Recovered), StoreError> {
+async fn on_file(mut place: DatabaseFile, now: Now) -> Result<(Database, Recovered), StoreError> {
     let error = match try_file(&mut place, now).await {
         Err(error) if is_corrupt(&error) && place.may_set_aside() => error,
         Err(source) => return Err(located(source, &place)),
@@ -65,7 +65,7 @@ async fn on_file(mut place: Place, now: Now) -> Result<(Database, Recovered), St
     Ok((Database { link: with_place(link, place), readers, known }, recovered))
 }
 
-fn with_place(mut link: Link, place: Place) -> Link {
+fn with_place(mut link: Link, place: DatabaseFile) -> Link {
     if let Either::Sqlite(link) = &mut link {
         link.file = Some(place);
     }
@@ -73,14 +73,14 @@ fn with_place(mut link: Link, place: Place) -> Link {
 }
 
 /// Says of which file it is.
-fn located(error: StoreError, place: &Place) -> StoreError {
+fn located(error: StoreError, place: &DatabaseFile) -> StoreError {
     match error {
         StoreError::Query(source) => StoreError::Open { place: place.path.display().to_string(), source },
         error => error,
     }
 }
 
-async fn try_file(place: &mut Place, now: Now) -> Result<(Link, Pool, Known, Recovered), StoreError> {
+async fn try_file(place: &mut DatabaseFile, now: Now) -> Result<(Link, Pool, Known, Recovered), StoreError> {
     let (pool, readers) = place.connect().await?;
     let mut link = Either::Sqlite(sqlite::Link::new(pool, None));
     let done = async {

@@ -60,7 +60,7 @@ pub(super) enum Item {
 impl Item {
     fn bytes(&self) -> usize {
         match self {
-            Item::Event(event) => event.weight(),
+            Item::Event(event) => event.cost_bytes(),
             Item::Session(session) => RECORD_BYTES + session.meta.as_ref().map_or(0, |meta| meta.as_str().len()),
             Item::Opened(_) | Item::Closed(_) | Item::SessionEnd(_) => RECORD_BYTES,
         }
@@ -433,7 +433,7 @@ impl Permit {
         for (index, mut event) in events.into_iter().enumerate() {
             inner.seq += 1;
             event.seq = inner.seq;
-            bytes += event.weight();
+            bytes += event.cost_bytes();
             let event = Arc::new(event);
             shared.push(event.clone());
             let more = index + 1 < count;

@@ -14,7 +14,7 @@ use super::known::{Known, Noted};
 use super::link::Link;
 use super::open::migrate;
 use super::recover::{meta, set_meta};
-use super::sqlite::Place;
+use super::sqlite::DatabaseFile;
 use super::{Shared, StoreError, salvage, sqlite, work};
 use crate::model::Now;
 
@@ -82,7 +82,7 @@ pub(super) async fn replace(
     Ok(adopted.into_iter().filter(|noted| known.note(noted)).collect())
 }
 
-async fn open(place: &mut Place) -> Result<(Link, Pool), Fault> {
+async fn open(place: &mut DatabaseFile) -> Result<(Link, Pool), Fault> {
     let (pool, readers) = place.connect().await?;
     let mut link = Either::Sqlite(sqlite::Link::new(pool, None));
     match migrate(&mut link).await {

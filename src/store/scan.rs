@@ -307,7 +307,7 @@ impl Scan {
             }
             if fits {
                 let event = event(row, name)?;
-                *bytes += event.weight();
+                *bytes += event.cost_bytes();
                 found.events.push(event);
             }
             self.pass(key);

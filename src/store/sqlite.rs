@@ -36,14 +36,14 @@ pub(super) struct Link {
     /// The connection between two transactions on a file: to give it back each time would be another errand to its thread.
     kept: Option<PoolConnection<Sqlite>>,
     /// None in memory.
-    pub(super) file: Option<Place>,
+    pub(super) file: Option<DatabaseFile>,
     /// What a test wants to be said before the next transaction.
     #[cfg(test)]
     pub(super) said: std::sync::Arc<parking_lot::Mutex<Vec<&'static str>>>,
 }
 
 impl Link {
-    pub(super) fn new(pool: SqlitePool, file: Option<Place>) -> Self {
+    pub(super) fn new(pool: SqlitePool, file: Option<DatabaseFile>) -> Self {
         Self {
             pool,
             kept: None,
@@ -85,7 +85,7 @@ impl Link {
 }
 
 /// A file that only this process uses.
-pub(super) struct Place {
+pub(super) struct DatabaseFile {
     pub(super) path: PathBuf,
     /// Keeps a second process out while it is open.
     lock: File,
@@ -130,7 +130,7 @@ pub(super) fn reading(path: &Path) -> SqliteConnectOptions {
     tuned(SqliteConnectOptions::new().filename(path)).read_only(true)
 }
 
-impl Place {
+impl DatabaseFile {
     /// Takes `NAME.lock` beside the database. Not the file itself: closing a second handle to it would drop SQLite's own locks.
     pub(super) fn lock(path: &Path) -> Result<Self, StoreError> {
         let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::conflation::ConflationCounters;
 pub use super::prometheus::{Kind, Sample, Timed};
 pub use super::rates::Flow;
 use super::rates::Window;
-use super::relief::ReliefCounters;
 use crate::model::fault::Code;
 use crate::model::{Close, Now};
 
@@ -296,7 +296,7 @@ pub struct PatternMetrics {
     /// Bytes of the published data.
     pub bytes: Counter,
     /// What clients that do not read did not get as it came.
-    pub reliefs: ReliefCounters,
+    pub conflations: ConflationCounters,
 }
 
 /// What happens to sockets before they are anything else.

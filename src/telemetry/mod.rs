@@ -1,5 +1,6 @@
 //! What the router says of itself: log lines and numbers. Knows nothing of routes, channels or sockets; it is told.
 
+pub mod conflation;
 pub mod durations;
 pub mod log;
 pub mod memory;
@@ -7,6 +8,5 @@ pub mod metrics;
 pub mod process;
 mod prometheus;
 mod rates;
-pub mod relief;
 pub mod report;
 pub mod series;

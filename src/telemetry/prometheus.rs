@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+use super::conflation::Conflation;
 use super::durations::DurationsNow;
 use super::metrics::{ChannelMetrics, PatternMetrics, ProtocolMetrics, RouteMetrics, SocketMetrics, SourceMetrics};
-use super::relief::Relief;
 
 /// What a number does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,7 @@ pub(super) fn render(counted: &Counted<'_>) -> String {
         counted.patterns,
         |p| p.bytes.get(),
     );
-    reliefs(&mut out, counted.patterns);
+    conflations(&mut out, counted.patterns);
     protocols(&mut out, counted.protocols);
     each(&mut out, counter("route_calls_total", "Messages that reached a row."), "route", counted.routes, |r| r.calls.get());
     each(&mut out, counter("route_faults_total", "Faults of a row."), "route", counted.routes, |r| r.faults.get());
@@ -133,16 +133,16 @@ fn channels(out: &mut String, channels: &ChannelMetrics) {
     }
 }
 
-fn reliefs(out: &mut String, patterns: &[(Arc<str>, Arc<PatternMetrics>)]) {
+fn conflations(out: &mut String, patterns: &[(Arc<str>, Arc<PatternMetrics>)]) {
     if patterns.is_empty() {
         return;
     }
     let name = "channel_slow_total";
     family(out, name, "What slow clients did not get as it came, by the channel's pattern and what became of it.", Kind::Counter);
     for (pattern, metrics) in patterns {
-        let reliefs = metrics.reliefs.get();
-        for relief in Relief::ALL {
-            line(out, name, &[("pattern", pattern), ("outcome", relief.as_str())], reliefs.get(relief) as f64);
+        let conflations = metrics.conflations.get();
+        for conflation in Conflation::ALL {
+            line(out, name, &[("pattern", pattern), ("outcome", conflation.as_str())], conflations.get(conflation) as f64);
         }
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::conflation::{Conflation, Conflations};
 use super::metrics::{ChannelMetrics, Metrics, ProtocolMetrics, snapshot};
-use super::relief::{Relief, Reliefs};
 
 /// Counts by name.
 pub type Tally = BTreeMap<&'static str, u64>;
@@ -76,13 +76,13 @@ pub struct SlowCounted {
     pub merged: u64,
 }
 
-impl From<Reliefs> for SlowCounted {
-    fn from(reliefs: Reliefs) -> Self {
+impl From<Conflations> for SlowCounted {
+    fn from(conflations: Conflations) -> Self {
         Self {
-            dropped_oldest: reliefs.get(Relief::DroppedOldest),
-            dropped_newest: reliefs.get(Relief::DroppedNewest),
-            superseded: reliefs.get(Relief::Superseded),
-            merged: reliefs.get(Relief::Merged),
+            dropped_oldest: conflations.get(Conflation::DroppedOldest),
+            dropped_newest: conflations.get(Conflation::DroppedNewest),
+            superseded: conflations.get(Conflation::Superseded),
+            merged: conflations.get(Conflation::Merged),
         }
     }
 }
@@ -151,7 +151,7 @@ impl Metrics {
                 published: p.published.get(),
                 delivered: p.delivered.get(),
                 bytes: p.bytes.get(),
-                slow: p.reliefs.get().into(),
+                slow: p.conflations.get().into(),
             }),
             protocols: by_name(snapshot(&self.protocols), protocol),
             routes: by_name(snapshot(&self.routes), |r| RouteCounted { calls: r.calls.get(), faults: r.faults.get() }),

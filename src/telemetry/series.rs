@@ -30,7 +30,7 @@ impl Metrics {
         }
         for (name, pattern) in snapshot(&self.patterns) {
             all("channel", &name, &[("published", &pattern.published), ("delivered", &pattern.delivered), ("bytes", &pattern.bytes)]);
-            all("channel", &name, &pattern.reliefs.counters().collect::<Vec<_>>());
+            all("channel", &name, &pattern.conflations.counters().collect::<Vec<_>>());
         }
         for (name, protocol) in snapshot(&self.protocols) {
             let counters = [
@@ -70,8 +70,8 @@ mod tests {
     use super::*;
     use crate::model::Now;
     use crate::model::fault::Code;
+    use crate::telemetry::conflation::Conflation;
     use crate::telemetry::metrics::DropReason;
-    use crate::telemetry::relief::Relief;
 
     #[test]
     fn every_counter_has_a_key_of_its_own_and_goes_on_from_its_total() {
@@ -82,7 +82,7 @@ mod tests {
         metrics.pattern("a:{b}").published.add(2);
         let mut seen = HashSet::new();
         metrics.each(|key, _| assert!(seen.insert(key.clone()), "{key:?} stands twice"));
-        assert_eq!(seen.len(), 2 + DropReason::ALL.len() + 3 + Relief::ALL.len() + 6 + Code::ALL.len() + 16 + 2 + 2);
+        assert_eq!(seen.len(), 2 + DropReason::ALL.len() + 3 + Conflation::ALL.len() + 6 + Code::ALL.len() + 16 + 2 + 2);
         let totals = HashMap::from([
             (("channel", "a:{b}", "published"), 40),
             (("drop", "gone", "events"), 3),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::Place;
+use crate::model::SourceLocation;
 use crate::model::pattern::Glob;
 use crate::model::pattern::Pattern;
 use crate::model::schema::Schema;
@@ -18,7 +18,7 @@ pub struct ChannelPlan {
     /// Its name or pattern.
     pub pattern: Pattern,
     /// Where it stands.
-    pub at: Place,
+    pub at: SourceLocation,
     /// Whether and how its events are kept.
     pub history: Option<HistoryPlan>,
     /// Publishing to this user or session (the one capture of the pattern) is publishing here.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::Span;
+use super::SourceSpan;
 
 /// A function of a plugin, or a compiled expression.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -38,7 +38,7 @@ pub struct FunctionUse {
     /// How it will be called.
     pub role: Role,
     /// Where it is named.
-    pub at: Span,
+    pub at: SourceSpan,
 }
 
 /// An expression of the file, to be compiled along with its plugin.
@@ -51,7 +51,7 @@ pub struct ExpressionUse {
     /// The parameters, in order: what the expression may look at.
     pub parameters: &'static [&'static str],
     /// Where it stands.
-    pub at: Span,
+    pub at: SourceSpan,
 }
 
 /// A plugin's source text.

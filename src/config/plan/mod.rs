@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::Place;
+use crate::model::SourceLocation;
 
 pub use channel::{Audience, ChannelPlan, HistoryPlan, Keep, OnSlow, Promise};
 pub use function::{ExpressionUse, FnRef, FunctionUse, PluginSource, Plugins, Role};
@@ -122,9 +122,9 @@ pub struct TlsPlan {
 
 /// A stretch of one line of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Span {
+pub struct SourceSpan {
     /// Where it begins.
-    pub place: Place,
+    pub location: SourceLocation,
     /// How many characters it has, at least 1.
     pub len: u32,
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{FnRef, Listen, Row, Secret, Table, TlsPlan};
-use crate::model::Place;
+use crate::model::SourceLocation;
 use crate::model::fault::Code;
 use crate::model::pattern::Pattern;
 use crate::model::schema::Schema;
@@ -19,7 +19,7 @@ pub struct ProtocolPlan {
     /// Its name.
     pub name: Arc<str>,
     /// Where it stands.
-    pub at: Place,
+    pub at: SourceLocation,
     /// Address.
     pub listen: Listen,
     /// None: plain HTTP. All on one address have the same.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{FnRef, Rate};
-use crate::model::Place;
+use crate::model::SourceLocation;
 use crate::model::fault::Code;
 use crate::model::pattern::Glob;
 use crate::model::schema::Schema;
@@ -44,7 +44,7 @@ pub struct Row {
     /// `canvas.messages.ping`: for the log, statistics and the table of routes.
     pub name: Arc<str>,
     /// Where it stands.
-    pub at: Place,
+    pub at: SourceLocation,
     /// The row counts only where this expression holds.
     pub when: Option<FnRef>,
     /// Messages of one connection through this row.

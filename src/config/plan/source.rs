@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Listen, Secret, Table, TlsPlan};
-use crate::model::Place;
+use crate::model::SourceLocation;
 use crate::model::pattern::Pattern;
 use crate::model::template::Template;
 use crate::model::template::Text;
@@ -15,7 +15,7 @@ pub struct SourcePlan {
     /// Its name.
     pub name: Arc<str>,
     /// Where it stands.
-    pub at: Place,
+    pub at: SourceLocation,
     /// Where its events come from.
     pub kind: SourceKind,
     /// What each event type does. A source with `to:` alone has one row for all.

@@ -10,9 +10,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::http::api::asked::{Asked, Known};
 use crate::http::api::history::problem;
 use crate::http::api::openapi::{BadQuery, NotThere, Unavailable};
+use crate::http::api::query::{Known, Query};
 use crate::http::api::shapes::{CloseCode, PastConnection};
 use crate::http::api::{Answer, Api, LIMIT_DEFAULT, Part, ok};
 use crate::http::problem::Problem;
@@ -155,7 +155,7 @@ impl Connection {
 /// Which connections.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "described; read by `Asked`")]
+#[expect(dead_code, reason = "described; read by `Query`")]
 pub(super) struct Which {
     /// Those that were, in place of those that are open.
     closed: Option<bool>,
@@ -182,19 +182,19 @@ pub(super) struct Which {
     responses((status = 200, description = "A page.", body = Connections), BadQuery, Unavailable))]
 pub(super) async fn connections(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     let names = ["closed", "user", "session", "protocol", "limit", "cursor"];
-    let mut asked = Asked::of(&uri, &Known { names: &names, repeated: &[], data: false });
-    let closed = asked.take("closed", |text| text.parse().map_err(|_| "must be `true` or `false`".into())).unwrap_or(false);
-    let (user, session) = (asked.word("user"), asked.word("session"));
+    let mut query = Query::of(&uri, &Known { names: &names, repeated: &[], data: false });
+    let closed = query.take("closed", |text| text.parse().map_err(|_| "must be `true` or `false`".into())).unwrap_or(false);
+    let (user, session) = (query.word("user"), query.word("session"));
     let context = &api.router.context;
-    let protocol = asked.take("protocol", |name| match context.runtime.protocol_index(name) {
+    let protocol = query.take("protocol", |name| match context.runtime.protocol_index(name) {
         // One that is no longer declared may have had connections.
         None if !closed => Err("no protocol has this name".into()),
         index => Ok((Box::<str>::from(name), index)),
     });
-    let limit = asked.number("limit", 1, LISTING_LIMIT_MAX as u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(LIMIT_DEFAULT);
+    let limit = query.number("limit", 1, LISTING_LIMIT_MAX as u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(LIMIT_DEFAULT);
     if closed {
-        let cursor = asked.take("cursor", |text| Ok(text.to_owned()));
-        asked.done()?;
+        let cursor = query.take("cursor", |text| Ok(text.to_owned()));
+        query.done()?;
         let protocol = protocol.map(|(name, _)| name);
         let query = ConnectionQuery { protocol, user, session, client: None, closed: true, limit, cursor };
         let page = api.router.store.connections(&query).await.map_err(problem)?;
@@ -202,8 +202,8 @@ pub(super) async fn connections(State(api): State<Arc<Api>>, uri: Uri) -> Answer
         return ok(&Connections { connections, next: page.next });
     }
     let read = |text: &str| text.strip_prefix(LIVE).and_then(|key| key.parse::<u64>().ok());
-    let after = asked.take("cursor", |text| read(text).ok_or_else(|| "not a cursor of this question".into()));
-    asked.done()?;
+    let after = query.take("cursor", |text| read(text).ok_or_else(|| "not a cursor of this question".into()));
+    query.done()?;
     let mut found = live(&context.hub, protocol.and_then(|(_, index)| index), user.as_deref(), session.as_deref());
     found.retain(|connection| after.is_none_or(|after| connection.key > after));
     found.sort_unstable_by_key(|connection| connection.key);
@@ -234,7 +234,7 @@ fn live(hub: &Hub, protocol: Option<usize>, user: Option<&str>, session: Option<
     params(("id" = String, Path, description = "The connection's public id.", min_length = 1)),
     responses((status = 200, description = "It is there, or was.", body = Entry), BadQuery, NotThere, Unavailable))]
 pub(super) async fn one_connection(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -> Answer {
-    Asked::nothing(&uri)?;
+    Query::nothing(&uri)?;
     if let Some(connection) = api.router.context.hub.connection(&id) {
         return ok(&Entry::Live(Box::new(Connection::live(&connection))));
     }
@@ -248,7 +248,7 @@ pub(super) async fn one_connection(State(api): State<Arc<Api>>, Part(id): Part, 
 /// How to end a connection.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "described; read by `Asked`")]
+#[expect(dead_code, reason = "described; read by `Query`")]
 pub(super) struct How {
     /// The close code that its client is told: 1000 to 1003, 1007 to 1014, or 3000 to 4999. 1008 where it is not given.
     #[param(inline, example = 1008)]
@@ -265,16 +265,16 @@ pub(super) struct How {
     params(("id" = String, Path, description = "The connection's public id.", min_length = 1), How),
     responses((status = 204, description = "It will be closed."), BadQuery, NotThere))]
 pub(super) async fn close(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -> Result<Response<Body>, Problem> {
-    let mut asked = Asked::of(&uri, &Known { names: &["code", "reason"], repeated: &[], data: false });
-    let code = asked.take("code", |text| {
+    let mut query = Query::of(&uri, &Known { names: &["code", "reason"], repeated: &[], data: false });
+    let code = query.take("code", |text| {
         let code = text.parse().ok().filter(|code| may_send(*code));
         code.ok_or_else(|| "must be a close code that may be sent: 1000 to 1003, 1007 to 1014, or 3000 to 4999".into())
     });
-    let reason = asked.take("reason", |text| match text.len() <= REASON_BYTES_MAX {
+    let reason = query.take("reason", |text| match text.len() <= REASON_BYTES_MAX {
         true => Ok(text.to_owned()),
         false => Err(format!("must be at most {REASON_BYTES_MAX} bytes")),
     });
-    asked.done()?;
+    query.done()?;
     let (code, reason) = (code.unwrap_or(KICK.0), reason.unwrap_or_else(|| KICK.1.into()));
     let connection = api.router.context.hub.connection(&id);
     let connection = connection.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("no connection `{id}` is open")))?;

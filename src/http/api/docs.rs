@@ -10,8 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
-use crate::http::api::asked::Asked;
 use crate::http::api::openapi::BadQuery;
+use crate::http::api::query::Query;
 use crate::http::api::{Answer, Api};
 
 /// The page with its style and its script.
@@ -39,7 +39,7 @@ fn inside(element: &str) -> &'static str {
 #[utoipa::path(get, path = "/docs", tag = "description",
     responses((status = 200, description = "The page.", body = String, content_type = "text/html; charset=utf-8"), BadQuery))]
 pub(super) async fn docs(State(_): State<Arc<Api>>, uri: Uri) -> Answer {
-    Asked::nothing(&uri)?;
+    Query::nothing(&uri)?;
     let mut response = Response::new(Body::from(PAGE));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));

@@ -4,7 +4,7 @@
 //! fed, reads once more what came before that, and then is live; one that falls behind begins again where it stands. So nothing
 //! comes twice, nothing is left out, and nothing gathers.
 
-mod place;
+mod stream_position;
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use futures_util::stream::unfold;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
-use crate::http::api::asked::{Asked, FILTER, Known};
 use crate::http::api::history::problem;
 use crate::http::api::openapi::{BadQuery, Unavailable};
+use crate::http::api::query::{FILTER, Known, Query};
 use crate::http::api::shapes::{EventFilter, EventsAfter};
 use crate::http::api::{Answer, Api};
 use crate::http::problem::Problem;
@@ -29,7 +29,7 @@ use crate::hub::feed::{Following, Item};
 use crate::model::json::one_line;
 use crate::model::{Code, Event, Fault, Now};
 use crate::store::{Filter, StoreError, Walk};
-use place::{Place, Start, start};
+use stream_position::{Start, StreamPosition, start};
 
 /// Streams open at a time.
 pub(super) const STREAMS_MAX: usize = 8192;
@@ -52,10 +52,10 @@ const PING_EVERY: Duration = Duration::from_secs(15);
         BadQuery, Unavailable))]
 pub(super) async fn events(State(api): State<Arc<Api>>, headers: HeaderMap, uri: Uri) -> Answer {
     let names: Vec<&str> = FILTER.into_iter().chain(["after"]).collect();
-    let mut asked = Asked::of(&uri, &Known { names: &names, repeated: &["channel"], data: true });
-    let filter = asked.filter(Now::read());
-    let after = asked.take("after", |text| Place::parse(text).ok_or_else(|| "must be an `id` of an event of this server".into()));
-    asked.done()?;
+    let mut query = Query::of(&uri, &Known { names: &names, repeated: &["channel"], data: true });
+    let filter = query.filter(Now::read());
+    let after = query.take("after", |text| StreamPosition::parse(text).ok_or_else(|| "must be an `id` of an event of this server".into()));
+    query.done()?;
     let permit = api
         .streams
         .clone()
@@ -63,7 +63,7 @@ pub(super) async fn events(State(api): State<Arc<Api>>, headers: HeaderMap, uri:
         .map_err(|_| Problem::from(Fault::with(Code::Unavailable, format!("{STREAMS_MAX} streams are open already"))))?;
     // What browsers send when they come back is newer than what stood in the address from the beginning.
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty());
-    let given = last.map(Place::parse).or(after.map(Some));
+    let given = last.map(StreamPosition::parse).or(after.map(Some));
     // Before the place is read: what passes from now on is not missed.
     let following = api.router.context.hub.feed.follow(filter.clone(), GATHERED_BYTES_MAX);
     let start = start(&api.router.store, &filter, given).await.map_err(problem)?;
@@ -85,7 +85,7 @@ struct Stream {
     filter: Filter,
     following: Following,
     /// Everything up to here was given, or is not meant.
-    place: Place,
+    position: StreamPosition,
     mode: Mode,
     /// What is to be written next.
     out: String,
@@ -104,14 +104,14 @@ enum Mode {
 
 impl Stream {
     fn new(api: Arc<Api>, filter: Filter, following: Following, start: Start, permit: OwnedSemaphorePermit) -> Self {
-        let out = format!("retry: 1000\nevent: position\nid: {}\ndata: {}\n\n", start.place, start.said());
+        let out = format!("retry: 1000\nevent: position\nid: {}\ndata: {}\n\n", start.position, start.said());
         // Who begins now has next to nothing to read.
         let fed = start.is_now();
         if fed {
             following.feed_me();
         }
         let mode = Mode::Reads { walk: None, fed };
-        Self { api, filter, following, place: start.place, mode, out, ping_at: Instant::now() + PING_EVERY, _permit: permit }
+        Self { api, filter, following, position: start.position, mode, out, ping_at: Instant::now() + PING_EVERY, _permit: permit }
     }
 
     /// What is written next; nothing where the stream ends. A client whose stream ended comes back to where it was.
@@ -120,7 +120,7 @@ impl Stream {
         while self.out.is_empty() {
             tokio::select! {
                 () = stop.cancelled() => return None,
-                () = sleep_until(self.ping_at) => write!(self.out, ": ping\nid: {}\n\n", self.place).ok()?,
+                () = sleep_until(self.ping_at) => write!(self.out, ": ping\nid: {}\n\n", self.position).ok()?,
                 read = self.step() => if let Err(error) = read {
                     tracing::warn!(%error, "a stream of events cannot read the log");
                     return None;
@@ -148,7 +148,7 @@ impl Stream {
                 let _turn = api.reading.acquire().await;
                 let mut walk = match walk {
                     Some(walk) => walk,
-                    None => Box::new(api.router.store.walk(&self.filter, self.place.seq).await?),
+                    None => Box::new(api.router.store.walk(&self.filter, self.position.seq).await?),
                 };
                 let Some(events) = walk.next().await? else {
                     self.end_of_log(fed);
@@ -208,10 +208,10 @@ impl Stream {
 
     /// The stream stands behind an event of its channels. Says whether it stood before it until now.
     fn passed(&mut self, seq: u64) -> bool {
-        let new = seq > self.place.seq;
+        let new = seq > self.position.seq;
         if new {
-            self.place.seq = seq;
-            self.place.count = self.place.count.map(|count| count.saturating_add(1));
+            self.position.seq = seq;
+            self.position.count = self.position.count.map(|count| count.saturating_add(1));
         }
         new
     }
@@ -219,7 +219,7 @@ impl Stream {
     /// Writes an event. Only its place is the stream's own: the line is the same for all.
     fn write(&mut self, line: &str, stored: bool) {
         if stored {
-            writeln!(self.out, "id: {}", self.place).ok();
+            writeln!(self.out, "id: {}", self.position).ok();
         }
         self.out.push_str("data: ");
         self.out.push_str(line);

@@ -11,11 +11,11 @@ use futures_util::stream::try_unfold;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::http::api::Api;
-use crate::http::api::asked::{Asked, FILTER, Known, wrong};
 use crate::http::api::openapi::{BadQuery, Unavailable};
+use crate::http::api::query::{FILTER, Known, Query, wrong};
 use crate::http::api::shapes::{EventFilter, History, HistoryPage};
 use crate::http::problem::Problem;
-use crate::http::site::json;
+use crate::http::routes::json;
 use crate::model::json::one_line;
 use crate::model::{Code, Fault, Now};
 use crate::store::{Export, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Order, StoreError, check_cursor};
@@ -32,15 +32,15 @@ pub(super) const EXPORTS_MAX: usize = 8;
         BadQuery, Unavailable))]
 pub(super) async fn history(State(api): State<Arc<Api>>, headers: HeaderMap, uri: Uri) -> Result<Response<Body>, Problem> {
     let names: Vec<&str> = FILTER.into_iter().chain(["until", "order", "limit", "cursor"]).collect();
-    let mut asked = Asked::of(&uri, &Known { names: &names, repeated: &[], data: true });
+    let mut query = Query::of(&uri, &Known { names: &names, repeated: &[], data: true });
     let now = Now::read();
-    let mut filter = asked.filter(now);
-    filter.until = asked.moment("until", now);
-    let order = asked.take("order", order).unwrap_or_default();
+    let mut filter = query.filter(now);
+    filter.until = query.moment("until", now);
+    let order = query.take("order", order).unwrap_or_default();
     let lines = wants_lines(&headers);
-    let limit = asked.number("limit", 1, if lines { i64::MAX as u64 } else { HISTORY_LIMIT_MAX as u64 });
-    let cursor = asked.take("cursor", |text| check_cursor(text).map(|()| text.to_owned()).map_err(|why| why.to_string()));
-    asked.done()?;
+    let limit = query.number("limit", 1, if lines { i64::MAX as u64 } else { HISTORY_LIMIT_MAX as u64 });
+    let cursor = query.take("cursor", |text| check_cursor(text).map(|()| text.to_owned()).map_err(|why| why.to_string()));
+    query.done()?;
     // What was accepted before this question is part of the answer, where the store keeps up.
     api.router.store.settled().await;
     if lines {

@@ -10,12 +10,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::config::plan::SourceKind;
-use crate::http::api::asked::Asked;
 use crate::http::api::openapi::{BadQuery, NotThere};
+use crate::http::api::query::Query;
 use crate::http::api::{Answer, Api, Part, ok};
 use crate::http::measure;
 use crate::http::problem::Problem;
-use crate::http::site::json;
+use crate::http::routes::json;
 use crate::hub::ChannelReport;
 use crate::model::clock::iso;
 use crate::model::event::epoch_text;
@@ -69,7 +69,7 @@ impl Channel {
             history: report.history,
             events: report.tail,
             bytes: report.tail_bytes,
-            slow: report.reliefs.into(),
+            slow: report.conflations.into(),
         }
     }
 }
@@ -77,7 +77,7 @@ impl Channel {
 /// List the live channels
 #[utoipa::path(get, path = "/api/channels", tag = "log", responses((status = 200, description = "All of them.", body = Channels), BadQuery))]
 pub(super) async fn channels(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
-    Asked::nothing(&uri)?;
+    Query::nothing(&uri)?;
     ok(&Channels { channels: api.router.context.hub.channels().into_iter().map(Channel::of).collect() })
 }
 
@@ -86,7 +86,7 @@ pub(super) async fn channels(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     params(("name" = String, Path, description = "The channel's name.", min_length = 1, example = "session:42")),
     responses((status = 200, description = "It is live.", body = Channel), BadQuery, NotThere))]
 pub(super) async fn one_channel(State(api): State<Arc<Api>>, Part(name): Part, uri: Uri) -> Answer {
-    Asked::nothing(&uri)?;
+    Query::nothing(&uri)?;
     let missing = || Problem::new(StatusCode::NOT_FOUND, format!("no channel `{name}` is live"));
     ok(&Channel::of(api.router.context.hub.channel_report(&name).ok_or_else(missing)?))
 }
@@ -121,8 +121,8 @@ struct Route {
 /// Show the running routes
 #[utoipa::path(get, path = "/api/routes", tag = "state", responses((status = 200, description = "The table that `tramline routes` prints.", body = Routes), BadQuery))]
 pub(super) async fn routes(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
-    Asked::nothing(&uri)?;
-    let route = |table::Entry { from, limit, script, to, at }| Route { from, limit, script, to, at };
+    Query::nothing(&uri)?;
+    let route = |table::RouteEntry { from, limit, script, to, at }| Route { from, limit, script, to, at };
     ok(&Routes { routes: table::table(&api.router.context.runtime.plan).into_iter().map(route).collect() })
 }
 
@@ -217,7 +217,7 @@ impl Plugin {
 /// List the plugins
 #[utoipa::path(get, path = "/api/plugins", tag = "state", responses((status = 200, description = "All of them.", body = Plugins), BadQuery))]
 pub(super) async fn plugins(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
-    Asked::nothing(&uri)?;
+    Query::nothing(&uri)?;
     ok(&Plugins { plugins: api.router.context.runtime.scripts.report().into_iter().map(Plugin::of).collect() })
 }
 
@@ -247,7 +247,7 @@ struct Source {
 /// List the sources
 #[utoipa::path(get, path = "/api/sources", tag = "state", responses((status = 200, description = "All of them.", body = Sources), BadQuery))]
 pub(super) async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
-    Asked::nothing(&uri)?;
+    Query::nothing(&uri)?;
     let runtime = &api.router.context.runtime;
     let sources = runtime
         .plan

@@ -1,6 +1,5 @@
 //! The REST interface: the application's door. Who may come in at all is decided first, the same for every call.
 
-mod asked;
 mod connections;
 mod docs;
 mod events;
@@ -9,6 +8,7 @@ mod live;
 mod openapi;
 mod position;
 mod publish;
+mod query;
 mod sessions;
 mod shapes;
 mod stats;
@@ -16,7 +16,7 @@ mod stats;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router as Routes;
+use axum::Router as AxumRouter;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::header::HeaderValue;
@@ -34,8 +34,8 @@ use utoipa_axum::routes;
 use crate::http::guard;
 use crate::http::listen::Serve;
 use crate::http::problem::Problem;
+use crate::http::routes::{allow_methods, json, name_origin};
 use crate::http::sessions::Sessions;
-use crate::http::site::{allow_methods, json, name_origin};
 use crate::model::Json;
 use crate::router::Router;
 
@@ -54,13 +54,13 @@ pub struct Api {
 }
 
 /// The REST interface on its listener.
-pub struct ApiSite {
+pub struct ApiRoutes {
     api: Arc<Api>,
-    routes: Routes,
+    routes: AxumRouter,
     loopback: bool,
 }
 
-impl ApiSite {
+impl ApiRoutes {
     /// All calls. `stop` is what makes the server not ready.
     pub fn new(router: Arc<Router>, sessions: Arc<Sessions>, stop: CancellationToken) -> Self {
         let plan = &router.context.runtime.plan.api;
@@ -107,7 +107,7 @@ impl ApiSite {
     }
 }
 
-impl Serve for ApiSite {
+impl Serve for ApiRoutes {
     async fn serve(self: Arc<Self>, request: Request<Incoming>, _: SocketAddr) -> Response<Body> {
         let mut response = self.answer(request).await.unwrap_or_else(IntoResponse::into_response);
         response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));

@@ -15,9 +15,9 @@ use utoipa::openapi::{ContentBuilder, Header, ObjectBuilder, OpenApi, Ref, RefOr
 use utoipa::{IntoResponses, OpenApi as _};
 
 use crate::http::api::Api;
-use crate::http::api::asked::Asked;
+use crate::http::api::query::Query;
 use crate::http::problem::{Problem, Refusal};
-use crate::http::site::json;
+use crate::http::routes::json;
 
 /// The name of the security scheme.
 const BEARER: &str = "bearer";
@@ -143,6 +143,6 @@ refusals! {
 #[utoipa::path(get, path = "/openapi.json", tag = "description", operation_id = "openapi",
     responses((status = 200, description = "OpenAPI 3.1.", body = serde_json::Map<String, serde_json::Value>), BadQuery))]
 pub(super) async fn openapi(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response<Body>, Problem> {
-    Asked::nothing(&uri)?;
+    Query::nothing(&uri)?;
     Ok(json(StatusCode::OK, api.description.clone()))
 }

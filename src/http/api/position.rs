@@ -8,17 +8,17 @@ use axum::extract::State;
 use axum::http::{Response, StatusCode, Uri};
 use tokio::time::{Instant, timeout};
 
-use crate::http::api::asked::{Asked, Known};
 use crate::http::api::history::problem;
 use crate::http::api::openapi::{BadQuery, NotThere, Unavailable};
+use crate::http::api::query::{Known, Query};
 use crate::http::api::shapes::{ChannelHistory, ChannelMembers, ChannelPosition};
 use crate::http::api::{Answer, Api, Part};
 use crate::http::problem::Problem;
-use crate::http::site::json;
+use crate::http::routes::json;
 use crate::hub::feed::{Following, Item};
 use crate::model::event::{Epoch, Event, epoch_text};
 use crate::model::json::push_string;
-use crate::model::{Code, Fault, Position, Verdict};
+use crate::model::{Code, Fault, Position, RecoveryVerdict};
 use crate::router::Router;
 use crate::store::{Filter, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX};
 
@@ -47,7 +47,7 @@ struct Question {
 struct Found {
     /// None where the channel never had an event.
     epoch: Option<Epoch>,
-    verdict: Verdict,
+    verdict: RecoveryVerdict,
     events: Vec<Arc<Event>>,
 }
 
@@ -59,14 +59,14 @@ struct Found {
     params(("name" = String, Path, description = "The channel's name.", min_length = 1, example = "session:42"), ChannelPosition),
     responses((status = 200, description = "What came after.", body = ChannelHistory), BadQuery, NotThere, Unavailable))]
 pub(super) async fn history(State(api): State<Arc<Api>>, Part(name): Part, uri: Uri) -> Answer {
-    let mut asked = Asked::of(&uri, &Known { names: &["since", "epoch", "limit", "wait"], repeated: &[], data: false });
+    let mut query = Query::of(&uri, &Known { names: &["since", "epoch", "limit", "wait"], repeated: &[], data: false });
     let question = Question {
-        since: asked.number("since", 0, i64::MAX as u64).unwrap_or(0),
-        epoch: asked.take("epoch", |text| Epoch::from_str_radix(text, 16).map_err(|_| "must be an epoch of this server".into())),
-        limit: asked.number("limit", 1, HISTORY_LIMIT_MAX as u64).map_or(HISTORY_LIMIT_DEFAULT, |n| usize::try_from(n).unwrap_or(1)),
+        since: query.number("since", 0, i64::MAX as u64).unwrap_or(0),
+        epoch: query.take("epoch", |text| Epoch::from_str_radix(text, 16).map_err(|_| "must be an epoch of this server".into())),
+        limit: query.number("limit", 1, HISTORY_LIMIT_MAX as u64).map_or(HISTORY_LIMIT_DEFAULT, |n| usize::try_from(n).unwrap_or(1)),
     };
-    let wait = asked.take("wait", wait);
-    asked.done()?;
+    let wait = query.take("wait", wait);
+    query.done()?;
     check_there(&api, &name)?;
     let mut found = read(&api, &name, &question).await?;
     if let Some(wait) = wait.filter(|_| found.events.is_empty() && found.verdict.recovered) {
@@ -88,9 +88,9 @@ pub(super) async fn history(State(api): State<Arc<Api>>, Part(name): Part, uri: 
         ("limit" = Option<u64>, Query, description = "The most members; 1000 where it is not given.", minimum = 1, maximum = 10000)),
     responses((status = 200, description = "Who is there.", body = ChannelMembers), BadQuery, NotThere))]
 pub(super) async fn members(State(api): State<Arc<Api>>, Part(name): Part, uri: Uri) -> Answer {
-    let mut asked = Asked::of(&uri, &Known { names: &["limit"], repeated: &[], data: false });
-    let limit = asked.number("limit", 1, MEMBERS_MAX).map_or(MEMBERS_DEFAULT, |n| usize::try_from(n).unwrap_or(1));
-    asked.done()?;
+    let mut query = Query::of(&uri, &Known { names: &["limit"], repeated: &[], data: false });
+    let limit = query.number("limit", 1, MEMBERS_MAX).map_or(MEMBERS_DEFAULT, |n| usize::try_from(n).unwrap_or(1));
+    query.done()?;
     check_there(&api, &name)?;
     let members = api.router.context.hub.members(&name, limit);
     let list: Vec<&str> = members.iter().map(|member| member.as_str()).collect();
@@ -143,10 +143,10 @@ async fn stored(api: &Api, name: &str, epoch: Epoch, after: u64, limit: usize) -
 /// Resolves when the channel knows the event's place. What is committed is shown a moment later, and who comes back with a
 /// place must not be told that there is none.
 async fn shown(api: &Api, name: &str, event: &Event) {
-    let Router { context, line, .. } = &*api.router;
+    let Router { context, commit_queue, .. } = &*api.router;
     loop {
         // Before the look: what is finished after it is not slept through.
-        let finished = line.finished();
+        let finished = commit_queue.finished();
         if context.hub.position(name).is_none_or(|at| at.epoch != event.epoch || at.offset >= event.offset) {
             return;
         }
@@ -220,7 +220,7 @@ fn answer(found: Found) -> Response<Body> {
         out.push_str(if i == 0 { "" } else { "," });
         out.push_str(&event.to_json());
     }
-    let Verdict { recovered, missed, after } = found.verdict;
+    let RecoveryVerdict { recovered, missed, after } = found.verdict;
     let offset = found.events.last().map_or(after, |event| event.offset);
     out.push_str(&format!("],\"offset\":{offset},\"epoch\":"));
     match found.epoch {

@@ -18,7 +18,7 @@ use crate::http::api::shapes::{Publish, PublishedAnswer, SourceEvent};
 use crate::http::api::{Api, Part};
 use crate::http::body::{read_json, request_view};
 use crate::http::problem::Problem;
-use crate::http::site::{conclude, json, published};
+use crate::http::routes::{conclude, json, published};
 use crate::model::event::Origin;
 use crate::model::fault::Flaw;
 use crate::model::json::{as_text, items, key_is, members};

@@ -13,19 +13,19 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use crate::http::api::asked::{Asked, Known, duration};
 use crate::http::api::history::problem;
 use crate::http::api::openapi::{BadBody, BadQuery, Late, NotJson, NotThere, TooLarge, Unavailable};
 use crate::http::api::publish::{invalid, no_body};
+use crate::http::api::query::{Known, Query, duration};
 use crate::http::api::shapes::NewSession;
 use crate::http::api::{Answer, Api, LIMIT_DEFAULT, Part, ok};
 use crate::http::body::read_json;
 use crate::http::problem::Problem;
-use crate::http::site::json;
+use crate::http::routes::json;
 use crate::model::clock::iso;
 use crate::model::fault::Flaw;
 use crate::model::json::{as_text, key_is, members};
-use crate::model::name::{ClientId, WHO_BYTES_MAX, is_who};
+use crate::model::name::{ClientId, PRINCIPAL_BYTES_MAX, is_principal};
 use crate::model::{Close, Code, Fault, Json, Now};
 use crate::store::{LISTING_LIMIT_MAX, SessionRecord, Ticket, Unavailable as Refused};
 
@@ -159,7 +159,7 @@ async fn stored(api: &Api, appended: Result<Ticket, Refused>) -> Result<(), Prob
 /// Which sessions.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "described; read by `Asked`")]
+#[expect(dead_code, reason = "described; read by `Query`")]
 pub(super) struct Which {
     /// Only those of this user.
     #[param(min_length = 1, max_length = 256)]
@@ -177,11 +177,11 @@ pub(super) struct Which {
 #[utoipa::path(get, path = "/api/sessions", tag = "sessions", params(Which),
     responses((status = 200, description = "A page.", body = Sessions), BadQuery, Unavailable))]
 pub(super) async fn sessions(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
-    let mut asked = Asked::of(&uri, &Known { names: &["user", "limit", "cursor"], repeated: &[], data: false });
-    let user = asked.word("user");
-    let limit = asked.number("limit", 1, LISTING_LIMIT_MAX as u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(LIMIT_DEFAULT);
-    let cursor = asked.take("cursor", |text| Ok(text.to_owned()));
-    asked.done()?;
+    let mut query = Query::of(&uri, &Known { names: &["user", "limit", "cursor"], repeated: &[], data: false });
+    let user = query.word("user");
+    let limit = query.number("limit", 1, LISTING_LIMIT_MAX as u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(LIMIT_DEFAULT);
+    let cursor = query.take("cursor", |text| Ok(text.to_owned()));
+    query.done()?;
     let now = Now::read();
     let page = api.router.store.sessions(user.as_deref(), limit, cursor.as_deref()).await.map_err(problem)?;
     let sessions = page.entries.into_iter().filter(|s| s.expires_ms > now.wall_ms).map(|record| Session::of(&api, record)).collect();
@@ -193,7 +193,7 @@ pub(super) async fn sessions(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     params(("id" = String, Path, description = "The session's id.", min_length = 1)),
     responses((status = 200, description = "It is there, and not over.", body = Session), BadQuery, NotThere, Unavailable))]
 pub(super) async fn one_session(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -> Answer {
-    Asked::nothing(&uri)?;
+    Query::nothing(&uri)?;
     ok(&Session::of(&api, find(&api, &id).await?))
 }
 
@@ -204,7 +204,7 @@ pub(super) async fn one_session(State(api): State<Arc<Api>>, Part(id): Part, uri
     params(("id" = String, Path, description = "The session's id.", min_length = 1)),
     responses((status = 204, description = "It is over."), BadQuery, NotThere, Unavailable))]
 pub(super) async fn end(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -> Result<Response<Body>, Problem> {
-    Asked::nothing(&uri)?;
+    Query::nothing(&uri)?;
     let session = find(&api, &id).await?;
     stored(&api, api.router.store.end_session(session.id)).await?;
     for connection in api.router.context.hub.of_session(&id) {
@@ -242,9 +242,11 @@ impl Order {
         }
         for (key, value) in members(body.as_str()) {
             if key_is(key, "userId") {
-                match as_text(value).filter(|text| is_who(text)) {
+                match as_text(value).filter(|text| is_principal(text)) {
                     Some(user) => order.user = Some(Arc::from(&*user)),
-                    None => wrong("/userId", format!("must be a text of 1 to {WHO_BYTES_MAX} bytes without control characters and `*`")),
+                    None => {
+                        wrong("/userId", format!("must be a text of 1 to {PRINCIPAL_BYTES_MAX} bytes without control characters and `*`"))
+                    }
                 }
             } else if key_is(key, "name") {
                 let fits = |text: &str| (1..=NAME_CHARS_MAX).contains(&text.chars().count()) && !text.contains(char::is_control);

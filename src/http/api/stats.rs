@@ -7,9 +7,9 @@ use axum::http::Uri;
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::http::api::asked::{Asked, Known, duration, moment, wrong};
 use crate::http::api::history::problem;
 use crate::http::api::openapi::{BadQuery, Unavailable};
+use crate::http::api::query::{Known, Query, duration, moment, wrong};
 use crate::http::api::{Answer, Api, ok};
 use crate::http::measure::{self, Stats};
 use crate::model::Now;
@@ -76,7 +76,7 @@ enum AnyStats {
 /// What of the past.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "described; read by `Asked`")]
+#[expect(dead_code, reason = "described; read by `Query`")]
 pub(super) struct When {
     /// From this moment on: a time such as `2024-01-31T10:00:00Z` or `2024-01-31`, or `-1h` for so long ago. Without it the numbers
     /// are those of now.
@@ -100,20 +100,20 @@ pub(super) struct When {
 pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     let now = Now::read();
     let names = ["from", "to", "step", "kind"];
-    let mut asked = Asked::of(&uri, &Known { names: &names, repeated: &[], data: false });
-    if !names.iter().any(|name| asked.has(name)) {
-        asked.done()?;
+    let mut query = Query::of(&uri, &Known { names: &names, repeated: &[], data: false });
+    if !names.iter().any(|name| query.has(name)) {
+        query.done()?;
         return ok(&AnyStats::Now(Box::new(measure::now(&api.router, now))));
     }
-    let from = asked.need("from", |text| seconds(text, now));
-    let to = asked.take("to", |text| seconds(text, now)).unwrap_or(now.wall_ms.div_euclid(1000) + 1);
+    let from = query.need("from", |text| seconds(text, now));
+    let to = query.take("to", |text| seconds(text, now)).unwrap_or(now.wall_ms.div_euclid(1000) + 1);
     if from.is_some_and(|from| from >= to) {
-        asked.flaw("from", "must lie before `to`");
+        query.flaw("from", "must lie before `to`");
     }
     let length = to.saturating_sub(from.unwrap_or(to));
-    let step = asked.take("step", |text| step(text, length)).unwrap_or_else(|| usual(length));
-    let kind = asked.word("kind");
-    asked.done()?;
+    let step = query.take("step", |text| step(text, length)).unwrap_or_else(|| usual(length));
+    let kind = query.word("kind");
+    query.done()?;
     let from = from.unwrap_or(to);
     let found = api.router.store.series(kind.as_deref(), from, to, step).await.map_err(problem)?;
     if found.iter().map(|series| series.points.len()).sum::<usize>() > POINTS_MAX {

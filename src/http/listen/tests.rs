@@ -41,8 +41,8 @@ impl Rig {
         let provider = Arc::new(ring::default_provider());
         let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let server = server.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
-        let terms = Terms { tls: tls.then(|| Arc::new(server)), per_address, handshakes: HANDSHAKES, metrics: metrics.clone() };
-        serve(bound, terms, &Arc::new(Hello), &tasks, &stop);
+        let options = ListenerOptions { tls: tls.then(|| Arc::new(server)), per_address, handshakes: HANDSHAKES, metrics: metrics.clone() };
+        serve(bound, options, &Arc::new(Hello), &tasks, &stop);
         Self { address, client: trusting(made.cert.der().clone()), metrics, tasks, stop }
     }
 

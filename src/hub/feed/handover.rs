@@ -59,13 +59,13 @@ impl Handover {
 
     /// Leaves one commit, in the order of the log.
     pub(super) fn committed(&self, events: Vec<Arc<Event>>) {
-        let weight = events.iter().map(|event| event.weight()).sum();
+        let cost = events.iter().map(|event| event.cost_bytes()).sum();
         let mut state = self.state.lock();
         if state.left.lost {
             return;
         }
-        if state.left.has_room(weight) {
-            self.push(state, events, weight);
+        if state.left.has_room(cost) {
+            self.push(state, events, cost);
         } else {
             state.left.lose();
         }
@@ -73,10 +73,10 @@ impl Handover {
 
     /// Leaves an event that no log keeps.
     pub(super) fn passing(&self, event: &Arc<Event>) {
-        let weight = event.weight();
+        let cost = event.cost_bytes();
         let mut state = self.state.lock();
-        if state.left.has_room(weight) {
-            return self.push(state, [event.clone()], weight);
+        if state.left.has_room(cost) {
+            return self.push(state, [event.clone()], cost);
         }
         let last = state.next;
         state.next += 1;
@@ -84,13 +84,13 @@ impl Handover {
         *dropped = Dropped { count: dropped.count + 1, last };
     }
 
-    fn push(&self, mut state: MutexGuard<'_, State>, events: impl IntoIterator<Item = Arc<Event>>, weight: usize) {
+    fn push(&self, mut state: MutexGuard<'_, State>, events: impl IntoIterator<Item = Arc<Event>>, cost: usize) {
         let number = state.next;
         state.next += 1;
         // Whoever is woken for the first takes all.
         let first = state.left.events.is_empty();
         state.left.events.extend(events.into_iter().map(|event| (number, event)));
-        state.left.bytes += weight;
+        state.left.bytes += cost;
         drop(state);
         if first {
             self.wake.notify_one();
@@ -109,8 +109,8 @@ impl Handover {
 }
 
 impl Left {
-    fn has_room(&self, weight: usize) -> bool {
-        self.bytes == 0 || self.bytes + weight <= HANDED_BYTES_MAX
+    fn has_room(&self, cost: usize) -> bool {
+        self.bytes == 0 || self.bytes + cost <= HANDED_BYTES_MAX
     }
 
     /// What is committed will be read from the log; the rest stays.
@@ -118,6 +118,6 @@ impl Left {
         self.lost = true;
         self.events.retain(|(_, event)| super::passes(event));
         self.events.shrink_to_fit();
-        self.bytes = self.events.iter().map(|(_, event)| event.weight()).sum();
+        self.bytes = self.events.iter().map(|(_, event)| event.cost_bytes()).sum();
     }
 }

@@ -9,15 +9,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::packet::{Frame, Rank};
-use super::traits::{Fate, Stream, Traits};
+use super::delivery_policy::{DeliveryPolicy, Overflow, SubscriptionId};
+use super::packet::{DropRank, QueuedFrame};
 use crate::model::Priority;
-use crate::telemetry::relief::{Relief, Reliefs};
+use crate::telemetry::conflation::{Conflation, Conflations};
 
 /// The order of writing. What the client is told itself is written behind all that came before and in front of all that comes
 /// after it, whatever their priority, but for what is low: so it begins a new section, and low is behind all sections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct Rank {
     section: u64,
     lane: Lane,
     number: u64,
@@ -35,17 +35,17 @@ enum Lane {
 /// What waits of one subscription, by priority.
 #[derive(Debug, Default)]
 struct Waits {
-    places: [BTreeSet<Place>; Priority::ALL.len()],
+    ranks: [BTreeSet<Rank>; Priority::ALL.len()],
     bytes: [usize; Priority::ALL.len()],
 }
 
 impl Waits {
-    fn last(&self) -> Option<Place> {
-        self.places.iter().filter_map(|places| places.last()).max().copied()
+    fn last(&self) -> Option<Rank> {
+        self.ranks.iter().filter_map(|ranks| ranks.last()).max().copied()
     }
 
     fn is_empty(&self) -> bool {
-        self.places.iter().all(BTreeSet::is_empty)
+        self.ranks.iter().all(BTreeSet::is_empty)
     }
 }
 
@@ -65,19 +65,19 @@ pub(super) enum Room {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    frames: BTreeMap<Place, Frame>,
+    frames: BTreeMap<Rank, QueuedFrame>,
     bytes: usize,
     section: u64,
     next: u64,
-    streams: HashMap<u64, Waits>,
-    latest: HashMap<(u64, Box<str>), Place>,
-    droppable: BTreeSet<(Rank, Place)>,
+    subscriptions: HashMap<u64, Waits>,
+    latest: HashMap<(u64, Box<str>), Rank>,
+    droppable: BTreeSet<(DropRank, Rank)>,
     /// By priority.
     droppable_bytes: [usize; Priority::ALL.len()],
     /// Subscriptions that get nothing more before they went on from the log, behind an offset.
     fallen: HashMap<u64, u64>,
     /// What became of the connection's messages so far.
-    pub(super) reliefs: Reliefs,
+    pub(super) conflations: Conflations,
     /// Messages that waited and made room so far.
     pub(super) dropped: u64,
 }
@@ -94,7 +94,7 @@ impl Backlog {
 
     /// Whether it can be forgotten.
     pub(super) fn is_over(&self) -> bool {
-        self.frames.is_empty() && self.fallen.is_empty() && self.reliefs.is_empty()
+        self.frames.is_empty() && self.fallen.is_empty() && self.conflations.is_empty()
     }
 
     /// What is written next, in order.
@@ -103,48 +103,48 @@ impl Backlog {
     }
 
     /// Takes the first.
-    pub(super) fn pop(&mut self) -> Option<Frame> {
-        let place = *self.frames.first_key_value()?.0;
-        self.remove(place)
+    pub(super) fn pop(&mut self) -> Option<QueuedFrame> {
+        let rank = *self.frames.first_key_value()?.0;
+        self.remove(rank)
     }
 
     pub(super) fn clear(&mut self) {
-        let (fallen, reliefs, dropped) = (std::mem::take(&mut self.fallen), self.reliefs, self.dropped);
-        *self = Self { fallen, reliefs, dropped, ..Self::default() };
+        let (fallen, conflations, dropped) = (std::mem::take(&mut self.fallen), self.conflations, self.dropped);
+        *self = Self { fallen, conflations, dropped, ..Self::default() };
     }
 
     /// Puts a message where it belongs. One with the same key that waits must have been taken out before.
-    pub(super) fn add(&mut self, frame: Frame) {
-        let place = self.place(&frame);
-        let weight = frame.weight();
-        self.bytes += weight;
-        if let Some(stream) = frame.indexed() {
-            let waits = self.streams.entry(stream.number).or_default();
-            waits.places[frame.priority() as usize].insert(place);
-            waits.bytes[frame.priority() as usize] += weight;
-            if let Some(Fate::Latest(key)) = frame.traits.as_ref().map(|traits| &traits.fate) {
-                self.latest.insert((stream.number, key.clone()), place);
+    pub(super) fn add(&mut self, frame: QueuedFrame) {
+        let rank = self.rank(&frame);
+        let cost = frame.cost_bytes();
+        self.bytes += cost;
+        if let Some(subscription) = frame.indexed() {
+            let waits = self.subscriptions.entry(subscription.number).or_default();
+            waits.ranks[frame.priority() as usize].insert(rank);
+            waits.bytes[frame.priority() as usize] += cost;
+            if let Some(Overflow::Latest(key)) = frame.policy.as_ref().map(|policy| &policy.overflow) {
+                self.latest.insert((subscription.number, key.clone()), rank);
             }
         }
-        if let Some(rank) = frame.rank(place.number) {
-            self.droppable.insert((rank, place));
-            self.droppable_bytes[frame.priority() as usize] += weight;
+        if let Some(drop_rank) = frame.drop_rank(rank.number) {
+            self.droppable.insert((drop_rank, rank));
+            self.droppable_bytes[frame.priority() as usize] += cost;
         }
-        self.frames.insert(place, frame);
+        self.frames.insert(rank, frame);
     }
 
     /// The close frame, behind all.
-    pub(super) fn add_close(&mut self, frame: Frame) {
-        self.bytes += frame.weight();
-        self.frames.insert(Place { section: u64::MAX, lane: Lane::Close, number: 0 }, frame);
+    pub(super) fn add_close(&mut self, frame: QueuedFrame) {
+        self.bytes += frame.cost_bytes();
+        self.frames.insert(Rank { section: u64::MAX, lane: Lane::Close, number: 0 }, frame);
     }
 
-    fn place(&mut self, frame: &Frame) -> Place {
+    fn rank(&mut self, frame: &QueuedFrame) -> Rank {
         self.next += 1;
         let number = self.next;
-        if frame.stream.is_none() && frame.traits.is_none() {
+        if frame.subscription.is_none() && frame.policy.is_none() {
             self.section += 1;
-            return Place { section: self.section - 1, lane: Lane::Own, number };
+            return Rank { section: self.section - 1, lane: Lane::Own, number };
         }
         let lane = match frame.priority() {
             Priority::High => Lane::High,
@@ -152,98 +152,101 @@ impl Backlog {
             Priority::Low => Lane::Low,
         };
         // A client that counts offsets takes an event for the last it has to ask for.
-        let before = frame.stream.filter(|stream| stream.positioned).and_then(|stream| self.streams.get(&stream.number));
+        let before = frame
+            .subscription
+            .filter(|subscription| subscription.positioned)
+            .and_then(|subscription| self.subscriptions.get(&subscription.number));
         let lane = before.and_then(Waits::last).map_or(lane, |last| lane.max(last.lane));
-        Place { section: if lane == Lane::Low { u64::MAX } else { self.section }, lane, number }
+        Rank { section: if lane == Lane::Low { u64::MAX } else { self.section }, lane, number }
     }
 
-    fn remove(&mut self, place: Place) -> Option<Frame> {
-        let frame = self.frames.remove(&place)?;
-        let (weight, priority) = (frame.weight(), frame.priority() as usize);
-        self.bytes -= weight;
-        if let Some(stream) = frame.indexed() {
-            if let Some(Fate::Latest(key)) = frame.traits.as_ref().map(|traits| &traits.fate) {
-                self.latest.remove(&(stream.number, key.clone()));
+    fn remove(&mut self, rank: Rank) -> Option<QueuedFrame> {
+        let frame = self.frames.remove(&rank)?;
+        let (cost, priority) = (frame.cost_bytes(), frame.priority() as usize);
+        self.bytes -= cost;
+        if let Some(subscription) = frame.indexed() {
+            if let Some(Overflow::Latest(key)) = frame.policy.as_ref().map(|policy| &policy.overflow) {
+                self.latest.remove(&(subscription.number, key.clone()));
             }
-            if let Some(waits) = self.streams.get_mut(&stream.number) {
-                waits.places[priority].remove(&place);
-                waits.bytes[priority] -= weight;
+            if let Some(waits) = self.subscriptions.get_mut(&subscription.number) {
+                waits.ranks[priority].remove(&rank);
+                waits.bytes[priority] -= cost;
                 if waits.is_empty() {
-                    self.streams.remove(&stream.number);
+                    self.subscriptions.remove(&subscription.number);
                 }
             }
         }
-        if let Some(rank) = frame.rank(place.number) {
-            self.droppable.remove(&(rank, place));
-            self.droppable_bytes[priority] -= weight;
+        if let Some(drop_rank) = frame.drop_rank(rank.number) {
+            self.droppable.remove(&(drop_rank, rank));
+            self.droppable_bytes[priority] -= cost;
         }
         Some(frame)
     }
 
-    fn relieved(&mut self, traits: &Traits, relief: Relief) {
-        traits.count(relief);
-        self.reliefs.count(relief);
+    fn count(&mut self, policy: &DeliveryPolicy, conflation: Conflation) {
+        policy.count(conflation);
+        self.conflations.count(conflation);
     }
 
     /// Takes out what waits with the same key as this one.
-    pub(super) fn supersede(&mut self, frame: &Frame) {
-        let (Some(stream), Some(traits)) = (frame.stream, &frame.traits) else { return };
-        let Fate::Latest(key) = &traits.fate else { return };
-        if let Some(place) = self.latest.get(&(stream.number, key.clone())).copied()
-            && self.remove(place).is_some()
+    pub(super) fn supersede(&mut self, frame: &QueuedFrame) {
+        let (Some(subscription), Some(policy)) = (frame.subscription, &frame.policy) else { return };
+        let Overflow::Latest(key) = &policy.overflow else { return };
+        if let Some(rank) = self.latest.get(&(subscription.number, key.clone())).copied()
+            && self.remove(rank).is_some()
         {
-            self.relieved(traits, Relief::Superseded);
+            self.count(policy, Conflation::Superseded);
         }
     }
 
     /// The last that waits of a subscription.
-    pub(super) fn last(&self, stream: Stream) -> Option<&Arc<Traits>> {
-        let place = self.streams.get(&stream.number)?.last()?;
-        self.frames.get(&place)?.traits.as_ref()
+    pub(super) fn last(&self, subscription: SubscriptionId) -> Option<&Arc<DeliveryPolicy>> {
+        let rank = self.subscriptions.get(&subscription.number)?.last()?;
+        self.frames.get(&rank)?.policy.as_ref()
     }
 
     /// Takes out the last that waits of a subscription, if it is still this one: it is part of another now.
-    pub(super) fn take_last(&mut self, stream: Stream, expected: &Arc<Traits>) -> bool {
-        let Some(place) = self.streams.get(&stream.number).and_then(Waits::last) else { return false };
-        let is_it = self.frames.get(&place).and_then(|frame| frame.traits.as_ref()).is_some_and(|last| Arc::ptr_eq(last, expected));
-        if is_it && self.remove(place).is_some() {
-            self.relieved(expected, Relief::Merged);
+    pub(super) fn take_last(&mut self, subscription: SubscriptionId, expected: &Arc<DeliveryPolicy>) -> bool {
+        let Some(rank) = self.subscriptions.get(&subscription.number).and_then(Waits::last) else { return false };
+        let is_it = self.frames.get(&rank).and_then(|frame| frame.policy.as_ref()).is_some_and(|last| Arc::ptr_eq(last, expected));
+        if is_it && self.remove(rank).is_some() {
+            self.count(expected, Conflation::Merged);
         }
         is_it
     }
 
     /// Makes room for a message: so many bytes must go. Nothing is dropped in vain.
-    pub(super) fn make_room(&mut self, excess: usize, frame: &Frame) -> Room {
+    pub(super) fn make_room(&mut self, excess: usize, frame: &QueuedFrame) -> Room {
         let target = self.bytes.saturating_sub(excess);
-        let Some(traits) = frame.traits.as_ref().filter(|traits| traits.is_droppable()) else {
+        let Some(policy) = frame.policy.as_ref().filter(|policy| policy.is_droppable()) else {
             return if self.drop_until(target, excess, None) { Room::Made } else { Room::None };
         };
-        let (Some(stream), priority) = (frame.stream, traits.priority) else { return Room::None };
-        let recoverable = traits.recoverable(stream);
-        let from_own = matches!(traits.fate, Fate::DropOldest) && recoverable.is_none();
-        let own = self.streams.get(&stream.number).filter(|_| from_own).map_or(0, |waits| waits.bytes[priority as usize]);
+        let (Some(subscription), priority) = (frame.subscription, policy.priority) else { return Room::None };
+        let recoverable = policy.recoverable(subscription);
+        let from_own = matches!(policy.overflow, Overflow::DropOldest) && recoverable.is_none();
+        let own = self.subscriptions.get(&subscription.number).filter(|_| from_own).map_or(0, |waits| waits.bytes[priority as usize]);
         if !self.drop_until(target, excess.saturating_sub(own), Some(priority)) {
-            return self.refuse(traits, stream, recoverable);
+            return self.refuse(policy, subscription, recoverable);
         }
         while self.bytes > target {
-            let waits = self.streams.get(&stream.number);
-            let Some(place) = waits.and_then(|waits| waits.places[priority as usize].first().copied()) else {
-                return self.refuse(traits, stream, recoverable);
+            let waits = self.subscriptions.get(&subscription.number);
+            let Some(rank) = waits.and_then(|waits| waits.ranks[priority as usize].first().copied()) else {
+                return self.refuse(policy, subscription, recoverable);
             };
-            self.drop_one(place);
+            self.drop_one(rank);
         }
         // Room may have been made by what waited of the very same subscription.
-        if self.has_fallen(stream) { Room::Behind } else { Room::Made }
+        if self.has_fallen(subscription) { Room::Behind } else { Room::Made }
     }
 
-    fn refuse(&mut self, traits: &Traits, stream: Stream, recoverable: Option<u64>) -> Room {
+    fn refuse(&mut self, policy: &DeliveryPolicy, subscription: SubscriptionId, recoverable: Option<u64>) -> Room {
         match recoverable {
             Some(after) => {
-                self.fallen.insert(stream.number, after);
+                self.fallen.insert(subscription.number, after);
                 Room::Behind
             }
             None => {
-                self.relieved(traits, Relief::DroppedNewest);
+                self.count(policy, Conflation::DroppedNewest);
                 Room::Dropped
             }
         }
@@ -260,34 +263,34 @@ impl Backlog {
         }
         while self.bytes > target {
             let first = self.droppable.first().copied();
-            let Some((_, place)) = first.filter(|((priority, _), _)| matters_less(priority.0)) else { break };
-            self.drop_one(place);
+            let Some((_, rank)) = first.filter(|((priority, _), _)| matters_less(priority.0)) else { break };
+            self.drop_one(rank);
         }
         true
     }
 
     /// Drops a message. A subscription that can have it from the log gets it, and all behind it, from there.
-    fn drop_one(&mut self, place: Place) {
-        let Some(frame) = self.remove(place) else { return };
-        let (Some(traits), Some(stream)) = (&frame.traits, frame.stream) else { return };
-        if traits.recoverable(stream).is_none() {
-            let newest = matches!(traits.fate, Fate::DropNewest);
+    fn drop_one(&mut self, rank: Rank) {
+        let Some(frame) = self.remove(rank) else { return };
+        let (Some(policy), Some(subscription)) = (&frame.policy, frame.subscription) else { return };
+        if policy.recoverable(subscription).is_none() {
+            let newest = matches!(policy.overflow, Overflow::DropNewest);
             self.dropped += 1;
-            return self.relieved(traits, if newest { Relief::DroppedNewest } else { Relief::DroppedOldest });
+            return self.count(policy, if newest { Conflation::DroppedNewest } else { Conflation::DroppedOldest });
         }
         // They wait in the order of their offsets: what waits is all behind the first of them.
-        let mut after = traits.recoverable(stream);
-        let rest = self.streams.get(&stream.number).map(|waits| waits.places.iter().flatten().copied().collect::<Vec<_>>());
-        for place in rest.unwrap_or_default() {
-            let other = self.remove(place).and_then(|frame| frame.traits?.recoverable(stream));
+        let mut after = policy.recoverable(subscription);
+        let rest = self.subscriptions.get(&subscription.number).map(|waits| waits.ranks.iter().flatten().copied().collect::<Vec<_>>());
+        for rank in rest.unwrap_or_default() {
+            let other = self.remove(rank).and_then(|frame| frame.policy?.recoverable(subscription));
             after = after.into_iter().chain(other).min();
         }
-        self.fallen.extend(after.map(|after| (stream.number, after)));
+        self.fallen.extend(after.map(|after| (subscription.number, after)));
     }
 
     /// Whether a subscription gets nothing more before it went on from the log.
-    pub(super) fn has_fallen(&self, stream: Stream) -> bool {
-        self.fallen.contains_key(&stream.number)
+    pub(super) fn has_fallen(&self, subscription: SubscriptionId) -> bool {
+        self.fallen.contains_key(&subscription.number)
     }
 
     /// Whether there is such a subscription.

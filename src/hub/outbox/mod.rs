@@ -6,12 +6,12 @@
 //! with it what its channel says.
 
 mod backlog;
-mod line;
+pub mod delivery_policy;
 mod packet;
 mod queue;
 #[cfg(test)]
 mod tests;
-pub mod traits;
+mod write_queue;
 
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
@@ -23,20 +23,20 @@ use parking_lot::{Mutex, MutexGuard};
 use super::Socket;
 use crate::model::Close;
 use crate::protocol::websocket;
-use crate::telemetry::relief::Reliefs;
+use crate::telemetry::conflation::Conflations;
 use backlog::Room;
-use line::Waiting;
-use packet::Frame;
-pub use packet::{Packet, Run};
-use queue::{End, Queue};
-use traits::{Stream, Traits};
+use delivery_policy::{DeliveryPolicy, SubscriptionId};
+use packet::QueuedFrame;
+pub use packet::{Packet, PacketRun};
+use queue::{End, OutboxQueue};
+use write_queue::QueuedWrite;
 
 /// A bounded queue of frames with an end, and the socket they go to.
 #[derive(Debug)]
 pub struct Outbox {
     // Protects order and wholeness: frames leave as they came, and nothing follows the close. Held for a push, or for the
     // socket's own calls while it is written to.
-    queue: Mutex<Queue>,
+    queue: Mutex<OutboxQueue>,
     waker: AtomicWaker,
     bytes_max: usize,
     socket: OnceLock<Box<dyn Socket>>,
@@ -96,10 +96,10 @@ impl Outbox {
 
     /// Queues a message, of a subscription or none. Never waits. `slow` is how the connection ends when there is no room for it.
     /// Somebody must flush afterwards.
-    pub fn push(&self, packet: Packet, stream: Option<Stream>, slow: impl FnOnce() -> Close) -> Sent {
+    pub fn push(&self, packet: Packet, subscription: Option<SubscriptionId>, slow: impl FnOnce() -> Close) -> Sent {
         let payload = packet.payload as u64;
         let mut queue = self.queue.lock();
-        let sent = self.enter(&mut queue, packet.into_frame(stream), slow);
+        let sent = self.enter(&mut queue, packet.into_frame(subscription), slow);
         queue.note(sent, 1, payload);
         self.after(queue, sent)
     }
@@ -108,51 +108,51 @@ impl Outbox {
     /// none. `payload`: bytes of the messages themselves.
     pub fn push_joint(&self, wire: Bytes, messages: u64, payload: u64, slow: impl FnOnce() -> Close) -> Sent {
         let mut queue = self.queue.lock();
-        let sent = self.enter(&mut queue, Frame::own(wire), slow);
+        let sent = self.enter(&mut queue, QueuedFrame::own(wire), slow);
         queue.note(sent, messages, payload);
         self.after(queue, sent)
     }
 
     /// Queues several messages of a subscription at once. None: its socket takes nothing, or they do not fit, and they must be
     /// given one by one.
-    pub(in crate::hub) fn push_run(&self, run: &Arc<Run>, stream: Stream) -> Option<Sent> {
+    pub(in crate::hub) fn push_run(&self, run: &Arc<PacketRun>, subscription: SubscriptionId) -> Option<Sent> {
         let mut queue = self.queue.lock();
         if !matches!(queue.end, End::Open) {
             queue.note(Sent::Gone, run.len() as u64, 0);
             return Some(Sent::Gone);
         }
-        let fallen = queue.backlog.as_ref().is_some_and(|backlog| backlog.has_fallen(stream));
-        if queue.blocked || fallen || queue.bytes + run.weight > self.bytes_max {
+        let fallen = queue.backlog.as_ref().is_some_and(|backlog| backlog.has_fallen(subscription));
+        if queue.blocked || fallen || queue.bytes + run.cost_bytes > self.bytes_max {
             return None;
         }
-        queue.bytes += run.weight;
+        queue.bytes += run.cost_bytes;
         queue.bytes_peak = queue.bytes_peak.max(queue.bytes);
-        queue.waiting.push_back(Waiting::Run(run.clone(), stream));
+        queue.waiting.push_back(QueuedWrite::Run(run.clone(), subscription));
         queue.note(Sent::Queued, run.len() as u64, run.payload() as u64);
         Some(Sent::Queued)
     }
 
     /// The last message of a subscription that waits because the socket takes nothing.
-    pub(in crate::hub) fn last(&self, stream: Stream) -> Option<Arc<Traits>> {
+    pub(in crate::hub) fn last(&self, subscription: SubscriptionId) -> Option<Arc<DeliveryPolicy>> {
         let queue = self.queue.lock();
-        queue.backlog.as_ref().filter(|_| queue.blocked)?.last(stream).cloned()
+        queue.backlog.as_ref().filter(|_| queue.blocked)?.last(subscription).cloned()
     }
 
     /// Queues a message that has the last of its subscription in it, in place of that. None: that one waits no more.
     pub(in crate::hub) fn push_joined(
         &self,
         packet: Packet,
-        stream: Stream,
-        last: &Arc<Traits>,
+        subscription: SubscriptionId,
+        last: &Arc<DeliveryPolicy>,
         slow: impl FnOnce() -> Close,
     ) -> Option<Sent> {
         let payload = packet.payload as u64;
         let mut queue = self.queue.lock();
-        let taken = matches!(queue.end, End::Open) && queue.in_backlog(|backlog| backlog.take_last(stream, last));
+        let taken = matches!(queue.end, End::Open) && queue.in_backlog(|backlog| backlog.take_last(subscription, last));
         if !taken {
             return None;
         }
-        let sent = self.enter(&mut queue, packet.into_frame(Some(stream)), slow);
+        let sent = self.enter(&mut queue, packet.into_frame(Some(subscription)), slow);
         queue.note(sent, 1, payload);
         Some(self.after(queue, sent))
     }
@@ -160,21 +160,21 @@ impl Outbox {
     /// Queues the answer to a ping. One that a client does not read ends the connection as any other message.
     pub fn pong(&self, payload: &[u8], slow: impl FnOnce() -> Close) {
         let mut queue = self.queue.lock();
-        self.enter(&mut queue, Frame::own(websocket::pong(payload)), slow);
+        self.enter(&mut queue, QueuedFrame::own(websocket::pong(payload)), slow);
     }
 
     /// Puts a message where it belongs, if there is room or room can be made.
-    fn enter(&self, queue: &mut Queue, frame: Frame, slow: impl FnOnce() -> Close) -> Sent {
+    fn enter(&self, queue: &mut OutboxQueue, frame: QueuedFrame, slow: impl FnOnce() -> Close) -> Sent {
         if !matches!(queue.end, End::Open) {
             return Sent::Gone;
         }
-        if let (Some(stream), Some(backlog)) = (frame.stream, &queue.backlog)
-            && backlog.has_fallen(stream)
+        if let (Some(subscription), Some(backlog)) = (frame.subscription, &queue.backlog)
+            && backlog.has_fallen(subscription)
         {
             return Sent::Behind;
         }
-        let weight = frame.weight();
-        if !queue.blocked && queue.bytes + weight > self.bytes_max {
+        let cost = frame.cost_bytes();
+        if !queue.blocked && queue.bytes + cost > self.bytes_max {
             // Perhaps nobody came by yet. Only a socket that takes nothing is slow.
             if let Some(socket) = self.socket.get() {
                 queue.write(&**socket);
@@ -184,10 +184,10 @@ impl Outbox {
                 return Sent::Gone;
             }
         }
-        if queue.blocked && frame.traits.is_some() {
+        if queue.blocked && frame.policy.is_some() {
             queue.in_backlog(|backlog| backlog.supersede(&frame));
         }
-        let excess = (queue.bytes + weight).saturating_sub(self.bytes_max);
+        let excess = (queue.bytes + cost).saturating_sub(self.bytes_max);
         let room = if excess > 0 { queue.in_backlog(|backlog| backlog.make_room(excess, &frame)) } else { Room::Made };
         match room {
             Room::Made => {
@@ -204,7 +204,7 @@ impl Outbox {
     }
 
     /// Wakes the connection's task where it must know.
-    fn after(&self, queue: MutexGuard<'_, Queue>, sent: Sent) -> Sent {
+    fn after(&self, queue: MutexGuard<'_, OutboxQueue>, sent: Sent) -> Sent {
         let fallen = queue.has_fallen();
         drop(queue);
         if fallen || sent == Sent::Full {
@@ -237,8 +237,8 @@ impl Outbox {
     pub fn ping(&self) {
         let mut queue = self.queue.lock();
         if matches!(queue.end, End::Open) {
-            let frame = Frame::own(websocket::ping());
-            queue.bytes += frame.weight();
+            let frame = QueuedFrame::own(websocket::ping());
+            queue.bytes += frame.cost_bytes();
             let begun = queue.begun;
             queue.waiting.push_next(frame.into(), begun);
         }
@@ -345,14 +345,14 @@ impl Outbox {
     pub fn measure(&self) -> Measure {
         let queue = self.queue.lock();
         Measure {
-            frames: queue.waiting.iter().map(Waiting::len).sum::<usize>() + queue.backlog.as_ref().map_or(0, |backlog| backlog.len()),
+            frames: queue.waiting.iter().map(QueuedWrite::len).sum::<usize>() + queue.backlog.as_ref().map_or(0, |backlog| backlog.len()),
             bytes: queue.bytes,
             bytes_peak: queue.bytes_peak,
             bytes_max: self.bytes_max,
             messages: queue.messages,
             payload: queue.payload,
             dropped: queue.dropped,
-            reliefs: queue.backlog.as_ref().map(|backlog| backlog.reliefs).unwrap_or_default(),
+            conflations: queue.backlog.as_ref().map(|backlog| backlog.conflations).unwrap_or_default(),
         }
     }
 
@@ -394,5 +394,5 @@ pub struct Measure {
     /// Messages that were never written.
     pub dropped: u64,
     /// What became of messages that were not written as they came.
-    pub reliefs: Reliefs,
+    pub conflations: Conflations,
 }

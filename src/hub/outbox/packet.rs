@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::traits::{Fate, Stream, Traits};
+use super::delivery_policy::{DeliveryPolicy, Overflow, SubscriptionId};
 use crate::model::Priority;
 
 /// Bytes that every waiting frame counts for besides its own.
@@ -19,20 +19,20 @@ pub struct Packet {
     /// Bytes of the message itself.
     pub payload: usize,
     /// What becomes of it where the socket takes nothing; none: nothing but waiting.
-    pub traits: Option<Arc<Traits>>,
+    pub policy: Option<Arc<DeliveryPolicy>>,
 }
 
 /// Messages that follow each other for everybody who gets them.
 #[derive(Debug)]
-pub struct Run {
+pub struct PacketRun {
     pub(super) packets: Vec<Packet>,
     /// All of them, one after the other.
     pub(super) joined: Bytes,
     payload: usize,
-    pub(super) weight: usize,
+    pub(super) cost_bytes: usize,
 }
 
-impl Run {
+impl PacketRun {
     /// Copies the packets together, where there are several.
     pub fn new(packets: Vec<Packet>) -> Self {
         let joined = match &packets[..] {
@@ -43,9 +43,9 @@ impl Run {
                 joined.into()
             }
         };
-        let extra: usize = packets.iter().filter_map(|packet| packet.traits.as_ref()).map(|traits| traits.weight()).sum();
-        let weight = joined.len() + FRAME_OVERHEAD * packets.len() + extra;
-        Self { joined, payload: packets.iter().map(|packet| packet.payload).sum(), weight, packets }
+        let extra: usize = packets.iter().filter_map(|packet| packet.policy.as_ref()).map(|policy| policy.cost_bytes()).sum();
+        let cost_bytes = joined.len() + FRAME_OVERHEAD * packets.len() + extra;
+        Self { joined, payload: packets.iter().map(|packet| packet.payload).sum(), cost_bytes, packets }
     }
 
     /// How many there are.
@@ -63,55 +63,55 @@ impl Run {
         self.payload
     }
 
-    pub(super) fn frames(&self, stream: Stream) -> impl DoubleEndedIterator<Item = Frame> {
-        self.packets.iter().map(move |packet| packet.clone().into_frame(Some(stream)))
+    pub(super) fn frames(&self, subscription: SubscriptionId) -> impl DoubleEndedIterator<Item = QueuedFrame> {
+        self.packets.iter().map(move |packet| packet.clone().into_frame(Some(subscription)))
     }
 }
 
 impl Packet {
-    pub(super) fn into_frame(self, stream: Option<Stream>) -> Frame {
-        Frame { wire: self.wire, traits: self.traits, stream }
+    pub(super) fn into_frame(self, subscription: Option<SubscriptionId>) -> QueuedFrame {
+        QueuedFrame { wire: self.wire, policy: self.policy, subscription }
     }
 }
 
 /// Where a message stands among those that may be dropped, the first to go first.
-pub(super) type Rank = (Reverse<Priority>, i64);
+pub(super) type DropRank = (Reverse<Priority>, i64);
 
 /// A message that waits.
 #[derive(Debug)]
-pub(super) struct Frame {
+pub(super) struct QueuedFrame {
     pub(super) wire: Bytes,
-    pub(super) traits: Option<Arc<Traits>>,
-    pub(super) stream: Option<Stream>,
+    pub(super) policy: Option<Arc<DeliveryPolicy>>,
+    pub(super) subscription: Option<SubscriptionId>,
 }
 
-impl Frame {
+impl QueuedFrame {
     /// What the server itself says to this client: a reply, a control frame.
     pub(super) fn own(wire: Bytes) -> Self {
-        Self { wire, traits: None, stream: None }
+        Self { wire, policy: None, subscription: None }
     }
 
-    pub(super) fn weight(&self) -> usize {
-        self.wire.len() + FRAME_OVERHEAD + self.traits.as_ref().map_or(0, |traits| traits.weight())
+    pub(super) fn cost_bytes(&self) -> usize {
+        self.wire.len() + FRAME_OVERHEAD + self.policy.as_ref().map_or(0, |policy| policy.cost_bytes())
     }
 
     pub(super) fn priority(&self) -> Priority {
-        self.traits.as_ref().map_or(Priority::Medium, |traits| traits.priority)
+        self.policy.as_ref().map_or(Priority::Medium, |policy| policy.priority)
     }
 
     /// The subscription, where anything depends on it.
-    pub(super) fn indexed(&self) -> Option<Stream> {
-        self.stream.filter(|stream| stream.positioned || self.traits.is_some())
+    pub(super) fn indexed(&self) -> Option<SubscriptionId> {
+        self.subscription.filter(|subscription| subscription.positioned || self.policy.is_some())
     }
 
     /// Where it stands among those that may be dropped: of equal priority the newest of those that are dropped from that end,
     /// then the oldest.
-    pub(super) fn rank(&self, number: u64) -> Option<Rank> {
+    pub(super) fn drop_rank(&self, number: u64) -> Option<DropRank> {
         let age = i64::try_from(number).unwrap_or(i64::MAX);
-        let traits = self.traits.as_ref()?;
-        match traits.fate {
-            Fate::DropOldest => Some((Reverse(traits.priority), age)),
-            Fate::DropNewest => Some((Reverse(traits.priority), -age)),
+        let policy = self.policy.as_ref()?;
+        match policy.overflow {
+            Overflow::DropOldest => Some((Reverse(policy.priority), age)),
+            Overflow::DropNewest => Some((Reverse(policy.priority), -age)),
             _ => None,
         }
     }

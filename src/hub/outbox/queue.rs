@@ -7,8 +7,8 @@ use bytes::Buf;
 
 use super::Sent;
 use super::backlog::Backlog;
-use super::line::{Line, Waiting};
-use super::packet::Frame;
+use super::packet::QueuedFrame;
+use super::write_queue::{QueuedWrite, WriteQueue};
 use crate::hub::Socket;
 use crate::model::Close;
 use crate::protocol::websocket;
@@ -17,9 +17,9 @@ use crate::protocol::websocket;
 const SLICES: usize = 64;
 
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(super) struct OutboxQueue {
     /// In the order of writing. Where the socket is blocked: what is half written, and pings.
-    pub(super) waiting: Line,
+    pub(super) waiting: WriteQueue,
     /// What waits behind that. Nothing, unless the socket is blocked.
     pub(super) backlog: Option<Box<Backlog>>,
     pub(super) bytes: usize,
@@ -46,7 +46,7 @@ pub(super) enum End {
     Shut,
 }
 
-impl Queue {
+impl OutboxQueue {
     /// Counts what became of messages.
     pub(super) fn note(&mut self, sent: Sent, messages: u64, payload: u64) {
         match sent {
@@ -80,11 +80,11 @@ impl Queue {
         self.backlog.as_ref().is_some_and(|backlog| backlog.is_behind())
     }
 
-    pub(super) fn put(&mut self, frame: Frame) {
+    pub(super) fn put(&mut self, frame: QueuedFrame) {
         if self.blocked {
             self.in_backlog(|backlog| backlog.add(frame));
         } else {
-            self.bytes += frame.weight();
+            self.bytes += frame.cost_bytes();
             self.waiting.push_back(frame.into());
         }
         self.bytes_peak = self.bytes_peak.max(self.bytes);
@@ -92,11 +92,11 @@ impl Queue {
 
     /// The close frame goes behind what waits.
     pub(super) fn end(&mut self, close: Close) {
-        let frame = Frame::own(websocket::close(close.code(), close.reason()));
+        let frame = QueuedFrame::own(websocket::close(close.code(), close.reason()));
         if self.blocked {
             self.in_backlog(|backlog| backlog.add_close(frame));
         } else {
-            self.bytes += frame.weight();
+            self.bytes += frame.cost_bytes();
             self.waiting.push_back(frame.into());
         }
         self.end = End::Closing(Box::new(close));
@@ -118,7 +118,7 @@ impl Queue {
             backlog.clear();
         }
         self.forget_backlog();
-        self.bytes = self.waiting.iter().map(Waiting::weight).sum();
+        self.bytes = self.waiting.iter().map(QueuedWrite::cost_bytes).sum();
     }
 
     pub(super) fn shut(&mut self) {
@@ -136,7 +136,7 @@ impl Queue {
         }
         let mut slices = [IoSlice::new(&[]); SLICES];
         let (mut count, mut offered) = (0, 0);
-        let waiting = self.waiting.iter().map(Waiting::bytes);
+        let waiting = self.waiting.iter().map(QueuedWrite::bytes);
         let behind = self.backlog.iter().flat_map(|backlog| backlog.wires());
         for (slice, bytes) in slices.iter_mut().zip(waiting.chain(behind)) {
             *slice = IoSlice::new(bytes);
@@ -179,31 +179,31 @@ impl Queue {
                 },
                 Some(whole) if whole.bytes().len() <= bytes => {
                     bytes -= whole.bytes().len();
-                    self.bytes -= whole.weight();
+                    self.bytes -= whole.cost_bytes();
                     self.waiting.pop_front();
                     self.begun = false;
                 }
-                Some(Waiting::Frame(_)) if bytes == 0 => return,
-                Some(Waiting::Frame(frame)) => {
+                Some(QueuedWrite::Frame(_)) if bytes == 0 => return,
+                Some(QueuedWrite::Frame(frame)) => {
                     // What becomes of it is settled: it is written.
-                    self.bytes -= frame.weight();
+                    self.bytes -= frame.cost_bytes();
                     frame.wire.advance(bytes);
-                    frame.traits = None;
-                    self.bytes += frame.weight();
+                    frame.policy = None;
+                    self.bytes += frame.cost_bytes();
                     self.begun = true;
                     return;
                 }
-                Some(Waiting::Run(run, stream)) => {
-                    let (run, stream) = (run.clone(), *stream);
+                Some(QueuedWrite::Run(run, subscription)) => {
+                    let (run, subscription) = (run.clone(), *subscription);
                     self.waiting.pop_front();
-                    run.frames(stream).rev().for_each(|frame| self.waiting.push_front(frame.into()));
+                    run.frames(subscription).rev().for_each(|frame| self.waiting.push_front(frame.into()));
                 }
             }
         }
     }
 
     /// The next from behind the blocked socket, where some of it was written.
-    fn take_behind(&mut self, bytes: usize) -> Option<Frame> {
+    fn take_behind(&mut self, bytes: usize) -> Option<QueuedFrame> {
         self.backlog.as_mut().filter(|_| bytes > 0)?.pop()
     }
 
@@ -213,14 +213,14 @@ impl Queue {
             return;
         }
         let mut rest = self.waiting.take(self.begun);
-        self.bytes = self.waiting.iter().map(Waiting::weight).sum();
+        self.bytes = self.waiting.iter().map(QueuedWrite::cost_bytes).sum();
         let close = if matches!(self.end, End::Closing(_)) { rest.next_back() } else { None };
         self.in_backlog(|backlog| {
-            for frame in rest.flat_map(Waiting::into_frames) {
+            for frame in rest.flat_map(QueuedWrite::into_frames) {
                 backlog.supersede(&frame);
                 backlog.add(frame);
             }
-            close.into_iter().flat_map(Waiting::into_frames).for_each(|close| backlog.add_close(close));
+            close.into_iter().flat_map(QueuedWrite::into_frames).for_each(|close| backlog.add_close(close));
         });
     }
 }

@@ -8,14 +8,14 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
+use super::delivery_policy::{DeliveryPolicy, Overflow, SubscriptionId};
 use super::packet::FRAME_OVERHEAD;
-use super::traits::{Fate, Stream, Traits};
 use super::{Outbox, Packet, Progress, Sent};
 use crate::hub::Socket;
 use crate::model::{Close, Priority};
 use crate::protocol::Frame;
 use crate::protocol::websocket;
-use crate::telemetry::relief::Relief;
+use crate::telemetry::conflation::Conflation;
 use crate::testing::told;
 
 /// A socket with room for some bytes.
@@ -68,17 +68,17 @@ fn stalled(messages: usize) -> (Outbox, Narrow) {
     (outbox, socket)
 }
 
-fn text(text: &str, traits: Option<Traits>) -> Packet {
+fn text(text: &str, policy: Option<DeliveryPolicy>) -> Packet {
     let frame = Frame::Text(text.to_owned().into());
-    Packet { wire: websocket::message(&frame), payload: frame.len(), traits: traits.map(Arc::new) }
+    Packet { wire: websocket::message(&frame), payload: frame.len(), policy: policy.map(Arc::new) }
 }
 
-fn traits(priority: Priority, fate: Fate, kept_at: Option<u64>) -> Option<Traits> {
-    Some(Traits { priority, fate, kept_at, counting: None })
+fn policy(priority: Priority, overflow: Overflow, kept_at: Option<u64>) -> Option<DeliveryPolicy> {
+    Some(DeliveryPolicy { priority, overflow, kept_at, counting: None })
 }
 
-fn stream(number: u64, positioned: bool) -> Option<Stream> {
-    Some(Stream { number, positioned })
+fn subscription(number: u64, positioned: bool) -> Option<SubscriptionId> {
+    Some(SubscriptionId { number, positioned })
 }
 
 fn drain(outbox: &Outbox, socket: &Narrow) -> Vec<String> {
@@ -92,8 +92,8 @@ fn progress(outbox: &Outbox) -> Progress {
 }
 
 /// Pushes ten letters, as somebody does who flushes afterwards.
-fn push(outbox: &Outbox, name: &str, traits: Option<Traits>, stream: Option<Stream>) -> Sent {
-    let sent = outbox.push(text(&format!("{name:-<10}"), traits), stream, Close::slow);
+fn push(outbox: &Outbox, name: &str, policy: Option<DeliveryPolicy>, subscription: Option<SubscriptionId>) -> Sent {
+    let sent = outbox.push(text(&format!("{name:-<10}"), policy), subscription, Close::slow);
     outbox.flush();
     sent
 }
@@ -105,16 +105,16 @@ fn short(told: Vec<String>) -> String {
 #[test]
 fn a_full_outbox_drops_what_its_channel_says_and_nothing_of_others() {
     let (outbox, socket) = stalled(4);
-    let oldest = || traits(Priority::Medium, Fate::DropOldest, None);
-    assert_eq!(push(&outbox, "kept", None, stream(1, false)), Sent::Queued);
+    let oldest = || policy(Priority::Medium, Overflow::DropOldest, None);
+    assert_eq!(push(&outbox, "kept", None, subscription(1, false)), Sent::Queued);
     for name in ["a1", "a2", "a3", "a4", "a5"] {
-        assert_eq!(push(&outbox, name, oldest(), stream(2, false)), Sent::Queued, "{name}");
+        assert_eq!(push(&outbox, name, oldest(), subscription(2, false)), Sent::Queued, "{name}");
     }
-    let newest = traits(Priority::Medium, Fate::DropNewest, None);
-    assert_eq!(push(&outbox, "b1", newest, stream(3, false)), Sent::Dropped, "it does not cost what another channel has");
+    let newest = policy(Priority::Medium, Overflow::DropNewest, None);
+    assert_eq!(push(&outbox, "b1", newest, subscription(3, false)), Sent::Dropped, "it does not cost what another channel has");
     let measure = outbox.measure();
     assert_eq!((measure.frames, measure.bytes, measure.dropped), (4, outbox.bytes_max(), 3));
-    assert_eq!([Relief::DroppedOldest, Relief::DroppedNewest].map(|relief| measure.reliefs.get(relief)), [2, 1]);
+    assert_eq!([Conflation::DroppedOldest, Conflation::DroppedNewest].map(|conflation| measure.conflations.get(conflation)), [2, 1]);
     assert_eq!(short(drain(&outbox, &socket)), "kept a3 a4 a5");
     assert_eq!(outbox.measure().bytes, 0);
 }
@@ -122,10 +122,10 @@ fn a_full_outbox_drops_what_its_channel_says_and_nothing_of_others() {
 #[test]
 fn what_is_never_dropped_makes_room_and_ends_the_connection_where_there_is_none() {
     let (outbox, socket) = stalled(3);
-    let droppable = || traits(Priority::High, Fate::DropNewest, None);
-    push(&outbox, "a1", droppable(), stream(1, false));
-    push(&outbox, "a2", droppable(), stream(1, false));
-    push(&outbox, "kept", None, stream(2, false));
+    let droppable = || policy(Priority::High, Overflow::DropNewest, None);
+    push(&outbox, "a1", droppable(), subscription(1, false));
+    push(&outbox, "a2", droppable(), subscription(1, false));
+    push(&outbox, "kept", None, subscription(2, false));
     assert_eq!(push(&outbox, "reply", None, None), Sent::Queued);
     assert_eq!(push(&outbox, "reply2", None, None), Sent::Queued);
     assert_eq!(push(&outbox, "reply3", None, None), Sent::Full);
@@ -137,12 +137,12 @@ fn what_is_never_dropped_makes_room_and_ends_the_connection_where_there_is_none(
 #[test]
 fn a_newer_state_takes_the_place_of_an_older_one_at_once_and_goes_last() {
     let (outbox, socket) = stalled(10);
-    let state = |key: &str| traits(Priority::Medium, Fate::Latest(key.into()), None);
-    let given = |name: &str, number| push(&outbox, name, state(&name[..1]), stream(number, false));
+    let state = |key: &str| policy(Priority::Medium, Overflow::Latest(key.into()), None);
+    let given = |name: &str, number| push(&outbox, name, state(&name[..1]), subscription(number, false));
     for (name, number) in [("a1", 1), ("b1", 1), ("a2", 1), ("a1'", 2), ("c1", 1), ("a3", 1)] {
         assert_eq!(given(name, number), Sent::Queued);
     }
-    assert_eq!(outbox.measure().reliefs.get(Relief::Superseded), 2);
+    assert_eq!(outbox.measure().conflations.get(Conflation::Superseded), 2);
     assert_eq!(outbox.measure().dropped, 0);
     assert_eq!(short(drain(&outbox, &socket)), "b1 a1' c1 a3");
 }
@@ -150,7 +150,7 @@ fn a_newer_state_takes_the_place_of_an_older_one_at_once_and_goes_last() {
 #[test]
 fn what_matters_more_goes_first_and_nothing_overtakes_what_the_client_is_told_itself() {
     let (outbox, socket) = stalled(20);
-    let of = |priority| traits(priority, Fate::Kept, None);
+    let of = |priority| policy(priority, Overflow::Kept, None);
     for (name, given, number) in [
         ("low1", of(Priority::Low), 1),
         ("medium1", None, 2),
@@ -163,7 +163,7 @@ fn what_matters_more_goes_first_and_nothing_overtakes_what_the_client_is_told_it
         ("direct", of(Priority::High), 0),
         ("reply2", None, 0),
     ] {
-        push(&outbox, name, given, stream(number, false).filter(|_| number > 0));
+        push(&outbox, name, given, subscription(number, false).filter(|_| number > 0));
     }
     outbox.ping();
     outbox.close(Close::GoingAway);
@@ -174,8 +174,8 @@ fn what_matters_more_goes_first_and_nothing_overtakes_what_the_client_is_told_it
 #[test]
 fn a_subscription_with_a_position_gets_its_events_in_order_and_loses_none_that_the_log_has() {
     let (outbox, socket) = stalled(4);
-    let event = |priority, offset| traits(priority, Fate::DropOldest, Some(offset));
-    let (with, without) = (stream(1, true), stream(2, false));
+    let event = |priority, offset| policy(priority, Overflow::DropOldest, Some(offset));
+    let (with, without) = (subscription(1, true), subscription(2, false));
     for (name, priority, offset) in [("7", Priority::Low, 7), ("8", Priority::High, 8)] {
         assert_eq!(push(&outbox, name, event(priority, offset), with), Sent::Queued);
     }
@@ -196,11 +196,11 @@ fn a_subscription_with_a_position_gets_its_events_in_order_and_loses_none_that_t
 fn what_is_half_written_is_neither_dropped_nor_overtaken() {
     let (outbox, socket) = stalled(2);
     socket.room(5);
-    let oldest = |priority| traits(priority, Fate::DropOldest, None);
+    let oldest = |priority| policy(priority, Overflow::DropOldest, None);
     for name in ["a1", "a2", "a3", "a4"] {
-        push(&outbox, name, oldest(Priority::Low), stream(1, false));
+        push(&outbox, name, oldest(Priority::Low), subscription(1, false));
     }
-    push(&outbox, "b1", oldest(Priority::High), stream(2, false));
+    push(&outbox, "b1", oldest(Priority::High), subscription(2, false));
     outbox.ping();
     assert_eq!(short(drain(&outbox, &socket)), "a1 ping b1");
 }
@@ -210,7 +210,7 @@ fn a_socket_that_nobody_came_to_is_not_slow() {
     let (outbox, socket) = stalled(2);
     socket.room(1000);
     for n in 0..20 {
-        assert_eq!(outbox.push(text("ten letter", None), stream(1, false), Close::slow), Sent::Queued, "{n}");
+        assert_eq!(outbox.push(text("ten letter", None), subscription(1, false), Close::slow), Sent::Queued, "{n}");
     }
     assert_eq!(drain(&outbox, &socket).len(), 20);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Run;
+use super::Decider;
 use crate::config::plan::{ChannelPlan, Join, RecoverPlan};
 use crate::hub::{Connection, Recover};
 use crate::model::event::Epoch;
@@ -22,7 +22,7 @@ pub(super) struct Since {
     epoch: Option<Epoch>,
 }
 
-impl Run<'_> {
+impl Decider<'_> {
     fn subscriptions(&mut self) -> &mut Vec<(ChannelName, Arc<str>)> {
         let connection = self.connection;
         self.subscriptions.get_or_insert_with(|| connection.map(Connection::subscriptions).unwrap_or_default())
@@ -63,7 +63,7 @@ impl Run<'_> {
             return if message.is_none() { Ok(()) } else { Err(Fault::with(Code::Invalid, "the message names no channel")) };
         };
         let key = join.key.as_ref().and_then(|key| self.text(key, message, result)).unwrap_or_default();
-        let meta = join.meta.as_ref().and_then(|meta| meta.json(&self.reach(message, result)));
+        let meta = join.meta.as_ref().and_then(|meta| meta.json(&self.bindings(message, result)));
         let since = match &join.recover {
             Some(plan) => self.since(plan, message, result)?,
             None => None,
@@ -73,8 +73,8 @@ impl Run<'_> {
 
     /// Where the client says it stands; none where it says nothing of it.
     fn since(&self, plan: &RecoverPlan, message: Option<&Message<'_>>, result: Option<&Json>) -> Result<Option<Since>, Fault> {
-        let reach = self.reach(message, result);
-        let Some(since) = plan.since.render(&reach) else { return Ok(None) };
+        let bindings = self.bindings(message, result);
+        let Some(since) = plan.since.render(&bindings) else { return Ok(None) };
         let offset = match &*since {
             "null" => None,
             text => {
@@ -83,7 +83,7 @@ impl Run<'_> {
                 Some(number.ok_or_else(|| Fault::with(Code::Invalid, "since must be an offset: a whole number, 0 or more"))?)
             }
         };
-        let epoch = plan.epoch.as_ref().and_then(|epoch| epoch.render(&reach)).filter(|epoch| epoch != "null");
+        let epoch = plan.epoch.as_ref().and_then(|epoch| epoch.render(&bindings)).filter(|epoch| epoch != "null");
         // What is no epoch is none that there ever was.
         let epoch = epoch.map(|epoch| json::as_text(&epoch).and_then(|text| Epoch::from_str_radix(&text, 16).ok()).unwrap_or_default());
         Ok(Some(Since { offset, epoch }))
@@ -104,7 +104,7 @@ impl Run<'_> {
         }
         let mut recover = None;
         if let Some(Since { offset, epoch }) = since {
-            let position = self.context.hub.stand(&channel, &plan)?;
+            let position = self.context.hub.position_or_create(&channel, &plan)?;
             let verdict = offset.map(|offset| position.recover(offset, epoch));
             self.recovery = Some(Recovery { position, verdict });
             recover = verdict.map(|verdict| Recover { after: verdict.after, epoch: position.epoch });

@@ -14,7 +14,7 @@ const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 const END: [u8; 6] = [0x00, 0x00, 0xff, 0xff, 0x03, 0x00];
 
 /// Bytes a buffer has at first, and grows by at least.
-const ROOM_BYTES: usize = 4 * 1024;
+const BUFFER_BYTES: usize = 4 * 1024;
 
 /// A buffer that grew larger is given back.
 const KEPT_BYTES_MAX: usize = 256 * 1024;
@@ -66,7 +66,7 @@ impl Deflater {
         self.stream.reset();
         self.out.clear();
         loop {
-            self.out.reserve(ROOM_BYTES.max(payload.len() / 2));
+            self.out.reserve(BUFFER_BYTES.max(payload.len() / 2));
             let used = usize::try_from(self.stream.total_in()).ok()?;
             self.stream.compress_vec(payload.get(used..)?, &mut self.out, FlushCompress::Sync).ok()?;
             // Room that is left says that all is flushed.
@@ -99,7 +99,7 @@ impl Inflater {
     fn part(&mut self, mut input: &[u8], made: &mut usize, bytes_max: usize) -> Result<bool, Violation> {
         loop {
             if *made == self.out.len() {
-                self.out.resize(*made + (*made).max(ROOM_BYTES), 0);
+                self.out.resize(*made + (*made).max(BUFFER_BYTES), 0);
             }
             // Room for one byte too many tells a message of the largest size from a larger one.
             let end = self.out.len().min(bytes_max.saturating_add(1));

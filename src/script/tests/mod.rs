@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use super::{Arguments, Call, Returned, ScriptError, Scripts, World};
 use crate::config::diagnostic::Diagnostic;
-use crate::config::plan::{ExpressionUse, FnRef, FunctionUse, PluginSource, Plugins, Role, Span};
-use crate::model::{ConnView, Event, Json, Now, Place, RequestView};
+use crate::config::plan::{ExpressionUse, FnRef, FunctionUse, PluginSource, Plugins, Role, SourceSpan};
+use crate::model::{ConnView, Event, Json, Now, RequestView, SourceLocation};
 
 /// A world with two clients on every channel.
 pub(super) struct TwoClients;
@@ -73,8 +73,8 @@ pub(super) fn conn() -> Arc<ConnView> {
     })
 }
 
-pub(super) fn span(line: u32, column: u32) -> Span {
-    Span { place: Place { file: "routes.yaml".into(), line, column }, len: 3 }
+pub(super) fn span(line: u32, column: u32) -> SourceSpan {
+    SourceSpan { location: SourceLocation { file: "routes.yaml".into(), line, column }, len: 3 }
 }
 
 pub(super) fn plugins(texts: &[(&str, &str)]) -> Plugins {

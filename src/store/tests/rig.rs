@@ -121,7 +121,7 @@ pub(in crate::store) fn event(channel: &str, offset: u64, epoch: Epoch, kind: &s
 }
 
 pub(in crate::store) fn append(store: &Store, event: Event) -> Result<Ticket, Unavailable> {
-    Ok(store.reserve(1, event.weight())?.append(vec![event], &[]).last)
+    Ok(store.reserve(1, event.cost_bytes())?.append(vec![event], &[]).last)
 }
 
 /// The channel and offset of every event, oldest first.

@@ -6,8 +6,8 @@ use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use tramline::config::plan::{FnRef, FunctionUse, PluginSource, Plugins, Role, Span};
-use tramline::model::{Event, Json, Now, Place};
+use tramline::config::plan::{FnRef, FunctionUse, PluginSource, Plugins, Role, SourceSpan};
+use tramline::model::{Event, Json, Now, SourceLocation};
 use tramline::script::{Arguments, Call, ScriptError, Scripts, World};
 
 const PLUGIN: &str = "
@@ -47,7 +47,7 @@ fn function(name: &str) -> FnRef {
 static SCRIPTS: LazyLock<Arc<Scripts>> = LazyLock::new(|| {
     let source = PluginSource { name: "p".into(), file: "p.rhai".into(), text: PLUGIN.into() };
     let plugins = Plugins { folder: "plugins".into(), sources: BTreeMap::from([("p".into(), source)]) };
-    let at = Span { place: Place { file: "routes.yaml".into(), line: 1, column: 1 }, len: 1 };
+    let at = SourceSpan { location: SourceLocation { file: "routes.yaml".into(), line: 1, column: 1 }, len: 1 };
     let uses = FUNCTIONS.map(|name| FunctionUse { function: function(name), role: Role::Handler, at: at.clone() });
     let (scripts, diagnostics) = Scripts::build(&plugins, &uses, &[]);
     assert_eq!(diagnostics, []);

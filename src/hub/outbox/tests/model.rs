@@ -49,7 +49,7 @@ const RECOVERED_NEWEST: usize = 5;
 const ORDERED: usize = 6;
 
 impl Message {
-    fn weight(&self) -> usize {
+    fn cost_bytes(&self) -> usize {
         self.length + FRAME_OVERHEAD + usize::from(self.kind == LATEST)
     }
 
@@ -83,7 +83,7 @@ struct Model {
 impl Model {
     fn bytes(&self) -> usize {
         let begun = self.begun.as_ref().map_or(0, |(_, left)| left + FRAME_OVERHEAD);
-        self.waiting.iter().map(Message::weight).sum::<usize>() + begun + self.pings * (2 + FRAME_OVERHEAD)
+        self.waiting.iter().map(Message::cost_bytes).sum::<usize>() + begun + self.pings * (2 + FRAME_OVERHEAD)
     }
 
     /// Which is written next.
@@ -134,7 +134,7 @@ impl Model {
         if self.blocked && new.kind == LATEST {
             self.waiting.retain(|m| (m.kind, m.key) != (new.kind, new.key));
         }
-        let excess = (self.bytes() + new.weight()).saturating_sub(bytes_max);
+        let excess = (self.bytes() + new.cost_bytes()).saturating_sub(bytes_max);
         if excess > 0 {
             let mut victims: Vec<Message> = self.waiting.iter().filter(|m| m.droppable()).cloned().collect();
             let age = |m: &Message| if [NEWEST, RECOVERED_NEWEST].contains(&m.kind) { -(m.offset as i64) } else { m.offset as i64 };
@@ -143,7 +143,7 @@ impl Model {
                 let own = |m: &Message| new.kind == OLDEST && m.kind == new.kind && m.priority == new.priority;
                 victims.retain(|m| m.priority > new.priority || own(m));
             }
-            if victims.iter().map(Message::weight).sum::<usize>() < excess {
+            if victims.iter().map(Message::cost_bytes).sum::<usize>() < excess {
                 if new.recoverable() {
                     self.fallen.insert(new.kind, new.offset - 1);
                     return Sent::Behind;
@@ -151,7 +151,7 @@ impl Model {
                 return if new.droppable() { Sent::Dropped } else { Sent::Full };
             }
             let mut victims = victims.into_iter();
-            while self.bytes() + new.weight() > bytes_max {
+            while self.bytes() + new.cost_bytes() > bytes_max {
                 let victim = victims.next().unwrap();
                 if victim.recoverable() {
                     if let Some(first) = self.waiting.iter().find(|m| m.kind == victim.kind) {
@@ -187,11 +187,11 @@ proptest! {
             match act {
                 Act::Push(kind, priority, key, length) => {
                     let name = format!("{offset:-<length$}");
-                    let fate = match kind {
-                        OLDEST | RECOVERED_OLDEST => Fate::DropOldest,
-                        NEWEST | RECOVERED_NEWEST => Fate::DropNewest,
-                        LATEST => Fate::Latest(key.to_string().into()),
-                        _ => Fate::Kept,
+                    let overflow = match kind {
+                        OLDEST | RECOVERED_OLDEST => Overflow::DropOldest,
+                        NEWEST | RECOVERED_NEWEST => Overflow::DropNewest,
+                        LATEST => Overflow::Latest(key.to_string().into()),
+                        _ => Overflow::Kept,
                     };
                     let own = kind == OWN;
                     let message = Message {
@@ -203,9 +203,9 @@ proptest! {
                         key,
                         offset,
                     };
-                    let stream = stream(kind as u64, message.positioned()).filter(|_| !own);
-                    let given = if own { None } else { traits(priority, fate, Some(offset)) };
-                    let sent = outbox.push(text(&name, given), stream, Close::slow);
+                    let subscription = subscription(kind as u64, message.positioned()).filter(|_| !own);
+                    let given = if own { None } else { policy(priority, overflow, Some(offset)) };
+                    let sent = outbox.push(text(&name, given), subscription, Close::slow);
                     outbox.flush();
                     prop_assert_eq!(sent, model.push(message, outbox.bytes_max()));
                     if sent == Sent::Full {

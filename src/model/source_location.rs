@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 /// A position in a configuration file or script, as editors count: lines and columns from 1.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct SourceLocation {
     /// The file as the user named it.
     pub file: Arc<str>,
     /// Line, from 1.
@@ -14,7 +14,7 @@ pub struct Place {
     pub column: u32,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file, self.line, self.column)
     }

@@ -69,7 +69,7 @@ async fn each_member_gets_events_as_it_wants_them() {
     assert_eq!(clients.each_ref().map(told), [json!([]), json!([]), json!([1, 2, 3]), json!([1, 2, 3])]);
     publish(&router, 1);
     let places: Vec<_> = clients.iter().map(|client| client.connection.outbox.places()).collect();
-    assert!(places[0].len() == 1 && places[0] == places[1], "one text, shared by all who gather");
+    assert!(places[0].len() == 1 && places[0] == places[1], "one text, shared by all who batch");
     assert!(places[2].len() == 1 && places[2] == places[3], "and one by all others");
     assert_eq!(clients.each_ref().map(told), [json!([[1, 2, 3, 4]]), json!([[1, 2, 3, 4]]), json!([4]), json!([4])]);
 }

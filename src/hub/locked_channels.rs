@@ -17,7 +17,7 @@ use crate::model::{ChannelName, Now};
 const CATCH_UP_EVENTS_MAX: usize = 256;
 
 /// Some channels, locked. See [`Hub::hold`].
-pub struct Held<'h> {
+pub struct LockedChannels<'h> {
     pub(super) hub: &'h Hub,
     pub(super) channels: Vec<(Arc<Channel>, ArcMutexGuard<RawMutex, State>)>,
 }
@@ -53,15 +53,15 @@ impl Published {
     }
 }
 
-impl Held<'_> {
+impl LockedChannels<'_> {
     fn find(&mut self, name: &ChannelName) -> Option<&mut (Arc<Channel>, ArcMutexGuard<RawMutex, State>)> {
         self.channels.iter_mut().find(|(channel, _)| channel.name == *name)
     }
 
     /// Subscribes a connection, unless it has ended. The channel must be held. With `recover` the subscription is behind and
-    /// gets what it missed by [`Held::catch_up`].
+    /// gets what it missed by [`LockedChannels::catch_up`].
     pub fn join(&mut self, connection: &Arc<Connection>, mut view: SubView, recover: Option<Recover>, now: Now) -> Joined {
-        let stream = self.hub.next_stream.fetch_add(1, Relaxed);
+        let subscription = self.hub.next_subscription.fetch_add(1, Relaxed);
         let Some((channel, state)) = self.find(&view.channel) else { return Joined::Gone };
         // One text for all members.
         view.channel = channel.name.clone();
@@ -74,7 +74,7 @@ impl Held<'_> {
         if recover.is_some_and(|recover| recover.epoch != state.epoch) {
             return Joined::Lost;
         }
-        if state.join(connection, stream, view, recover.map(|recover| recover.after), now.wall_ms) {
+        if state.join(connection, subscription, view, recover.map(|recover| recover.after), now.wall_ms) {
             // Most connections have one.
             subscriptions.reserve_exact(usize::from(subscriptions.is_empty()));
             subscriptions.push((name, key));
@@ -82,10 +82,10 @@ impl Held<'_> {
         Joined::In
     }
 
-    /// Ends a subscription. What was gathered for it is queued before. The channel must be held.
+    /// Ends a subscription. What was batched for it is queued before. The channel must be held.
     pub fn leave(&mut self, connection: &Arc<Connection>, name: &ChannelName, key: &Arc<str>, render: &mut dyn Render) {
         if let Some((channel, state)) = self.find(name) {
-            state.give_gathered(channel, connection.key, key, render);
+            state.enqueue_batched(channel, connection.key, key, render);
             if !state.leave(connection.key, key) {
                 return;
             }
@@ -104,21 +104,21 @@ impl Held<'_> {
         self.find(name).is_some_and(|(_, state)| state.offset > state.shown)
     }
 
-    /// Gives an event its place, which nobody sees before [`Held::show`]. The channel must be held.
-    pub fn place(&mut self, name: &ChannelName, new: NewEvent) -> Option<Event> {
+    /// Gives an event its offset, which nobody sees before [`LockedChannels::show`]. The channel must be held.
+    pub fn assign_offset(&mut self, name: &ChannelName, new: NewEvent) -> Option<Event> {
         let (channel, state) = self.find(name)?;
-        Some(state.place(channel, new))
+        Some(state.assign_offset(channel, new))
     }
 
-    /// Queues an event for all members but `except`, in the order of offsets, behind what waits for [`Held::settle`].
+    /// Queues an event for all members but `except`, in the order of offsets, behind what waits for [`LockedChannels::settle`].
     /// Its channel must be held.
     pub fn show(&mut self, event: Arc<Event>, except: Option<u64>, render: &mut dyn Render) -> Vec<Published> {
         self.show_later(event.clone(), except);
         event.channel.as_ref().map(|name| self.settle(name, render)).unwrap_or_default()
     }
 
-    /// Like [`Held::show`], but only [`Held::settle`] queues it, together with others of its channel. Whoever calls it settles
-    /// before it does anything else that anyone could see, and before it returns to the runtime.
+    /// Like [`LockedChannels::show`], but only [`LockedChannels::settle`] queues it, together with others of its channel. Whoever
+    /// calls it settles before it does anything else that anyone could see, and before it returns to the runtime.
     pub fn show_later(&mut self, event: Arc<Event>, except: Option<u64>) {
         if let Some((channel, state)) = event.channel.as_ref().and_then(|name| self.find(name)) {
             state.show(channel, &event);
@@ -165,8 +165,8 @@ impl Held<'_> {
             seen = event.offset;
             render.begin();
             if let Some(packet) = render.render(event, connection, Some(&member.view)) {
-                let packet = Packet { traits: render.traits(event, Some(channel)), ..packet };
-                connection.deliver(packet, Some(member.stream()));
+                let packet = Packet { policy: render.policy(event, Some(channel)), ..packet };
+                connection.deliver(packet, Some(member.subscription()));
             }
         }
         let seen = if full { seen } else { state.shown };
@@ -215,7 +215,7 @@ pub enum Joined {
     Gone,
 }
 
-impl Drop for Held<'_> {
+impl Drop for LockedChannels<'_> {
     fn drop(&mut self) {
         for (channel, state) in &mut self.channels {
             // A channel that the file names keeps its place, and so does one that has a past. Others go with their last member:

@@ -6,99 +6,99 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::packet::{Frame, Run};
-use super::traits::Stream;
+use super::delivery_policy::SubscriptionId;
+use super::packet::{PacketRun, QueuedFrame};
 
 /// Something that waits.
 #[derive(Debug)]
-pub(super) enum Waiting {
-    Frame(Box<Frame>),
-    Run(Arc<Run>, Stream),
+pub(super) enum QueuedWrite {
+    Frame(Box<QueuedFrame>),
+    Run(Arc<PacketRun>, SubscriptionId),
 }
 
-impl Waiting {
+impl QueuedWrite {
     pub(super) fn bytes(&self) -> &Bytes {
         match self {
-            Waiting::Frame(frame) => &frame.wire,
-            Waiting::Run(run, _) => &run.joined,
+            QueuedWrite::Frame(frame) => &frame.wire,
+            QueuedWrite::Run(run, _) => &run.joined,
         }
     }
 
-    pub(super) fn weight(&self) -> usize {
+    pub(super) fn cost_bytes(&self) -> usize {
         match self {
-            Waiting::Frame(frame) => frame.weight(),
-            Waiting::Run(run, _) => run.weight,
+            QueuedWrite::Frame(frame) => frame.cost_bytes(),
+            QueuedWrite::Run(run, _) => run.cost_bytes,
         }
     }
 
     pub(super) fn len(&self) -> usize {
         match self {
-            Waiting::Frame(_) => 1,
-            Waiting::Run(run, _) => run.len(),
+            QueuedWrite::Frame(_) => 1,
+            QueuedWrite::Run(run, _) => run.len(),
         }
     }
 
-    pub(super) fn into_frames(self) -> Vec<Frame> {
+    pub(super) fn into_frames(self) -> Vec<QueuedFrame> {
         match self {
-            Waiting::Frame(frame) => vec![*frame],
-            Waiting::Run(run, stream) => run.frames(stream).collect(),
+            QueuedWrite::Frame(frame) => vec![*frame],
+            QueuedWrite::Run(run, subscription) => run.frames(subscription).collect(),
         }
     }
 }
 
-impl From<Frame> for Waiting {
-    fn from(frame: Frame) -> Self {
-        Waiting::Frame(Box::new(frame))
+impl From<QueuedFrame> for QueuedWrite {
+    fn from(frame: QueuedFrame) -> Self {
+        QueuedWrite::Frame(Box::new(frame))
     }
 }
 
 /// See the module. Where there is no first there is nothing.
 #[derive(Debug, Default)]
-pub(super) struct Line {
-    first: Option<Waiting>,
-    rest: VecDeque<Waiting>,
+pub(super) struct WriteQueue {
+    first: Option<QueuedWrite>,
+    rest: VecDeque<QueuedWrite>,
 }
 
-impl Line {
+impl WriteQueue {
     pub(super) fn is_empty(&self) -> bool {
         self.first.is_none()
     }
 
     /// The only one that waits.
-    pub(super) fn only(&self) -> Option<&Waiting> {
+    pub(super) fn only(&self) -> Option<&QueuedWrite> {
         self.first.as_ref().filter(|_| self.rest.is_empty())
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Waiting> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &QueuedWrite> {
         self.first.iter().chain(&self.rest)
     }
 
-    pub(super) fn first_mut(&mut self) -> Option<&mut Waiting> {
+    pub(super) fn first_mut(&mut self) -> Option<&mut QueuedWrite> {
         self.first.as_mut()
     }
 
-    pub(super) fn push_back(&mut self, waiting: Waiting) {
+    pub(super) fn push_back(&mut self, waiting: QueuedWrite) {
         match self.first {
             None => self.first = Some(waiting),
             Some(_) => self.rest.push_back(waiting),
         }
     }
 
-    pub(super) fn push_front(&mut self, waiting: Waiting) {
+    pub(super) fn push_front(&mut self, waiting: QueuedWrite) {
         if let Some(second) = self.first.replace(waiting) {
             self.rest.push_front(second);
         }
     }
 
     /// Puts one behind the first, or in front where `keep` is not set.
-    pub(super) fn push_next(&mut self, waiting: Waiting, keep: bool) {
+    pub(super) fn push_next(&mut self, waiting: QueuedWrite, keep: bool) {
         match self.first {
             Some(_) if keep => self.rest.push_front(waiting),
             _ => self.push_front(waiting),
         }
     }
 
-    pub(super) fn pop_front(&mut self) -> Option<Waiting> {
+    pub(super) fn pop_front(&mut self) -> Option<QueuedWrite> {
         let first = self.first.take();
         self.first = self.rest.pop_front();
         if self.rest.is_empty() && self.rest.capacity() > 0 {
@@ -108,7 +108,7 @@ impl Line {
     }
 
     /// Takes all, but for the first where `keep` is set.
-    pub(super) fn take(&mut self, keep: bool) -> impl DoubleEndedIterator<Item = Waiting> + use<> {
+    pub(super) fn take(&mut self, keep: bool) -> impl DoubleEndedIterator<Item = QueuedWrite> + use<> {
         let first = if keep { None } else { self.first.take() };
         first.into_iter().chain(std::mem::take(&mut self.rest))
     }

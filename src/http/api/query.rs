@@ -24,7 +24,7 @@ const DATA_BYTES_MAX: usize = 1024;
 const CHANNELS_MAX: usize = 100;
 
 /// A query string and what is wrong with it so far.
-pub(super) struct Asked {
+pub(super) struct Query {
     all: Parameters,
     flaws: Vec<Flaw>,
 }
@@ -39,7 +39,7 @@ pub(super) struct Known<'a> {
     pub(super) data: bool,
 }
 
-impl Asked {
+impl Query {
     /// Reads a query string. What the call does not know is wrong: a misspelt filter must not answer with everything.
     pub(super) fn of(uri: &Uri, known: &Known<'_>) -> Self {
         let all = uri.query().map(parse_query).unwrap_or_default();
@@ -81,7 +81,7 @@ impl Asked {
         self.find(name).is_some()
     }
 
-    /// As [`Asked::take`], of a parameter that must be given.
+    /// As [`Query::take`], of a parameter that must be given.
     pub(super) fn need<T>(&mut self, name: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         if !self.has(name) {
             self.flaw(name, "must be given");
@@ -302,9 +302,9 @@ mod tests {
         #[test]
         fn no_query_panics(text in "[a-z.=&%0-9+*-]{0,60}") {
             let uri: Uri = format!("/api/history?{text}&data.a.b=1").parse().unwrap();
-            let mut asked = Asked::of(&uri, &Known { names: &FILTER, repeated: &[], data: true });
-            let filter = asked.filter(Now::read());
-            prop_assert!(asked.done().is_err() || filter.data.len() == 1);
+            let mut query = Query::of(&uri, &Known { names: &FILTER, repeated: &[], data: true });
+            let filter = query.filter(Now::read());
+            prop_assert!(query.done().is_err() || filter.data.len() == 1);
         }
     }
 }

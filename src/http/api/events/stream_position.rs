@@ -8,7 +8,7 @@ use crate::store::{Filter, LogPosition, Store, StoreError};
 
 /// Where a stream stands. As text: the log's name, the place in it, and how many events its channels had up to there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct StreamPosition {
     pub(super) log: u64,
     pub(super) seq: u64,
     /// None where that is not known: then nobody can say later how many were lost.
@@ -18,7 +18,7 @@ pub(super) struct Place {
 /// Where a stream begins, and what it is told first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Start {
-    pub(super) place: Place,
+    pub(super) position: StreamPosition,
     /// Whether everything it missed will come; none where it had no place.
     recovered: Option<bool>,
     /// How many events are gone; none where that is not known.
@@ -27,14 +27,14 @@ pub(super) struct Start {
     at_end: bool,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for StreamPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}-{}", self.log, self.seq)?;
         self.count.map_or(Ok(()), |count| write!(f, "-{count}"))
     }
 }
 
-impl Place {
+impl StreamPosition {
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, '-');
         let log = u64::from_str_radix(parts.next()?, 16).ok()?;
@@ -52,7 +52,7 @@ impl Start {
 
     /// The data of the event `position`.
     pub(super) fn said(&self) -> Value {
-        let id = self.place.to_string();
+        let id = self.position.to_string();
         match self.recovered {
             None => json!({ "id": id }),
             Some(recovered) => json!({ "recovered": recovered, "missed": self.missed, "id": id }),
@@ -61,31 +61,31 @@ impl Start {
 }
 
 /// Where a stream begins. `given`: the place it came back with, none inside where that was no place of ours.
-pub(super) async fn start(store: &Store, filter: &Filter, given: Option<Option<Place>>) -> Result<Start, StoreError> {
+pub(super) async fn start(store: &Store, filter: &Filter, given: Option<Option<StreamPosition>>) -> Result<Start, StoreError> {
     let now = store.log_position(filter).await?;
-    let known = given.flatten().filter(|place| place.log == now.log && place.seq <= now.seq);
-    let Some(place) = known else {
+    let known = given.flatten().filter(|position| position.log == now.log && position.seq <= now.seq);
+    let Some(position) = known else {
         let recovered = given.map(|_| false);
-        let place = first(store, filter, &now).await?;
-        return Ok(Start { place, recovered, missed: None, at_end: place.seq == now.seq });
+        let position = first(store, filter, &now).await?;
+        return Ok(Start { position, recovered, missed: None, at_end: position.seq == now.seq });
     };
-    let at_end = place.seq == now.seq;
-    if now.gone <= place.seq {
-        return Ok(Start { place, recovered: Some(true), missed: Some(0), at_end });
+    let at_end = position.seq == now.seq;
+    if now.gone <= position.seq {
+        return Ok(Start { position, recovered: Some(true), missed: Some(0), at_end });
     }
-    let there = store.count_between(filter, place.seq, now.seq).await?;
-    let missed = place.count.zip(there).map(|(count, there)| now.tops.saturating_sub(count).saturating_sub(there));
+    let there = store.count_between(filter, position.seq, now.seq).await?;
+    let missed = position.count.zip(there).map(|(count, there)| now.tops.saturating_sub(count).saturating_sub(there));
     // What is gone was older than what is there: it counts before that.
-    let count = place.count.zip(missed).map(|(count, missed)| count.saturating_add(missed));
-    Ok(Start { place: Place { count, ..place }, recovered: Some(missed == Some(0)), missed, at_end })
+    let count = position.count.zip(missed).map(|(count, missed)| count.saturating_add(missed));
+    Ok(Start { position: StreamPosition { count, ..position }, recovered: Some(missed == Some(0)), missed, at_end })
 }
 
 /// Where a stream without a place begins: now, or where the log was at its `since`.
-async fn first(store: &Store, filter: &Filter, now: &LogPosition) -> Result<Place, StoreError> {
-    let Some(since) = &filter.since else { return Ok(Place { log: now.log, seq: now.seq, count: Some(now.tops) }) };
+async fn first(store: &Store, filter: &Filter, now: &LogPosition) -> Result<StreamPosition, StoreError> {
+    let Some(since) = &filter.since else { return Ok(StreamPosition { log: now.log, seq: now.seq, count: Some(now.tops) }) };
     let seq = store.place_before(since.ms).await?.min(now.seq);
     let there = store.count_between(filter, seq, now.seq).await?;
-    Ok(Place { log: now.log, seq, count: there.map(|there| now.tops.saturating_sub(there)) })
+    Ok(StreamPosition { log: now.log, seq, count: there.map(|there| now.tops.saturating_sub(there)) })
 }
 
 #[cfg(test)]
@@ -97,20 +97,20 @@ mod tests {
     proptest! {
         #[test]
         fn a_place_is_read_as_it_was_written(log in any::<u64>(), seq in any::<u64>(), count in any::<Option<u64>>()) {
-            let place = Place { log, seq, count };
-            prop_assert_eq!(Place::parse(&place.to_string()), Some(place));
+            let position = StreamPosition { log, seq, count };
+            prop_assert_eq!(StreamPosition::parse(&position.to_string()), Some(position));
         }
 
         #[test]
         fn no_place_panics(text in "[0-9a-f-]{0,40}|.{0,20}") {
-            prop_assert!(Place::parse(&text).is_none_or(|place| place.to_string().len() <= 60));
+            prop_assert!(StreamPosition::parse(&text).is_none_or(|position| position.to_string().len() <= 60));
         }
     }
 
     #[test]
     fn what_is_no_place_is_none() {
         for text in ["", "-", "1", "1-", "g-1-1", "1-1-", "1-1-1-1", "1--1", "1-1-x", "11111111111111111-1-1"] {
-            assert_eq!(Place::parse(text), None, "{text}");
+            assert_eq!(StreamPosition::parse(text), None, "{text}");
         }
     }
 }

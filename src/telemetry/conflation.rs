@@ -4,7 +4,7 @@ use super::metrics::{Counter, Counters};
 
 /// What became of a message that a client did not get as it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Relief {
+pub enum Conflation {
     /// It waited, and made room for another.
     DroppedOldest,
     /// There was no room for it, or it was the last to come and made room for another.
@@ -15,39 +15,39 @@ pub enum Relief {
     Merged,
 }
 
-impl Relief {
+impl Conflation {
     /// All, in the order of the enum.
-    pub const ALL: [Relief; 4] = [Relief::DroppedOldest, Relief::DroppedNewest, Relief::Superseded, Relief::Merged];
+    pub const ALL: [Conflation; 4] = [Conflation::DroppedOldest, Conflation::DroppedNewest, Conflation::Superseded, Conflation::Merged];
 
     /// Its name in statistics.
     pub fn as_str(self) -> &'static str {
         match self {
-            Relief::DroppedOldest => "dropped_oldest",
-            Relief::DroppedNewest => "dropped_newest",
-            Relief::Superseded => "superseded",
-            Relief::Merged => "merged",
+            Conflation::DroppedOldest => "dropped_oldest",
+            Conflation::DroppedNewest => "dropped_newest",
+            Conflation::Superseded => "superseded",
+            Conflation::Merged => "merged",
         }
     }
 
     /// Whether nothing of it was written.
     pub fn is_drop(self) -> bool {
-        matches!(self, Relief::DroppedOldest | Relief::DroppedNewest)
+        matches!(self, Conflation::DroppedOldest | Conflation::DroppedNewest)
     }
 }
 
 /// How often each happened, of one thing: a connection, a channel, a pattern.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Reliefs([u64; Relief::ALL.len()]);
+pub struct Conflations([u64; Conflation::ALL.len()]);
 
-impl Reliefs {
+impl Conflations {
     /// Once more.
-    pub fn count(&mut self, relief: Relief) {
-        self.0[relief as usize] += 1;
+    pub fn count(&mut self, conflation: Conflation) {
+        self.0[conflation as usize] += 1;
     }
 
     /// How often.
-    pub fn get(&self, relief: Relief) -> u64 {
-        self.0[relief as usize]
+    pub fn get(&self, conflation: Conflation) -> u64 {
+        self.0[conflation as usize]
     }
 
     /// Whether nothing of it ever happened.
@@ -58,17 +58,17 @@ impl Reliefs {
 
 /// The same, counted by many at a time.
 #[derive(Debug, Default)]
-pub struct ReliefCounters(Counters<{ Relief::ALL.len() }>);
+pub struct ConflationCounters(Counters<{ Conflation::ALL.len() }>);
 
-impl ReliefCounters {
+impl ConflationCounters {
     /// Once more.
-    pub fn count(&self, relief: Relief) {
-        self.0.0[relief as usize].inc();
+    pub fn count(&self, conflation: Conflation) {
+        self.0.0[conflation as usize].inc();
     }
 
     /// As it is now.
-    pub fn get(&self) -> Reliefs {
-        Reliefs(Relief::ALL.map(|relief| self.0.0[relief as usize].get()))
+    pub fn get(&self) -> Conflations {
+        Conflations(Conflation::ALL.map(|conflation| self.0.0[conflation as usize].get()))
     }
 
     /// By their names in JSON.

@@ -18,11 +18,11 @@ use crate::http::listen::Serve;
 use crate::http::problem::Problem;
 use crate::http::upgrade::{self, Upgrader};
 use crate::http::{body, guard};
-use crate::limits::Verdict;
+use crate::limits::LimitVerdict;
 use crate::model::event::epoch_text;
 use crate::model::{Code, Fault, Json, Now};
 use crate::router::{Promised, Router};
-use crate::routing::doors::Door;
+use crate::routing::listeners::Listener;
 use crate::routing::paths::{Parameters, PathTable};
 
 /// The largest body of a source's request.
@@ -32,7 +32,7 @@ const SOURCE_BODY_BYTES_MAX: usize = 1 << 20;
 const FLOODING_RETRY: Duration = Duration::from_secs(60);
 
 /// One listener's table.
-pub struct Site {
+pub struct Routes {
     router: Arc<Router>,
     upgrader: Upgrader,
     loopback: bool,
@@ -44,35 +44,35 @@ pub struct Site {
 struct Endpoint {
     /// The protocol, by its place in the runtime.
     websocket: Option<usize>,
-    methods: BTreeMap<Arc<str>, Target>,
+    methods: BTreeMap<Arc<str>, Handler>,
 }
 
 #[derive(Clone, Copy)]
-enum Target {
+enum Handler {
     /// A row of a protocol's `http:`.
     Row { protocol: usize, row: usize },
     /// A source.
     Source(usize),
 }
 
-impl Site {
+impl Routes {
     /// All that is served at this door.
-    pub fn new(router: Arc<Router>, upgrader: Upgrader, door: &Door) -> Self {
+    pub fn new(router: Arc<Router>, upgrader: Upgrader, listener: &Listener) -> Self {
         let mut paths: PathTable<Endpoint> = PathTable::new();
         let runtime = &router.context.runtime;
-        for &protocol in &door.protocols {
+        for &protocol in &listener.protocols {
             let plan = &runtime.protocols[protocol].plan;
             paths.entry(&plan.path).websocket = Some(protocol);
             for (row, http) in plan.http.iter().enumerate() {
-                paths.entry(&http.path).methods.insert(http.method.clone(), Target::Row { protocol, row });
+                paths.entry(&http.path).methods.insert(http.method.clone(), Handler::Row { protocol, row });
             }
         }
-        for &index in &door.sources {
+        for &index in &listener.sources {
             if let SourceKind::Http { method, path, .. } = &runtime.plan.sources[index].kind {
-                paths.entry(path).methods.insert(method.clone(), Target::Source(index));
+                paths.entry(path).methods.insert(method.clone(), Handler::Source(index));
             }
         }
-        let loopback = door.listen.is_loopback();
+        let loopback = listener.listen.is_loopback();
         Self { router, upgrader, loopback, paths }
     }
 
@@ -85,12 +85,12 @@ impl Site {
             guard::check_origin(request.method(), request.headers(), &self.protocol(protocol).origins)?;
             return self.upgrader.upgrade(&self.router, protocol, request, parameters, peer).await;
         }
-        let Some(target) = self.target(endpoint, request.method(), request.headers()) else { return Err(unmet(endpoint)) };
+        let Some(handler) = self.handler(endpoint, request.method(), request.headers()) else { return Err(unmet(endpoint)) };
         let preflight = request.method() == Method::OPTIONS;
-        let origin = guard::check_origin(request.method(), request.headers(), self.origins(target))?;
+        let origin = guard::check_origin(request.method(), request.headers(), self.origins(handler))?;
         let (parts, incoming) = request.into_parts();
         let answered =
-            if preflight { Ok(preflight_answer(endpoint)) } else { self.run(target, parts, Body::new(incoming), parameters, peer).await };
+            if preflight { Ok(preflight_answer(endpoint)) } else { self.run(handler, parts, Body::new(incoming), parameters, peer).await };
         let mut response = answered.unwrap_or_else(IntoResponse::into_response);
         if let Some(origin) = origin {
             name_origin(response.headers_mut(), origin);
@@ -106,9 +106,9 @@ impl Site {
     fn check_rate(&self, protocol: usize, peer: SocketAddr) -> Result<(), Problem> {
         let Some(limit) = &self.router.context.runtime.protocols[protocol].address_limit else { return Ok(()) };
         let retry_after = match limit.check(&peer.ip().to_canonical().to_string(), Now::read()) {
-            Verdict::Pass => return Ok(()),
-            Verdict::Over { retry_after } => retry_after,
-            Verdict::Flooding => FLOODING_RETRY,
+            LimitVerdict::Pass => return Ok(()),
+            LimitVerdict::Over { retry_after } => retry_after,
+            LimitVerdict::Flooding => FLOODING_RETRY,
         };
         let mut fault = Fault::new(Code::RateLimited);
         fault.retry_after = Some(retry_after);
@@ -119,10 +119,10 @@ impl Site {
         &self.router.context.runtime.plan.sources[index]
     }
 
-    fn origins(&self, target: Target) -> &[String] {
-        match target {
-            Target::Row { protocol, .. } => &self.protocol(protocol).origins,
-            Target::Source(index) => match &self.source(index).kind {
+    fn origins(&self, handler: Handler) -> &[String] {
+        match handler {
+            Handler::Row { protocol, .. } => &self.protocol(protocol).origins,
+            Handler::Source(index) => match &self.source(index).kind {
                 SourceKind::Http { origins, .. } => origins,
                 SourceKind::Every { .. } => &[],
             },
@@ -130,7 +130,7 @@ impl Site {
     }
 
     /// The target of a method; for a preflight that of the method it asks for.
-    fn target(&self, endpoint: &Endpoint, method: &Method, headers: &HeaderMap) -> Option<Target> {
+    fn handler(&self, endpoint: &Endpoint, method: &Method, headers: &HeaderMap) -> Option<Handler> {
         let method = match (method, headers.get("access-control-request-method").and_then(|v| v.to_str().ok())) {
             (&Method::OPTIONS, Some(asked)) => asked,
             (&Method::HEAD, _) => "GET",
@@ -141,21 +141,21 @@ impl Site {
 
     async fn run(
         &self,
-        target: Target,
+        handler: Handler,
         parts: Parts,
         body: Body,
         parameters: Parameters,
         peer: SocketAddr,
     ) -> Result<Response<Body>, Problem> {
         let view = body::request_view(&parts, parameters);
-        let (outcome, row_answers) = match target {
-            Target::Row { protocol, row } => {
+        let (outcome, row_answers) = match handler {
+            Handler::Row { protocol, row } => {
                 let plan = self.protocol(protocol);
                 self.check_rate(protocol, peer)?;
                 let json = body::read_json(&parts, body, plan.limits.message).await?.unwrap_or_else(Json::null);
                 (self.router.http(plan, &plan.http[row], json, &view, Now::read())?, true)
             }
-            Target::Source(index) => {
+            Handler::Source(index) => {
                 let source = self.source(index);
                 if let SourceKind::Http { token, .. } = &source.kind {
                     guard::check_token(&parts.headers, token.as_ref())?;
@@ -244,7 +244,7 @@ fn unmet(endpoint: &Endpoint) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method").allow(methods(endpoint))
 }
 
-impl Serve for Site {
+impl Serve for Routes {
     async fn serve(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
         let mut response = self.answer(request, peer).await.unwrap_or_else(IntoResponse::into_response);
         response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));

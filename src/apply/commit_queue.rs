@@ -18,26 +18,26 @@ use crate::store::Ticket;
 /// Transactions after which other tasks have their turn.
 const TURN: usize = 64;
 
-/// The line. Bounded by the store's queue, and by what one connection may have waiting.
+/// The queue. Bounded by the store's queue, and by what one connection may have waiting.
 #[derive(Debug, Default)]
-pub struct Line {
+pub struct CommitQueue {
     // Protects the order. Held for a push or a pop; taken inside channels.
-    queue: Mutex<Queue>,
+    queue: Mutex<Inner>,
     wake: Notify,
     /// Told after each turn, at the cost of a look where nobody waits.
     finished: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    waiting: VecDeque<Transaction>,
+struct Inner {
+    waiting: VecDeque<PendingTransaction>,
     /// How far the store was when somebody last looked for what can be finished.
     settled: Ticket,
 }
 
 /// The second half of a transaction.
 #[derive(Debug)]
-pub(crate) struct Transaction {
+pub(crate) struct PendingTransaction {
     /// The tickets of its events; the default where it has none and only follows others.
     pub(super) first: Ticket,
     pub(super) last: Ticket,
@@ -52,32 +52,32 @@ pub(crate) struct Transaction {
 }
 
 /// What a transaction counts for in its connection's bound.
-pub(super) struct Weight {
+pub(super) struct Cost {
     pub(super) bytes: usize,
     pub(super) changes: usize,
 }
 
-pub(super) fn weight(steps: &[Step]) -> Weight {
-    let mut weight = Weight { bytes: 0, changes: 0 };
+pub(super) fn cost(steps: &[Step]) -> Cost {
+    let mut cost = Cost { bytes: 0, changes: 0 };
     for step in steps {
         match step {
-            Step::Show(event, _) => weight.bytes += event.weight(),
-            Step::Do(Effect::Send(frame)) => weight.bytes += frame.len(),
-            Step::Do(Effect::Publish { event, .. } | Effect::Direct { event, .. }) => weight.bytes += event.weight(),
-            Step::Do(Effect::View { .. } | Effect::Leave { .. } | Effect::Join { .. }) => weight.changes = 1,
+            Step::Show(event, _) => cost.bytes += event.cost_bytes(),
+            Step::Do(Effect::Send(frame)) => cost.bytes += frame.len(),
+            Step::Do(Effect::Publish { event, .. } | Effect::Direct { event, .. }) => cost.bytes += event.cost_bytes(),
+            Step::Do(Effect::View { .. } | Effect::Leave { .. } | Effect::Join { .. }) => cost.changes = 1,
             Step::Do(Effect::Close(_)) => {}
         }
     }
-    weight
+    cost
 }
 
-impl Line {
-    pub(super) fn push(&self, transaction: Transaction) {
+impl CommitQueue {
+    pub(super) fn push(&self, transaction: PendingTransaction) {
         if let Some(actor) = &transaction.actor {
-            let weight = weight(&transaction.steps);
-            actor.waiting.count.fetch_add(1, AcqRel);
-            actor.waiting.bytes.fetch_add(weight.bytes, AcqRel);
-            actor.waiting.changes.fetch_add(weight.changes, AcqRel);
+            let cost = cost(&transaction.steps);
+            actor.pending_commits.count.fetch_add(1, AcqRel);
+            actor.pending_commits.bytes.fetch_add(cost.bytes, AcqRel);
+            actor.pending_commits.changes.fetch_add(cost.changes, AcqRel);
         }
         let mut queue = self.queue.lock();
         // No commit will make anyone look for one that has no events of its own, or whose commit was faster than this.
@@ -89,7 +89,7 @@ impl Line {
         }
     }
 
-    fn pop(&self, settled: Ticket) -> Option<Transaction> {
+    fn pop(&self, settled: Ticket) -> Option<PendingTransaction> {
         let mut queue = self.queue.lock();
         queue.settled = settled;
         if queue.waiting.front()?.last <= settled { queue.waiting.pop_front() } else { None }

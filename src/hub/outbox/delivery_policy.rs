@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use crate::model::event::NewEvent;
 use crate::model::{Event, Json, Priority, json};
+use crate::telemetry::conflation::{Conflation, ConflationCounters};
 use crate::telemetry::metrics::{ChannelMetrics, DropReason, PatternMetrics};
-use crate::telemetry::relief::{Relief, ReliefCounters};
 
 /// Bytes of data that neighbours may have together. Each joining writes all of it again.
 const CONCAT_BYTES_MAX: usize = 8 << 10;
 
 /// The subscription that a message is for, seen from its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stream {
+pub struct SubscriptionId {
     /// Unique while the process runs; a subscription that is made again has another.
     pub number: u64,
     /// Whether it is told its position: then it gets events in the order of their offsets, whatever their priority.
@@ -22,7 +22,7 @@ pub struct Stream {
 
 /// What may become of a message that waits.
 #[derive(Debug)]
-pub enum Fate {
+pub enum Overflow {
     /// It is written, or the connection ends.
     Kept,
     /// Once there is no room, the oldest goes.
@@ -39,7 +39,7 @@ pub enum Fate {
 #[derive(Debug, Clone)]
 pub struct Counting {
     /// Of the channel.
-    pub channel: Arc<ReliefCounters>,
+    pub channel: Arc<ConflationCounters>,
     /// Of its pattern.
     pub pattern: Arc<PatternMetrics>,
     /// Of all channels.
@@ -48,48 +48,48 @@ pub struct Counting {
 
 /// See the module. An event without is of medium priority and kept.
 #[derive(Debug)]
-pub struct Traits {
+pub struct DeliveryPolicy {
     /// How soon it is written.
     pub priority: Priority,
     /// What else may become of it.
-    pub fate: Fate,
+    pub overflow: Overflow,
     /// Its place in its channel, where that has a history: it can be had from the log.
     pub kept_at: Option<u64>,
     /// None outside channels.
     pub counting: Option<Counting>,
 }
 
-impl Traits {
+impl DeliveryPolicy {
     /// Bytes that wait besides what is written.
-    pub(super) fn weight(&self) -> usize {
-        match &self.fate {
-            Fate::Joined(event, _) => event.weight(),
-            Fate::Latest(key) => key.len(),
-            Fate::Kept | Fate::DropOldest | Fate::DropNewest => 0,
+    pub(super) fn cost_bytes(&self) -> usize {
+        match &self.overflow {
+            Overflow::Joined(event, _) => event.cost_bytes(),
+            Overflow::Latest(key) => key.len(),
+            Overflow::Kept | Overflow::DropOldest | Overflow::DropNewest => 0,
         }
     }
 
     pub(super) fn is_droppable(&self) -> bool {
-        matches!(self.fate, Fate::DropOldest | Fate::DropNewest)
+        matches!(self.overflow, Overflow::DropOldest | Overflow::DropNewest)
     }
 
     /// Where a subscription goes on that does not get it: behind this offset, from the log.
-    pub(super) fn recoverable(&self, stream: Stream) -> Option<u64> {
-        self.kept_at.filter(|_| stream.positioned && self.is_droppable()).map(|offset| offset - 1)
+    pub(super) fn recoverable(&self, subscription: SubscriptionId) -> Option<u64> {
+        self.kept_at.filter(|_| subscription.positioned && self.is_droppable()).map(|offset| offset - 1)
     }
 
-    pub(super) fn count(&self, relief: Relief) {
+    pub(super) fn count(&self, conflation: Conflation) {
         let Some(counting) = &self.counting else { return };
-        counting.channel.count(relief);
-        counting.pattern.reliefs.count(relief);
-        if relief.is_drop() {
+        counting.channel.count(conflation);
+        counting.pattern.conflations.count(conflation);
+        if conflation.is_drop() {
             counting.all.drop_one(DropReason::SlowClient);
         }
     }
 
     /// Both as one event with the place of the later one, where they differ in nothing but one text of their data.
-    pub(in crate::hub) fn joined_with(&self, next: &Traits) -> Option<Traits> {
-        let (Fate::Joined(before, path), Fate::Joined(after, _)) = (&self.fate, &next.fate) else { return None };
+    pub(in crate::hub) fn joined_with(&self, next: &DeliveryPolicy) -> Option<DeliveryPolicy> {
+        let (Overflow::Joined(before, path), Overflow::Joined(after, _)) = (&self.overflow, &next.overflow) else { return None };
         let (old, new) = (&before.new, &after.new);
         let alike = self.priority == next.priority
             && old.kind == new.kind
@@ -100,8 +100,8 @@ impl Traits {
         }
         let data = Json::trusted(joined(old.data.as_str(), new.data.as_str(), path)?);
         let event = Event { new: NewEvent { data, ..new.clone() }, ..(**after).clone() };
-        let fate = Fate::Joined(Arc::new(event), path.clone());
-        Some(Traits { priority: next.priority, fate, kept_at: next.kept_at, counting: next.counting.clone() })
+        let overflow = Overflow::Joined(Arc::new(event), path.clone());
+        Some(DeliveryPolicy { priority: next.priority, overflow, kept_at: next.kept_at, counting: next.counting.clone() })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Events that wait a little for others, so that protocols which want it write several as one message: gathered once for each
+//! Events that wait a little for others, so that protocols which want it write several as one message: batched once for each
 //! channel and protocol, written once for all who get the same. Only a channel's own lock is held for any of it.
 //!
 //! Each subscription knows whether it is one of them, so that a fan-out asks nobody; that changes under the channel's lock.
@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::fanout::{Render, give, is_for};
-use super::held::Published;
+use super::fanout::{Render, enqueue, is_for};
+use super::locked_channels::Published;
 use super::members::Member;
 use super::outbox::Packet;
 use super::{Channel, Connection, Hub, Sent, State};
@@ -22,7 +22,7 @@ use crate::protocol::Frame;
 
 /// What waits on one channel for the members of one protocol.
 #[derive(Debug)]
-pub(super) struct Gathered {
+pub(super) struct PendingBatch {
     protocol: usize,
     /// With the key of a connection that is not to get it.
     events: Vec<(Arc<Event>, Option<u64>)>,
@@ -71,7 +71,7 @@ impl Due {
     }
 }
 
-/// What became of what was gathered, in subscriptions.
+/// What became of what was batched, in subscriptions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// Those whose outbox was full.
@@ -90,10 +90,10 @@ impl Written {
     }
 }
 
-/// A live member gets these later: its protocol is one to gather for.
-pub(super) fn note(member: &Member, gathering: &mut Vec<usize>, published: &mut [Published], except: &[Option<u64>]) {
-    if !gathering.contains(&member.connection.protocol) {
-        gathering.push(member.connection.protocol);
+/// A live member gets these later: its protocol is one to batch for.
+pub(super) fn note(member: &Member, batched: &mut Vec<usize>, published: &mut [Published], except: &[Option<u64>]) {
+    if !batched.contains(&member.connection.protocol) {
+        batched.push(member.connection.protocol);
     }
     for (published, except) in published.iter_mut().zip(except) {
         published.delivered += usize::from(is_for(member, &published.event, *except));
@@ -102,7 +102,7 @@ pub(super) fn note(member: &Member, gathering: &mut Vec<usize>, published: &mut 
 
 impl Hub {
     /// Keeps what was shown for the members of a protocol, until it is due or enough.
-    pub(super) fn gather(
+    pub(super) fn add_to_batches(
         &self,
         channel: &Channel,
         state: &mut State,
@@ -116,18 +116,18 @@ impl Hub {
             return written;
         };
         for (published, except) in published.iter().zip(except) {
-            let at = state.gathered.iter().position(|gathered| gathered.protocol == protocol).unwrap_or_else(|| {
+            let at = state.pending_batches.iter().position(|pending| pending.protocol == protocol).unwrap_or_else(|| {
                 let due = Instant::now() + every;
                 self.due.add(due, channel.name.clone(), protocol);
-                state.gathered.push(Gathered { protocol, events: Vec::new(), bytes: 0, due });
-                state.gathered.len() - 1
+                state.pending_batches.push(PendingBatch { protocol, events: Vec::new(), bytes: 0, due });
+                state.pending_batches.len() - 1
             });
-            let gathered = &mut state.gathered[at];
-            gathered.bytes += published.event.weight();
-            gathered.events.push((published.event.clone(), *except));
-            if gathered.events.len() >= events_max || gathered.bytes >= bytes_max {
-                let gathered = state.gathered.swap_remove(at);
-                let more = self.write(channel, state, &gathered, render);
+            let pending = &mut state.pending_batches[at];
+            pending.bytes += published.event.cost_bytes();
+            pending.events.push((published.event.clone(), *except));
+            if pending.events.len() >= events_max || pending.bytes >= bytes_max {
+                let pending = state.pending_batches.swap_remove(at);
+                let more = self.write(channel, state, &pending, render);
                 written = Written { overflowed: written.overflowed + more.overflowed, gone: written.gone + more.gone };
             }
         }
@@ -135,45 +135,45 @@ impl Hub {
     }
 
     /// Queues what is due on a channel for the members of a protocol.
-    pub fn write_gathered(&self, name: &ChannelName, protocol: usize, render: &mut dyn Render) -> Written {
+    pub fn write_batch(&self, name: &ChannelName, protocol: usize, render: &mut dyn Render) -> Written {
         let Some(channel) = self.channel(name.as_str()) else { return Written::default() };
         let mut state = channel.state.lock();
         let now = Instant::now();
         // What was enough before its time has gone already, and what came since is due later.
-        let is_due = |gathered: &Gathered| gathered.protocol == protocol && gathered.due <= now;
-        let Some(at) = state.gathered.iter().position(is_due) else { return Written::default() };
-        let gathered = state.gathered.swap_remove(at);
-        self.write(&channel, &state, &gathered, render)
+        let is_due = |pending: &PendingBatch| pending.protocol == protocol && pending.due <= now;
+        let Some(at) = state.pending_batches.iter().position(is_due) else { return Written::default() };
+        let pending = state.pending_batches.swap_remove(at);
+        self.write(&channel, &state, &pending, render)
     }
 
-    fn write(&self, channel: &Channel, state: &State, gathered: &Gathered, render: &mut dyn Render) -> Written {
+    fn write(&self, channel: &Channel, state: &State, pending: &PendingBatch, render: &mut dyn Render) -> Written {
         let mut written = Written::default();
         for (nth, piece) in state.members.pieces().iter().enumerate() {
-            if piece.iter().any(|member| gathered.is_for(member)) {
+            if piece.iter().any(|member| pending.is_for(member)) {
                 self.flush.members(nth, piece);
             }
         }
-        let members: Vec<&Member> = state.members.iter().filter(|member| gathered.is_for(member)).collect();
-        give_all(channel, &members, gathered, render, &mut written);
+        let members: Vec<&Member> = state.members.iter().filter(|member| pending.is_for(member)).collect();
+        enqueue_all(channel, &members, pending, render, &mut written);
         written
     }
 
-    /// Events for a connection are gathered from now on, or are not any more, on all its channels. What was gathered until now
+    /// Events for a connection are batched from now on, or are not any more, on all its channels. What was batched until now
     /// comes before what comes alone, and what came alone does not come again. No channel may be held.
-    pub fn switch_gathering(&self, connection: &Arc<Connection>, render: &mut dyn Render) {
+    pub fn switch_batching(&self, connection: &Arc<Connection>, render: &mut dyn Render) {
         for (name, key) in connection.subscriptions() {
             if let Some(channel) = self.channel(name.as_str()) {
-                channel.state.lock().switch_gathering(&channel, connection, &key, render);
+                channel.state.lock().switch_batching(&channel, connection, &key, render);
             }
         }
     }
 
-    /// Ends a connection after all that waits for it, what is gathered included. No channel may be held.
+    /// Ends a connection after all that waits for it, what is batched included. No channel may be held.
     pub fn end(&self, connection: &Arc<Connection>, close: Close, render: &mut dyn Render) {
         if render.batch(connection.protocol).is_some() {
             for (name, key) in connection.subscriptions() {
                 if let Some(channel) = self.channel(name.as_str()) {
-                    channel.state.lock().give_gathered(&channel, connection.key, &key, render);
+                    channel.state.lock().enqueue_batched(&channel, connection.key, &key, render);
                 }
             }
         }
@@ -182,40 +182,40 @@ impl Hub {
 }
 
 impl State {
-    /// Queues what was gathered for one subscription.
-    pub(super) fn give_gathered(&mut self, channel: &Channel, connection: u64, key: &Arc<str>, render: &mut dyn Render) {
+    /// Queues what was batched for one subscription.
+    pub(super) fn enqueue_batched(&mut self, channel: &Channel, connection: u64, key: &Arc<str>, render: &mut dyn Render) {
         let Some((at, member)) = self.member(connection, key) else { return };
-        let Some(gathered) = self.gathered.iter().find(|gathered| gathered.is_for(member)) else { return };
-        give_all(channel, &[member], gathered, render, &mut Written::default());
-        let last = gathered.events.last().map_or(0, |(event, _)| event.offset);
+        let Some(pending) = self.pending_batches.iter().find(|pending| pending.is_for(member)) else { return };
+        enqueue_all(channel, &[member], pending, render, &mut Written::default());
+        let last = pending.events.last().map_or(0, |(event, _)| event.offset);
         if let Some(member) = self.members.get_mut(at) {
             member.live_after = member.live_after.max(last);
         }
     }
 
-    fn switch_gathering(&mut self, channel: &Channel, connection: &Connection, key: &Arc<str>, render: &mut dyn Render) {
-        self.give_gathered(channel, connection.key, key, render);
+    fn switch_batching(&mut self, channel: &Channel, connection: &Connection, key: &Arc<str>, render: &mut dyn Render) {
+        self.enqueue_batched(channel, connection.key, key, render);
         let Some((at, _)) = self.member(connection.key, key) else { return };
         // What others still wait for it has: since just now, or since it came.
-        let of_protocol = |gathered: &&Gathered| gathered.protocol == connection.protocol;
-        let last = self.gathered.iter().find(of_protocol).and_then(|gathered| gathered.events.last());
+        let of_protocol = |pending: &&PendingBatch| pending.protocol == connection.protocol;
+        let last = self.pending_batches.iter().find(of_protocol).and_then(|pending| pending.events.last());
         let last = last.map_or(0, |(event, _)| event.offset);
         if let Some(member) = self.members.get_mut(at) {
-            member.gathers = connection.gathers();
+            member.batches = connection.batches();
             member.live_after = member.live_after.max(last);
         }
     }
 }
 
-impl Gathered {
+impl PendingBatch {
     /// Whether a member gets it, as far as it is new to it.
     fn is_for(&self, member: &Member) -> bool {
-        member.gathers && member.behind.is_none() && member.connection.protocol == self.protocol
+        member.batches && member.behind.is_none() && member.connection.protocol == self.protocol
     }
 }
 
 /// What some members are written, who get the same.
-struct List<'m> {
+struct Receivers<'m> {
     /// One of them.
     member: &'m Member,
     /// Which of the events.
@@ -224,7 +224,7 @@ struct List<'m> {
     joined: Option<Packet>,
 }
 
-impl<'m> List<'m> {
+impl<'m> Receivers<'m> {
     fn new(member: &'m Member) -> Self {
         Self { member, places: Vec::new(), messages: Vec::new(), joined: None }
     }
@@ -236,15 +236,15 @@ impl<'m> List<'m> {
     }
 }
 
-/// Queues for members what was gathered. An event that is alone is written as it is, and so is everything for those whose socket
+/// Queues for members what was batched. An event that is alone is written as it is, and so is everything for those whose socket
 /// takes nothing, where something is to become of events by themselves.
-fn give_all(channel: &Channel, members: &[&Member], gathered: &Gathered, render: &mut dyn Render, written: &mut Written) {
-    let Some((first, _)) = gathered.events.first() else { return };
-    let excepted: Vec<u64> = gathered.events.iter().filter_map(|(_, except)| *except).collect();
+fn enqueue_all(channel: &Channel, members: &[&Member], pending: &PendingBatch, render: &mut dyn Render, written: &mut Written) {
+    let Some((first, _)) = pending.events.first() else { return };
+    let excepted: Vec<u64> = pending.events.iter().filter_map(|(_, except)| *except).collect();
     let (mut lists, mut of_group, mut list_of) = (Vec::new(), HashMap::new(), Vec::with_capacity(members.len()));
     for member in members {
         let mut add = || {
-            lists.push(List::new(member));
+            lists.push(Receivers::new(member));
             lists.len() - 1
         };
         let gets_all = member.live_after < first.offset && !excepted.contains(&member.connection.key);
@@ -254,7 +254,7 @@ fn give_all(channel: &Channel, members: &[&Member], gathered: &Gathered, render:
         });
     }
     // Event by event: the renderer keeps what is the same for several.
-    for (place, (event, except)) in gathered.events.iter().enumerate() {
+    for (place, (event, except)) in pending.events.iter().enumerate() {
         render.begin();
         for list in lists.iter_mut().filter(|list| is_for(list.member, event, *except)) {
             if let Some(message) = render.frame(event, &list.member.connection, Some(&list.member.view)) {
@@ -265,20 +265,20 @@ fn give_all(channel: &Channel, members: &[&Member], gathered: &Gathered, render:
     }
     let mut known = HashMap::new();
     for list in lists.iter_mut().filter(|list| list.messages.len() > 1) {
-        let join = || render.joined(gathered.protocol, &list.messages).map(|joined| list.member.connection.packet(&joined));
+        let join = || render.joined(pending.protocol, &list.messages).map(|joined| list.member.connection.packet(&joined));
         list.joined = known.entry(list.same()).or_insert_with(join).clone();
     }
-    let traits: Vec<_> = gathered.events.iter().map(|(event, _)| render.traits(event, Some(channel))).collect();
-    let matter = traits.iter().any(Option::is_some);
+    let policy: Vec<_> = pending.events.iter().map(|(event, _)| render.policy(event, Some(channel))).collect();
+    let matter = policy.iter().any(Option::is_some);
     for (member, list) in members.iter().zip(list_of) {
-        let List { places, messages, joined, .. } = &lists[list];
+        let Receivers { places, messages, joined, .. } = &lists[list];
         if let Some(joined) = joined.as_ref().filter(|_| !matter || !member.connection.outbox.is_blocked()) {
-            written.note(member.connection.deliver(joined.clone(), Some(member.stream())));
+            written.note(member.connection.deliver(joined.clone(), Some(member.subscription())));
             continue;
         }
         for (place, message) in places.iter().zip(messages) {
-            let packet = Packet { traits: traits[*place].clone(), ..member.connection.packet(message) };
-            written.note(give(member, packet, render));
+            let packet = Packet { policy: policy[*place].clone(), ..member.connection.packet(message) };
+            written.note(enqueue(member, packet, render));
         }
     }
 }

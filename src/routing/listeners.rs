@@ -7,7 +7,7 @@ use crate::model::pattern::Pattern;
 
 /// One listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Door {
+pub struct Listener {
     /// Its address.
     pub listen: Listen,
     /// None: plain HTTP.
@@ -24,30 +24,36 @@ type Taken = (Arc<str>, Pattern);
 
 /// All listeners. What has the same address shares one. Where the system chooses the port, things that want the same path get
 /// a listener each, and so do those with and without TLS; elsewhere the configuration refuses that.
-pub fn doors(plan: &Plan) -> Vec<Door> {
-    let mut doors: Vec<Door> = Vec::new();
+pub fn listeners(plan: &Plan) -> Vec<Listener> {
+    let mut listeners: Vec<Listener> = Vec::new();
     for (index, protocol) in plan.protocols.iter().enumerate() {
         let rows = protocol.http.iter().map(|row| (row.method.clone(), row.path.clone()));
         let wanted: Vec<Taken> = std::iter::once(("WS".into(), protocol.path.clone())).chain(rows).collect();
-        find(&mut doors, &protocol.listen, protocol.tls.as_ref(), wanted).protocols.push(index);
+        find(&mut listeners, &protocol.listen, protocol.tls.as_ref(), wanted).protocols.push(index);
     }
     for (index, source) in plan.sources.iter().enumerate() {
         if let SourceKind::Http { method, path, listen, tls, .. } = &source.kind {
-            find(&mut doors, listen, tls.as_ref(), vec![(method.clone(), path.clone())]).sources.push(index);
+            find(&mut listeners, listen, tls.as_ref(), vec![(method.clone(), path.clone())]).sources.push(index);
         }
     }
-    doors
+    listeners
 }
 
-fn find<'d>(doors: &'d mut Vec<Door>, listen: &Listen, tls: Option<&TlsPlan>, wanted: Vec<Taken>) -> &'d mut Door {
-    let same = |door: &Door| door.listen == *listen && door.tls.as_ref() == tls;
-    let shares = |door: &Door| same(door) && (listen.port != 0 || !wanted.iter().any(|one| door.taken.contains(one)));
-    let at = doors.iter().position(shares).unwrap_or_else(|| {
-        doors.push(Door { listen: listen.clone(), tls: tls.cloned(), protocols: Vec::new(), sources: Vec::new(), taken: Vec::new() });
-        doors.len() - 1
+fn find<'d>(listeners: &'d mut Vec<Listener>, listen: &Listen, tls: Option<&TlsPlan>, wanted: Vec<Taken>) -> &'d mut Listener {
+    let same = |listener: &Listener| listener.listen == *listen && listener.tls.as_ref() == tls;
+    let shares = |listener: &Listener| same(listener) && (listen.port != 0 || !wanted.iter().any(|one| listener.taken.contains(one)));
+    let at = listeners.iter().position(shares).unwrap_or_else(|| {
+        listeners.push(Listener {
+            listen: listen.clone(),
+            tls: tls.cloned(),
+            protocols: Vec::new(),
+            sources: Vec::new(),
+            taken: Vec::new(),
+        });
+        listeners.len() - 1
     });
-    doors[at].taken.extend(wanted);
-    &mut doors[at]
+    listeners[at].taken.extend(wanted);
+    &mut listeners[at]
 }
 
 #[cfg(test)]
@@ -64,7 +70,10 @@ mod tests {
             protocol("a", format!("localhost:{a}/ws")),
             protocol("b", format!("localhost:{b}/{}", if a == 0 { "ws" } else { "" })),
         );
-        doors(&runtime(&yaml, &[]).plan).into_iter().map(|door| (door.listen.port, door.protocols, door.sources)).collect()
+        listeners(&runtime(&yaml, &[]).plan)
+            .into_iter()
+            .map(|listener| (listener.listen.port, listener.protocols, listener.sources))
+            .collect()
     }
 
     #[test]
