@@ -26,6 +26,8 @@ const BUSY_WAIT: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 20
 const CHECKPOINT_PAGES: &str = "4096";
 /// Rows read ahead per query. Few, because one row may be as large as a protocol's largest message.
 const ROWS_AHEAD: usize = 8;
+/// Statements that stay prepared: more than there are texts.
+const STATEMENTS: usize = 256;
 /// How every SQLite file begins.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
@@ -168,6 +170,7 @@ impl DatabaseFile {
             .synchronous(SqliteSynchronous::Full)
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             .pragma("journal_size_limit", "67108864")
+            .statement_cache_capacity(STATEMENTS)
             // The writer tells what took long, and without the text of the statement.
             .disable_statement_logging();
         let writer = pool(1).connect_with(writing).await?;
