@@ -15,12 +15,14 @@ use divan::counter::BytesCount;
 use serde_json::Value;
 use tramline::config;
 use tramline::hub::{Connection, Hub, Packet, Render};
+use tramline::limits::SharedLimits;
+use tramline::model::chance::Chance;
 use tramline::model::{ChannelName, ConnView, Event, Json, Now, SubView, json};
 use tramline::pipeline::deliver::Renderer;
-use tramline::pipeline::{self, ClientLimits, Context, Decision, Effect, Input};
+use tramline::pipeline::{self, ClientLimits, Decision, Effect, Env, EventEffect, Input, Moment, Snapshot, Spending, Spent};
 use tramline::protocol::Frame;
 use tramline::protocol::websocket::{self, Decoder};
-use tramline::runtime::{self, Runtime};
+use tramline::runtime::{self, Counters, Runtime};
 use tramline::telemetry::metrics::Metrics;
 
 const ROUTES: &str = r#"
@@ -113,14 +115,14 @@ fn ready(routes: &str) -> Runtime {
     std::fs::write(folder.join("plugins").join("bench.rhai"), PLUGIN).unwrap();
     let loaded = config::load(&folder.join("routes.yaml"), &|_| None);
     std::fs::remove_dir_all(&folder).unwrap();
-    let (files, now) = (loaded.files.clone(), Now::read());
-    let built = runtime::build(loaded, &Arc::new(Metrics::new(now)), now);
+    let files = loaded.files.clone();
+    let built = runtime::build(loaded, None);
     built.unwrap_or_else(|found| panic!("{}", config::diagnostic::render(&found, &files)))
 }
 
 /// A client that the router knows, and no socket.
 struct Client {
-    context: Context,
+    snapshot: Snapshot,
     connection: Connection,
     limits: ClientLimits,
     now: Now,
@@ -129,10 +131,13 @@ struct Client {
 impl Client {
     fn new() -> Self {
         let (runtime, now) = (Arc::new(ready(ROUTES)), Now::read());
-        let protocol = &runtime.protocols[0];
+        let limits = SharedLimits::new(&runtime.plan, None, now);
+        let counters = Counters::new(&runtime.plan, &Arc::new(Metrics::new(now)), now);
+        let snapshot = Snapshot::new(runtime, limits.into(), counters.into(), Arc::new(Hub::new(Vec::new())));
+        let plan = &snapshot.runtime.plan.protocols[0];
         let view = ConnView {
             id: "c-1".into(),
-            protocol: protocol.plan.name.clone(),
+            protocol: plan.name.clone(),
             user: Some("ada".into()),
             session: None,
             ip: "127.0.0.1".into(),
@@ -141,14 +146,17 @@ impl Client {
             request: Arc::default(),
             origin: Default::default(),
         };
-        let connection = Connection::new(1, 0, now, view, &protocol.plan.limits, None, protocol.metrics.clone());
-        let limits = ClientLimits::new(&protocol.plan, now);
-        let hub = Arc::new(Hub::new(1, Vec::new()));
-        Self { context: Context::new(runtime, hub), connection, limits, now }
+        let metrics = snapshot.counters.protocol(plan.id).unwrap().clone();
+        let connection = Connection::new(1, plan.id, now, view, &plan.limits, None, metrics);
+        let limits = ClientLimits::new(plan, now);
+        Self { connection, limits, now, snapshot }
     }
 
-    fn decide(&mut self, frame: Frame) -> Decision {
-        let decision = pipeline::decide(&self.context, &self.connection, &mut self.limits, Input::Message(frame), self.now);
+    fn decide(&mut self, frame: &Frame) -> Decision {
+        let (mut chance, mut spent) = (Chance::System, Spent::default());
+        let mut limits = Spending { shared: &self.snapshot.limits, client: Some(&mut self.limits), spent: &mut spent };
+        let mut env = Env { now: self.now, chance: &mut chance, limits: &mut limits, pending: false, trial: false };
+        let decision = pipeline::decide(&self.snapshot, Input::Connection(&self.connection, Moment::Message(frame)), &mut env);
         assert!(decision.fault.is_none(), "{:?}", decision.fault);
         decision
     }
@@ -156,7 +164,7 @@ impl Client {
 
 #[inline(never)]
 fn once_decide(client: &mut Client, frame: &Frame) -> Decision {
-    client.decide(frame.clone())
+    client.decide(frame)
 }
 
 #[divan::bench(args = [("publish", publish()), ("echo", echo())].map(Named))]
@@ -212,12 +220,11 @@ fn once_render(renderer: &mut Renderer<'_>, event: &Event, client: &Client, subs
 #[divan::bench]
 fn render(bencher: Bencher<'_, '_>) {
     let mut client = Client::new();
-    let effect = client.decide(publish()).effects.pop();
-    let Some(Effect::Publish { channel, event, .. }) = effect else { panic!("{effect:?}") };
+    let effect = client.decide(&publish()).effects.pop();
+    let Some(Effect::Event(EventEffect::Publish { channel, event, .. })) = effect else { panic!("{effect:?}") };
     let subscription = SubView { channel: channel.clone(), key: "".into(), meta: None, positioned: false };
     let event = Event { new: event, channel: Some(channel), offset: 1, epoch: 1, seq: 0 };
-    let runtime = client.context.runtime.clone();
-    let mut renderer = Renderer::new(&runtime, client.now);
+    let mut renderer = Renderer::new(&client.snapshot, client.now);
     bencher.bench_local(|| once_render(&mut renderer, &event, &client, &subscription));
 }
 

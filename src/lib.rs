@@ -6,41 +6,48 @@
 //! ```
 //!
 //! [`pipeline::decide`] says everything that happens to an input, and does none of it; [`apply`] does it, as one transaction.
-//! Read [`model`] for the words, [`config::plan`] for what a routes file says, then the flow above from left to right.
+//! [`live`] holds the configuration that is current, under which both happen. Read [`model`] for the words, [`config::plan`] for
+//! what a routes file says, then the flow above from left to right.
 //!
-//! Layers: a module may use those of its own row's left and of the rows above, never its neighbours. `tests/tidy.rs` holds this table.
+//! Layers: a module may use those of the rows above its own; modules of one row do not use each other. `tests/tidy.rs` holds this
+//! table.
 //!
 //! | | modules | what they must not know |
 //! | --- | --- | --- |
-//! | L0 | `model`, `telemetry` | everything else; `model` also tokio, axum, sqlx, rhai |
-//! | L1 | `protocol`, `config` | sockets, tasks, database, scripts |
-//! | L2 | `limits`, `routing`, `script`, `store` | each other, the hub, any connection |
-//! | L3 | `hub` | HTTP, transports, scripts |
-//! | L4 | `runtime`, `pipeline`, `apply`, `router`, `catch_up`, `log_channels`, `statistics` | how an event arrived |
-//! | L5 | `connection`, `sources` | axum, the text of routes.yaml, each other |
-//! | L6 | `http` | the command line |
-//! | L7 | `app`, `cli` | |
+//! | L0 | `model` | everything else, tokio, axum, sqlx and rhai too |
+//! | L1 | `telemetry`, `tasks` | what is counted, what runs |
+//! | L2 | `protocol` | sockets, tasks, database, scripts |
+//! | L3 | `config` | likewise |
+//! | L4 | `limits`, `routing`, `script`, `store` | each other, the hub, any connection |
+//! | L5 | `hub` | HTTP, transports, scripts |
+//! | L6 | `runtime` | how an event arrived |
+//! | L7 | `pipeline` | likewise |
+//! | L8 | `apply` | likewise |
+//! | L9 | `live` | likewise |
+//! | L10 | `connection`, `sources` | axum, the text of routes.yaml, each other |
+//! | L11 | `http` | the command line |
+//! | L12 | `reload` | likewise |
+//! | L13 | `engine` | likewise |
+//! | L14 | `cli` | |
 
-pub mod app;
 pub mod apply;
-pub mod catch_up;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod engine;
 pub mod http;
 pub mod hub;
 pub mod limits;
-pub mod log_channels;
+pub mod live;
 pub mod model;
 pub mod pipeline;
 pub mod protocol;
-pub mod router;
 pub mod routing;
 pub mod runtime;
 pub mod script;
 pub mod sources;
-pub mod statistics;
 pub mod store;
+pub mod tasks;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;

@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    tramline::app::main(tramline::cli::Cli::parse())
+    tramline::cli::main(tramline::cli::Cli::parse())
 }

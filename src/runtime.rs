@@ -1,151 +1,169 @@
-//! A configuration made ready to run: names indexed, scripts compiled, limiters and counters in place. Built beside the
-//! running one and never changed; what changes lives in the hub, the store and the counters.
+//! A configuration made ready to run: names indexed, scripts compiled, what each row reads worked out. Built beside the running
+//! one and never changed. What changes under it lives elsewhere: in the hub, the store, the limiters and the counters.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::Loaded;
 use crate::config::diagnostic::Diagnostic;
-use crate::config::plan::{ChannelPlan, Plan, ProtocolPlan, Row};
+use crate::config::plan::{ChannelPlan, FnRef, Plan, ProtocolPlan, Reply, Row, SourcePlan};
 use crate::hub::Published;
-use crate::limits::{KeyedLimiter, Limiter};
 use crate::model::Now;
-use crate::routing::{ChannelTable, table};
+use crate::model::id::{IdMap, PatternId, ProtocolId, RowId, SourceId};
+use crate::routing::ChannelTable;
+use crate::routing::listeners::{self, Listener};
 use crate::script::Scripts;
 use crate::telemetry::metrics::{ChannelMetrics, DropReason, Metrics, PatternMetrics, ProtocolMetrics, RouteMetrics};
 
-/// Users or addresses a limit remembers at once.
-const LIMITED_KEYS_MAX: usize = 100_000;
-
-/// What a decision reads.
+/// What a decision reads of the configuration.
 pub struct Runtime {
     /// The configuration.
     pub plan: Plan,
     /// Channels by name.
     pub channels: ChannelTable,
-    /// In the order of the configuration.
-    pub protocols: Vec<Protocol>,
     /// Compiled scripts.
     pub scripts: Arc<Scripts>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-    /// What is counted of all channels together.
-    pub counters: Arc<ChannelMetrics>,
-    /// Limits of rows that no connection speaks through: HTTP rows and sources.
-    row_limits: HashMap<usize, Limiter>,
-    /// By the ids of rows.
-    routes: Vec<Arc<RouteMetrics>>,
-    /// In the order of the configuration.
-    patterns: Vec<Arc<PatternMetrics>>,
-    /// When the server started.
-    pub started: Now,
+    /// What is served at which address.
+    pub listeners: Vec<Listener>,
+    protocols: IdMap<ProtocolId, Protocol>,
+    sources: IdMap<SourceId, Arc<SourcePlan>>,
+    reads: IdMap<RowId, Reads>,
 }
 
 /// A protocol made ready to run.
 pub struct Protocol {
     /// Its configuration.
     pub plan: Arc<ProtocolPlan>,
-    /// Messages per user.
-    pub user_limit: Option<KeyedLimiter>,
-    /// Messages per address.
-    pub address_limit: Option<KeyedLimiter>,
-    /// New connections per address.
-    pub connect_limit: Option<KeyedLimiter>,
-    /// What is counted of it.
-    pub metrics: Arc<ProtocolMetrics>,
+    /// What the function reads that every message passes.
+    pub reads: Reads,
 }
 
-/// Compiles what was loaded. Everything that is wrong, with the configuration or the scripts, is told together.
-pub fn build(loaded: Loaded, metrics: &Arc<Metrics>, now: Now) -> Result<Runtime, Vec<Diagnostic>> {
-    let (scripts, found) = Scripts::build(&loaded.plugins, &loaded.functions, &loaded.expressions);
+/// What a row reads of the world.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// Where a channel stands: `recover`.
+    pub positions: bool,
+    /// What its scripts ask: `history`, `members`, `connections`, `statistics`.
+    pub world: bool,
+}
+
+impl Reads {
+    fn of(row: &Row, scripts: &Scripts) -> Self {
+        let answer = match &row.reply {
+            Some(Reply::Call(function)) => Some(function),
+            _ => None,
+        };
+        let functions = [&row.when, &row.validate, &row.transform, &row.call].into_iter().flatten().chain(answer);
+        Self { positions: row.join.iter().any(|join| join.recover.is_some()), world: functions.into_iter().any(|f| scripts.asks(f)) }
+    }
+
+    fn of_function(function: Option<&FnRef>, scripts: &Scripts) -> Self {
+        Self { positions: false, world: function.is_some_and(|function| scripts.asks(function)) }
+    }
+
+    /// Whether anything is read.
+    pub fn any(self) -> bool {
+        self.positions || self.world
+    }
+}
+
+/// Compiles what was loaded. Everything that is wrong, with the configuration or the scripts, is told together. Plugins that
+/// are the same as in `previous` keep their health.
+pub fn build(loaded: Loaded, previous: Option<&Runtime>) -> Result<Runtime, Vec<Diagnostic>> {
+    let (scripts, found) = Scripts::build(&loaded.plugins, &loaded.functions, &loaded.expressions, previous.map(|before| &*before.scripts));
     let mut diagnostics = loaded.diagnostics;
     diagnostics.extend(found);
     let plan = match loaded.plan {
         Some(plan) if diagnostics.is_empty() => plan,
         _ => return Err(diagnostics),
     };
-    let protocols = plan
-        .protocols
-        .iter()
-        .map(|protocol| {
-            let limits = &protocol.limits;
-            let keyed = |rate: &Option<_>| rate.as_ref().map(|rate| KeyedLimiter::new(rate, LIMITED_KEYS_MAX, now));
-            Protocol {
-                user_limit: keyed(&limits.user_rate),
-                address_limit: keyed(&limits.address_rate),
-                connect_limit: keyed(&limits.connect_rate),
-                metrics: metrics.protocol(&protocol.name),
-                plan: protocol.clone(),
-            }
-        })
-        .collect();
-    let http = plan.protocols.iter().flat_map(|p| &p.http).flat_map(|http| &http.rows);
-    let sources = plan.sources.iter().flat_map(|source| source.messages.all());
-    let row_limits = http.chain(sources).filter_map(|row| Some((row.id, Limiter::new(row.limit.as_ref()?, now)))).collect();
-    let mut routes = Vec::new();
-    for row in table::rows(&plan) {
-        routes.resize_with(routes.len().max(row.id + 1), Arc::default);
-        routes[row.id] = metrics.route(&row.name);
-    }
-    let patterns = plan.channels.iter().map(|c| metrics.pattern(c.pattern.as_str())).collect();
-    for source in &plan.sources {
-        metrics.source(&source.name);
-    }
+    let protocol = |plan: &Arc<ProtocolPlan>| {
+        let reads = Reads::of_function(plan.validate.as_ref(), &scripts);
+        (plan.id, Protocol { plan: plan.clone(), reads })
+    };
     Ok(Runtime {
         channels: ChannelTable::new(&plan.channels),
+        listeners: listeners::listeners(&plan),
+        protocols: plan.protocols.iter().map(protocol).collect(),
+        sources: plan.sources.iter().map(|source| (source.id, source.clone())).collect(),
+        reads: plan.rows().map(|row| (row.id, Reads::of(row, &scripts))).collect(),
         plan,
-        protocols,
         scripts,
-        counters: metrics.channels(),
-        metrics: metrics.clone(),
-        row_limits,
-        routes,
-        patterns,
-        started: now,
     })
 }
 
 impl Runtime {
-    /// The place of a protocol.
-    pub fn protocol_index(&self, name: &str) -> Option<usize> {
-        self.protocols.iter().position(|p| *p.plan.name == *name)
+    /// A protocol, where this configuration has it.
+    pub fn protocol(&self, id: ProtocolId) -> Option<&Protocol> {
+        self.protocols.get(id)
     }
 
-    /// The counters of a row, by its id.
-    pub fn route_metrics(&self, row: usize) -> Option<&RouteMetrics> {
-        self.routes.get(row).map(|counted| &**counted)
+    /// A source, where this configuration has it.
+    pub fn source(&self, id: SourceId) -> Option<&Arc<SourcePlan>> {
+        self.sources.get(id)
     }
 
-    /// The limit of a row that no connection speaks through, where it has one.
-    pub fn row_limit(&self, row: &Row) -> Option<&Limiter> {
-        self.row_limits.get(&row.id)
+    /// What a row reads.
+    pub fn reads(&self, id: RowId) -> Reads {
+        self.reads.get(id).copied().unwrap_or_default()
+    }
+}
+
+/// What is counted under a configuration, by its names. The objects themselves live as long as the process: what a name counted
+/// goes on over reloads.
+pub struct Counters {
+    /// All there is.
+    pub metrics: Arc<Metrics>,
+    /// Of all channels together.
+    pub channels: Arc<ChannelMetrics>,
+    /// When the server started.
+    pub started: Now,
+    protocols: IdMap<ProtocolId, Arc<ProtocolMetrics>>,
+    rows: IdMap<RowId, Arc<RouteMetrics>>,
+    patterns: IdMap<PatternId, Arc<PatternMetrics>>,
+}
+
+impl Counters {
+    /// Those of a plan.
+    pub fn new(plan: &Plan, metrics: &Arc<Metrics>, started: Now) -> Self {
+        for source in &plan.sources {
+            metrics.source(&source.name);
+        }
+        Self {
+            channels: metrics.channels(),
+            started,
+            protocols: plan.protocols.iter().map(|protocol| (protocol.id, metrics.protocol(&protocol.name))).collect(),
+            rows: plan.rows().map(|row| (row.id, metrics.route(&row.name))).collect(),
+            patterns: plan.channels.iter().map(|channel| (channel.id, metrics.pattern(channel.pattern.as_str()))).collect(),
+            metrics: metrics.clone(),
+        }
     }
 
-    /// The counters of a channel's pattern.
-    pub fn pattern_metrics(&self, channel: &ChannelPlan) -> Arc<PatternMetrics> {
-        self.patterns.get(channel.place).cloned().unwrap_or_else(|| self.metrics.pattern(channel.pattern.as_str()))
+    /// Of a protocol.
+    pub fn protocol(&self, id: ProtocolId) -> Option<&Arc<ProtocolMetrics>> {
+        self.protocols.get(id)
+    }
+
+    /// Of a row.
+    pub fn row(&self, id: RowId) -> Option<&RouteMetrics> {
+        self.rows.get(id).map(|counted| &**counted)
+    }
+
+    /// Of a channel's pattern.
+    pub fn pattern(&self, channel: &ChannelPlan) -> Arc<PatternMetrics> {
+        self.patterns.get(channel.id).cloned().unwrap_or_else(|| self.metrics.pattern(channel.pattern.as_str()))
     }
 
     /// Counts an event with what became of it. `channel`: what the configuration says of its channel; none: it went to
     /// connections directly.
     pub fn published(&self, channel: Option<&ChannelPlan>, published: &Published) {
-        self.counters.published.inc();
-        self.counters.delivered.add(published.delivered as u64);
-        self.counters.drop_many(DropReason::OutboxFull, published.overflowed as u64);
-        self.counters.drop_many(DropReason::Gone, published.gone as u64);
-        if let Some(pattern) = channel.and_then(|plan| self.patterns.get(plan.place)) {
+        self.channels.published.inc();
+        self.channels.delivered.add(published.delivered as u64);
+        self.channels.drop_many(DropReason::OutboxFull, published.overflowed as u64);
+        self.channels.drop_many(DropReason::Gone, published.gone as u64);
+        if let Some(pattern) = channel.and_then(|plan| self.patterns.get(plan.id)) {
             pattern.published.inc();
             pattern.delivered.add(published.delivered as u64);
             pattern.bytes.add(published.event.new.data.as_str().len() as u64);
-        }
-    }
-
-    /// Forgets the limiters' keys that would pass anyway. Called now and then.
-    pub fn sweep(&self, now: Now) {
-        for protocol in &self.protocols {
-            for limiter in [&protocol.user_limit, &protocol.address_limit, &protocol.connect_limit].into_iter().flatten() {
-                limiter.sweep(now);
-            }
         }
     }
 }

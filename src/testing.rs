@@ -1,4 +1,4 @@
-//! For unit tests: a router out of a few lines of YAML, connections without sockets, a socket that does what it is told.
+//! For unit tests: a live out of a few lines of YAML, connections without sockets, a socket that does what it is told.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
@@ -10,14 +10,13 @@ use crate::apply::Batch;
 use crate::config;
 use crate::config::plan::DatabasePlan;
 use crate::hub::{Connection, Hub, Socket};
-use crate::log_channels::LogChannels;
+use crate::live::{Handled, Live};
 use crate::model::view::ConnView;
 use crate::model::{Json, Now};
-use crate::pipeline::{ClientLimits, Context, Input};
+use crate::pipeline::{ClientLimits, Moment, Spent};
 use crate::protocol::Frame;
-use crate::router::Router;
 use crate::runtime::{self, Runtime};
-use crate::store::Store;
+use crate::store::{Store, Writer};
 use crate::telemetry::metrics::Metrics;
 
 /// A runtime of this routes file and these plugins.
@@ -30,34 +29,39 @@ pub(crate) fn runtime(yaml: &str, plugins: &[(&str, &str)]) -> Runtime {
     }
     let loaded = config::load(&folder.path().join("routes.yaml"), &|_| None);
     let files = loaded.files.clone();
-    let now = Now::read();
-    runtime::build(loaded, &Arc::new(Metrics::new(now)), now)
-        .unwrap_or_else(|found| panic!("{}", config::diagnostic::render(&found, &files)))
+    runtime::build(loaded, None).unwrap_or_else(|found| panic!("{}", config::diagnostic::render(&found, &files)))
 }
 
-/// A router on a database in memory.
-pub(crate) async fn router(yaml: &str, plugins: &[(&str, &str)]) -> Arc<Router> {
+/// The running whole on a database in memory, whose writer does not run yet.
+pub(crate) async fn paused(yaml: &str, plugins: &[(&str, &str)]) -> (Arc<Live>, Writer) {
     let runtime = Arc::new(runtime(yaml, plugins));
-    let (store, mut writer, recovered) = Store::open(&DatabasePlan::Memory.into(), Now::read()).await.unwrap();
-    let hub = Arc::new(Hub::new(runtime.protocols.len(), recovered.channels));
-    writer.begin(Arc::new(LogChannels { runtime: runtime.clone(), hub: hub.clone() })).await.unwrap();
+    let now = Now::read();
+    let (store, mut writer, recovered) = Store::open(&DatabasePlan::Memory.into(), now).await.unwrap();
+    let hub = Arc::new(Hub::new(recovered.channels));
+    let live = Arc::new(Live::new(runtime, hub.clone(), store, &Arc::new(Metrics::new(now)), now));
+    writer.begin(Arc::new(live.log_channels())).await.unwrap();
+    let committing = live.clone();
+    tokio::spawn(async move { committing.finish_commits().await });
+    (live, writer)
+}
+
+/// The running whole on a database in memory.
+pub(crate) async fn live(yaml: &str, plugins: &[(&str, &str)]) -> Arc<Live> {
+    let (live, writer) = paused(yaml, plugins).await;
     tokio::spawn(writer.run(std::future::pending()));
-    let router = Arc::new(Router::new(Context::new(runtime, hub), store, Now::read()));
-    let flushing = router.clone();
-    tokio::spawn(async move { flushing.context.hub.flush.run_all().await });
-    let delivering = router.clone();
-    tokio::spawn(async move { delivering.deliver().await });
-    let batching = router.clone();
+    let hub = live.hub.clone();
+    tokio::spawn(async move { hub.flush.run_all().await });
+    let batching = live.clone();
     tokio::spawn(async move { batching.write_due_batches().await });
-    let feed = router.context.hub.feed.clone();
+    let feed = live.hub.feed.clone();
     tokio::spawn(async move { feed.run().await });
-    router
+    live
 }
 
 /// Resolves when a channel's events are committed and shown up to this offset.
-pub(crate) async fn shown(router: &Router, channel: &str, offset: u64) {
+pub(crate) async fn shown(live: &Live, channel: &str, offset: u64) {
     let there = async {
-        while router.context.hub.position(channel).is_none_or(|at| at.offset < offset) {
+        while live.hub.position(channel).is_none_or(|at| at.offset < offset) {
             tokio::task::yield_now().await;
         }
     };
@@ -65,11 +69,12 @@ pub(crate) async fn shown(router: &Router, channel: &str, offset: u64) {
 }
 
 /// A connection of the first protocol that the hub has let in.
-pub(crate) fn connect(router: &Router, id: &str) -> Arc<Connection> {
-    let protocol = &router.context.runtime.protocols[0];
+pub(crate) fn connect(live: &Live, id: &str) -> Arc<Connection> {
+    let snapshot = live.current();
+    let plan = &snapshot.runtime.plan.protocols[0];
     let view = ConnView {
         id: id.into(),
-        protocol: protocol.plan.name.clone(),
+        protocol: plan.name.clone(),
         user: None,
         session: None,
         ip: "127.0.0.1".into(),
@@ -78,39 +83,39 @@ pub(crate) fn connect(router: &Router, id: &str) -> Arc<Connection> {
         request: Arc::default(),
         origin: Default::default(),
     };
-    let limits = &protocol.plan.limits;
-    let key = router.context.hub.next_key();
-    let connection = Arc::new(Connection::new(key, 0, Now::read(), view, limits, None, protocol.metrics.clone()));
-    router.admit(&connection).unwrap();
+    let metrics = snapshot.counters.protocol(plan.id).unwrap().clone();
+    let connection = Arc::new(Connection::new(live.hub.next_key(), plan.id, Now::read(), view, &plan.limits, None, metrics));
+    live.admit(&snapshot, &connection).unwrap();
     connection
 }
 
 /// A client without a socket: what it says is decided and applied at once, what it is told waits in its outbox.
 pub(crate) struct Client {
-    pub(crate) router: Arc<Router>,
+    pub(crate) live: Arc<Live>,
     pub(crate) connection: Arc<Connection>,
     limits: ClientLimits,
 }
 
 impl Client {
-    pub(crate) fn open(router: &Arc<Router>, id: &str) -> Self {
-        let connection = connect(router, id);
-        let limits = ClientLimits::new(&router.context.runtime.protocols[0].plan, Now::read());
-        let mut client = Self { router: router.clone(), connection, limits };
-        client.input(Input::Open);
+    pub(crate) fn open(live: &Arc<Live>, id: &str) -> Self {
+        let connection = connect(live, id);
+        let limits = ClientLimits::new(&live.current().runtime.plan.protocols[0], Now::read());
+        let mut client = Self { live: live.clone(), connection, limits };
+        client.input(Moment::Open);
         client
     }
 
-    pub(crate) fn input(&mut self, input: Input<'_>) {
-        let now = Now::read();
-        let mut batch = Batch::new(&self.router.context, Some(&self.connection), now);
-        self.router.client(&self.connection, &mut self.limits, input, &mut batch, now);
+    pub(crate) fn input(&mut self, moment: Moment<'_>) -> Handled {
+        let (snapshot, now) = (self.live.current(), Now::read());
+        let mut batch = Batch::new(&snapshot, Some(&self.connection), now);
+        let handled = self.live.client(&snapshot, &self.connection, moment, &mut self.limits, &mut Spent::default(), &mut batch, now);
         drop(batch);
-        self.router.context.hub.flush.one(&self.connection);
+        self.live.hub.flush.one(&self.connection);
+        handled
     }
 
     pub(crate) fn say(&mut self, text: &str) {
-        self.input(Input::Message(Frame::Text(text.into())));
+        self.input(Moment::Message(&Frame::Text(text.into())));
     }
 
     /// Everything it was told since the last look.

@@ -243,12 +243,13 @@ fn when(close: &Close) -> &'static str {
         Close::ProtocolError => "a frame broke the WebSocket protocol",
         Close::InvalidUtf8 => "a text frame was not UTF-8",
         Close::TooLarge => "a message was larger than `limits.message`",
-        Close::Flooding => "ten times over a rate",
+        Close::Flooding => "ten times over a rate, or its messages go on driving scripts over their budgets",
         Close::Unauthorized => "no token, or one that does not hold",
         Close::Expired => "the token ran out while the connection was open",
         Close::Slow(..) => "the outbox was full (`limits.slow` sets code and reason)",
         Close::Displaced(..) => "a newer connection took its place (`limits.connections.close` sets code and reason)",
         Close::PositionLost => "what a subscription had yet to be given is gone: subscribe again with the last position",
+        Close::Retired => "a reload took the protocol away",
         Close::Idle => "the client sent nothing for longer than `idle` allows",
         Close::PingTimeout => "no answer to a ping; nothing is sent",
         Close::Internal => "an error of the server",
@@ -273,6 +274,7 @@ fn every_close_code_is_listed() {
         Close::TooLarge,
         Close::Internal,
         Close::PositionLost,
+        Close::Retired,
         Close::slow(),
         Close::displaced(),
     ];
@@ -362,10 +364,14 @@ fn every_metric_is_listed() {
         let labels: Vec<String> = label.captures_iter(lines.next().unwrap()).map(|found| code(&found[1])).collect();
         rows.push(vec![code(name), kind, labels.join(", "), help.trim_end_matches('.').to_owned()]);
     }
-    let given = Regex::new(r#"(sample|per_plugin)\("([a-z_]+)", "([^"]+)", Kind::(\w+)"#).unwrap();
+    let given = Regex::new(r#"(sample|per_plugin|per_function)\("([a-z_]+)", "([^"]+)", Kind::(\w+)"#).unwrap();
     let source = fs::read_to_string("src/http/measure.rs").unwrap();
     for found in given.captures_iter(&source) {
-        let labels = if &found[1] == "per_plugin" { code("plugin") } else { String::new() };
+        let labels = match &found[1] {
+            "per_plugin" => code("plugin"),
+            "per_function" => format!("{}, {}", code("plugin"), code("function")),
+            _ => String::new(),
+        };
         rows.push(vec![
             code(&format!("tramline_{}", &found[2])),
             found[4].to_lowercase(),

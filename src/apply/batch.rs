@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Released;
+use super::commit_queue::Released;
 use crate::hub::{Channel, Connection, LockedChannels, Published};
 use crate::model::{ChannelName, Close, Now};
-use crate::pipeline::Context;
+use crate::pipeline::Snapshot;
 use crate::pipeline::deliver::Renderer;
 use crate::protocol::{Frame, websocket};
 
@@ -26,7 +26,7 @@ thread_local! {
 
 /// See the module. What is left is queued when it is dropped, with no channel held.
 pub struct Batch<'a> {
-    pub(super) context: &'a Context,
+    pub(super) snapshot: &'a Arc<Snapshot>,
     pub(super) renderer: Renderer<'a>,
     /// Where something was shown that is not queued yet.
     open: Option<Arc<Channel>>,
@@ -46,10 +46,10 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// A batch for what comes from this connection; for any other door without one.
-    pub fn new(context: &'a Context, own: Option<&'a Arc<Connection>>, now: Now) -> Self {
+    pub fn new(snapshot: &'a Arc<Snapshot>, own: Option<&'a Arc<Connection>>, now: Now) -> Self {
         Self {
-            context,
-            renderer: Renderer::new(&context.runtime, now),
+            snapshot,
+            renderer: Renderer::new(snapshot, now),
             open: None,
             own,
             replies: Vec::new(),
@@ -119,13 +119,13 @@ impl<'a> Batch<'a> {
         let Some(open) = self.open.take() else { return };
         let published = match locked {
             Some(locked) => locked.settle(&open.name, &mut self.renderer),
-            None => self.context.hub.settle(&open, &mut self.renderer),
+            None => self.snapshot.hub.settle(&open, &mut self.renderer),
         };
         self.count(&open, &published);
     }
 
     pub(super) fn count(&self, channel: &Channel, published: &[Published]) {
-        published.iter().for_each(|published| self.context.runtime.published(Some(&channel.plan), published));
+        published.iter().for_each(|published| self.snapshot.published(Some(&channel.plan()), published));
     }
 
     /// The events of a connection are batched behind this transaction, or are not any more.
@@ -150,18 +150,18 @@ impl<'a> Batch<'a> {
         }
         self.only(None, None);
         for connection in std::mem::take(&mut self.switching) {
-            self.context.hub.switch_batching(&connection, &mut self.renderer);
+            self.snapshot.hub.switch_batching(&connection, &mut self.renderer);
             self.enqueued(&connection);
         }
         for (connection, close) in std::mem::take(&mut self.ending) {
-            self.context.hub.end(&connection, close, &mut self.renderer);
+            self.snapshot.hub.end(&connection, close, &mut self.renderer);
         }
     }
 
     /// A connection was given something by itself.
     pub(super) fn enqueued(&self, connection: &Arc<Connection>) {
         if self.own.is_none_or(|own| own.key != connection.key) {
-            self.context.hub.flush.one(connection);
+            self.snapshot.hub.flush.one(connection);
         }
     }
 }

@@ -3,85 +3,157 @@
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::AcqRel;
+use std::sync::atomic::Ordering::{AcqRel, Release};
 
 use parking_lot::Mutex;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 
-use super::{Applied, Apply, Batch, Step, stopped};
-use crate::hub::Connection;
-use crate::model::{Fault, Now};
-use crate::pipeline::Effect;
-use crate::store::Ticket;
+use super::steps::{EventStep, Step};
+use super::{Applied, Apply, Batch, refused, stopped};
+use crate::hub::{Connection, LockedChannels};
+use crate::model::{ChannelName, Fault, Now};
+use crate::pipeline::effect::ConnectionEffect;
+use crate::pipeline::{Snapshot, fault_reply};
+use crate::store::{Store, Ticket};
 
 /// Transactions after which other tasks have their turn.
 const TURN: usize = 64;
 
-/// The queue. Bounded by the store's queue, and by what one connection may have waiting.
+/// The queue. Bounded by the store's, and by what one connection may have waiting.
 #[derive(Debug, Default)]
 pub struct CommitQueue {
     // Protects the order. Held for a push or a pop; taken inside channels.
-    queue: Mutex<Inner>,
+    queue: Mutex<Queue>,
     wake: Notify,
     /// Told after each turn, at the cost of a look where nobody waits.
     finished: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct Queue {
     waiting: VecDeque<PendingTransaction>,
     /// How far the store was when somebody last looked for what can be finished.
     settled: Ticket,
 }
 
 /// The second half of a transaction.
-#[derive(Debug)]
-pub(crate) struct PendingTransaction {
-    /// The tickets of its events; the default where it has none and only follows others.
+pub(super) struct PendingTransaction {
+    /// What it was decided under, which is what it is finished under.
+    pub(super) snapshot: Arc<Snapshot>,
+    /// The tickets of its own events; the default where it has none.
     pub(super) first: Ticket,
     pub(super) last: Ticket,
-    /// The connection it is about.
-    pub(super) actor: Option<Arc<Connection>>,
+    /// The tickets of what it has read uncommitted: it is refused with any of them.
+    pub(super) after: Vec<Ticket>,
+    /// It can be finished once this is settled.
+    pub(super) ready: Ticket,
     /// What is still to be done.
-    pub(super) steps: Vec<Step>,
-    /// What was done before the commit.
-    pub(super) applied: Applied,
-    /// Who waits for it, where that is no connection.
-    pub(super) done: Option<oneshot::Sender<Result<Applied, Fault>>>,
+    pub(super) work: Work,
+}
+
+impl std::fmt::Debug for PendingTransaction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PendingTransaction").field("ready", &self.ready).field("work", &self.work).finish_non_exhaustive()
+    }
+}
+
+/// What is still to be done, and for whom.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// For a connection, which is told by it.
+    Connection(Arc<Connection>, Vec<Step>),
+    /// For a door, which waits.
+    Door {
+        steps: Vec<EventStep>,
+        /// What was done before the commit.
+        applied: Applied,
+        done: oneshot::Sender<Result<Applied, Fault>>,
+    },
+}
+
+impl Work {
+    /// The channels it needs.
+    fn channels(&self) -> Vec<ChannelName> {
+        match self {
+            Self::Connection(_, steps) => steps.iter().filter_map(Step::channel).cloned().collect(),
+            Self::Door { steps, .. } => steps.iter().filter_map(EventStep::channel).cloned().collect(),
+        }
+    }
+
+    /// Only what is stored is shown: nothing else can be done.
+    fn only_show(&mut self) {
+        match self {
+            Self::Connection(_, steps) => steps.retain(|step| matches!(step, Step::Event(EventStep::Show(..)))),
+            Self::Door { steps, .. } => steps.retain(|step| matches!(step, EventStep::Show(..))),
+        }
+    }
+
+    /// None of its events will ever be seen.
+    fn skip(&self, held: &mut LockedChannels<'_>) {
+        let skip = |step: &EventStep| {
+            if let EventStep::Show(event, _) = step {
+                held.skip(event);
+            }
+        };
+        match self {
+            Self::Connection(_, steps) => {
+                let events = steps.iter().filter_map(|step| if let Step::Event(event) = step { Some(event) } else { None });
+                events.for_each(skip);
+            }
+            Self::Door { steps, .. } => steps.iter().for_each(skip),
+        }
+    }
 }
 
 /// What a transaction counts for in its connection's bound.
-pub(super) struct Cost {
-    pub(super) bytes: usize,
-    pub(super) changes: usize,
+struct Cost {
+    bytes: usize,
+    changes: usize,
 }
 
-pub(super) fn cost(steps: &[Step]) -> Cost {
+fn cost(steps: &[Step]) -> Cost {
     let mut cost = Cost { bytes: 0, changes: 0 };
     for step in steps {
         match step {
-            Step::Show(event, _) => cost.bytes += event.cost_bytes(),
-            Step::Do(Effect::Send(frame)) => cost.bytes += frame.len(),
-            Step::Do(Effect::Publish { event, .. } | Effect::Direct { event, .. }) => cost.bytes += event.cost_bytes(),
-            Step::Do(Effect::View { .. } | Effect::Leave { .. } | Effect::Join { .. }) => cost.changes = 1,
-            Step::Do(Effect::Close(_)) => {}
+            Step::Event(event) => cost.bytes += event.cost_bytes(),
+            Step::Connection(ConnectionEffect::Send(frame)) => cost.bytes += frame.len(),
+            Step::Connection(ConnectionEffect::View { .. } | ConnectionEffect::Leave { .. } | ConnectionEffect::Join { .. }) => {
+                cost.changes = 1;
+            }
+            Step::Connection(ConnectionEffect::Close(_)) => {}
         }
     }
     cost
 }
 
+/// A transaction of a connection waits no more, once this is dropped.
+pub(super) struct Released {
+    actor: Arc<Connection>,
+    cost: Cost,
+}
+
+impl Drop for Released {
+    fn drop(&mut self) {
+        let pending = &self.actor.pending_commits;
+        pending.bytes.fetch_sub(self.cost.bytes, Release);
+        pending.changes.fetch_sub(self.cost.changes, Release);
+        pending.count.fetch_sub(1, Release);
+        self.actor.outbox.wake();
+    }
+}
+
 impl CommitQueue {
     pub(super) fn push(&self, transaction: PendingTransaction) {
-        if let Some(actor) = &transaction.actor {
-            let cost = cost(&transaction.steps);
+        if let Work::Connection(actor, steps) = &transaction.work {
+            let cost = cost(steps);
             actor.pending_commits.count.fetch_add(1, AcqRel);
             actor.pending_commits.bytes.fetch_add(cost.bytes, AcqRel);
             actor.pending_commits.changes.fetch_add(cost.changes, AcqRel);
         }
         let mut queue = self.queue.lock();
         // No commit will make anyone look for one that has no events of its own, or whose commit was faster than this.
-        let is_settled = transaction.last <= queue.settled;
+        let is_settled = transaction.ready <= queue.settled;
         queue.waiting.push_back(transaction);
         drop(queue);
         if is_settled {
@@ -89,10 +161,13 @@ impl CommitQueue {
         }
     }
 
-    fn pop(&self, settled: Ticket) -> Option<PendingTransaction> {
+    /// The first, if it can be finished and was decided under this snapshot, where one is named.
+    fn pop(&self, settled: Ticket, under: Option<&Arc<Snapshot>>) -> Option<PendingTransaction> {
         let mut queue = self.queue.lock();
         queue.settled = settled;
-        if queue.waiting.front()?.last <= settled { queue.waiting.pop_front() } else { None }
+        let first = queue.waiting.front()?;
+        let fits = first.ready <= settled && under.is_none_or(|snapshot| Arc::ptr_eq(snapshot, &first.snapshot));
+        if fits { queue.waiting.pop_front() } else { None }
     }
 
     /// Resolves when transactions were finished after this call, polled or not.
@@ -111,30 +186,38 @@ impl CommitQueue {
     }
 
     /// Finishes some of what can be finished. Says whether there may be more.
-    fn turn(&self, apply: Apply<'_>, settled: Ticket) -> bool {
+    fn turn(&self, store: &Store, settled: Ticket) -> bool {
         let now = Now::read();
-        let mut batch = Batch::new(apply.context, None, now);
-        for _ in 0..TURN {
-            let Some(transaction) = self.pop(settled) else { return false };
-            // An error of ours in one transaction must not keep all others from being seen.
-            let finished = std::panic::catch_unwind(AssertUnwindSafe(|| apply.finish(transaction, &mut batch, now)));
-            if finished.is_err() {
-                tracing::error!("a transaction that is stored was not shown to all: an error of ours");
+        let mut finished = 0;
+        while finished < TURN {
+            let Some(first) = self.pop(settled, None) else { return false };
+            let snapshot = first.snapshot.clone();
+            let apply = Apply { snapshot: &snapshot, store, commits: self };
+            let mut batch = Batch::new(&snapshot, None, now);
+            let mut next = Some(first);
+            while let Some(transaction) = next {
+                // An error of ours in one transaction must not keep all others from being seen.
+                let done = std::panic::catch_unwind(AssertUnwindSafe(|| finish(apply, transaction, &mut batch, now)));
+                if done.is_err() {
+                    tracing::error!("a transaction that is stored was not shown to all: an error of ours");
+                }
+                finished += 1;
+                next = if finished < TURN { self.pop(settled, Some(&snapshot)) } else { None };
             }
         }
         true
     }
 
     /// Finishes transactions as the store settles them, until it has ended.
-    pub async fn run(&self, apply: Apply<'_>) {
+    pub async fn run(&self, store: &Store) {
         let mut settled = Ticket::default();
         let mut ended = false;
         while !ended {
             tokio::select! {
-                now = apply.store.settled_beyond(settled) => (settled, ended) = (now.up_to, now.ended),
+                now = store.settled_beyond(settled) => (settled, ended) = (now.up_to, now.ended),
                 () = self.wake.notified() => {}
             }
-            while self.turn(apply, settled) {
+            while self.turn(store, settled) {
                 self.finished.notify_waiters();
                 tokio::task::yield_now().await;
             }
@@ -142,9 +225,72 @@ impl CommitQueue {
         }
         let left = std::mem::take(&mut self.queue.lock().waiting);
         for transaction in left {
-            if let Some(done) = transaction.done {
+            if let Work::Door { done, .. } = transaction.work {
                 done.send(Err(stopped())).ok();
             }
         }
     }
+}
+
+/// The second half of a transaction: its events are stored, or were refused.
+fn finish(apply: Apply<'_>, transaction: PendingTransaction, batch: &mut Batch<'_>, now: Now) {
+    let PendingTransaction { first, last, after, mut work, .. } = transaction;
+    if let Work::Connection(actor, steps) = &work {
+        // However this ends, the connection goes on.
+        batch.released.push(Released { actor: actor.clone(), cost: cost(steps) });
+    }
+    let is_refused = last > Ticket::default() && apply.store.refused(first, last) || after.iter().any(|t| apply.store.refused(*t, *t));
+    let mut result = if is_refused { Err(refused()) } else { Ok(()) };
+    let channels = work.channels();
+    batch.before(channels.iter());
+    let mut held = match lock(apply, channels) {
+        Ok(held) => held,
+        Err(fault) => {
+            // What is stored is shown in any case; its channels are there.
+            work.only_show();
+            result = Err(fault);
+            lock(apply, work.channels()).ok().flatten()
+        }
+    };
+    if is_refused {
+        if let Some(held) = held.as_mut() {
+            work.skip(held);
+        }
+    }
+    let actor = if let Work::Connection(actor, _) = &work { Some(actor.clone()) } else { None };
+    match work {
+        Work::Connection(actor, steps) => {
+            if !is_refused {
+                apply.run(held.as_mut(), &actor, steps, batch, now);
+            }
+            drop(held);
+        }
+        Work::Door { steps, mut applied, done } => {
+            if !is_refused {
+                applied.published.extend(apply.run_events(held.as_mut(), steps, batch).published);
+            }
+            drop(held);
+            // Whoever asked may have gone.
+            done.send(result.clone().map(|()| applied)).ok();
+        }
+    }
+    batch.end();
+    if let (Some(actor), Err(fault)) = (actor, &result)
+        && let Some(protocol) = apply.snapshot.runtime.protocol(actor.protocol)
+        && let Some(frame) = fault_reply(&protocol.plan, fault, None, &actor.view(), now)
+    {
+        batch.send(None, &actor, &frame);
+    }
+}
+
+/// Locks channels by what the configuration said of them when the transaction was decided, or as they are, if it says nothing.
+fn lock(apply: Apply<'_>, channels: Vec<ChannelName>) -> Result<Option<LockedChannels<'_>>, Fault> {
+    let Snapshot { hub, runtime, .. } = &**apply.snapshot;
+    let plan = |name: ChannelName| {
+        let live = hub.channel(name.as_str()).map(|channel| channel.plan());
+        let plan = live.or_else(|| runtime.channels.resolve(name.as_str()).map(|(_, plan)| plan))?;
+        Some((name, plan, None))
+    };
+    let wanted: Vec<_> = channels.into_iter().filter_map(plan).collect();
+    if wanted.is_empty() { Ok(None) } else { hub.hold(wanted).map(Some) }
 }

@@ -4,14 +4,11 @@ use std::sync::Arc;
 
 use tokio::task::yield_now;
 
-use super::*;
-use crate::config::plan::DatabasePlan;
-use crate::hub::Hub;
-use crate::log_channels::LogChannels;
+use crate::live::Live;
+use crate::model::{Close, Code, Now};
 use crate::pipeline::publish::{Destination, Proposal};
-use crate::router::Router;
 use crate::store::Writer;
-use crate::testing::{Client, runtime, shown};
+use crate::testing::{Client, paused, shown};
 
 const YAML: &str = r#"
 version: 1
@@ -34,16 +31,9 @@ protocols:
     error: { error: $error.message }
 "#;
 
-/// A router whose writer does not run yet.
-async fn start() -> (Arc<Router>, Writer) {
-    let runtime = Arc::new(runtime(YAML, &[]));
-    let (store, mut writer, recovered) = Store::open(&DatabasePlan::Memory.into(), Now::read()).await.unwrap();
-    let hub = Arc::new(Hub::new(1, recovered.channels));
-    writer.begin(Arc::new(LogChannels { runtime: runtime.clone(), hub: hub.clone() })).await.unwrap();
-    let router = Arc::new(Router::new(Context::new(runtime, hub), store, Now::read()));
-    let delivering = router.clone();
-    tokio::spawn(async move { delivering.deliver().await });
-    (router, writer)
+/// What runs, but for the log's writer.
+async fn start() -> (Arc<Live>, Writer) {
+    paused(YAML, &[]).await
 }
 
 fn run(writer: Writer) {
@@ -61,17 +51,17 @@ fn say(channel: &str, n: u32) -> String {
     format!(r#"{{"type":"say","channel":"{channel}","n":{n}}}"#)
 }
 
-fn on(router: &Arc<Router>, id: &str, channels: &[&str]) -> Client {
-    let mut client = Client::open(router, id);
+fn on(live: &Arc<Live>, id: &str, channels: &[&str]) -> Client {
+    let mut client = Client::open(live, id);
     channels.iter().for_each(|channel| client.say(&format!(r#"{{"type":"on","channel":"{channel}"}}"#)));
     client
 }
 
 #[tokio::test]
 async fn nobody_sees_what_is_not_committed_and_the_answer_waits_too() {
-    let (router, writer) = start().await;
-    let reader = on(&router, "reader", &["sure"]);
-    let mut sender = on(&router, "sender", &["sure"]);
+    let (live, writer) = start().await;
+    let reader = on(&live, "reader", &["sure"]);
+    let mut sender = on(&live, "sender", &["sure"]);
     sender.say(&say("sure", 1));
     sender.say(r#"{"type":"ping","n":2}"#);
     sender.say(&say("sure", 3));
@@ -89,9 +79,9 @@ async fn nobody_sees_what_is_not_committed_and_the_answer_waits_too() {
 
 #[tokio::test]
 async fn early_is_seen_at_once_and_answered_after_the_commit_and_relaxed_waits_for_nothing() {
-    let (router, writer) = start().await;
-    let reader = on(&router, "reader", &["early", "relaxed"]);
-    let mut sender = Client::open(&router, "sender");
+    let (live, writer) = start().await;
+    let reader = on(&live, "reader", &["early", "relaxed"]);
+    let mut sender = Client::open(&live, "sender");
     sender.say(&say("relaxed", 1));
     assert_eq!(sender.told(), [r#"{"said":1}"#]);
     sender.say(&say("early", 2));
@@ -104,13 +94,13 @@ async fn early_is_seen_at_once_and_answered_after_the_commit_and_relaxed_waits_f
 
 #[tokio::test]
 async fn a_transaction_is_seen_as_a_whole_though_a_part_of_it_needed_no_commit() {
-    let (router, writer) = start().await;
-    let reader = on(&router, "reader", &["sure", "live"]);
-    let mut sender = Client::open(&router, "sender");
+    let (live, writer) = start().await;
+    let reader = on(&live, "reader", &["sure", "live"]);
+    let mut sender = Client::open(&live, "sender");
     sender.say(r#"{"type":"both","n":1}"#);
     assert_eq!(reader.told(), [""; 0]);
     // Others publish where nothing is kept meanwhile; that does not wait.
-    let mut other = Client::open(&router, "other");
+    let mut other = Client::open(&live, "other");
     other.say(&say("live", 2));
     assert_eq!(reader.told(), [r#"{"got":2,"o":1}"#]);
     run(writer);
@@ -120,37 +110,37 @@ async fn a_transaction_is_seen_as_a_whole_though_a_part_of_it_needed_no_commit()
 
 #[tokio::test]
 async fn what_changes_the_connection_holds_back_its_next_message() {
-    let (router, writer) = start().await;
-    let mut client = Client::open(&router, "c");
+    let (live, writer) = start().await;
+    let mut client = Client::open(&live, "c");
     client.say(r#"{"type":"join","channel":"live"}"#);
     assert!(!client.connection.may_go_on());
-    assert_eq!(router.context.hub.channel_report("live").map_or(0, |report| report.subscribers), 0);
+    assert_eq!(live.hub.channel_report("live").map_or(0, |report| report.subscribers), 0);
     run(writer);
     settled(&client).await;
     assert!(client.connection.may_go_on());
     assert_eq!(client.told(), [r#"{"joined":"live"}"#]);
-    assert_eq!(router.context.hub.channel_report("live").unwrap().subscribers, 1);
+    assert_eq!(live.hub.channel_report("live").unwrap().subscribers, 1);
 }
 
 #[tokio::test]
 async fn a_connection_that_has_ended_joins_nothing_afterwards() {
-    let (router, writer) = start().await;
-    let mut client = Client::open(&router, "c");
+    let (live, writer) = start().await;
+    let mut client = Client::open(&live, "c");
     client.say(r#"{"type":"join","channel":"live"}"#);
     client.say(r#"{"type":"who","user":"u"}"#);
-    router.closed(&client.connection, &Close::Lost, Now::read());
+    live.closed(&client.connection, &Close::Lost, Now::read());
     run(writer);
-    shown(&router, "sure", 2).await;
+    shown(&live, "sure", 2).await;
     settled(&client).await;
-    assert_eq!(router.context.hub.channel_report("live").map_or(0, |report| report.subscribers), 0);
-    assert!(router.context.hub.of_user("u").is_empty());
-    assert_eq!(router.context.hub.connection_count(None), 0);
+    assert_eq!(live.hub.channel_report("live").map_or(0, |report| report.subscribers), 0);
+    assert!(live.hub.of_user("u").is_empty());
+    assert_eq!(live.hub.connection_count(None), 0);
 }
 
 #[tokio::test]
 async fn a_connection_has_so_much_waiting_and_no_more() {
-    let (router, writer) = start().await;
-    let mut client = Client::open(&router, "c");
+    let (live, writer) = start().await;
+    let mut client = Client::open(&live, "c");
     let mut count = 0;
     while client.connection.may_go_on() {
         client.say(&say("sure", count));
@@ -164,26 +154,26 @@ async fn a_connection_has_so_much_waiting_and_no_more() {
 
 #[tokio::test]
 async fn a_door_hears_when_it_is_stored_or_that_it_never_will_be() {
-    let (router, writer) = start().await;
+    let (live, writer) = start().await;
     let proposal =
         Proposal { kind: "e".into(), data: crate::model::Json::null(), metadata: None, origin: Arc::default(), id: None, except: None };
-    let publish = |channel: &str| router.publish(&[Destination::Channel(channel.into())], &proposal, Now::read()).unwrap();
+    let publish = |channel: &str| live.publish(&live.current(), &[Destination::Channel(channel.into())], &proposal, Now::read()).unwrap();
     let (sure, early, relaxed) = (publish("sure"), publish("early"), publish("relaxed"));
-    assert_eq!(relaxed.settled(&router.store).await.unwrap().published[0].event.offset, 1);
+    assert_eq!(relaxed.settled(&live.store).await.unwrap().published[0].event.offset, 1);
     drop(writer);
     for accepted in [sure, early] {
-        assert_eq!(accepted.settled(&router.store).await.unwrap_err().code, Code::Unavailable);
+        assert_eq!(accepted.settled(&live.store).await.unwrap_err().code, Code::Unavailable);
     }
 }
 
 #[tokio::test]
 async fn who_waits_for_what_is_stored_to_be_shown_is_told() {
-    let (router, writer) = start().await;
-    let mut sender = Client::open(&router, "sender");
+    let (live, writer) = start().await;
+    let mut sender = Client::open(&live, "sender");
     sender.say(&say("sure", 1));
-    let finished = router.commit_queue.finished();
-    assert_eq!(router.context.hub.position("sure").map(|at| at.offset), Some(0));
+    let finished = live.commits.finished();
+    assert_eq!(live.hub.position("sure").map(|at| at.offset), Some(0));
     run(writer);
     finished.await;
-    assert_eq!(router.context.hub.position("sure").map(|at| at.offset), Some(1));
+    assert_eq!(live.hub.position("sure").map(|at| at.offset), Some(1));
 }

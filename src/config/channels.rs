@@ -11,6 +11,7 @@ use super::node::{Entry, Node, Yaml};
 use super::plan::{Audience, ChannelPlan, HistoryPlan, Keep, OnSlow, Promise, SourceSpan};
 use super::template::{self, AllowedRefs};
 use super::values::{self, flag};
+use crate::model::id::PatternId;
 use crate::model::name::ChannelName;
 use crate::model::pattern::{Glob, Pattern};
 use crate::model::schema::Schema;
@@ -78,7 +79,7 @@ impl Channels {
         fields.exclude("schema", &["schemas"]);
         let audience_at = fields.key_span("audience");
         let plan = ChannelPlan {
-            place: self.plans.len(),
+            id: PatternId::of(written),
             at: at.location.clone(),
             history: fields.read("history", history).flatten(),
             audience: fields

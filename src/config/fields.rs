@@ -19,8 +19,6 @@ pub(super) struct Collected {
     pub(super) diagnostics: RefCell<Vec<Diagnostic>>,
     pub(super) functions: RefCell<Vec<FunctionUse>>,
     pub(super) expressions: RefCell<Vec<ExpressionUse>>,
-    /// How many rows were read: the id of the next.
-    pub(super) rows: Cell<usize>,
     /// The plugins that were found: an expression is compiled along with its protocol's, or with none.
     pub(super) plugins: RefCell<HashSet<Arc<str>>>,
     /// Set when a mistake may hide channels, so that looking for one would only add noise.

@@ -18,6 +18,7 @@ use super::rows::{Kind, Rows};
 use super::template::{self, AllowedRefs};
 use super::{tls, values};
 use crate::model::fault::Code;
+use crate::model::id::ProtocolId;
 use crate::model::pattern::Pattern;
 use crate::model::template::{Root, Text};
 
@@ -50,6 +51,7 @@ pub(super) fn protocol(all: &Collected, channels: &Channels, listeners: &mut Lis
         fields.read(key, |_, node| Some(rows.rows(node, kind, &format!("{name}.{key}")))).unwrap_or_default()
     };
     let plan = ProtocolPlan {
+        id: ProtocolId::of(&name),
         at: entry.key_span.location.clone(),
         origins: fields.read("origins", values::origins).unwrap_or_default(),
         kind: fields.read("type", values::pointer).unwrap_or_else(|| vec!["type".into()]),

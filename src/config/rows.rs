@@ -13,6 +13,7 @@ use super::node::{Node, Yaml};
 use super::plan::{FnRef, Role, Row, SourceSpan, Table};
 use super::template::AllowedRefs;
 use super::values;
+use crate::model::id::RowId;
 use crate::model::pattern::Glob;
 
 /// Where a row stands.
@@ -139,10 +140,8 @@ impl Rows<'_> {
 
     /// A row that does nothing.
     fn empty(&self, name: &str, at: &SourceSpan) -> Row {
-        let id = self.all.rows.get();
-        self.all.rows.set(id + 1);
         Row {
-            id,
+            id: RowId::of(name),
             name: name.into(),
             at: at.location.clone(),
             when: None,

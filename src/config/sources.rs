@@ -11,6 +11,7 @@ use super::protocols::{method_and_path, plugin};
 use super::rows::{Kind, Rows};
 use super::template::{self, AllowedRefs};
 use super::{tls, values};
+use crate::model::id::SourceId;
 use crate::model::template::{Template, Text};
 
 /// Kinds that the language knows and this build has not.
@@ -46,7 +47,7 @@ pub(super) fn source(all: &Collected, channels: &Channels, listeners: &mut Liste
         }
     };
     fields.finish();
-    Some(SourcePlan { name, at: entry.key_span.location.clone(), kind: kind?, messages })
+    Some(SourcePlan { id: SourceId::of(&name), name, at: entry.key_span.location.clone(), kind: kind?, messages })
 }
 
 /// `every: 30s` and `emit: {type, data}`

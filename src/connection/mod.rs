@@ -24,14 +24,13 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::apply::Batch;
-use crate::catch_up;
 use crate::config::plan::ProtocolPlan;
 use crate::hub::{Connection, Outbox, Socket};
+use crate::live::{Handled, Live, catch_up};
 use crate::model::{Close, Now};
-use crate::pipeline::{ClientLimits, Input, must_wait};
+use crate::pipeline::{ClientLimits, Moment, Snapshot, Spent};
 use crate::protocol::Frame;
 use crate::protocol::websocket::Received;
-use crate::router::Router;
 use timers::{Timer, Timers};
 use wire::{Read, Taken, Wire};
 
@@ -46,32 +45,35 @@ const TURN: usize = 4;
 
 /// Runs a connection that the hub has let in and whose outbox has its socket, until it has ended, and says how it ended.
 ///
-/// `early` is what came with the handshake, `expires` when its token runs out; `held` is dropped at the end. Idle connections
+/// `plan` is what it was let in by, `early` what came with the handshake, `expires` when its token runs out; `held` is dropped at the end. Idle connections
 /// hold the future, so it has nothing in it twice.
 pub fn run(
-    router: Arc<Router>,
+    live: Arc<Live>,
+    plan: Arc<ProtocolPlan>,
     connection: Arc<Connection>,
     early: Bytes,
     expires: Option<Instant>,
     held: impl Send,
 ) -> impl Future<Output = Close> + Send {
-    let mut task = Task::new(router, connection, early, expires);
+    let mut task = Task::new(live, plan, connection, early, expires);
     async move {
         let _held = &held;
         let mut deadline = pin!(sleep_until(Instant::now() + FAR));
-        task.decide(Input::Open);
+        task.decide(Moment::Open);
         poll_fn(|cx| task.poll(cx, deadline.as_mut())).await
     }
 }
 
 struct Task {
-    router: Arc<Router>,
+    live: Arc<Live>,
     connection: Arc<Connection>,
     limits: ClientLimits,
+    /// What its protocol said when it was looked at last: timers and limits are set by it.
+    plan: Arc<ProtocolPlan>,
     timers: Timers,
     wire: Wire,
-    /// A message that is decided when nothing of the connection waits for the store any more.
-    held_back: Option<Frame>,
+    /// A message that is decided when nothing of the connection waits for the store any more, and what it has spent.
+    held_back: Option<(Frame, Spent)>,
     /// Gives subscriptions what they missed; only while one is behind.
     catching_up: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// How it ended, once it has.
@@ -82,42 +84,34 @@ impl Drop for Task {
     /// Takes the connection out of everything, whichever way it goes.
     fn drop(&mut self) {
         let close = if std::thread::panicking() { Close::Internal } else { self.ended.take().unwrap_or(Close::Lost) };
-        self.router.closed(&self.connection, &close, Now::read());
+        self.live.closed(&self.connection, &close, Now::read());
     }
 }
 
 impl Task {
-    fn new(router: Arc<Router>, connection: Arc<Connection>, early: Bytes, expires: Option<Instant>) -> Self {
-        let plan = router.context.runtime.protocols[connection.protocol].plan.clone();
-        let opened = Instant::now();
+    fn new(live: Arc<Live>, plan: Arc<ProtocolPlan>, connection: Arc<Connection>, early: Bytes, expires: Option<Instant>) -> Self {
         let mut timers = Timers::default();
-        if let Some(heartbeat) = &plan.heartbeat {
-            timers.set(Timer::Ping, opened + heartbeat.every);
-        }
-        if let Some(idle) = &plan.idle {
-            timers.set(Timer::Idle, opened + idle.after);
-        }
-        for (index, (period, _)) in plan.every.iter().enumerate() {
-            timers.set(Timer::Every(index), opened + *period);
-        }
         if let Some(at) = expires {
             timers.set(Timer::Expiry, at);
         }
         let wire = Wire::new(early, plan.limits.message, connection.compress.is_some());
-        Self {
-            limits: ClientLimits::new(&plan, Now::read()),
-            router,
-            connection,
-            timers,
-            wire,
-            held_back: None,
-            catching_up: None,
-            ended: None,
-        }
+        let limits = ClientLimits::new(&plan, Now::read());
+        timers.begin(&plan, Instant::now());
+        Self { live, connection, limits, plan, timers, wire, held_back: None, catching_up: None, ended: None }
     }
 
-    fn plan(&self) -> &ProtocolPlan {
-        &self.router.context.runtime.protocols[self.connection.protocol].plan
+    /// Takes over what the configuration says of the protocol now, where that has changed.
+    fn follow(&mut self, snapshot: &Snapshot, now: Now) {
+        let Some(protocol) = snapshot.runtime.protocol(self.connection.protocol) else { return };
+        if Arc::ptr_eq(&protocol.plan, &self.plan) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.plan, protocol.plan.clone());
+        let plan = &self.plan;
+        self.limits.update(&before, plan, now);
+        self.timers.update(&before, plan, Instant::now());
+        self.wire.set_message_bytes_max(plan.limits.message);
+        self.connection.update(&plan.limits);
     }
 
     /// Does all that can be done now. Its wakers are those of the deadline, the outbox, the socket and the log.
@@ -142,7 +136,7 @@ impl Task {
                 return Poll::Ready(self.end(self.wire.closing().cloned().unwrap_or(Close::Lost)));
             }
             if progress.fallen {
-                self.router.context.hub.fall_behind(&connection);
+                self.live.hub.fall_behind(&connection);
             }
             if !progress.open && !self.timers.is_set(Timer::CloseDue) {
                 connection.traffic.closing.store(true, Relaxed);
@@ -169,7 +163,7 @@ impl Task {
             // Behind the writing, which makes the room that it waits for.
             if !self.poll_catch_up(cx) || !connection.outbox.can_write() {
                 // Written with what others still give it in this round.
-                self.router.context.hub.flush.one(&connection);
+                self.live.hub.flush.one(&connection);
                 return Poll::Pending;
             }
         }
@@ -203,30 +197,34 @@ impl Task {
 
     /// Reads once, and decides what came with it.
     fn poll_read(&mut self, cx: &mut Context<'_>, written: bool) -> Poll<Read> {
-        let (router, connection) = (&self.router, &self.connection);
+        let connection = &self.connection;
         let open = self.wire.closing().is_none();
         // What its messages did before must be seen by the next, and what waits for the store must have an end.
         if open && (self.held_back.is_some() && connection.is_waiting() || !connection.may_go_on()) {
             return Poll::Pending;
         }
         let now = Now::read();
-        let mut batch = Batch::new(&router.context, Some(connection), now);
-        if open && let Some(frame) = self.held_back.take() {
-            router.client(connection, &mut self.limits, Input::Message(frame), &mut batch, now);
+        let snapshot = self.live.snapshot_of(connection.protocol);
+        self.follow(&snapshot, now);
+        let (live, connection) = (&self.live, &self.connection);
+        let mut batch = Batch::new(&snapshot, Some(connection), now);
+        let (limits, held_back) = (&mut self.limits, &mut self.held_back);
+        // Gives back what must wait.
+        let mut decide = |frame: Frame, mut spent: Spent, batch: &mut Batch<'_>| {
+            let handled = live.client(&snapshot, connection, Moment::Message(&frame), limits, &mut spent, batch, now);
+            (handled == Handled::Later).then_some((frame, spent))
+        };
+        if open && let Some((frame, spent)) = held_back.take() {
+            *held_back = decide(frame, spent, &mut batch);
             return Poll::Ready(Read::Some);
         }
         let (mut messages, mut bytes, mut pong) = (0, 0, false);
-        let (limits, held_back) = (&mut self.limits, &mut self.held_back);
         let mut take = |received| match received {
             Received::Message(frame) if connection.outbox.is_open() => {
                 messages += 1;
                 bytes += frame.len() as u64;
-                if connection.is_waiting() && must_wait(&router.context, connection, &frame) {
-                    *held_back = Some(frame);
-                    return Taken::Enough;
-                }
-                router.client(connection, limits, Input::Message(frame), &mut batch, now);
-                if connection.may_go_on() { Taken::More } else { Taken::Enough }
+                *held_back = decide(frame, Spent::default(), &mut batch);
+                if held_back.is_none() && connection.may_go_on() { Taken::More } else { Taken::Enough }
             }
             Received::Message(_) | Received::Close(_) => Taken::More,
             Received::Ping(payload) => {
@@ -254,7 +252,8 @@ impl Task {
         traffic.messages_in.fetch_add(messages, Relaxed);
         traffic.bytes_in.fetch_add(bytes, Relaxed);
         traffic.seen_ms.store(now.wall_ms, Relaxed);
-        if let Some(after) = self.plan().idle.as_ref().map(|idle| idle.after) {
+        self.connection.metrics.messages_in(messages, bytes, now.wall_ms);
+        if let Some(after) = self.plan.idle.as_ref().map(|idle| idle.after) {
             self.timers.set(Timer::Idle, Instant::now() + after);
             self.timers.clear(Timer::Grace);
         }
@@ -263,7 +262,7 @@ impl Task {
     /// Gives subscriptions what they missed, and says whether one is behind.
     fn poll_catch_up(&mut self, cx: &mut Context<'_>) -> bool {
         if self.catching_up.is_none() && self.connection.is_behind() {
-            self.catching_up = Some(Box::pin(catch_up::run(self.router.clone(), self.connection.clone())));
+            self.catching_up = Some(Box::pin(catch_up::run(self.live.clone(), self.connection.clone())));
         }
         if let Some(running) = &mut self.catching_up
             && running.as_mut().poll(cx).is_ready()
@@ -273,10 +272,13 @@ impl Task {
         self.catching_up.is_some()
     }
 
-    fn decide(&mut self, input: Input<'_>) {
+    fn decide(&mut self, moment: Moment<'_>) {
         let now = Now::read();
-        let mut batch = Batch::new(&self.router.context, Some(&self.connection), now);
-        self.router.client(&self.connection, &mut self.limits, input, &mut batch, now);
+        let snapshot = self.live.snapshot_of(self.connection.protocol);
+        let mut batch = Batch::new(&snapshot, Some(&self.connection), now);
+        let mut spent = Spent::default();
+        // What a timer asks for is not put off: it sees what is committed.
+        self.live.client(&snapshot, &self.connection, moment, &mut self.limits, &mut spent, &mut batch, now);
     }
 
     fn pong(&mut self, now: Now) {
@@ -289,7 +291,7 @@ impl Task {
     /// A deadline has passed. Says how the connection ends, where it ends at once.
     fn due(&mut self, timer: Timer) -> Option<Close> {
         let now = Instant::now();
-        let heartbeat = self.plan().heartbeat.as_ref().map(|heartbeat| (heartbeat.every, heartbeat.timeout));
+        let heartbeat = self.plan.heartbeat.as_ref().map(|heartbeat| (heartbeat.every, heartbeat.timeout));
         match timer {
             Timer::Ping => {
                 if let Some((every, timeout)) = heartbeat {
@@ -307,20 +309,20 @@ impl Task {
                 }
             }
             Timer::PongDue => return Some(Close::PingTimeout),
-            Timer::Every(index) => {
-                if let Some(period) = self.plan().every.get(index).map(|(period, _)| *period) {
-                    self.timers.set(Timer::Every(index), now + period);
-                    self.decide(Input::Every(index));
+            Timer::Every(row) => {
+                if let Some(period) = self.plan.every.iter().find(|(_, every)| every.id == row).map(|(period, _)| *period) {
+                    self.timers.set(Timer::Every(row), now + period);
+                    self.decide(Moment::Every(row));
                 }
             }
             Timer::Idle => {
-                self.decide(Input::Idle);
-                if let Some(grace) = self.plan().idle.as_ref().and_then(|idle| idle.grace) {
+                self.decide(Moment::Idle);
+                if let Some(grace) = self.plan.idle.as_ref().and_then(|idle| idle.grace) {
                     self.timers.set(Timer::Grace, now + grace);
                 }
             }
-            Timer::Grace => self.router.end(&self.connection, Close::Idle),
-            Timer::Expiry => self.router.end(&self.connection, Close::Expired),
+            Timer::Grace => self.live.end(&self.connection, Close::Idle),
+            Timer::Expiry => self.live.end(&self.connection, Close::Expired),
             Timer::CloseDue => return Some(self.wire.closing().cloned().unwrap_or(Close::Lost)),
         }
         None

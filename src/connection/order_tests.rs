@@ -13,11 +13,12 @@ use parking_lot::Mutex;
 use tokio::task::yield_now;
 
 use super::run;
+use crate::config::plan::ProtocolPlan;
 use crate::hub::{Connection, Socket};
+use crate::live::Live;
 use crate::model::{Close, Json, Now};
 use crate::pipeline::publish::{Destination, Proposal};
-use crate::router::Router;
-use crate::testing::{Client, router, told};
+use crate::testing::{Client, live, told};
 
 const RUNS: u64 = 100;
 const MEMBERS: usize = 5;
@@ -97,12 +98,12 @@ struct Member {
 }
 
 impl Member {
-    fn open(router: &Arc<Router>, id: &str, seed: u64, channels: &[String]) -> Self {
+    fn open(live: &Arc<Live>, id: &str, seed: u64, channels: &[String]) -> Self {
         let socket = Choking::new(seed);
-        let mut client = Client::open(router, id);
+        let mut client = Client::open(live, id);
         client.connection.outbox.attach(Box::new(socket.clone()));
         channels.iter().for_each(|channel| client.say(&format!(r#"{{"type":"on","channel":"{channel}"}}"#)));
-        tokio::spawn(run(router.clone(), client.connection.clone(), Bytes::new(), None, ()));
+        tokio::spawn(run(live.clone(), plan(live), client.connection.clone(), Bytes::new(), None, ()));
         Self { client, socket }
     }
 
@@ -116,7 +117,11 @@ impl Member {
 }
 
 /// Says numbers, now on one channel, now on the other; one publisher comes through another door.
-async fn publish(router: Arc<Router>, mut member: Option<Member>, publisher: usize, channels: [String; 2]) -> Option<Member> {
+fn plan(live: &Live) -> Arc<ProtocolPlan> {
+    live.current().runtime.plan.protocols[0].clone()
+}
+
+async fn publish(live: Arc<Live>, mut member: Option<Member>, publisher: usize, channels: [String; 2]) -> Option<Member> {
     for n in 0..EACH {
         let (channel, n) = (&channels[n % 2], publisher * 1000 + n);
         match &mut member {
@@ -124,8 +129,9 @@ async fn publish(router: Arc<Router>, mut member: Option<Member>, publisher: usi
             None => {
                 let data = Json::of(&n);
                 let proposal = Proposal { kind: "say".into(), data, metadata: None, origin: Arc::default(), id: None, except: None };
-                let accepted = router.publish(&[Destination::Channel(channel.as_str().into())], &proposal, Now::read()).unwrap();
-                accepted.settled(&router.store).await.unwrap();
+                let accepted =
+                    live.publish(&live.current(), &[Destination::Channel(channel.as_str().into())], &proposal, Now::read()).unwrap();
+                accepted.settled(&live.store).await.unwrap();
             }
         }
         if n % 5 == 0 {
@@ -168,16 +174,16 @@ async fn drained(connections: impl Fn() -> Vec<Arc<Connection>>, done: impl Fn()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn everyone_gets_everything_once_and_in_order() {
-    let router = router(YAML, &[]).await;
+    let live = live(YAML, &[]).await;
     for nth in 0..RUNS {
         let channels = [format!("live:{nth}"), format!("kept:{nth}")];
-        let member = |name: &str, who: usize| Member::open(&router, &format!("{name}-{nth}-{who}"), nth * 100 + who as u64, &channels);
+        let member = |name: &str, who: usize| Member::open(&live, &format!("{name}-{nth}-{who}"), nth * 100 + who as u64, &channels);
         let listeners: Vec<Member> = (0..MEMBERS).map(|who| member("listener", who)).collect();
         // All are there before anyone says anything.
         let publishers: Vec<_> = (0..=PUBLISHERS).map(|who| (who < PUBLISHERS).then(|| member("publisher", MEMBERS + who))).collect();
         let mut publishing = tokio::task::JoinSet::new();
         for (who, member) in publishers.into_iter().enumerate() {
-            publishing.spawn(publish(router.clone(), member, who, channels.clone()));
+            publishing.spawn(publish(live.clone(), member, who, channels.clone()));
         }
         let mut members: Vec<(Option<usize>, Member)> = listeners.into_iter().map(|member| (None, member)).collect();
         while let Some(published) = publishing.join_next().await {

@@ -9,10 +9,10 @@ use tokio::time::{Instant, advance};
 
 use super::run;
 use crate::hub::Connection;
+use crate::live::Live;
 use crate::model::Close;
 use crate::protocol::Frame;
-use crate::router::Router;
-use crate::testing::{Double, connect, router};
+use crate::testing::{Double, connect, live};
 
 const TEXT: u8 = 0x81;
 const PONG: u8 = 0x8a;
@@ -35,22 +35,23 @@ protocols:
 "#;
 
 struct Running {
-    router: Arc<Router>,
+    live: Arc<Live>,
     connection: Arc<Connection>,
     wire: Double,
     task: JoinHandle<Close>,
 }
 
 async fn running(expires_in: Option<Duration>) -> Running {
-    let router = router(YAML, &[]).await;
+    let live = live(YAML, &[]).await;
     // Not before: the database answers from threads of its own, which a paused clock does not wait for.
     tokio::time::pause();
-    let connection = connect(&router, "c1");
+    let connection = connect(&live, "c1");
     let wire = Double::default();
     connection.outbox.attach(Box::new(wire.clone()));
     let expires = expires_in.map(|wait| Instant::now() + wait);
-    let task = tokio::spawn(run(router.clone(), connection.clone(), Bytes::new(), expires, ()));
-    let running = Running { router, connection, wire, task };
+    let task =
+        tokio::spawn(run(live.clone(), live.current().runtime.plan.protocols[0].clone(), connection.clone(), Bytes::new(), expires, ()));
+    let running = Running { live, connection, wire, task };
     running.settle().await;
     running
 }
@@ -79,8 +80,8 @@ impl Running {
 
     async fn ended(self) -> Close {
         let close = self.task.await.unwrap();
-        assert_eq!(self.router.context.hub.connection_count(None), 0);
-        assert_eq!(self.router.context.hub.channel_report("room").unwrap().subscribers, 0);
+        assert_eq!(self.live.hub.connection_count(None), 0);
+        assert_eq!(self.live.hub.channel_report("room").unwrap().subscribers, 0);
         close
     }
 }
@@ -201,8 +202,8 @@ async fn a_task_that_is_dropped_leaves_nothing_behind() {
     let running = running(None).await;
     running.task.abort();
     running.settle().await;
-    assert_eq!(running.router.context.hub.connection_count(None), 0);
-    assert_eq!(running.router.context.hub.channel_report("room").unwrap().subscribers, 0);
+    assert_eq!(running.live.hub.connection_count(None), 0);
+    assert_eq!(running.live.hub.channel_report("room").unwrap().subscribers, 0);
 }
 
 #[tokio::test]
@@ -211,8 +212,8 @@ async fn a_task_that_panics_is_an_error_of_ours_and_leaves_nothing_behind() {
     running.wire.break_down();
     running.settle().await;
     assert!(running.task.await.unwrap_err().is_panic());
-    assert_eq!(running.router.context.hub.connection_count(None), 0);
-    assert_eq!(running.router.context.hub.channel_report("room").unwrap().subscribers, 0);
+    assert_eq!(running.live.hub.connection_count(None), 0);
+    assert_eq!(running.live.hub.channel_report("room").unwrap().subscribers, 0);
     let closes: Vec<_> = running.connection.metrics.closes().filter(|(_, n)| *n > 0).collect();
     assert_eq!(closes, [("internal", 1)]);
 }

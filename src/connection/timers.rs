@@ -2,6 +2,9 @@
 
 use tokio::time::Instant;
 
+use crate::config::plan::ProtocolPlan;
+use crate::model::id::RowId;
+
 /// What a deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timer {
@@ -10,7 +13,7 @@ pub(super) enum Timer {
     /// The answer to the last ping is overdue.
     PongDue,
     /// A row of `every:`.
-    Every(usize),
+    Every(RowId),
     /// The client was silent for long.
     Idle,
     /// It stayed silent after that.
@@ -26,6 +29,46 @@ pub(super) enum Timer {
 pub(super) struct Timers(Vec<(Timer, Instant)>);
 
 impl Timers {
+    /// Sets all that a protocol asks for.
+    pub(super) fn begin(&mut self, plan: &ProtocolPlan, now: Instant) {
+        if let Some(heartbeat) = &plan.heartbeat {
+            self.set(Timer::Ping, now + heartbeat.every);
+        }
+        if let Some(idle) = &plan.idle {
+            self.set(Timer::Idle, now + idle.after);
+        }
+        for (period, row) in &plan.every {
+            self.set(Timer::Every(row.id), now + *period);
+        }
+    }
+
+    /// The protocol has changed: what is the same goes on, what is not begins anew or ends.
+    pub(super) fn update(&mut self, before: &ProtocolPlan, plan: &ProtocolPlan, now: Instant) {
+        if before.heartbeat != plan.heartbeat {
+            self.clear(Timer::Ping);
+            if plan.heartbeat.is_none() {
+                self.clear(Timer::PongDue);
+            }
+            self.0.extend(plan.heartbeat.as_ref().map(|heartbeat| (Timer::Ping, now + heartbeat.every)));
+        }
+        let after = |plan: &ProtocolPlan| plan.idle.as_ref().map(|idle| (idle.after, idle.grace));
+        if after(before) != after(plan) {
+            self.clear(Timer::Idle);
+            self.clear(Timer::Grace);
+            self.0.extend(plan.idle.as_ref().map(|idle| (Timer::Idle, now + idle.after)));
+        }
+        let is_kept = |row: RowId| {
+            let period = |plan: &ProtocolPlan| plan.every.iter().find(|(_, every)| every.id == row).map(|(period, _)| *period);
+            period(before).is_some() && period(before) == period(plan)
+        };
+        self.0.retain(|(timer, _)| !matches!(timer, Timer::Every(row) if !is_kept(*row)));
+        for (period, row) in &plan.every {
+            if !is_kept(row.id) {
+                self.set(Timer::Every(row.id), now + *period);
+            }
+        }
+    }
+
     pub(super) fn set(&mut self, timer: Timer, at: Instant) {
         self.clear(timer);
         // Most connections have one or two, and there are many connections.

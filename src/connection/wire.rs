@@ -73,6 +73,11 @@ impl Wire {
         Self { decoder: Decoder::new(message_bytes_max, inflates), unread: early, phase: Phase::Open }
     }
 
+    /// Messages that begin from now on may have so many bytes.
+    pub fn set_message_bytes_max(&mut self, bytes: usize) {
+        self.decoder.set_message_bytes_max(bytes);
+    }
+
     /// How it ends, once that is decided.
     pub fn closing(&self) -> Option<&Close> {
         match &self.phase {

@@ -7,15 +7,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Sockets of one address at a listener, unless the configuration says otherwise: enough for the people behind one router of a
+/// Sockets of one address at a listener, unless the configuration says otherwise: enough for the people behind one live of a
 /// large office, a sixtieth of a listener's sockets.
 const PER_ADDRESS_MAX: usize = 1000;
 
 /// The sockets of each address. Holds an entry for addresses with sockets only, so it is bounded as they are.
 #[derive(Debug)]
 pub struct Addresses {
-    /// None: the usual, and any number for loopback addresses, where a proxy speaks for everybody.
-    bound: Option<usize>,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -27,15 +25,16 @@ pub struct AddressPermit {
 }
 
 impl Addresses {
-    /// Nobody is there yet. A bound that is said holds for loopback addresses too.
-    pub fn new(bound: Option<usize>) -> Arc<Self> {
-        Arc::new(Self { bound, open: Mutex::default() })
+    /// Nobody is there yet.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { open: Mutex::default() })
     }
 
-    /// One more socket of an address; none where it has as many as it may have.
-    pub fn admit(self: &Arc<Self>, ip: IpAddr) -> Option<AddressPermit> {
+    /// One more socket of an address; none where it has as many as it may have. Where no bound is said it is the usual one, and any
+    /// number for loopback addresses, where a proxy speaks for everybody.
+    pub fn admit(self: &Arc<Self>, ip: IpAddr, bound: Option<usize>) -> Option<AddressPermit> {
         let key = network(ip);
-        let bound = self.bound.unwrap_or(if key.is_loopback() { usize::MAX } else { PER_ADDRESS_MAX });
+        let bound = bound.unwrap_or(if key.is_loopback() { usize::MAX } else { PER_ADDRESS_MAX });
         let mut open = self.open.lock();
         let sockets = open.entry(key).or_default();
         if *sockets >= bound {
@@ -75,38 +74,38 @@ mod tests {
 
     #[test]
     fn an_address_has_so_many_and_what_closes_makes_room() {
-        let addresses = Addresses::new(Some(2));
-        let first = addresses.admit(ip("192.0.2.1"));
-        let second = addresses.admit(ip("::ffff:192.0.2.1"));
+        let addresses = Addresses::new();
+        let first = addresses.admit(ip("192.0.2.1"), Some(2));
+        let second = addresses.admit(ip("::ffff:192.0.2.1"), Some(2));
         assert!(first.is_some() && second.is_some());
-        assert!(addresses.admit(ip("192.0.2.1")).is_none(), "a third");
-        assert!(addresses.admit(ip("192.0.2.2")).is_some(), "somebody else's first");
+        assert!(addresses.admit(ip("192.0.2.1"), Some(2)).is_none(), "a third");
+        assert!(addresses.admit(ip("192.0.2.2"), Some(2)).is_some(), "somebody else's first");
         drop(second);
-        let again = addresses.admit(ip("192.0.2.1"));
-        assert!(again.is_some() && addresses.admit(ip("192.0.2.1")).is_none());
+        let again = addresses.admit(ip("192.0.2.1"), Some(2));
+        assert!(again.is_some() && addresses.admit(ip("192.0.2.1"), Some(2)).is_none());
         drop((first, again));
         assert!(addresses.open.lock().is_empty(), "who has gone is forgotten");
     }
 
     #[test]
     fn a_network_of_ipv6_is_one_address() {
-        let addresses = Addresses::new(Some(1));
-        let held = addresses.admit(ip("2001:db8:0:1::1"));
-        assert!(addresses.admit(ip("2001:db8:0:1:ffff::2")).is_none());
-        assert!(addresses.admit(ip("2001:db8:0:2::1")).is_some());
-        assert!(addresses.admit(ip("::1")).is_some());
+        let addresses = Addresses::new();
+        let held = addresses.admit(ip("2001:db8:0:1::1"), Some(1));
+        assert!(addresses.admit(ip("2001:db8:0:1:ffff::2"), Some(1)).is_none());
+        assert!(addresses.admit(ip("2001:db8:0:2::1"), Some(1)).is_some());
+        assert!(addresses.admit(ip("::1"), Some(1)).is_some());
         drop(held);
     }
 
     #[test]
     fn loopback_addresses_are_bounded_only_where_it_is_said() {
-        let usual = Addresses::new(None);
+        let usual = Addresses::new();
         for (address, admitted) in [("127.0.0.1", 2000), ("::1", 2000), ("192.0.2.1", 1000), ("2001:db8::1", 1000)] {
-            let held: Vec<_> = (0..2000).filter_map(|_| usual.admit(ip(address))).collect();
+            let held: Vec<_> = (0..2000).filter_map(|_| usual.admit(ip(address), None)).collect();
             assert_eq!(held.len(), admitted, "{address}");
         }
-        let said = Addresses::new(Some(1));
-        let held = said.admit(ip("127.0.0.1"));
-        assert!(held.is_some() && said.admit(ip("127.0.0.1")).is_none());
+        let said = Addresses::new();
+        let held = said.admit(ip("127.0.0.1"), Some(1));
+        assert!(held.is_some() && said.admit(ip("127.0.0.1"), Some(1)).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Who may talk to a door at all: no web page that a developer happens to visit may reach the router on their machine.
+//! Who may talk to a door at all: no web page that a developer happens to visit may reach the live on their machine.
 //!
 //! A request's `Host` must be a loopback name on a loopback listener, so that a foreign name that resolves to this machine
 //! gets nothing. Its `Origin` must be absent, the same, a loopback one, or listed. What browsers send without an `Origin`

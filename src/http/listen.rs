@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, Request, Response, StatusCode};
@@ -27,6 +28,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::plan::Listen;
 use crate::connection::stream::Stream;
 use crate::http::addresses::{AddressPermit, Addresses};
+use crate::tasks::Core;
 use crate::telemetry::metrics::SocketMetrics;
 
 /// How long a client may take over a request's head, the wait for the next request on a kept connection included.
@@ -114,7 +116,7 @@ fn listener(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(QUEUED_SOCKETS_MAX)
 }
 
-/// What holds for everybody at one address.
+/// What holds for everybody at one address. Replaced while it is served; who is there already goes on as before.
 #[derive(Clone)]
 pub struct ListenerOptions {
     /// What TLS handshakes are made with; none: plain HTTP.
@@ -130,29 +132,34 @@ pub struct ListenerOptions {
 /// What all sockets of one address have in common.
 struct Acceptor<S> {
     routes: Arc<S>,
-    tls: Option<TlsAcceptor>,
+    options: Arc<ArcSwap<ListenerOptions>>,
     permits: Arc<Semaphore>,
     handshakes: Semaphore,
     addresses: Arc<Addresses>,
-    metrics: Arc<SocketMetrics>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
-/// Accepts until `stop` fires. Each connection is a task of `tasks`.
-pub fn serve<S: Serve>(bound: Bound, options: ListenerOptions, routes: &Arc<S>, tasks: &TaskTracker, stop: &CancellationToken) {
+/// Accepts until `stop` fires. Each connection is a task of `tasks`; accepting is one of `core`.
+pub fn serve<S: Serve>(
+    bound: Bound,
+    options: Arc<ArcSwap<ListenerOptions>>,
+    routes: &Arc<S>,
+    core: &Core,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
     let acceptor = Arc::new(Acceptor {
         routes: routes.clone(),
-        tls: options.tls.map(TlsAcceptor::from),
         permits: Arc::new(Semaphore::new(SOCKETS_MAX)),
-        handshakes: Semaphore::new(options.handshakes),
-        addresses: Addresses::new(options.per_address),
-        metrics: options.metrics,
+        handshakes: Semaphore::new(options.load().handshakes),
+        addresses: Addresses::new(),
+        options,
         tasks: tasks.clone(),
         stop: stop.clone(),
     });
     for socket in bound.sockets {
-        tasks.spawn(accept(socket, acceptor.clone()));
+        core.spawn_until(format!("listener {}", bound.address), stop.clone(), accept(socket, acceptor.clone()));
     }
 }
 
@@ -173,12 +180,13 @@ async fn accept<S: Serve>(listener: TcpListener, acceptor: Arc<Acceptor<S>>) {
             Ok((stream, peer)) => {
                 pause = PAUSE;
                 let Ok(permit) = permit else { return };
-                let Some(address) = acceptor.addresses.admit(peer.ip()) else {
-                    refuse(&stream, peer, &acceptor.metrics);
+                let options = acceptor.options.load_full();
+                let Some(address) = acceptor.addresses.admit(peer.ip(), options.per_address) else {
+                    refuse(&stream, peer, &options.metrics);
                     continue;
                 };
                 let permit = SocketPermit(Arc::new((permit, address)));
-                acceptor.tasks.spawn(connection(stream, peer, acceptor.clone(), permit));
+                acceptor.tasks.spawn(connection(stream, peer, options, acceptor.clone(), permit));
             }
             Err(error) if is_of_one_client(&error) => {}
             Err(error) => {
@@ -207,26 +215,33 @@ fn refuse(stream: &TcpStream, peer: SocketAddr, metrics: &SocketMetrics) {
     SockRef::from(stream).set_linger(Some(Duration::ZERO)).ok();
 }
 
-async fn connection<S: Serve>(tcp: TcpStream, peer: SocketAddr, acceptor: Arc<Acceptor<S>>, permit: SocketPermit) {
+async fn connection<S: Serve>(
+    tcp: TcpStream,
+    peer: SocketAddr,
+    options: Arc<ListenerOptions>,
+    acceptor: Arc<Acceptor<S>>,
+    permit: SocketPermit,
+) {
     if tcp.set_nodelay(true).is_err() {
         return;
     }
-    let stream = match &acceptor.tls {
+    let stream = match &options.tls {
         None => Stream::Plain(tcp),
-        Some(tls_acceptor) => {
-            let shaken = timeout(HANDSHAKE_WITHIN, handshake(tls_acceptor, tcp, &acceptor.handshakes, &acceptor.metrics));
+        Some(config) => {
+            let tls = TlsAcceptor::from(config.clone());
+            let shaken = timeout(HANDSHAKE_WITHIN, handshake(&tls, tcp, &acceptor.handshakes, &options.metrics));
             let shaken = tokio::select! {
                 shaken = shaken => shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
                 () = acceptor.stop.cancelled() => return,
             };
             match shaken {
                 Ok(Stream::Plain(tcp)) => {
-                    acceptor.metrics.handshakes_failed.inc();
+                    options.metrics.handshakes_failed.inc();
                     return requests(Stream::Plain(tcp), &acceptor.stop, peer, async |_| not_tls()).await;
                 }
                 Ok(stream) => stream,
                 Err(error) => {
-                    acceptor.metrics.handshakes_failed.inc();
+                    options.metrics.handshakes_failed.inc();
                     tracing::debug!(%peer, %error, "a TLS handshake failed");
                     return;
                 }

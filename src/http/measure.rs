@@ -1,4 +1,4 @@
-//! Puts together what the parts of the router count of themselves, for `GET /api/stats` and `GET /metrics`.
+//! Puts together what the parts of the live count of themselves, for `GET /api/stats` and `GET /metrics`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,16 +6,16 @@ use std::sync::Arc;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::live::Live;
 use crate::model::Now;
 use crate::model::clock::iso;
-use crate::router::Router;
-use crate::script::{PluginReport, PluginState};
+use crate::script::PluginReport;
 use crate::store::StoreState;
 use crate::telemetry::metrics::{Kind, Sample, Timed};
 use crate::telemetry::report::{ChannelRates, Counted, PatternCounted, ProtocolCounted, RouteCounted, SourceCounted, Tally};
 use crate::telemetry::{memory, process};
 
-/// What the router counts and holds, now.
+/// What the live counts and holds, now.
 #[derive(Serialize, ToSchema)]
 pub struct Stats {
     /// When the server started.
@@ -136,7 +136,7 @@ struct Outboxes {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct ScriptNow {
-    /// Calls since it was loaded.
+    /// Calls since the server started.
     calls: u64,
     /// Calls that failed.
     failures: u64,
@@ -144,7 +144,7 @@ struct ScriptNow {
     mean_micros: f64,
     /// Longest time of a call, in microseconds.
     max_micros: u64,
-    /// Whether it is called.
+    /// Whether all its functions are called.
     in_service: bool,
 }
 
@@ -160,13 +160,13 @@ struct Memory {
 }
 
 /// The numbers, now.
-pub fn now(router: &Router, now: Now) -> Stats {
-    let context = &router.context;
-    let metrics = &context.runtime.metrics;
+pub fn now(live: &Live, now: Now) -> Stats {
+    let snapshot = live.snapshot();
+    let metrics = &live.metrics;
     let Counted { channels, patterns, protocols, routes, sources } = metrics.counted();
-    let queues: Vec<_> = context.hub.connections(None).iter().map(|c| c.outbox.measure()).collect();
+    let queues: Vec<_> = snapshot.hub.connections(None).iter().map(|c| c.outbox.measure()).collect();
     let script = |plugin: PluginReport| {
-        let in_service = plugin.state == PluginState::InService;
+        let in_service = plugin.out.is_empty();
         let (calls, failures) = (plugin.calls, plugin.failures);
         (plugin.name, ScriptNow { calls, failures, mean_micros: plugin.mean_us, max_micros: plugin.max_us, in_service })
     };
@@ -175,7 +175,7 @@ pub fn now(router: &Router, now: Now) -> Stats {
         uptime: metrics.uptime_s(now),
         connections: protocols.values().map(|p| p.connections).sum(),
         channels: ChannelNumbers {
-            live: context.hub.channel_count(),
+            live: snapshot.hub.channel_count(),
             published: channels.published,
             delivered: channels.delivered,
             dropped: channels.dropped,
@@ -185,20 +185,20 @@ pub fn now(router: &Router, now: Now) -> Stats {
         protocols,
         routes,
         sources,
-        store: store(router),
+        store: store(live),
         outboxes: Outboxes {
             frames: queues.iter().map(|q| q.frames).sum(),
             bytes: queues.iter().map(|q| q.bytes).sum(),
             fullest: queues.iter().map(|q| q.bytes).max().unwrap_or(0),
         },
-        scripts: context.runtime.scripts.report().into_iter().map(script).collect(),
+        scripts: snapshot.runtime.scripts.report().into_iter().map(script).collect(),
         memory: Memory { live_bytes: memory::process_live_bytes(), resident_bytes: process::resident_bytes() },
     }
 }
 
-fn store(router: &Router) -> StoreNow {
-    let stats = router.store.stats();
-    let (state, since, reason) = match router.store.state() {
+fn store(live: &Live) -> StoreNow {
+    let stats = live.store.stats();
+    let (state, since, reason) = match live.store.state() {
         StoreState::Ok => (StoreWord::Ok, None, None),
         StoreState::Degraded { since_ms, reason } => (StoreWord::Degraded, Some(iso(since_ms)), Some(reason)),
     };
@@ -220,14 +220,14 @@ fn store(router: &Router) -> StoreNow {
 }
 
 /// The numbers as Prometheus text.
-pub fn prometheus(router: &Router, now: Now) -> String {
-    let context = &router.context;
-    let stats = router.store.stats();
-    let up = f64::from(u8::from(router.store.state() == StoreState::Ok));
+pub fn prometheus(live: &Live, now: Now) -> String {
+    let snapshot = live.snapshot();
+    let stats = live.store.stats();
+    let up = f64::from(u8::from(live.store.state() == StoreState::Ok));
     let sample = |name, help, kind, value| Sample { name, help, kind, labels: Vec::new(), value };
     let mut more = vec![
-        sample("log_followers", "Streams and requests that follow the log.", Kind::Gauge, context.hub.feed.len() as f64),
-        sample("channels_live", "Channels in memory.", Kind::Gauge, context.hub.channel_count() as f64),
+        sample("log_followers", "Streams and requests that follow the log.", Kind::Gauge, snapshot.hub.feed.len() as f64),
+        sample("channels_live", "Channels in memory.", Kind::Gauge, snapshot.hub.channel_count() as f64),
         sample("store_up", "Whether the store takes events.", Kind::Gauge, up),
         sample("store_queue_rows", "Rows that wait to be stored.", Kind::Gauge, stats.queued_rows as f64),
         sample("store_queue_bytes", "Bytes that wait to be stored.", Kind::Gauge, stats.queued_bytes as f64),
@@ -236,16 +236,26 @@ pub fn prometheus(router: &Router, now: Now) -> String {
         sample("memory_live_bytes", "Memory taken and not given back.", Kind::Gauge, memory::process_live_bytes() as f64),
     ];
     more.extend(process::resident_bytes().map(|n| sample("memory_resident_bytes", "Memory in use.", Kind::Gauge, n as f64)));
-    let scripts = context.runtime.scripts.report();
+    let scripts = snapshot.runtime.scripts.report();
     let mut per_plugin = |name, help, kind, of: &dyn Fn(&PluginReport) -> f64| {
         more.extend(scripts.iter().map(|p| Sample { name, help, kind, labels: vec![("plugin", p.name.to_string())], value: of(p) }));
     };
     per_plugin("script_calls_total", "Calls of a plugin.", Kind::Counter, &|p| p.calls as f64);
     per_plugin("script_failures_total", "Calls of a plugin that failed.", Kind::Counter, &|p| p.failures as f64);
-    per_plugin("script_in_service", "Whether a plugin is called.", Kind::Gauge, &|p| {
-        f64::from(u8::from(p.state == PluginState::InService))
+    per_plugin("script_in_service", "Whether all functions of a plugin are called.", Kind::Gauge, &|p| {
+        f64::from(u8::from(p.out.is_empty()))
+    });
+    let mut per_function = |name, help, kind, of: &dyn Fn(&PluginReport, &str) -> f64| {
+        for plugin in &scripts {
+            let labels = |function: &str| vec![("plugin", plugin.name.to_string()), ("function", function.to_owned())];
+            let sample = |function: &Arc<str>| Sample { name, help, kind, labels: labels(function), value: of(plugin, function) };
+            more.extend(plugin.called.iter().map(sample));
+        }
+    };
+    per_function("script_function_in_service", "Whether a function of a plugin is called.", Kind::Gauge, &|plugin, function| {
+        f64::from(u8::from(!plugin.out.iter().any(|out| out.function == function)))
     });
     let commits =
         Timed { name: "store_commit_seconds", help: "Transactions of the store, until they were on the disk.", took: stats.commits };
-    context.runtime.metrics.prometheus(now, &more, &[commits])
+    live.metrics.prometheus(now, &more, &[commits])
 }

@@ -1,5 +1,5 @@
 //! The HTTP doors: listeners, who may come in, WebSocket handshakes, rows and sources over HTTP, the REST interface.
-//! Knows requests and answers; everything else it leaves to the router.
+//! Knows requests and answers; everything else it leaves to the live.
 
 pub mod addresses;
 pub mod api;
@@ -8,6 +8,7 @@ pub mod body;
 pub mod certificate;
 pub mod guard;
 pub mod listen;
+pub mod listeners;
 pub mod measure;
 pub mod problem;
 pub mod routes;

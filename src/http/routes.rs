@@ -1,10 +1,10 @@
 //! What is served on one listener: WebSocket protocols, their HTTP rows, HTTP sources. The path chooses, then the method.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::Guard;
 use axum::body::Body;
 use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, HeaderValue, VARY};
 use axum::http::request::Parts;
@@ -13,17 +13,19 @@ use axum::response::IntoResponse;
 use hyper::body::Incoming;
 
 use crate::apply::{Applied, in_time};
-use crate::config::plan::{ProtocolPlan, SourceKind, SourcePlan};
+use crate::config::plan::{HttpRow, ProtocolPlan, SourceKind, SourcePlan};
 use crate::http::listen::Serve;
 use crate::http::problem::Problem;
 use crate::http::upgrade::{self, Upgrader};
 use crate::http::{body, guard};
 use crate::limits::LimitVerdict;
+use crate::live::{Live, Promised};
 use crate::model::event::epoch_text;
+use crate::model::id::ProtocolId;
 use crate::model::{Code, Fault, Json, Now};
-use crate::router::{Promised, Router};
-use crate::routing::listeners::Listener;
-use crate::routing::paths::{Parameters, PathTable};
+use crate::pipeline::Snapshot;
+use crate::routing::listeners::{Answers, Endpoint, ListenerKey};
+use crate::routing::paths::Parameters;
 
 /// The largest body of a source's request.
 const SOURCE_BODY_BYTES_MAX: usize = 1 << 20;
@@ -31,66 +33,41 @@ const SOURCE_BODY_BYTES_MAX: usize = 1 << 20;
 /// What a client far over its rate is told to wait.
 const FLOODING_RETRY: Duration = Duration::from_secs(60);
 
-/// One listener's table.
+/// What is served at one listener, as the configuration says at the time of each request.
 pub struct Routes {
-    router: Arc<Router>,
+    live: Arc<Live>,
     upgrader: Upgrader,
-    loopback: bool,
-    paths: PathTable<Endpoint>,
-}
-
-/// What is served at one path.
-#[derive(Default)]
-struct Endpoint {
-    /// The protocol, by its place in the runtime.
-    websocket: Option<usize>,
-    methods: BTreeMap<Arc<str>, Handler>,
-}
-
-#[derive(Clone, Copy)]
-enum Handler {
-    /// A row of a protocol's `http:`.
-    Row { protocol: usize, row: usize },
-    /// A source.
-    Source(usize),
+    key: ListenerKey,
 }
 
 impl Routes {
-    /// All that is served at this door.
-    pub fn new(router: Arc<Router>, upgrader: Upgrader, listener: &Listener) -> Self {
-        let mut paths: PathTable<Endpoint> = PathTable::new();
-        let runtime = &router.context.runtime;
-        for &protocol in &listener.protocols {
-            let plan = &runtime.protocols[protocol].plan;
-            paths.entry(&plan.path).websocket = Some(protocol);
-            for (row, http) in plan.http.iter().enumerate() {
-                paths.entry(&http.path).methods.insert(http.method.clone(), Handler::Row { protocol, row });
-            }
-        }
-        for &index in &listener.sources {
-            if let SourceKind::Http { method, path, .. } = &runtime.plan.sources[index].kind {
-                paths.entry(path).methods.insert(method.clone(), Handler::Source(index));
-            }
-        }
-        let loopback = listener.listen.is_loopback();
-        Self { router, upgrader, loopback, paths }
+    /// All that is served at this listener.
+    pub fn new(live: Arc<Live>, upgrader: Upgrader, key: ListenerKey) -> Self {
+        Self { live, upgrader, key }
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Result<Response<Body>, Problem> {
-        guard::check_host(request.headers(), self.loopback)?;
+        guard::check_host(request.headers(), self.key.listen.is_loopback())?;
+        let snapshot = Guard::into_inner(self.live.snapshot());
         let nothing = || Problem::new(StatusCode::NOT_FOUND, format!("nothing is served at {}", request.uri().path()));
-        let (endpoint, parameters) = self.paths.find(request.uri().path()).ok_or_else(nothing)?;
+        let listener = snapshot.runtime.listeners.iter().find(|listener| listener.key == self.key);
+        let found = listener.and_then(|listener| listener.paths.find(request.uri().path()));
+        let (endpoint, parameters) = found.ok_or_else(nothing)?;
         if upgrade::is_wanted(&request) {
-            let protocol = endpoint.websocket.ok_or_else(nothing)?;
-            guard::check_origin(request.method(), request.headers(), &self.protocol(protocol).origins)?;
-            return self.upgrader.upgrade(&self.router, protocol, request, parameters, peer).await;
+            let protocol = endpoint.websocket.and_then(|id| snapshot.runtime.protocol(id)).ok_or_else(nothing)?;
+            guard::check_origin(request.method(), request.headers(), &protocol.plan.origins)?;
+            return self.upgrader.upgrade(&self.live, &snapshot, protocol, request, parameters, peer).await;
         }
-        let Some(handler) = self.handler(endpoint, request.method(), request.headers()) else { return Err(unmet(endpoint)) };
+        let answers = self.answers(endpoint, request.method(), request.headers()).and_then(|answers| Target::of(&snapshot, answers));
+        let Some(target) = answers else { return Err(unmet(endpoint)) };
         let preflight = request.method() == Method::OPTIONS;
-        let origin = guard::check_origin(request.method(), request.headers(), self.origins(handler))?;
+        let origin = guard::check_origin(request.method(), request.headers(), target.origins())?;
         let (parts, incoming) = request.into_parts();
-        let answered =
-            if preflight { Ok(preflight_answer(endpoint)) } else { self.run(handler, parts, Body::new(incoming), parameters, peer).await };
+        let answered = if preflight {
+            Ok(preflight_answer(endpoint))
+        } else {
+            self.run(&snapshot, &target, parts, Body::new(incoming), parameters, peer).await
+        };
         let mut response = answered.unwrap_or_else(IntoResponse::into_response);
         if let Some(origin) = origin {
             name_origin(response.headers_mut(), origin);
@@ -98,39 +75,8 @@ impl Routes {
         Ok(response)
     }
 
-    fn protocol(&self, index: usize) -> &ProtocolPlan {
-        &self.router.context.runtime.protocols[index].plan
-    }
-
-    /// Requests count towards the limit of their address, as messages do.
-    fn check_rate(&self, protocol: usize, peer: SocketAddr) -> Result<(), Problem> {
-        let Some(limit) = &self.router.context.runtime.protocols[protocol].address_limit else { return Ok(()) };
-        let retry_after = match limit.check(&peer.ip().to_canonical().to_string(), Now::read()) {
-            LimitVerdict::Pass => return Ok(()),
-            LimitVerdict::Over { retry_after } => retry_after,
-            LimitVerdict::Flooding => FLOODING_RETRY,
-        };
-        let mut fault = Fault::new(Code::RateLimited);
-        fault.retry_after = Some(retry_after);
-        Err(fault.into())
-    }
-
-    fn source(&self, index: usize) -> &SourcePlan {
-        &self.router.context.runtime.plan.sources[index]
-    }
-
-    fn origins(&self, handler: Handler) -> &[String] {
-        match handler {
-            Handler::Row { protocol, .. } => &self.protocol(protocol).origins,
-            Handler::Source(index) => match &self.source(index).kind {
-                SourceKind::Http { origins, .. } => origins,
-                SourceKind::Every { .. } => &[],
-            },
-        }
-    }
-
-    /// The target of a method; for a preflight that of the method it asks for.
-    fn handler(&self, endpoint: &Endpoint, method: &Method, headers: &HeaderMap) -> Option<Handler> {
+    /// What answers a method; for a preflight what answers the one it asks for.
+    fn answers(&self, endpoint: &Endpoint, method: &Method, headers: &HeaderMap) -> Option<Answers> {
         let method = match (method, headers.get("access-control-request-method").and_then(|v| v.to_str().ok())) {
             (&Method::OPTIONS, Some(asked)) => asked,
             (&Method::HEAD, _) => "GET",
@@ -141,37 +87,77 @@ impl Routes {
 
     async fn run(
         &self,
-        handler: Handler,
+        snapshot: &Arc<Snapshot>,
+        target: &Target<'_>,
         parts: Parts,
         body: Body,
         parameters: Parameters,
         peer: SocketAddr,
     ) -> Result<Response<Body>, Problem> {
         let view = body::request_view(&parts, parameters);
-        let (outcome, row_answers) = match handler {
-            Handler::Row { protocol, row } => {
-                let plan = self.protocol(protocol);
-                self.check_rate(protocol, peer)?;
-                let json = body::read_json(&parts, body, plan.limits.message).await?.unwrap_or_else(Json::null);
-                (self.router.http(plan, &plan.http[row], json, &view, Now::read())?, true)
+        let (outcome, row_answers) = match target {
+            Target::Row { protocol, row } => {
+                check_rate(snapshot, protocol.id, peer)?;
+                let json = body::read_json(&parts, body, protocol.limits.message).await?.unwrap_or_else(Json::null);
+                (self.live.http(snapshot, protocol, row, &json, &view, Now::read())?, true)
             }
-            Handler::Source(index) => {
-                let source = self.source(index);
+            Target::Source(source) => {
                 if let SourceKind::Http { token, .. } = &source.kind {
                     guard::check_token(&parts.headers, token.as_ref())?;
                 }
                 let missing = || Problem::new(StatusCode::BAD_REQUEST, "the body must be JSON: {\"type\": …, \"data\": …}");
                 let json = body::read_json(&parts, body, SOURCE_BODY_BYTES_MAX).await?.ok_or_else(missing)?;
-                (self.router.source(source, json, Some(&view), Now::read())?, false)
+                (self.live.source(snapshot, source, &json, Some(&view), Now::read())?, false)
             }
         };
-        Ok(conclude(&self.router, outcome, row_answers).await?)
+        Ok(conclude(&self.live, outcome, row_answers).await?)
     }
 }
 
+/// What answers an HTTP request.
+enum Target<'s> {
+    Row { protocol: &'s ProtocolPlan, row: &'s HttpRow },
+    Source(&'s SourcePlan),
+}
+
+impl<'s> Target<'s> {
+    fn of(snapshot: &'s Snapshot, answers: Answers) -> Option<Self> {
+        match answers {
+            Answers::Row { protocol, row } => {
+                let protocol = &snapshot.runtime.protocol(protocol)?.plan;
+                Some(Target::Row { protocol, row: protocol.http.get(row)? })
+            }
+            Answers::Source(id) => Some(Target::Source(snapshot.runtime.source(id)?)),
+        }
+    }
+
+    fn origins(&self) -> &'s [String] {
+        match self {
+            Target::Row { protocol, .. } => &protocol.origins,
+            Target::Source(source) => match &source.kind {
+                SourceKind::Http { origins, .. } => origins,
+                SourceKind::Every { .. } => &[],
+            },
+        }
+    }
+}
+
+/// Requests count towards the limit of their address, as messages do.
+fn check_rate(snapshot: &Snapshot, protocol: ProtocolId, peer: SocketAddr) -> Result<(), Problem> {
+    let Some(limit) = snapshot.limits.protocol(protocol).and_then(|limits| limits.address.as_ref()) else { return Ok(()) };
+    let retry_after = match limit.check(&peer.ip().to_canonical().to_string(), Now::read()) {
+        LimitVerdict::Pass => return Ok(()),
+        LimitVerdict::Over { retry_after } => retry_after,
+        LimitVerdict::Flooding => FLOODING_RETRY,
+    };
+    let mut fault = Fault::new(Code::RateLimited);
+    fault.retry_after = Some(retry_after);
+    Err(fault.into())
+}
+
 /// The answer to what a row did: its reply, or what was published.
-pub async fn conclude(router: &Router, promised: Promised, row_answers: bool) -> Result<Response<Body>, Fault> {
-    let outcome = in_time(promised.settled(&router.store)).await?;
+pub async fn conclude(live: &Live, promised: Promised, row_answers: bool) -> Result<Response<Body>, Fault> {
+    let outcome = in_time(promised.settled(&live.store)).await?;
     let status = outcome.status.and_then(|status| StatusCode::from_u16(status).ok());
     match outcome.reply {
         Some(reply) => Ok(json(status.unwrap_or(StatusCode::OK), reply.as_str().to_owned())),

@@ -28,13 +28,15 @@ use crate::http::problem::Problem;
 use crate::http::sessions::Sessions;
 use crate::hub::Connection;
 use crate::limits::LimitVerdict;
+use crate::live::Live;
 use crate::model::name::{PRINCIPAL_BYTES_MAX, is_principal};
 use crate::model::view::{ConnView, RequestView};
-use crate::model::{Close, Code, Fault, Json, Now};
+use crate::model::{Close, Code, Fault, Json, Now, chance};
+use crate::pipeline::Snapshot;
 use crate::pipeline::scope::Bindings;
 use crate::protocol::websocket;
-use crate::router::Router;
 use crate::routing::paths::Parameters;
+use crate::runtime::Protocol;
 
 /// How long the switch from HTTP may take.
 const UPGRADE_WITHIN: Duration = Duration::from_secs(10);
@@ -83,8 +85,9 @@ impl Upgrader {
     /// Answers a handshake and starts the connection's task.
     pub async fn upgrade(
         &self,
-        router: &Arc<Router>,
-        protocol: usize,
+        live: &Arc<Live>,
+        snapshot: &Arc<Snapshot>,
+        protocol: &Protocol,
         mut request: Request<Incoming>,
         parameters: Parameters,
         peer: SocketAddr,
@@ -97,9 +100,9 @@ impl Upgrader {
         let upgrade = hyper::upgrade::on(&mut request);
         let permit = request.extensions().get::<SocketPermit>().cloned();
         let (parts, _) = request.into_parts();
-        let entry = &router.context.runtime.protocols[protocol];
+        let metrics = snapshot.counters.protocol(protocol.plan.id).ok_or_else(|| Problem::from(Fault::new(Code::NotFound)))?;
         let ip: Arc<str> = peer.ip().to_canonical().to_string().into();
-        if let Some(limit) = &entry.connect_limit {
+        if let Some(limit) = snapshot.limits.protocol(protocol.plan.id).and_then(|limits| limits.connect.as_ref()) {
             let wait = match limit.check(&ip, now) {
                 LimitVerdict::Pass => None,
                 LimitVerdict::Over { retry_after } => Some(retry_after),
@@ -112,44 +115,37 @@ impl Upgrader {
             }
         }
         let offers = parts.headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|offer| offer.to_str().ok());
-        let extensions = entry.plan.compress.and_then(|_| websocket::negotiate(offers));
+        let extensions = protocol.plan.compress.and_then(|_| websocket::negotiate(offers));
         let view = Arc::new(request_view(&parts, parameters));
-        match identify(&entry.plan, view, ip, now)? {
+        match identify(&protocol.plan, view, ip, now)? {
             Ok((mut view, expires)) => {
                 if let (None, Some(session)) = (&view.user, &view.session) {
                     view.user = self.sessions.user(session, now).await;
                 }
-                let compress = entry.plan.compress.filter(|_| extensions.is_some());
-                let connection = Connection::new(
-                    router.context.hub.next_key(),
-                    protocol,
-                    now,
-                    view,
-                    &entry.plan.limits,
-                    compress,
-                    entry.metrics.clone(),
-                );
+                let compress = protocol.plan.compress.filter(|_| extensions.is_some());
+                let connection =
+                    Connection::new(live.hub.next_key(), protocol.plan.id, now, view, &protocol.plan.limits, compress, metrics.clone());
                 let connection = Arc::new(connection);
-                router.admit(&connection).inspect_err(|_| entry.metrics.refused.inc())?;
+                live.admit(snapshot, &connection).inspect_err(|_| metrics.refused.inc())?;
                 // Whoever stops closes what is in the hub by then.
                 if self.stop.is_cancelled() {
                     connection.outbox.close(Close::GoingAway);
                 }
-                let (router, tasks) = (router.clone(), self.tasks.clone());
+                let (live, plan, tasks) = (live.clone(), protocol.plan.clone(), self.tasks.clone());
                 self.tasks.spawn(async move {
                     match socket(upgrade).await {
                         // A fresh task, so that nothing of the handshake's lives as long as the connection.
                         Some((socket, early)) => {
                             connection.outbox.attach(socket.into_socket());
-                            tasks.spawn(connection::run(router, connection, early, expires, permit));
+                            tasks.spawn(connection::run(live, plan, connection, early, expires, permit));
                         }
-                        None => router.closed(&connection, &Close::Lost, Now::read()),
+                        None => live.closed(&connection, &Close::Lost, Now::read()),
                     }
                 });
             }
             Err(why) => {
-                tracing::debug!(protocol = %entry.plan.name, %why, "a connection without a valid token was closed");
-                entry.metrics.refused.inc();
+                tracing::debug!(protocol = %protocol.plan.name, %why, "a connection without a valid token was closed");
+                metrics.refused.inc();
                 self.tasks.spawn(turn_away(upgrade, Close::Unauthorized, permit));
             }
         }
@@ -193,7 +189,7 @@ fn identify(
         None => text(&plan.user)?,
     };
     let id = plan.client.render(&bindings).filter(|text| is_principal(text));
-    let id: Arc<str> = id.map_or_else(|| uuid::Uuid::new_v4().to_string().into(), |text| Arc::from(&*text));
+    let id: Arc<str> = id.map_or_else(|| chance::uuid().to_string().into(), |text| Arc::from(&*text));
     let expires = identity.and_then(|identity| identity.expires_s).map(|at_s| {
         let left_ms = (at_s.saturating_mul(1000)).saturating_sub(u64::try_from(now.wall_ms).unwrap_or(0));
         // A token may run for longer than a timer can hold.

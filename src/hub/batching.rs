@@ -17,13 +17,14 @@ use super::locked_channels::Published;
 use super::members::Member;
 use super::outbox::Packet;
 use super::{Channel, Connection, Hub, Sent, State};
+use crate::model::id::ProtocolId;
 use crate::model::{ChannelName, Close, Event};
 use crate::protocol::Frame;
 
 /// What waits on one channel for the members of one protocol.
 #[derive(Debug)]
 pub(super) struct PendingBatch {
-    protocol: usize,
+    protocol: ProtocolId,
     /// With the key of a connection that is not to get it.
     events: Vec<(Arc<Event>, Option<u64>)>,
     bytes: usize,
@@ -34,13 +35,13 @@ pub(super) struct PendingBatch {
 #[derive(Debug, Default)]
 pub struct Due {
     // Protects the list. Held for a look or a change.
-    list: Mutex<BTreeMap<(Instant, u64), (ChannelName, usize)>>,
+    list: Mutex<BTreeMap<(Instant, u64), (ChannelName, ProtocolId)>>,
     next: AtomicU64,
     earlier: Notify,
 }
 
 impl Due {
-    fn add(&self, at: Instant, channel: ChannelName, protocol: usize) {
+    fn add(&self, at: Instant, channel: ChannelName, protocol: ProtocolId) {
         let place = (at, self.next.fetch_add(1, Relaxed));
         let mut list = self.list.lock();
         list.insert(place, (channel, protocol));
@@ -52,7 +53,7 @@ impl Due {
     }
 
     /// The next channel and protocol, once it is due.
-    pub async fn next(&self) -> (ChannelName, usize) {
+    pub async fn next(&self) -> (ChannelName, ProtocolId) {
         loop {
             let first = self.list.lock().first_key_value().map(|((at, _), _)| *at);
             match first {
@@ -90,8 +91,8 @@ impl Written {
     }
 }
 
-/// A live member gets these later: its protocol is one to batch for.
-pub(super) fn note(member: &Member, batched: &mut Vec<usize>, published: &mut [Published], except: &[Option<u64>]) {
+/// A live member gets these later: its protocol is one to gather for.
+pub(super) fn note(member: &Member, batched: &mut Vec<ProtocolId>, published: &mut [Published], except: &[Option<u64>]) {
     if !batched.contains(&member.connection.protocol) {
         batched.push(member.connection.protocol);
     }
@@ -106,7 +107,7 @@ impl Hub {
         &self,
         channel: &Channel,
         state: &mut State,
-        protocol: usize,
+        protocol: ProtocolId,
         published: &[Published],
         except: &[Option<u64>],
         render: &mut dyn Render,
@@ -135,7 +136,7 @@ impl Hub {
     }
 
     /// Queues what is due on a channel for the members of a protocol.
-    pub fn write_batch(&self, name: &ChannelName, protocol: usize, render: &mut dyn Render) -> Written {
+    pub fn write_batch(&self, name: &ChannelName, protocol: ProtocolId, render: &mut dyn Render) -> Written {
         let Some(channel) = self.channel(name.as_str()) else { return Written::default() };
         let mut state = channel.state.lock();
         let now = Instant::now();

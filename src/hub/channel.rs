@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::config::plan::ChannelPlan;
@@ -13,6 +14,7 @@ use crate::hub::members::{Member, Members};
 use crate::model::event::{Epoch, Event, NewEvent};
 use crate::model::view::SubView;
 use crate::model::{ChannelName, Position};
+use crate::store::Ticket;
 use crate::telemetry::conflation::{ConflationCounters, Conflations};
 
 /// How long a channel that nobody is on stays in memory after its last event, where there are many.
@@ -29,12 +31,48 @@ pub struct Channel {
     pub(super) order: u64,
     /// Its name.
     pub name: ChannelName,
-    /// What the configuration says of it.
-    pub plan: Arc<ChannelPlan>,
+    /// What the configuration says of it now.
+    pub(super) plan: ArcSwap<ChannelPlan>,
     /// What slow clients did not get as it came.
     pub conflations: Arc<ConflationCounters>,
     // Protects members, offsets and tail together: that is what makes the order the same for all. Held while one transaction is applied.
     pub(super) state: Arc<Mutex<State>>,
+}
+
+impl Channel {
+    /// What the configuration says of it now.
+    pub fn plan(&self) -> Arc<ChannelPlan> {
+        self.plan.load_full()
+    }
+}
+
+/// Up to where events of a channel have their offsets, seen or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChannelVersion {
+    /// The stream.
+    pub epoch: Epoch,
+    /// The last offset that was given.
+    pub offset: u64,
+}
+
+/// Tells one state of a channel's members from another. Two states without any are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MembersVersion(Option<(u64, u64)>);
+
+impl MembersVersion {
+    /// Nobody is there.
+    pub const NOBODY: Self = Self(None);
+}
+
+/// What a decision sees of a channel's past.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// Up to where.
+    pub at: ChannelVersion,
+    /// The newest events, oldest first.
+    pub events: Vec<Arc<Event>>,
+    /// The tickets of those that are not committed yet.
+    pub uncommitted: Vec<Ticket>,
 }
 
 /// What changes about a channel.
@@ -47,6 +85,10 @@ pub struct State {
     pub(super) shown: u64,
     /// The oldest offset that the log still has.
     pub(super) first: u64,
+    /// What has its offset and is not shown, by offset, with the tickets of its commit.
+    uncommitted: VecDeque<(Arc<Event>, Ticket)>,
+    /// Grows with each change of the members.
+    members_changed: u64,
     /// The newest events that were shown, by offset.
     pub(super) tail: VecDeque<Arc<Event>>,
     pub(super) tail_bytes: usize,
@@ -69,6 +111,8 @@ impl State {
             offset: at.offset,
             shown: at.offset,
             first: at.first,
+            uncommitted: VecDeque::new(),
+            members_changed: 0,
             behind: 0,
             tail: VecDeque::new(),
             tail_bytes: 0,
@@ -83,7 +127,7 @@ impl State {
     /// Where it stands.
     pub(super) fn position(&self, channel: &Channel) -> Position {
         let nothing = self.shown + 1;
-        let first = if channel.plan.history.is_none() { nothing } else { self.first.min(nothing) };
+        let first = if channel.plan.load().history.is_none() { nothing } else { self.first.min(nothing) };
         let first = self.tail.front().map_or(first, |oldest| oldest.offset.min(first));
         Position { epoch: self.epoch, first, offset: self.shown }
     }
@@ -99,6 +143,7 @@ impl State {
         now_ms: i64,
     ) -> bool {
         let behind = behind.filter(|&seen| seen < self.shown);
+        self.members_changed += 1;
         let live_after = self.shown;
         if let Some(at) = self.members.find(connection.key, &view.key) {
             if let Some(member) = self.members.get_mut(at) {
@@ -132,6 +177,7 @@ impl State {
     pub(super) fn leave(&mut self, connection: u64, key: &Arc<str>) -> bool {
         let Some(member) = self.members.remove(connection, key) else { return false };
         self.behind -= usize::from(member.behind.is_some());
+        self.members_changed += 1;
         true
     }
 
@@ -145,7 +191,9 @@ impl State {
     /// An event may be seen from now on. Kept, where the channel has a history.
     pub(super) fn show(&mut self, channel: &Channel, event: &Arc<Event>) {
         self.shown = event.offset;
-        let Some(history) = &channel.plan.history else { return };
+        self.settle(event.offset);
+        let plan = channel.plan.load();
+        let Some(history) = &plan.history else { return };
         self.tail_bytes += event.cost_bytes();
         self.tail.push_back(event.clone());
         // Whoever catches up must meet the tail some day, however fast others publish.
@@ -156,6 +204,67 @@ impl State {
                 None => break,
             }
         }
+    }
+
+    /// Whether something has its offset and is not shown.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.offset > self.shown
+    }
+
+    /// What the configuration says of the channel from now on.
+    pub(super) fn replan(&mut self, channel: &Channel, plan: &Arc<ChannelPlan>) {
+        let before = channel.plan.swap(plan.clone());
+        match (&before.history, &plan.history) {
+            // What came before was never kept.
+            (None, Some(_)) => self.first = self.offset + 1,
+            (Some(_), None) => self.forget_tail(),
+            _ => {}
+        }
+    }
+
+    /// The subscriptions that a configuration does not allow; none: it does not allow the channel.
+    pub(super) fn not_allowed(&self, plan: Option<&ChannelPlan>) -> Vec<(Arc<Connection>, Arc<str>)> {
+        let join = plan.map(|plan| plan.join.as_ref());
+        let allowed = |member: &&Member| match join {
+            None => false,
+            Some(None) => true,
+            Some(Some(protocols)) => protocols.contains(&member.connection.view().protocol),
+        };
+        if matches!(join, Some(None)) {
+            return Vec::new();
+        }
+        self.members.iter().filter(|member| !allowed(member)).map(|member| (member.connection.clone(), member.view.key.clone())).collect()
+    }
+
+    /// An event has its offset and waits for its commit.
+    pub(super) fn wait_for_commit(&mut self, event: &Arc<Event>, ticket: Ticket) {
+        self.uncommitted.push_back((event.clone(), ticket));
+    }
+
+    /// Nothing up to this offset waits any more: it was shown, or will never be.
+    pub(super) fn settle(&mut self, offset: u64) {
+        while self.uncommitted.front().is_some_and(|(event, _)| event.offset <= offset) {
+            self.uncommitted.pop_front();
+        }
+    }
+
+    /// Up to where events have their offsets.
+    pub(super) fn version(&self) -> ChannelVersion {
+        ChannelVersion { epoch: self.epoch, offset: self.offset }
+    }
+
+    /// The newest events, at most so many.
+    pub(super) fn history(&self, most: usize) -> History {
+        // What was shown early waits for its commit too, and is in the tail.
+        let waiting = self.uncommitted.iter().filter(|(event, _)| event.offset > self.shown);
+        let all = self.tail.len() + waiting.clone().count();
+        let events = self.tail.iter().chain(waiting.clone().map(|(event, _)| event)).skip(all.saturating_sub(most)).cloned();
+        History { at: self.version(), events: events.collect(), uncommitted: waiting.map(|(_, ticket)| *ticket).collect() }
+    }
+
+    pub(super) fn members_version(&self, channel: &Channel) -> MembersVersion {
+        // One that nobody is on is like one that is not there.
+        MembersVersion((!self.members.is_empty()).then_some((channel.order, self.members_changed)))
     }
 
     /// The events behind an offset that are in memory, oldest first; none where memory does not reach so far back.
@@ -218,16 +327,17 @@ pub struct ChannelReport {
 
 impl ChannelReport {
     pub(super) fn of(channel: &Channel) -> Self {
+        let plan = channel.plan.load();
         let state = channel.state.lock();
         Self {
             name: channel.name.clone(),
-            pattern: channel.plan.pattern.as_str().into(),
+            pattern: plan.pattern.as_str().into(),
             subscribers: state.members.len(),
             offset: state.shown,
             epoch: state.epoch,
             tail: state.tail.len(),
             tail_bytes: state.tail_bytes,
-            history: channel.plan.history.is_some(),
+            history: plan.history.is_some(),
             conflations: channel.conflations.get(),
         }
     }

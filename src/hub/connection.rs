@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::config::plan::LimitsPlan;
 use crate::hub::delivery_policy::{DeliveryPolicy, SubscriptionId};
 use crate::hub::outbox::{Outbox, Packet, Sent};
+use crate::model::id::ProtocolId;
 use crate::model::name::ClientId;
 use crate::model::view::ConnView;
 use crate::model::{ChannelName, Close, Now};
@@ -28,16 +29,16 @@ pub struct Connection {
     pub key: u64,
     /// The public id.
     pub id: ClientId,
-    /// Index of its protocol in the runtime.
-    pub protocol: usize,
+    /// Its protocol.
+    pub protocol: ProtocolId,
     /// When it opened.
     pub opened: Now,
     /// What waits to be written.
     pub outbox: Outbox,
     /// What passed over it.
     pub traffic: Traffic,
-    /// Code and reason for a client whose outbox overflows.
-    pub slow: (u16, Arc<str>),
+    // Code and reason for a client whose outbox overflows. Held for a look or a change.
+    slow: Mutex<(u16, Arc<str>)>,
     /// The size in bytes from which messages to it are compressed; none: it did not agree to that.
     pub compress: Option<usize>,
     /// What is counted of its protocol.
@@ -91,7 +92,7 @@ impl Connection {
     /// A connection that is about to open.
     pub fn new(
         key: u64,
-        protocol: usize,
+        protocol: ProtocolId,
         opened: Now,
         view: ConnView,
         limits: &LimitsPlan,
@@ -105,7 +106,7 @@ impl Connection {
             opened,
             outbox: Outbox::new(limits.outbox),
             traffic: Traffic::default(),
-            slow: limits.slow.clone(),
+            slow: Mutex::new(limits.slow.clone()),
             compress,
             metrics,
             batches: AtomicBool::new(false),
@@ -114,6 +115,12 @@ impl Connection {
             pending_commits: PendingCommits::default(),
             behind: Mutex::default(),
         }
+    }
+
+    /// Its protocol's limits have changed.
+    pub fn update(&self, limits: &LimitsPlan) {
+        self.outbox.set_bytes_max(limits.outbox);
+        *self.slow.lock() = limits.slow.clone();
     }
 
     /// Looks at what a delivery will need, without waiting for it.
@@ -189,7 +196,8 @@ impl Connection {
 
     /// How it ends when it does not read.
     pub fn slow(&self) -> Close {
-        Close::Slow(self.slow.0, self.slow.1.to_string().into())
+        let slow = self.slow.lock();
+        Close::Slow(slow.0, slow.1.to_string().into())
     }
 
     /// When something last came from it, its opening included. Milliseconds since the epoch.

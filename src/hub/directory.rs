@@ -5,17 +5,26 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::hub::connection::Connection;
+use crate::model::id::{IdMap, ProtocolId};
 use crate::model::name::ClientId;
 use crate::model::view::ConnView;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Directory {
     by_id: HashMap<ClientId, Arc<Connection>>,
     /// By key, so the first is the oldest. A displaced connection leaves at once, while it is still closing.
-    by_protocol: Vec<BTreeMap<u64, Arc<Connection>>>,
-    by_address: HashMap<(usize, Arc<str>), usize>,
+    by_protocol: IdMap<ProtocolId, Peers>,
+    by_address: HashMap<(ProtocolId, Arc<str>), usize>,
     by_user: HashMap<Arc<str>, BTreeMap<u64, Arc<Connection>>>,
     by_session: HashMap<Arc<str>, BTreeMap<u64, Arc<Connection>>>,
+}
+
+/// The connections of a protocol.
+#[derive(Debug, Default)]
+struct Peers {
+    open: BTreeMap<u64, Arc<Connection>>,
+    /// Grows with each change.
+    version: u64,
 }
 
 /// How many connections a protocol takes.
@@ -45,16 +54,6 @@ pub enum Admission {
 }
 
 impl Directory {
-    pub(super) fn new(protocols: usize) -> Self {
-        Self {
-            by_id: HashMap::new(),
-            by_protocol: (0..protocols).map(|_| BTreeMap::new()).collect(),
-            by_address: HashMap::new(),
-            by_user: HashMap::new(),
-            by_session: HashMap::new(),
-        }
-    }
-
     pub(super) fn open(&mut self, connection: &Arc<Connection>, bounds: Bounds) -> Admission {
         let view = connection.view();
         let address = (connection.protocol, view.ip.clone());
@@ -64,7 +63,8 @@ impl Directory {
         if self.by_address.get(&address).is_some_and(|&n| n >= bounds.per_address) {
             return Admission::AddressFull;
         }
-        let peers = &mut self.by_protocol[connection.protocol];
+        let peers = self.by_protocol.get_or_insert_with(connection.protocol, Peers::default);
+        let Peers { open: peers, version } = peers;
         let mut displaced = None;
         if peers.len() >= bounds.connections {
             displaced = if bounds.displace { peers.pop_first() } else { None };
@@ -73,6 +73,7 @@ impl Directory {
             }
         }
         peers.insert(connection.key, connection.clone());
+        *version += 1;
         *self.by_address.entry(address).or_default() += 1;
         self.by_id.insert(connection.id.clone(), connection.clone());
         self.remember(connection, &view);
@@ -86,7 +87,10 @@ impl Directory {
         }
         let view = connection.view();
         self.by_id.remove(&connection.id);
-        self.by_protocol[connection.protocol].remove(&connection.key);
+        if let Some(peers) = self.by_protocol.get_mut(connection.protocol) {
+            peers.open.remove(&connection.key);
+            peers.version += 1;
+        }
         let address = (connection.protocol, view.ip.clone());
         if let Some(count) = self.by_address.get_mut(&address) {
             *count -= 1;
@@ -130,9 +134,9 @@ impl Directory {
         self.by_session.get(session).map(|all| all.values().cloned().collect()).unwrap_or_default()
     }
 
-    pub(super) fn all(&self, protocol: Option<usize>) -> Vec<Arc<Connection>> {
+    pub(super) fn all(&self, protocol: Option<ProtocolId>) -> Vec<Arc<Connection>> {
         match protocol {
-            Some(index) => self.by_protocol.get(index).map(|all| all.values().cloned().collect()).unwrap_or_default(),
+            Some(id) => self.by_protocol.get(id).map(|peers| peers.open.values().cloned().collect()).unwrap_or_default(),
             None => {
                 let mut all: Vec<_> = self.by_id.values().cloned().collect();
                 all.sort_by_key(|c| c.key);
@@ -141,8 +145,20 @@ impl Directory {
         }
     }
 
-    pub(super) fn count(&self, protocol: Option<usize>) -> usize {
-        protocol.map_or(self.by_id.len(), |index| self.by_protocol.get(index).map_or(0, BTreeMap::len))
+    pub(super) fn count(&self, protocol: Option<ProtocolId>) -> usize {
+        protocol.map_or(self.by_id.len(), |id| self.by_protocol.get(id).map_or(0, |peers| peers.open.len()))
+    }
+
+    /// Something of a protocol's connections has changed.
+    pub(super) fn touch(&mut self, protocol: ProtocolId) {
+        if let Some(peers) = self.by_protocol.get_mut(protocol) {
+            peers.version += 1;
+        }
+    }
+
+    /// Grows with each change of a protocol's connections.
+    pub(super) fn version(&self, protocol: ProtocolId) -> u64 {
+        self.by_protocol.get(protocol).map_or(0, |peers| peers.version)
     }
 }
 

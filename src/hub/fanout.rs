@@ -10,6 +10,7 @@ use super::outbox::{Packet, PacketRun};
 use super::{Channel, Connection, Hub, Sent, State, batching};
 use crate::config::plan::BatchPlan;
 use crate::model::Event;
+use crate::model::id::ProtocolId;
 use crate::model::view::SubView;
 use crate::protocol::Frame;
 use crate::telemetry::metrics::ProtocolMetrics;
@@ -23,9 +24,9 @@ pub trait Render {
     /// The same, before it is made ready for the wire.
     fn frame(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Frame>;
     /// How messages of this protocol are written as one; none: each by itself.
-    fn batch(&self, protocol: usize) -> Option<&BatchPlan>;
+    fn batch(&self, protocol: ProtocolId) -> Option<&BatchPlan>;
     /// Several messages of this protocol as one.
-    fn joined(&self, protocol: usize, messages: &[Frame]) -> Option<Frame>;
+    fn joined(&self, protocol: ProtocolId, messages: &[Frame]) -> Option<Frame>;
     /// What matters of an event to those who do not read; none: it waits like any other. `None` for the channel: it was sent
     /// directly.
     fn policy(&self, event: &Arc<Event>, channel: Option<&Channel>) -> Option<Arc<DeliveryPolicy>>;

@@ -7,11 +7,11 @@ use parking_lot::RawMutex;
 use parking_lot::lock_api::ArcMutexGuard;
 
 use super::fanout::Render;
-use super::{Channel, Connection, Hub, Packet, Sent, State};
-use crate::config::plan::ChannelPlan;
+use super::{Channel, ChannelVersion, Connection, Hub, MembersVersion, Packet, Sent, State};
 use crate::model::event::{Epoch, Event, NewEvent};
 use crate::model::view::SubView;
 use crate::model::{ChannelName, Now};
+use crate::store::Ticket;
 
 /// Events a subscription that catches up is given at once, while its channel is locked.
 const CATCH_UP_EVENTS_MAX: usize = 256;
@@ -94,9 +94,29 @@ impl LockedChannels<'_> {
         }
     }
 
-    /// What the configuration says of a channel. It must be held.
-    pub fn plan(&mut self, name: &ChannelName) -> Option<Arc<ChannelPlan>> {
-        self.find(name).map(|(channel, _)| channel.plan.clone())
+    /// An event that has its offset waits for its commit, which this ticket stands for. Its channel must be held.
+    pub fn uncommitted(&mut self, event: &Arc<Event>, ticket: Ticket) {
+        if let Some((_, state)) = event.channel.as_ref().and_then(|name| self.find(name)) {
+            state.wait_for_commit(event, ticket);
+        }
+    }
+
+    /// Up to where events of a channel have their offsets; none where it is not held.
+    pub fn version(&mut self, name: &ChannelName) -> Option<ChannelVersion> {
+        self.find(name).map(|(_, state)| state.version())
+    }
+
+    /// Tells one state of a channel's members from another. The channel must be held.
+    pub fn members_version(&mut self, name: &ChannelName) -> MembersVersion {
+        self.find(name).map_or(MembersVersion::NOBODY, |(channel, state)| state.members_version(channel))
+    }
+
+    /// Whether what came behind a place in a channel can still be given. The channel must be held.
+    pub fn can_give_since(&mut self, name: &ChannelName, at: ChannelVersion) -> bool {
+        self.find(name).is_some_and(|(channel, state)| {
+            let now = state.position(channel);
+            at.epoch == now.epoch && at.offset + 1 >= now.first
+        })
     }
 
     /// Whether events of a channel wait for their commit. The channel must be held.
@@ -141,6 +161,7 @@ impl LockedChannels<'_> {
     pub fn skip(&mut self, event: &Event) {
         if let Some((_, state)) = event.channel.as_ref().and_then(|name| self.find(name)) {
             state.shown = event.offset;
+            state.settle(event.offset);
         }
     }
 
@@ -220,8 +241,9 @@ impl Drop for LockedChannels<'_> {
         for (channel, state) in &mut self.channels {
             // A channel that the file names keeps its place, and so does one that has a past. Others go with their last member:
             // whoever may join must not be able to fill the memory with names.
-            let has_past = channel.plan.history.is_some() && state.offset > 0;
-            let passing = !has_past && !channel.plan.pattern.is_exact();
+            let plan = channel.plan.load();
+            let has_past = plan.history.is_some() && state.offset > 0;
+            let passing = !has_past && !plan.pattern.is_exact();
             if passing && state.members.is_empty() && !state.dead {
                 state.dead = true;
                 self.hub.shard(channel.name.as_str()).write().remove(&channel.name);

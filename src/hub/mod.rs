@@ -26,10 +26,14 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
+use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::plan::ChannelPlan;
-use crate::model::event::{Event, fresh_epoch};
+use crate::model::chance;
+use crate::model::event::Epoch;
+use crate::model::event::Event;
+use crate::model::id::ProtocolId;
 use crate::model::name::ClientId;
 use crate::model::view::{ConnView, SubView};
 use crate::model::{ChannelName, Code, Fault, Json, Now, Position};
@@ -37,6 +41,7 @@ use crate::store::Standing;
 
 pub use batching::Due;
 pub use channel::{Channel, ChannelReport, State};
+pub use channel::{ChannelVersion, History, MembersVersion};
 pub use connection::Connection;
 pub use directory::{Admission, Bounds};
 pub use fanout::Render;
@@ -82,14 +87,14 @@ pub struct Hub {
 
 impl Hub {
     /// An empty hub. `positions` says where channels with a history stand.
-    pub fn new(protocols: usize, positions: impl IntoIterator<Item = Standing>) -> Self {
+    pub fn new(positions: impl IntoIterator<Item = Standing>) -> Self {
         Self {
             channels: std::array::from_fn(|_| RwLock::default()),
             hasher: RandomState::new(),
             channels_live: AtomicUsize::new(0),
             next_order: AtomicU64::new(0),
             positions: Mutex::new(positions.into_iter().map(position_of).collect()),
-            directory: RwLock::new(Directory::new(protocols)),
+            directory: RwLock::default(),
             next_key: AtomicU64::new(1),
             next_subscription: AtomicU64::new(1),
             feed: Arc::default(),
@@ -107,7 +112,8 @@ impl Hub {
         self.shard(name).read().get(name).cloned()
     }
 
-    fn channel_or_new(&self, name: &ChannelName, plan: &Arc<ChannelPlan>) -> Result<Arc<Channel>, Fault> {
+    /// `epoch`: the name of its stream, where it has none yet.
+    fn channel_or_new(&self, name: &ChannelName, plan: &Arc<ChannelPlan>, epoch: Option<Epoch>) -> Result<Arc<Channel>, Fault> {
         if let Some(found) = self.channel(name.as_str()) {
             return Ok(found);
         }
@@ -120,11 +126,11 @@ impl Hub {
             return Err(Fault::with(Code::LimitReached, "too many channels"));
         }
         let position = self.positions.lock().remove(name.as_str());
-        let position = position.unwrap_or_else(|| Position { epoch: fresh_epoch(), first: 1, offset: 0 });
+        let position = position.unwrap_or_else(|| Position { epoch: epoch.unwrap_or_else(chance::epoch), first: 1, offset: 0 });
         let channel = Arc::new(Channel {
             order: self.next_order.fetch_add(1, Relaxed),
             name: name.clone(),
-            plan: plan.clone(),
+            plan: ArcSwap::new(plan.clone()),
             conflations: Arc::default(),
             state: Arc::new(Mutex::new(State::new(position))),
         });
@@ -133,11 +139,13 @@ impl Hub {
     }
 
     /// Takes the locks of these channels, making those that are not live. They are let go when the result is dropped.
-    pub fn hold(&self, mut wanted: Vec<(ChannelName, Arc<ChannelPlan>)>) -> Result<LockedChannels<'_>, Fault> {
-        wanted.sort_by(|a, b| a.0.cmp(&b.0));
+    /// For each what the configuration says of it, and the name of its stream, where it is to have a certain one.
+    pub fn hold(&self, mut wanted: Vec<(ChannelName, Arc<ChannelPlan>, Option<Epoch>)>) -> Result<LockedChannels<'_>, Fault> {
+        wanted.sort_by(|a, b| a.0.cmp(&b.0).then(b.2.cmp(&a.2)));
         wanted.dedup_by(|a, b| a.0 == b.0);
         'again: loop {
-            let mut channels = wanted.iter().map(|(name, plan)| self.channel_or_new(name, plan)).collect::<Result<Vec<_>, _>>()?;
+            let mut channels =
+                wanted.iter().map(|(name, plan, epoch)| self.channel_or_new(name, plan, *epoch)).collect::<Result<Vec<_>, _>>()?;
             channels.sort_by_key(|channel| channel.order);
             let mut locked = LockedChannels { hub: self, channels: Vec::with_capacity(channels.len()) };
             for channel in channels {
@@ -188,6 +196,7 @@ impl Hub {
         if directory.holds(connection) {
             directory.forget(connection, &before);
             directory.remember(connection, &view);
+            directory.touch(connection.protocol);
         }
         connection.set_view(view);
     }
@@ -208,7 +217,7 @@ impl Hub {
     }
 
     /// All open connections, oldest first; of one protocol where one is named.
-    pub fn connections(&self, protocol: Option<usize>) -> Vec<Arc<Connection>> {
+    pub fn connections(&self, protocol: Option<ProtocolId>) -> Vec<Arc<Connection>> {
         self.directory.read().all(protocol)
     }
 
@@ -243,11 +252,26 @@ impl Hub {
         }
     }
 
-    /// Where a channel stands; one that is not live is made, so that its stream has a name.
-    pub fn position_or_create(&self, name: &ChannelName, plan: &Arc<ChannelPlan>) -> Result<Position, Fault> {
-        let channel = self.channel_or_new(name, plan)?;
-        let position = channel.state.lock().position(&channel);
-        Ok(position)
+    /// The newest events of a channel that are in memory, oldest first: those that wait for their commit too, as whoever is next
+    /// comes behind them.
+    pub fn history(&self, name: &str, most: usize) -> History {
+        match self.channel(name) {
+            Some(channel) => channel.state.lock().history(most),
+            None => {
+                let at = self.position(name).map_or(ChannelVersion::default(), |at| ChannelVersion { epoch: at.epoch, offset: at.offset });
+                History { at, ..History::default() }
+            }
+        }
+    }
+
+    /// Tells one state of a channel's members from another.
+    pub fn members_version(&self, name: &str) -> MembersVersion {
+        self.channel(name).map_or(MembersVersion::NOBODY, |channel| channel.state.lock().members_version(&channel))
+    }
+
+    /// Grows with every connection of a protocol that comes, goes, or changes who it is.
+    pub fn connections_version(&self, protocol: ProtocolId) -> u64 {
+        self.directory.read().version(protocol)
     }
 
     /// The events of a channel behind an offset, oldest first, at most so many; none where memory does not reach so far back.
@@ -268,6 +292,58 @@ impl Hub {
         }
     }
 
+    /// The configuration has changed: `plan` gives what it says of a channel now. Subscriptions that it no longer allows end; they
+    /// are given back, to be told. A channel that it does not allow at all goes, unless something of it waits for its commit.
+    pub fn replan(&self, plan: impl Fn(&str) -> Option<Arc<ChannelPlan>>) -> Vec<(Arc<Connection>, ChannelName)> {
+        let mut ended = Vec::new();
+        for channel in self.all_channels() {
+            let plan = plan(channel.name.as_str());
+            let mut state = channel.state.lock();
+            if state.dead {
+                continue;
+            }
+            if let Some(plan) = &plan {
+                state.replan(&channel, plan);
+            }
+            for (connection, key) in state.not_allowed(plan.as_deref()) {
+                state.leave(connection.key, &key);
+                let mut subscriptions = connection.subscriptions.lock();
+                subscriptions.iter_mut().for_each(|all| all.retain(|(n, k)| (n, k) != (&channel.name, &key)));
+                drop(subscriptions);
+                ended.push((connection, channel.name.clone()));
+            }
+            if plan.is_none() && !state.is_waiting() {
+                self.take_out(&channel, &mut state);
+            }
+        }
+        ended
+    }
+
+    /// How many subscriptions [`Hub::replan`] would end.
+    pub fn would_end(&self, plan: impl Fn(&str) -> Option<Arc<ChannelPlan>>) -> Vec<(ChannelName, usize)> {
+        let count = |channel: &Arc<Channel>| {
+            let ended = channel.state.lock().not_allowed(plan(channel.name.as_str()).as_deref()).len();
+            (ended > 0).then(|| (channel.name.clone(), ended))
+        };
+        self.all_channels().iter().filter_map(count).collect()
+    }
+
+    fn all_channels(&self) -> Vec<Arc<Channel>> {
+        self.channels.iter().flat_map(|shard| shard.read().values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// Takes a channel out of memory. Where it has a past its position stays behind. Its lock is held, and comes before its shard's.
+    fn take_out(&self, channel: &Channel, state: &mut State) {
+        state.dead = true;
+        let mut shard = self.shard(channel.name.as_str()).write();
+        shard.remove(&channel.name);
+        self.channels_live.fetch_sub(1, Relaxed);
+        if channel.plan.load().history.is_some() && state.offset > 0 {
+            let position = Position { epoch: state.epoch, first: state.first, offset: state.offset };
+            self.positions.lock().insert(channel.name.clone(), position);
+        }
+    }
+
     /// Takes channels out of memory that have nobody on them and nothing to wait for: those with a past leave their place
     /// behind. Only where there are many: one that is used now and then is better live. Called once a second.
     pub fn retire(&self, now: Now) {
@@ -278,34 +354,17 @@ impl Hub {
             let idle = |channel: &Channel| channel.state.try_lock().is_some_and(|state| state.is_idle(now.wall_ms));
             let found: Vec<Arc<Channel>> = shard.read().values().filter(|channel| idle(channel)).cloned().collect();
             for channel in found {
-                // The channel's lock comes before its shard's.
                 let mut state = channel.state.lock();
-                if state.dead || !state.is_idle(now.wall_ms) {
-                    continue;
-                }
-                state.dead = true;
-                let mut shard = shard.write();
-                shard.remove(&channel.name);
-                self.channels_live.fetch_sub(1, Relaxed);
-                if channel.plan.history.is_some() && state.offset > 0 {
-                    let position = Position { epoch: state.epoch, first: state.first, offset: state.offset };
-                    self.positions.lock().insert(channel.name.clone(), position);
+                if !state.dead && state.is_idle(now.wall_ms) {
+                    self.take_out(&channel, &mut state);
                 }
             }
         }
     }
 
-    /// The newest events of a channel that are in memory, oldest first.
-    pub fn tail(&self, name: &str, most: usize) -> Vec<Arc<Event>> {
-        let Some(channel) = self.channel(name) else { return Vec::new() };
-        let state = channel.state.lock();
-        state.tail.iter().skip(state.tail.len().saturating_sub(most)).cloned().collect()
-    }
-
     /// All live channels as they are now, by name.
     pub fn channels(&self) -> Vec<ChannelReport> {
-        let all: Vec<Arc<Channel>> = self.channels.iter().flat_map(|shard| shard.read().values().cloned().collect::<Vec<_>>()).collect();
-        let mut reports: Vec<ChannelReport> = all.iter().map(|channel| ChannelReport::of(channel)).collect();
+        let mut reports: Vec<ChannelReport> = self.all_channels().iter().map(|channel| ChannelReport::of(channel)).collect();
         reports.sort_by(|a, b| a.name.cmp(&b.name));
         reports
     }
@@ -321,7 +380,7 @@ impl Hub {
     }
 
     /// How many connections are open; of one protocol where one is named.
-    pub fn connection_count(&self, protocol: Option<usize>) -> usize {
+    pub fn connection_count(&self, protocol: Option<ProtocolId>) -> usize {
         self.directory.read().count(protocol)
     }
 

@@ -14,7 +14,7 @@ use crate::model::pattern::Pattern;
 fn plan(history: bool) -> Arc<ChannelPlan> {
     let history = history.then_some(HistoryPlan { tail: 10, tail_bytes: 1 << 20, keep: Keep::default(), promise: Promise::Committed });
     Arc::new(ChannelPlan {
-        place: 0,
+        id: crate::model::id::PatternId::of("hub tests"),
         pattern: Pattern::channel("room:{id}").unwrap(),
         at: SourceLocation { file: "test".into(), line: 1, column: 1 },
         history,
@@ -42,10 +42,10 @@ fn publish(hub: &Hub, name: &ChannelName, plan: &Arc<ChannelPlan>) {
         fn frame(&mut self, _: &Event, _: &Connection, _: Option<&SubView>) -> Option<crate::protocol::Frame> {
             None
         }
-        fn batch(&self, _: usize) -> Option<&crate::config::plan::BatchPlan> {
+        fn batch(&self, _: crate::model::id::ProtocolId) -> Option<&crate::config::plan::BatchPlan> {
             None
         }
-        fn joined(&self, _: usize, _: &[crate::protocol::Frame]) -> Option<crate::protocol::Frame> {
+        fn joined(&self, _: crate::model::id::ProtocolId, _: &[crate::protocol::Frame]) -> Option<crate::protocol::Frame> {
             None
         }
         fn policy(&self, _: &Arc<Event>, _: Option<&Channel>) -> Option<Arc<DeliveryPolicy>> {
@@ -55,7 +55,7 @@ fn publish(hub: &Hub, name: &ChannelName, plan: &Arc<ChannelPlan>) {
             None
         }
     }
-    let mut locked = hub.hold(vec![(name.clone(), plan.clone())]).unwrap();
+    let mut locked = hub.hold(vec![(name.clone(), plan.clone(), None)]).unwrap();
     let new = NewEvent {
         id: uuid::Uuid::now_v7(),
         kind: "e".into(),
@@ -70,11 +70,11 @@ fn publish(hub: &Hub, name: &ChannelName, plan: &Arc<ChannelPlan>) {
 
 #[test]
 fn idle_channels_leave_memory_but_not_their_places() {
-    let hub = Hub::new(0, []);
+    let hub = Hub::new([]);
     let kept = plan(true);
     let most = CHANNELS_MAX / 2;
     for n in 0..most {
-        hub.position_or_create(&name(n), &kept).unwrap();
+        hub.channel_or_new(&name(n), &kept, None).unwrap();
     }
     publish(&hub, &name(7), &kept);
     let before = hub.position("room:7").unwrap();
@@ -83,7 +83,7 @@ fn idle_channels_leave_memory_but_not_their_places() {
     hub.retire(now);
     assert_eq!(hub.channel_count(), 1, "what was used just now stays");
     for n in 0..most {
-        hub.position_or_create(&name(n), &kept).unwrap();
+        hub.channel_or_new(&name(n), &kept, None).unwrap();
     }
     hub.retire(Now { wall_ms: now.wall_ms + IDLE_MS + 1000, ..now });
     assert_eq!(hub.channel_count(), 0);
@@ -96,7 +96,7 @@ fn idle_channels_leave_memory_but_not_their_places() {
 
 #[test]
 fn memory_gives_what_the_log_has_forgotten_as_long_as_it_has_it() {
-    let hub = Hub::new(0, []);
+    let hub = Hub::new([]);
     let kept = plan(true);
     for _ in 0..15 {
         publish(&hub, &name(1), &kept);

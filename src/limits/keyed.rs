@@ -47,6 +47,11 @@ impl KeyedLimiter {
         }
     }
 
+    /// Its rate.
+    pub fn rate(&self) -> &Rate {
+        &self.rate
+    }
+
     /// One more from this sender, now.
     pub fn check(&self, key: &str, now: Now) -> LimitVerdict {
         let shard = self.hasher.hash_one(key) as usize % SHARDS;

@@ -2,6 +2,7 @@
 
 mod clock;
 mod keyed;
+mod shared;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
 pub use keyed::KeyedLimiter;
+pub use shared::{ProtocolLimits, SharedLimits};
 
 use crate::config::plan::Rate;
 use crate::model::Now;

@@ -16,7 +16,7 @@ pub enum Close {
     InvalidUtf8,
     /// A message was larger than the protocol allows.
     TooLarge,
-    /// The client went on far above its rate.
+    /// The client went on far above its rate, or though its messages were refused for what they made scripts spend.
     Flooding,
     /// No token, or one that does not hold.
     Unauthorized,
@@ -28,6 +28,8 @@ pub enum Close {
     Displaced(u16, Cow<'static, str>),
     /// What it had yet to be given of a channel is gone: it must say again where it stands.
     PositionLost,
+    /// The configuration no longer has its protocol.
+    Retired,
     /// The connection sent nothing for longer than the protocol allows.
     Idle,
     /// No answer to the last ping. Nothing is sent: the other side is not there.
@@ -63,7 +65,7 @@ impl Close {
             Close::Flooding | Close::Unauthorized | Close::Expired => 1008,
             Close::TooLarge => 1009,
             Close::Internal => 1011,
-            Close::PositionLost => 1012,
+            Close::PositionLost | Close::Retired => 1012,
             Close::Idle => 1000,
             Close::Slow(code, _) | Close::Displaced(code, _) | Close::Asked(code, _) | Close::ByClient(code, _) => *code,
         }
@@ -80,6 +82,7 @@ impl Close {
             Close::Unauthorized => "Unauthorized",
             Close::Expired => "token expired",
             Close::PositionLost => "position lost: subscribe again",
+            Close::Retired => "this protocol is no longer served",
             Close::Idle => "idle",
             Close::PingTimeout => "no answer to ping",
             Close::Internal => "internal error",
@@ -93,7 +96,9 @@ impl Close {
     /// Whether a client that meets this end should connect again.
     pub fn may_retry(&self) -> bool {
         match self {
-            Close::GoingAway | Close::PositionLost | Close::Idle | Close::PingTimeout | Close::Internal | Close::Lost => true,
+            Close::GoingAway | Close::PositionLost | Close::Retired | Close::Idle | Close::PingTimeout | Close::Internal | Close::Lost => {
+                true
+            }
             Close::ProtocolError | Close::InvalidUtf8 | Close::TooLarge | Close::Flooding | Close::Unauthorized | Close::Expired => false,
             Close::Slow(code, _) | Close::Displaced(code, _) | Close::Asked(code, _) | Close::ByClient(code, _) => {
                 !matches!(code, 1002 | 1003 | 1007..=1010 | 4000..=4099)
@@ -135,6 +140,7 @@ mod tests {
             Close::displaced(),
             Close::Internal,
             Close::PositionLost,
+            Close::Retired,
             Close::Idle,
         ] {
             assert!(may_send(close.code()), "{close:?}");

@@ -11,11 +11,6 @@ use crate::model::name::{ChannelName, ClientId};
 /// Names a channel's stream. It changes only when the channel's history was lost.
 pub type Epoch = u64;
 
-/// An epoch that no channel had before: 62 random bits, so that it fits a database's signed integer, and never 0.
-pub fn fresh_epoch() -> Epoch {
-    (Uuid::new_v4().as_u64_pair().1 >> 2) | 1
-}
-
 /// Who caused an event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {

@@ -1,5 +1,6 @@
 //! What can go wrong with a message, in the words its sender is told. Every fault of the pipeline is one of these.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::json::Json;
@@ -13,11 +14,11 @@ pub enum Code {
     MissingType,
     /// No row matches the message's type.
     UnknownType,
-    /// The message or the published data breaks a schema.
+    /// The message or the published data breaks a schema, or the message is more than a script may hold.
     Invalid,
     /// A script said no, with a reason.
     Rejected,
-    /// Over a rate limit; says when to try again.
+    /// Over a rate limit, or too many of its messages drove scripts over their budgets; says when to try again.
     RateLimited,
     /// No pattern allows this channel, or it is not open to this sender.
     UnknownChannel,
@@ -31,11 +32,13 @@ pub enum Code {
     Unavailable,
     /// A script broke: a fault of the plugin, not of the sender.
     ScriptFailed,
+    /// What it was decided on changed again and again before it could happen.
+    Conflict,
 }
 
 impl Code {
     /// Every code, for tables and checks.
-    pub const ALL: [Code; 12] = [
+    pub const ALL: [Code; 13] = [
         Code::InvalidJson,
         Code::MissingType,
         Code::UnknownType,
@@ -48,6 +51,7 @@ impl Code {
         Code::LimitReached,
         Code::Unavailable,
         Code::ScriptFailed,
+        Code::Conflict,
     ];
 
     /// The code as the language writes it.
@@ -65,6 +69,7 @@ impl Code {
             Code::LimitReached => "limit_reached",
             Code::Unavailable => "unavailable",
             Code::ScriptFailed => "script_failed",
+            Code::Conflict => "conflict",
         }
     }
 
@@ -83,6 +88,7 @@ impl Code {
             Code::LimitReached => "limit reached",
             Code::Unavailable => "temporarily unavailable",
             Code::ScriptFailed => "internal error",
+            Code::Conflict => "others changed the same at the same time; try again",
         }
     }
 
@@ -96,6 +102,7 @@ impl Code {
             Code::Forbidden => 403,
             Code::LimitReached | Code::Unavailable => 503,
             Code::ScriptFailed => 500,
+            Code::Conflict => 409,
         }
     }
 }
@@ -107,6 +114,20 @@ pub struct Flaw {
     pub path: String,
     /// What is wrong with it.
     pub message: String,
+}
+
+/// What a fault has to do with the budgets of scripts, for those who count that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// A call went over its budget.
+    Exceeded {
+        /// The plugin.
+        plugin: Arc<str>,
+        /// The function that was called.
+        function: Arc<str>,
+    },
+    /// The sender caused too many such calls, so none was made.
+    Spent,
 }
 
 /// Why a message was not handled. Nothing of it has happened.
@@ -126,6 +147,8 @@ pub struct Fault {
     pub retry_after: Option<Duration>,
     /// For the log only: where and why, with file, line and column for scripts.
     pub detail: Option<String>,
+    /// Where a budget of a script was the reason.
+    pub budget: Option<Budget>,
 }
 
 impl Fault {
@@ -136,7 +159,7 @@ impl Fault {
 
     /// A fault with a message of its own.
     pub fn with(code: Code, message: impl Into<String>) -> Self {
-        Self { code, label: None, message: message.into(), data: None, flaws: Vec::new(), retry_after: None, detail: None }
+        Self { code, label: None, message: message.into(), data: None, flaws: Vec::new(), retry_after: None, detail: None, budget: None }
     }
 
     /// Adds what the log should say besides.

@@ -1,10 +1,12 @@
 //! The words every other module speaks: names, events, time, JSON text, templates, patterns, faults and close codes.
 //! Pure data and pure functions. Knows no runtime, socket, database, web framework or script engine.
 
+pub mod chance;
 pub mod clock;
 pub mod close;
 pub mod event;
 pub mod fault;
+pub mod id;
 pub mod json;
 pub mod name;
 pub mod pattern;
@@ -18,7 +20,7 @@ pub mod view;
 pub use clock::Now;
 pub use close::Close;
 pub use event::{Event, NewEvent, Origin};
-pub use fault::{Code, Fault};
+pub use fault::{Budget, Code, Fault};
 pub use json::Json;
 pub use name::{ChannelName, ClientId};
 pub use position::{Position, RecoveryVerdict};

@@ -2,32 +2,35 @@
 
 use std::sync::Arc;
 
-use crate::config::plan::{BatchPlan, DeliverForm, DeliverRow, OnSlow};
+use crate::config::plan::{BatchPlan, DeliverForm, DeliverRow, FnRef, OnSlow};
 use crate::hub::delivery_policy::{Counting, DeliveryPolicy, Overflow};
 use crate::hub::{Channel, Connection, Packet, Render};
+use crate::model::id::{Id as _, ProtocolId};
 use crate::model::view::{ConnView, SubView};
-use crate::model::{ChannelName, Event, Json, Now, Priority, json};
+use crate::model::{ChannelName, Event, Json, Now, Origin, Priority, json};
 use crate::pipeline::NO_MESSAGE;
 use crate::pipeline::scope::Bindings;
-use crate::pipeline::world::NO_WORLD;
+use crate::pipeline::snapshot::{NO_WORLD, Snapshot};
 use crate::protocol::{self, Frame};
-use crate::runtime::Runtime;
-use crate::script::{Arguments, Call};
+use crate::runtime::{Protocol, Runtime};
+use crate::script::{Arguments, Call, ScriptError, Sender};
 use crate::telemetry::metrics::DropReason;
 
 /// Writes the events of one batch. What is the same for all receivers of a protocol is written once and kept here.
 pub struct Renderer<'a> {
-    runtime: &'a Runtime,
+    snapshot: &'a Snapshot,
     now: Now,
     /// Of the present event.
     shared: Vec<Shared>,
     /// The protocol whose script failed first, and why.
     failure: Option<(Arc<str>, String)>,
+    /// The calls that went over their budgets: which function, why, and whose event it was about.
+    tripped: Vec<(FnRef, String, Arc<Origin>)>,
 }
 
 /// What one `deliver` row came to for the present event.
 struct Shared {
-    protocol: usize,
+    protocol: ProtocolId,
     row: usize,
     /// Whether it is for those who know their position. Always `false` where the row does not look at it.
     positioned: bool,
@@ -40,8 +43,13 @@ struct Shared {
 
 impl<'a> Renderer<'a> {
     /// A renderer for one batch.
-    pub fn new(runtime: &'a Runtime, now: Now) -> Self {
-        Self { runtime, now, shared: Vec::new(), failure: None }
+    pub fn new(snapshot: &'a Snapshot, now: Now) -> Self {
+        Self { snapshot, now, shared: Vec::new(), failure: None, tripped: Vec::new() }
+    }
+
+    /// A protocol under this configuration. One that it does not have gets nothing: its connections are closing.
+    fn protocol(&self, id: ProtocolId) -> Option<&'a Protocol> {
+        self.snapshot.runtime.protocol(id)
     }
 
     fn shared(&mut self, connection: &Connection, row: usize, positioned: bool) -> &mut Shared {
@@ -62,10 +70,15 @@ impl<'a> Renderer<'a> {
             return known;
         }
         let (view, sub) = receiver.views();
-        let call =
-            Call { now: self.now, conn: Some(&view), arguments: Arguments::Deliver { event: receiver.event, sub: &sub }, world: &NO_WORLD };
-        let holds = self.runtime.scripts.test(function, call).unwrap_or_else(|error| {
-            self.failed(receiver, &format!("{error}"));
+        let call = Call {
+            now: self.now,
+            conn: Some(&view),
+            arguments: Arguments::Deliver { event: receiver.event, sub: &sub },
+            world: &NO_WORLD,
+            trial: false,
+        };
+        let holds = self.snapshot.runtime.scripts.test(function, call).unwrap_or_else(|error| {
+            self.failed(receiver, error);
             false
         });
         if !row.when_per_subscription {
@@ -117,11 +130,11 @@ impl<'a> Renderer<'a> {
             DeliverForm::Call(function) => {
                 let (view, sub) = receiver.views();
                 let arguments = Arguments::Deliver { event: receiver.event, sub: &sub };
-                let call = Call { now: self.now, conn: Some(&view), arguments, world: &NO_WORLD };
-                match self.runtime.scripts.call(function, call) {
+                let call = Call { now: self.now, conn: Some(&view), arguments, world: &NO_WORLD, trial: false };
+                match self.snapshot.runtime.scripts.call(function, call) {
                     Ok(returned) => returned.value.map(|value| Frame::Text(value.shared())),
                     Err(error) => {
-                        self.failed(receiver, &format!("{error}"));
+                        self.failed(receiver, error);
                         None
                     }
                 }
@@ -129,14 +142,24 @@ impl<'a> Renderer<'a> {
         }
     }
 
-    fn failed(&mut self, receiver: &Receiver<'_>, why: &str) {
-        self.runtime.counters.drop_one(DropReason::ByScript);
-        let protocol = &self.runtime.protocols[receiver.connection.protocol].plan.name;
-        self.failure.get_or_insert_with(|| (protocol.clone(), why.to_owned()));
+    fn failed(&mut self, receiver: &Receiver<'_>, error: ScriptError) {
+        self.snapshot.counters.channels.drop_one(DropReason::ByScript);
+        let why = error.to_string();
+        if let ScriptError::Tripped { function, why } = error {
+            let origin = &receiver.event.new.origin;
+            // At once, so that one event spends no more than its sender has, however many receive it.
+            self.snapshot.runtime.scripts.charge(&Sender::of_event(origin), self.now);
+            self.tripped.push((function, why, origin.clone()));
+        }
+        self.failure.get_or_insert_with(|| (receiver.connection.protocol.name(), why));
     }
 
-    /// Logs the first script that failed, once. To be called when no channel is locked any more.
+    /// Counts what went over a budget against the functions, and logs the first script that failed, once. To be called when no
+    /// channel is locked any more.
     pub fn report(&mut self) {
+        for (function, why, origin) in self.tripped.drain(..) {
+            self.snapshot.runtime.scripts.tripped(&function, &why, &Sender::of_event(&origin), self.now);
+        }
         if let Some((protocol, why)) = self.failure.take() {
             tracing::warn!(%protocol, why, "events were not delivered: a script failed");
         }
@@ -163,8 +186,7 @@ impl Render for Renderer<'_> {
 
     fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Packet> {
         let receiver = Receiver { event, connection, subscription };
-        let runtime = self.runtime;
-        let rows = &runtime.protocols[connection.protocol].plan.deliver;
+        let rows = &self.protocol(connection.protocol)?.plan.deliver;
         if rows.is_empty() {
             let plain = self.shared(connection, usize::MAX, false);
             return plain.packet.get_or_insert_with(|| Some(connection.packet(&plain_frame(event)))).clone();
@@ -175,8 +197,7 @@ impl Render for Renderer<'_> {
 
     fn frame(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Frame> {
         let receiver = Receiver { event, connection, subscription };
-        let runtime = self.runtime;
-        let rows = &runtime.protocols[connection.protocol].plan.deliver;
+        let rows = &self.protocol(connection.protocol)?.plan.deliver;
         if rows.is_empty() {
             let plain = self.shared(connection, usize::MAX, false);
             return plain.frame.get_or_insert_with(|| Some(plain_frame(event))).clone();
@@ -185,11 +206,11 @@ impl Render for Renderer<'_> {
         self.frame_by(index, row, &receiver)
     }
 
-    fn batch(&self, protocol: usize) -> Option<&BatchPlan> {
-        self.runtime.protocols[protocol].plan.batch.as_ref()
+    fn batch(&self, protocol: ProtocolId) -> Option<&BatchPlan> {
+        self.protocol(protocol)?.plan.batch.as_ref()
     }
 
-    fn joined(&self, protocol: usize, messages: &[Frame]) -> Option<Frame> {
+    fn joined(&self, protocol: ProtocolId, messages: &[Frame]) -> Option<Frame> {
         let batch = self.batch(protocol)?;
         let mut list = String::with_capacity(messages.iter().map(|message| message.len() + 1).sum::<usize>() + 1);
         for message in messages {
@@ -202,7 +223,8 @@ impl Render for Renderer<'_> {
 
     fn policy(&self, event: &Arc<Event>, channel: Option<&Channel>) -> Option<Arc<DeliveryPolicy>> {
         let priority = Priority::of(event.new.metadata.as_ref());
-        let on_slow = channel.map_or(&OnSlow::Disconnect, |channel| &channel.plan.on_slow);
+        let plan = channel.map(Channel::plan);
+        let on_slow = plan.as_ref().map_or(&OnSlow::Disconnect, |plan| &plan.on_slow);
         let overflow = match on_slow {
             OnSlow::Disconnect => Overflow::Kept,
             OnSlow::DropOldest => Overflow::DropOldest,
@@ -216,31 +238,32 @@ impl Render for Renderer<'_> {
         if priority == Priority::Medium && matches!(overflow, Overflow::Kept) {
             return None;
         }
-        let counting = channel.map(|channel| Counting {
+        let counting = channel.zip(plan.as_deref()).map(|(channel, plan)| Counting {
             channel: channel.conflations.clone(),
-            pattern: self.runtime.pattern_metrics(&channel.plan),
-            all: self.runtime.counters.clone(),
+            pattern: self.snapshot.counters.pattern(plan),
+            all: self.snapshot.counters.channels.clone(),
         });
-        let kept_at = channel.filter(|channel| channel.plan.history.is_some()).map(|_| event.offset);
+        let kept_at = plan.as_ref().filter(|plan| plan.history.is_some()).map(|_| event.offset);
         Some(Arc::new(DeliveryPolicy { priority, overflow, kept_at, counting }))
     }
 
     fn group(&self, connection: &Connection, subscription: &SubView) -> Option<u64> {
-        let plan = &self.runtime.protocols[connection.protocol].plan;
+        let plan = &self.protocol(connection.protocol)?.plan;
         let shared = plan.deliver.iter().all(|row| !row.per_subscription && !row.when_per_subscription);
-        shared
-            .then(|| (connection.protocol as u64) << 2 | u64::from(connection.compress.is_some()) << 1 | u64::from(subscription.positioned))
+        shared.then(|| {
+            (connection.protocol.index() as u64) << 2 | u64::from(connection.compress.is_some()) << 1 | u64::from(subscription.positioned)
+        })
     }
 }
 
 /// Whether events for a connection are batched: what `batch` of its protocol says of it. Where its script fails, which
 /// `failed` then says, it is given them one by one.
-pub fn batches(runtime: &Runtime, protocol: usize, view: &Arc<ConnView>, now: Now, failed: &mut Option<String>) -> bool {
-    let Some(batch) = &runtime.protocols[protocol].plan.batch else { return false };
+pub fn batches(runtime: &Runtime, protocol: ProtocolId, view: &Arc<ConnView>, now: Now, failed: &mut Option<ScriptError>) -> bool {
+    let Some(batch) = runtime.protocol(protocol).and_then(|protocol| protocol.plan.batch.as_ref()) else { return false };
     let Some(function) = &batch.when else { return true };
-    let call = Call { now, conn: Some(view), arguments: NO_MESSAGE, world: &NO_WORLD };
+    let call = Call { now, conn: Some(view), arguments: NO_MESSAGE, world: &NO_WORLD, trial: false };
     runtime.scripts.test(function, call).unwrap_or_else(|error| {
-        *failed = Some(format!("{}: `when` of `batch`: {error}", view.protocol));
+        *failed = Some(error);
         false
     })
 }

@@ -1,221 +1,206 @@
 //! Decides everything that happens to an input: which row, which limit, what the scripts said, who gets what.
 //!
-//! [`decide`] awaits nothing and touches no socket, file or database, so a test of a route is a function call, and every
-//! command that wants to know what a message would do runs the same code. What it reads of the world (members, tails,
-//! subscriptions) is in memory. Applying a decision is somebody else's work.
+//! [`decide`] awaits nothing and touches no socket, file, database, clock or random source of its own: what it needs of them
+//! comes in through [`Env`], and what it reads of the world (members, tails, subscriptions) is in memory. It changes nothing. So
+//! a test of a route is a function call, and every command that wants to know what a message would do runs the same code.
+//! Applying a decision is somebody else's work.
 
 pub mod deliver;
 pub mod effect;
+pub mod env;
 pub mod publish;
+pub mod reads;
 pub mod rows;
 pub mod scope;
+pub mod snapshot;
 #[cfg(test)]
 mod tests;
-pub mod world;
 
 use std::sync::Arc;
 
-use crate::config::plan::{FnRef, HttpRow, ProtocolPlan, Reply, Row, SourcePlan};
+use crate::config::plan::{HttpRow, ProtocolPlan, SourcePlan};
 use crate::hub::Connection;
-use crate::limits::{LimitVerdict, Limiter};
+use crate::limits::LimitVerdict;
 use crate::model::event::Origin;
+use crate::model::id::RowId;
 use crate::model::json::Index;
 use crate::model::template::Text;
 use crate::model::view::{ConnView, RequestView};
 use crate::model::{Close, Code, Fault, Json, Now};
 use crate::protocol::{self, Frame};
-use crate::runtime::{Protocol, Runtime};
+use crate::runtime::Protocol;
 use crate::script::{Arguments, Call};
 
-pub use effect::{Decision, Effect, Receivers};
+pub use effect::{ConnectionEffect, Decision, Effect, EventEffect, Receivers};
+pub use env::{ClientLimits, Env, Limits, Spending, Spent};
+use publish::{Destination, Proposal};
+pub use reads::Read;
 use rows::Decider;
 use scope::{Bindings, Message};
-pub use world::Context;
+pub use snapshot::Snapshot;
 
-/// Something that came in.
+/// Something that came in, by whichever door.
+#[derive(Clone, Copy)]
 pub enum Input<'a> {
-    /// A connection, once it is in the hub.
+    /// From, or about, a connection.
+    Connection(&'a Connection, Moment<'a>),
+    /// An HTTP request that a protocol's `http:` row answers.
+    Http {
+        /// The protocol.
+        protocol: &'a ProtocolPlan,
+        /// The row.
+        row: &'a HttpRow,
+        /// The body.
+        body: &'a Json,
+        /// The request.
+        request: &'a RequestView,
+    },
+    /// An event of a source.
+    Source {
+        /// The source.
+        source: &'a SourcePlan,
+        /// The event.
+        body: &'a Json,
+        /// The request it came with, if it did.
+        request: Option<&'a RequestView>,
+    },
+    /// The application publishes: to every destination or, where one cannot be, to none.
+    Publish {
+        /// Where to.
+        to: &'a [Destination],
+        /// What.
+        proposal: &'a Proposal,
+    },
+}
+
+/// What happens with a connection.
+#[derive(Clone, Copy)]
+pub enum Moment<'a> {
+    /// It is in the hub.
     Open,
-    /// A message from a connection.
-    Message(Frame),
-    /// A connection's timer, by its place in the protocol's `every:`.
-    Every(usize),
-    /// A connection was silent for as long as `idle:` says.
+    /// It sent a message.
+    Message(&'a Frame),
+    /// A timer of its `every:` has passed.
+    Every(RowId),
+    /// It was silent for as long as `idle:` says.
     Idle,
-    /// A connection has ended.
+    /// It has ended.
     Closed(&'a Close),
 }
 
-/// What belongs to one connection and only its task may change: the limiters.
-#[derive(Debug, Default)]
-pub struct ClientLimits {
-    connection: Option<Limiter>,
-    /// Of the rows with a limit that it has used. Few, so they are searched.
-    rows: Vec<(usize, Limiter)>,
-}
-
-impl ClientLimits {
-    /// Limiters for a connection of this protocol.
-    pub fn new(plan: &ProtocolPlan, now: Now) -> Self {
-        Self { connection: plan.limits.rate.as_ref().map(|rate| Limiter::new(rate, now)), rows: Vec::new() }
-    }
-}
-
-/// Who counts the messages through a row that has a limit.
-pub(crate) enum RowLimits<'l> {
-    /// The connection they come from.
-    Client(&'l mut ClientLimits),
-    /// The row itself: there is no connection.
-    Shared,
-}
-
-impl RowLimits<'_> {
-    /// One more message through this row.
-    fn check(&mut self, runtime: &Runtime, row: &Row, now: Now) -> LimitVerdict {
-        match (&row.limit, self) {
-            (None, _) => LimitVerdict::Pass,
-            (Some(rate), RowLimits::Client(client)) => {
-                let known = client.rows.iter().position(|(id, _)| *id == row.id);
-                let at = known.unwrap_or_else(|| {
-                    client.rows.push((row.id, Limiter::new(rate, now)));
-                    client.rows.len() - 1
-                });
-                client.rows[at].1.check(now)
-            }
-            (Some(_), RowLimits::Shared) => runtime.row_limit(row).map_or(LimitVerdict::Pass, |limiter| limiter.check(now)),
+/// Decides what happens to an input.
+pub fn decide(snapshot: &Snapshot, input: Input<'_>, env: &mut Env<'_>) -> Decision {
+    let mut chance = std::mem::take(env.chance);
+    let decision = chance.run(|| match input {
+        Input::Connection(connection, moment) => of_connection(snapshot, connection, moment, env),
+        Input::Http { protocol, row, body, request } => {
+            let index = Index::of(body.as_str());
+            let message = Message::new(body.clone(), index, &protocol.kind, protocol.data.as_deref());
+            without_connection(snapshot, &protocol.name, Some(request), env, |run, env| run.rows(&row.rows, Some(&message), env))
         }
-    }
+        Input::Source { source, body, request } => {
+            without_connection(snapshot, &source.name, request, env, |run, env| of_source(run, source, body, env))
+        }
+        Input::Publish { to, proposal } => published(snapshot, to, proposal, env.now),
+    });
+    *env.chance = chance;
+    decision
 }
 
-/// Decides what happens to something that came from, or about, a connection.
-pub fn decide(context: &Context, connection: &Connection, limits: &mut ClientLimits, input: Input<'_>, now: Now) -> Decision {
-    let protocol = &context.runtime.protocols[connection.protocol];
+fn of_connection(snapshot: &Snapshot, connection: &Connection, moment: Moment<'_>, env: &mut Env<'_>) -> Decision {
+    let Some(protocol) = snapshot.runtime.protocol(connection.protocol) else { return Decision::default() };
     let plan = &protocol.plan;
-    let mut decider = Decider::for_connection(context, connection, now);
-    let is_over = matches!(input, Input::Closed(_));
+    let mut run = Decider::for_connection(snapshot, connection, env);
+    let is_over = matches!(moment, Moment::Closed(_));
     let mut seen = None;
-    let outcome = match input {
-        Input::Message(frame) => {
-            if let Err(refusal) = admit(protocol, decider.seen(), limits, now) {
-                return refuse(plan, &decider, refusal, now);
+    let outcome = match moment {
+        Moment::Message(frame) => {
+            match env.limits.message(connection.protocol, run.seen(), env.now) {
+                LimitVerdict::Pass => {}
+                over => return refuse(plan, &run, over, env.now),
             }
-            message(&mut decider, protocol, &mut RowLimits::Client(limits), frame, &mut seen)
+            message(&mut run, protocol, frame, env, &mut seen)
         }
-        Input::Open => decider.rows(&plan.open, None, &mut RowLimits::Client(limits)),
-        Input::Every(index) => {
-            plan.every.get(index).map_or(Ok(()), |(_, row)| decider.rows(std::slice::from_ref(row), None, &mut RowLimits::Client(limits)))
-        }
-        Input::Idle => {
-            plan.idle.as_ref().map_or(Ok(()), |idle| decider.rows(std::slice::from_ref(&idle.row), None, &mut RowLimits::Client(limits)))
-        }
-        Input::Closed(close) => {
+        Moment::Open => run.rows(&plan.open, None, env),
+        Moment::Every(id) => match plan.every.iter().find(|(_, row)| row.id == id) {
+            Some((_, row)) => run.rows(std::slice::from_ref(row), None, env),
+            None => Ok(()),
+        },
+        Moment::Idle => match &plan.idle {
+            Some(idle) => run.rows(std::slice::from_ref(&idle.row), None, env),
+            None => Ok(()),
+        },
+        Moment::Closed(close) => {
             let told = Json::of(&serde_json::json!({ "code": close.code(), "reason": close.reason() }));
             let message = Message::made(told, "close");
-            decider.rows(&plan.close, Some(&message), &mut RowLimits::Client(limits))
+            run.rows(&plan.close, Some(&message), env)
         }
     };
-    let view = outcome.is_err().then(|| decider.view());
-    let mut decision = decider.finish();
+    let view = outcome.is_err().then(|| run.view());
+    let mut decision = run.finish();
     if let (Err(fault), Some(view)) = (outcome, view) {
         decision.effects.clear();
-        if let Some(frame) = fault_reply(plan, &fault, seen.as_ref(), &view, now) {
-            decision.effects.push(Effect::Send(frame));
+        if let Some(frame) = fault_reply(plan, &fault, seen.as_ref(), &view, env.now) {
+            decision.effects.push(ConnectionEffect::Send(frame).into());
         }
         decision.fault = Some(fault.into());
     }
     if is_over {
         // There is no connection any more that could join, change or be told anything.
-        decision.effects.retain(|effect| matches!(effect, Effect::Publish { .. } | Effect::Direct { .. }));
+        decision.effects.retain(|effect| matches!(effect, Effect::Event(_)));
     }
     decision
 }
 
-/// Whether deciding a message looks at what the connection's own transactions will have changed once they are committed: where
-/// a channel stands, or what scripts ask about the world.
-pub fn must_wait(context: &Context, connection: &Connection, frame: &Frame) -> bool {
-    let plan = &context.runtime.protocols[connection.protocol].plan;
-    let asks = |function: &Option<FnRef>| function.as_ref().is_some_and(|function| context.runtime.scripts.asks(function));
-    let looks = |row: &Row| {
-        let answers = matches!(&row.reply, Some(Reply::Call(function)) if context.runtime.scripts.asks(function));
-        let functions = [&row.when, &row.validate, &row.transform, &row.call];
-        answers || row.join.iter().any(|join| join.recover.is_some()) || functions.into_iter().any(asks)
-    };
-    let message = protocol::decode_json(frame.clone()).ok().map(|(json, index)| Message::new(json, index, &plan.kind, None));
-    let rows = message.as_ref().and_then(Message::kind).and_then(|kind| plan.messages.rows(kind));
-    asks(&plan.validate) || rows.is_some_and(|rows| rows.iter().any(looks))
-}
-
-enum Refusal {
-    Over(Fault),
-    Flooding,
-}
-
-/// Every limit a message meets before anyone looks into it.
-fn admit(protocol: &Protocol, view: &ConnView, limits: &ClientLimits, now: Now) -> Result<(), Refusal> {
-    let verdicts = [
-        limits.connection.as_ref().map(|limiter| limiter.check(now)),
-        protocol.user_limit.as_ref().zip(view.user.as_ref()).map(|(limiter, user)| limiter.check(user, now)),
-        protocol.address_limit.as_ref().map(|limiter| limiter.check(&view.ip, now)),
-    ];
-    for verdict in verdicts.into_iter().flatten() {
-        over(verdict)?;
-    }
-    Ok(())
-}
-
-fn over(verdict: LimitVerdict) -> Result<(), Refusal> {
-    match verdict {
-        LimitVerdict::Pass => Ok(()),
-        LimitVerdict::Over { retry_after } => {
-            let mut fault = Fault::new(Code::RateLimited);
-            fault.retry_after = Some(retry_after);
-            Err(Refusal::Over(fault))
-        }
-        LimitVerdict::Flooding => Err(Refusal::Flooding),
-    }
-}
-
-fn refuse(plan: &ProtocolPlan, decider: &Decider<'_>, refusal: Refusal, now: Now) -> Decision {
+/// What comes of a message before anyone has looked into it: it is over a limit.
+fn refuse(plan: &ProtocolPlan, run: &Decider<'_>, verdict: LimitVerdict, now: Now) -> Decision {
     let mut decision = Decision::default();
-    match refusal {
-        Refusal::Over(fault) => {
-            decision.effects.extend(fault_reply(plan, &fault, None, decider.seen(), now).map(Effect::Send));
-            decision.fault = Some(fault.into());
+    let mut fault = Fault::new(Code::RateLimited);
+    match verdict {
+        LimitVerdict::Over { retry_after } => {
+            fault.retry_after = Some(retry_after);
+            let told = fault_reply(plan, &fault, None, run.seen(), now);
+            decision.effects.extend(told.map(|frame| ConnectionEffect::Send(frame).into()));
         }
-        Refusal::Flooding => {
-            decision.effects.push(Effect::Close(Close::Flooding));
-            decision.fault = Some(Fault::new(Code::RateLimited).into());
-        }
+        LimitVerdict::Flooding => decision.effects.push(ConnectionEffect::Close(Close::Flooding).into()),
+        LimitVerdict::Pass => return decision,
     }
+    decision.fault = Some(fault.into());
     decision
 }
 
 /// `seen` is the message, once it could be read: a fault is told in its terms.
 fn message<'p>(
-    decider: &mut Decider<'_>,
+    run: &mut Decider<'_>,
     protocol: &'p Protocol,
-    limits: &mut RowLimits<'_>,
-    frame: Frame,
+    frame: &Frame,
+    env: &mut Env<'_>,
     seen: &mut Option<Message<'p>>,
 ) -> Result<(), Fault> {
     let plan = &protocol.plan;
-    let (json, index) = protocol::decode_json(frame)?;
+    let (json, index) = protocol::decode_json(frame.clone())?;
     let message = seen.insert(Message::new(json, index, &plan.kind, plan.data.as_deref()));
-    envelope(decider, plan, message)?;
+    if env.pending && protocol.reads.any() {
+        run.wait();
+        return Ok(());
+    }
+    envelope(run, protocol, message)?;
     let kind = message.kind().ok_or_else(|| Fault::new(Code::MissingType))?;
     let rows = plan.messages.rows(kind).ok_or_else(|| Fault::new(Code::UnknownType))?;
-    decider.rows(rows, Some(message), limits)
+    run.rows(rows, Some(message), env)
 }
 
 /// What every message of a protocol must hold to.
-fn envelope(decider: &Decider<'_>, plan: &ProtocolPlan, message: &Message<'_>) -> Result<(), Fault> {
+fn envelope(run: &mut Decider<'_>, protocol: &Protocol, message: &Message<'_>) -> Result<(), Fault> {
+    let plan = &protocol.plan;
     if let Some(schema) = &plan.schema {
         rows::check_schema(schema, &message.json)?;
     }
     let Some(function) = &plan.validate else { return Ok(()) };
+    run.record(protocol.reads);
     let call =
-        Call { now: decider.now, conn: Some(decider.seen()), arguments: scope::arguments(Some(message)), world: &decider.context.world };
-    match decider.context.runtime.scripts.test(function, call) {
+        Call { now: run.now, conn: Some(run.seen()), arguments: scope::arguments(Some(message)), world: run.world(), trial: run.trial };
+    match run.snapshot.runtime.scripts.test(function, call) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Fault::new(Code::Rejected)),
         Err(error) => Err(rows::script_fault(error)),
@@ -231,41 +216,47 @@ pub fn fault_reply(plan: &ProtocolPlan, fault: &Fault, message: Option<&Message<
     template.render(&bindings).map(protocol::encode_json)
 }
 
-/// Decides what happens to an event of a source.
-pub fn decide_source(context: &Context, source: &SourcePlan, body: Json, request: Option<&RequestView>, now: Now) -> Decision {
-    let origin = Arc::new(Origin { source: source.name.clone(), ..Origin::default() });
-    let mut decider = Decider::new(context, origin, request, now);
+fn of_source(run: &mut Decider<'_>, source: &SourcePlan, body: &Json, env: &mut Env<'_>) -> Result<(), Fault> {
     let (kind_at, data_at) = ([Box::from("type")], [Box::from("data")]);
-    let index = Index::of(body.as_str());
-    let message = Message::new(body, index, &kind_at, Some(&data_at));
-    let outcome = match message.kind() {
-        None => Err(Fault::new(Code::MissingType)),
-        Some(kind) => match source.messages.rows(kind) {
-            None => Err(Fault::new(Code::UnknownType)),
-            Some(rows) => decider.rows(rows, Some(&message), &mut RowLimits::Shared),
-        },
-    };
-    conclude(decider, outcome)
+    let message = Message::new(body.clone(), Index::of(body.as_str()), &kind_at, Some(&data_at));
+    let kind = message.kind().ok_or_else(|| Fault::new(Code::MissingType))?;
+    let rows = source.messages.rows(kind).ok_or_else(|| Fault::new(Code::UnknownType))?;
+    run.rows(rows, Some(&message), env)
 }
 
-/// Decides what happens to an HTTP request that a protocol's `http:` row answers.
-pub fn decide_http(context: &Context, protocol: &ProtocolPlan, row: &HttpRow, body: Json, request: &RequestView, now: Now) -> Decision {
-    let origin = Arc::new(Origin { source: protocol.name.clone(), ..Origin::default() });
-    let mut decider = Decider::new(context, origin, Some(request), now);
-    let index = Index::of(body.as_str());
-    let message = Message::new(body, index, &protocol.kind, protocol.data.as_deref());
-    let outcome = decider.rows(&row.rows, Some(&message), &mut RowLimits::Shared);
-    conclude(decider, outcome)
-}
-
-fn conclude(decider: Decider<'_>, outcome: Result<(), Fault>) -> Decision {
-    let mut decision = decider.finish();
+/// A decision about what came by a door without a connection. `source`: whose events they are.
+fn without_connection(
+    snapshot: &Snapshot,
+    source: &Arc<str>,
+    request: Option<&RequestView>,
+    env: &mut Env<'_>,
+    rows: impl FnOnce(&mut Decider<'_>, &mut Env<'_>) -> Result<(), Fault>,
+) -> Decision {
+    let origin = Arc::new(Origin { source: source.clone(), ..Origin::default() });
+    let mut run = Decider::new(snapshot, origin, request, env);
+    let outcome = rows(&mut run, env);
+    let mut decision = run.finish();
     if let Err(fault) = outcome {
         decision.effects.clear();
         decision.reply = None;
         decision.fault = Some(fault.into());
     }
     decision
+}
+
+fn published(snapshot: &Snapshot, to: &[Destination], proposal: &Proposal, now: Now) -> Decision {
+    let effect = |to: &Destination| {
+        if let Destination::Client(id) = to
+            && snapshot.hub.connection(id).is_none()
+        {
+            return Err(Fault::with(Code::NotFound, format!("no connection has the id {id}")));
+        }
+        publish::prepare(&snapshot.runtime.channels, to, proposal.clone(), now).map(Effect::from)
+    };
+    match to.iter().map(effect).collect() {
+        Ok(effects) => Decision { effects, ..Decision::default() },
+        Err(fault) => Decision { fault: Some(Box::new(fault)), ..Decision::default() },
+    }
 }
 
 /// The arguments of a script call without a message.

@@ -9,8 +9,8 @@ use uuid::Uuid;
 use crate::config::plan::{Audience, ChannelPlan};
 use crate::model::event::{NewEvent, Origin};
 use crate::model::fault::Flaw;
-use crate::model::{ChannelName, Code, Fault, Json, Now};
-use crate::pipeline::effect::{Effect, Receivers};
+use crate::model::{ChannelName, Code, Fault, Json, Now, chance};
+use crate::pipeline::effect::{EventEffect, Receivers};
 use crate::pipeline::scope::Bindings;
 use crate::routing::ChannelTable;
 
@@ -45,7 +45,7 @@ pub enum Destination {
 }
 
 /// Checks a proposal. The effect that results always succeeds, but for a store that is full.
-pub fn prepare(channels: &ChannelTable, to: &Destination, proposal: Proposal, now: Now) -> Result<Effect, Fault> {
+pub fn prepare(channels: &ChannelTable, to: &Destination, proposal: Proposal, now: Now) -> Result<EventEffect, Fault> {
     let through = |audience, principal: &str| channels.audience(audience, principal);
     let (name, receivers) = match to {
         Destination::Channel(name) => return to_channel(channels, name, proposal, now),
@@ -55,12 +55,12 @@ pub fn prepare(channels: &ChannelTable, to: &Destination, proposal: Proposal, no
     };
     match name {
         Some(name) => to_channel(channels, &name, proposal, now),
-        None => Ok(Effect::Direct { receivers, except: proposal.except, event: event(proposal, now) }),
+        None => Ok(EventEffect::Direct { receivers, except: proposal.except, event: event(proposal, now) }),
     }
 }
 
 /// Checks a proposal for a channel.
-pub(super) fn to_channel(channels: &ChannelTable, name: &str, mut proposal: Proposal, now: Now) -> Result<Effect, Fault> {
+pub(super) fn to_channel(channels: &ChannelTable, name: &str, mut proposal: Proposal, now: Now) -> Result<EventEffect, Fault> {
     let (name, plan) = known(channels, name)?;
     if plan.publish.as_ref().is_some_and(|allowed| !allowed.contains(&proposal.origin.source)) {
         return Err(Fault::with(Code::Forbidden, format!("{} may not publish to {name}", proposal.origin.source)));
@@ -78,7 +78,7 @@ pub(super) fn to_channel(channels: &ChannelTable, name: &str, mut proposal: Prop
         proposal.metadata = proposal.metadata.as_ref().map(Json::detached);
         proposal.kind = ByteString::from(&*proposal.kind);
     }
-    Ok(Effect::Publish { except: proposal.except, event: event(proposal, now), channel: name, plan })
+    Ok(EventEffect::Publish { except: proposal.except, event: event(proposal, now), channel: name, plan })
 }
 
 fn check(plan: &ChannelPlan, proposal: &Proposal) -> Result<(), Fault> {
@@ -116,7 +116,7 @@ pub fn unknown(name: &str) -> Fault {
 
 fn event(proposal: Proposal, now: Now) -> NewEvent {
     NewEvent {
-        id: proposal.id.unwrap_or_else(Uuid::now_v7),
+        id: proposal.id.unwrap_or_else(|| chance::event_id(now.wall_ms)),
         kind: proposal.kind,
         data: proposal.data,
         time_ms: now.wall_ms,

@@ -5,31 +5,40 @@ mod subscriptions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::plan::{FnRef, Publish, Reply, Row, SetTarget, Target};
-use crate::hub::Connection;
+use crate::hub::{Connection, Recover};
 use crate::limits::LimitVerdict;
 use crate::model::event::Origin;
 use crate::model::json::Index;
 use crate::model::name::{PRINCIPAL_BYTES_MAX, is_principal};
 use crate::model::template::{Reference, Root, Template, Text};
 use crate::model::view::{CachedOrigin, ConnView, RequestView};
-use crate::model::{ChannelName, Close, Code, Fault, Json, Now, Schema, json};
+use crate::model::{Budget, ChannelName, Close, Code, Fault, Json, Now, Schema, json};
+use crate::pipeline::Snapshot;
 use crate::pipeline::deliver;
-use crate::pipeline::effect::{Decision, Effect};
+use crate::pipeline::effect::{ConnectionEffect, Decision, Effect};
+use crate::pipeline::env::Env;
 use crate::pipeline::publish::{self, Destination, Proposal};
+use crate::pipeline::reads::{Read, Recorder};
 use crate::pipeline::scope::{Bindings, Message, Recovery, arguments};
-use crate::pipeline::{Context, RowLimits};
 use crate::protocol;
-use crate::script::{Call, Returned, ScriptEffect, ScriptError, SendTarget};
+use crate::runtime::Reads;
+use crate::script::{Call, Returned, ScriptEffect, ScriptError, SendTarget, World};
 
 /// The most messages a transform may make of one.
 const MESSAGES_MAX: usize = 1000;
 
+/// What a sender far over the limit of a row is told to wait.
+const FLOODING_RETRY: Duration = Duration::from_secs(1);
+
 /// One decision in the making.
 pub struct Decider<'a> {
-    pub(super) context: &'a Context,
+    pub(super) snapshot: &'a Snapshot,
     pub(super) now: Now,
+    /// Nothing of it is to be counted or logged.
+    pub(super) trial: bool,
     connection: Option<&'a Connection>,
     /// The connection as the rows so far leave it.
     view: Arc<ConnView>,
@@ -39,33 +48,52 @@ pub struct Decider<'a> {
     origin: Option<Arc<Origin>>,
     /// What became of a join with `recover`.
     recovery: Option<Recovery>,
+    /// Notes what scripts ask about the world, once a row runs whose scripts do.
+    recorder: Option<(Arc<Recorder>, Arc<dyn World>)>,
     decision: Decision,
 }
 
 impl<'a> Decider<'a> {
     /// A decision about a connection.
-    pub(super) fn for_connection(context: &'a Context, connection: &'a Connection, now: Now) -> Self {
-        Self::about(context, Some(connection), connection.view(), None, now)
+    pub(super) fn for_connection(snapshot: &'a Snapshot, connection: &'a Connection, env: &Env<'_>) -> Self {
+        Self::about(snapshot, Some(connection), connection.view(), None, env)
     }
 
     /// A decision about what came without a connection.
-    pub(super) fn new(context: &'a Context, origin: Arc<Origin>, request: Option<&RequestView>, now: Now) -> Self {
+    pub(super) fn new(snapshot: &'a Snapshot, origin: Arc<Origin>, request: Option<&RequestView>, env: &Env<'_>) -> Self {
         let view = ConnView {
             id: "".into(),
             protocol: origin.source.clone(),
             user: None,
             session: None,
             ip: "".into(),
-            opened_ms: now.wall_ms,
+            opened_ms: env.now.wall_ms,
             state: Json::empty_object(),
             request: Arc::new(request.cloned().unwrap_or_default()),
             origin: CachedOrigin::default(),
         };
-        Self::about(context, None, Arc::new(view), Some(origin), now)
+        Self::about(snapshot, None, Arc::new(view), Some(origin), env)
     }
 
-    fn about(context: &'a Context, connection: Option<&'a Connection>, view: Arc<ConnView>, origin: Option<Arc<Origin>>, now: Now) -> Self {
-        Self { context, now, connection, view, subscriptions: None, origin, recovery: None, decision: Decision::default() }
+    fn about(
+        snapshot: &'a Snapshot,
+        connection: Option<&'a Connection>,
+        view: Arc<ConnView>,
+        origin: Option<Arc<Origin>>,
+        env: &Env<'_>,
+    ) -> Self {
+        Self {
+            snapshot,
+            now: env.now,
+            trial: env.trial,
+            connection,
+            view,
+            subscriptions: None,
+            origin,
+            recovery: None,
+            recorder: None,
+            decision: Decision::default(),
+        }
     }
 
     /// Who causes what is published: the connection as it was before this decision.
@@ -84,42 +112,87 @@ impl<'a> Decider<'a> {
     }
 
     /// What came of it.
-    pub(super) fn finish(self) -> Decision {
+    pub(super) fn finish(mut self) -> Decision {
+        if let Some((recorder, _)) = &self.recorder {
+            self.decision.reads.extend(recorder.take());
+            self.join_where_it_was_read();
+        }
         self.decision
     }
 
+    /// A subscription to a channel whose events were read begins behind them: what comes in between is neither missed nor given
+    /// twice.
+    fn join_where_it_was_read(&mut self) {
+        let Decision { effects, reads, .. } = &mut self.decision;
+        for effect in effects {
+            let Effect::Connection(ConnectionEffect::Join { view, recover: recover @ None, .. }) = effect else { continue };
+            *recover = reads.iter().find_map(|read| match read {
+                Read::History { channel, at, .. } if *channel == view.channel => Some(Recover { after: at.offset, epoch: at.epoch }),
+                _ => None,
+            });
+        }
+    }
+
+    /// Nothing is decided now: see [`Decision::waits`].
+    pub(super) fn wait(&mut self) {
+        self.decision.waits = true;
+    }
+
+    /// What scripts ask about the world from now on is noted, where they ask.
+    pub(super) fn record(&mut self, reads: Reads) {
+        if reads.world && self.recorder.is_none() {
+            let Snapshot { runtime, hub, world, .. } = self.snapshot;
+            let recorder = Recorder::new(runtime.clone(), hub.clone(), world.clone());
+            self.recorder = Some((recorder.clone(), recorder));
+        }
+    }
+
+    /// The world, as scripts may ask about it.
+    pub(super) fn world(&self) -> &Arc<dyn World> {
+        self.recorder.as_ref().map_or(&self.snapshot.world, |(_, world)| world)
+    }
+
     /// Runs the first row whose `when` holds. None holds: nothing happens.
-    pub(super) fn rows(&mut self, rows: &[Row], message: Option<&Message<'_>>, limits: &mut RowLimits<'_>) -> Result<(), Fault> {
+    pub(super) fn rows(&mut self, rows: &[Row], message: Option<&Message<'_>>, env: &mut Env<'_>) -> Result<(), Fault> {
+        let runtime = &self.snapshot.runtime;
+        if env.pending && rows.iter().any(|row| runtime.reads(row.id).any()) {
+            self.wait();
+            return Ok(());
+        }
         for row in rows {
+            self.record(runtime.reads(row.id));
             let holds = match &row.when {
                 None => true,
                 Some(function) => {
-                    let call = Call { now: self.now, conn: Some(&self.view), arguments: arguments(message), world: &self.context.world };
-                    self.context.runtime.scripts.test(function, call).map_err(script_fault)?
+                    let call = Call {
+                        now: self.now,
+                        conn: Some(&self.view),
+                        arguments: arguments(message),
+                        world: self.world(),
+                        trial: self.trial,
+                    };
+                    self.snapshot.runtime.scripts.test(function, call).map_err(script_fault)?
                 }
             };
             if holds {
                 self.decision.row = Some(row.id);
-                return self.row(row, message, limits);
+                return self.row(row, message, env);
             }
         }
         Ok(())
     }
 
-    fn row(&mut self, row: &Row, message: Option<&Message<'_>>, limits: &mut RowLimits<'_>) -> Result<(), Fault> {
+    fn row(&mut self, row: &Row, message: Option<&Message<'_>>, env: &mut Env<'_>) -> Result<(), Fault> {
         if row.limit.is_some() {
-            match limits.check(&self.context.runtime, row, self.now) {
-                LimitVerdict::Pass => {}
-                LimitVerdict::Over { retry_after } => {
-                    let mut fault = Fault::new(Code::RateLimited);
-                    fault.retry_after = Some(retry_after);
-                    return Err(fault);
-                }
-                LimitVerdict::Flooding => {
-                    let mut fault = Fault::new(Code::RateLimited);
-                    fault.retry_after = Some(std::time::Duration::from_secs(1));
-                    return Err(fault);
-                }
+            let retry_after = match env.limits.row(row, self.now) {
+                LimitVerdict::Pass => None,
+                LimitVerdict::Over { retry_after } => Some(retry_after),
+                LimitVerdict::Flooding => Some(FLOODING_RETRY),
+            };
+            if retry_after.is_some() {
+                let mut fault = Fault::new(Code::RateLimited);
+                fault.retry_after = retry_after;
+                return Err(fault);
             }
         }
         if let Some((code, text)) = &row.fail {
@@ -130,8 +203,9 @@ impl<'a> Decider<'a> {
             check_schema(schema, &message.json)?;
         }
         if let Some(function) = &row.validate {
-            let call = Call { now: self.now, conn: Some(&self.view), arguments: arguments(message), world: &self.context.world };
-            if !self.context.runtime.scripts.test(function, call).map_err(script_fault)? {
+            let call =
+                Call { now: self.now, conn: Some(&self.view), arguments: arguments(message), world: self.world(), trial: self.trial };
+            if !self.snapshot.runtime.scripts.test(function, call).map_err(script_fault)? {
                 return Err(Fault::new(Code::Rejected));
             }
         }
@@ -189,7 +263,7 @@ impl<'a> Decider<'a> {
         self.decision.status = row.status.or(self.decision.status);
         if let Some((code, reason)) = &row.close {
             let reason = self.text(reason, message, result).unwrap_or_default();
-            self.decision.effects.push(Effect::Close(Close::Asked(*code, reason.into())));
+            self.decision.effects.push(ConnectionEffect::Close(Close::Asked(*code, reason.into())).into());
         }
         Ok(())
     }
@@ -204,7 +278,7 @@ impl<'a> Decider<'a> {
 
     fn reply(&mut self, value: Json) {
         if self.connection.is_some() {
-            self.decision.effects.push(Effect::Send(protocol::Frame::Text(value.into_shared())));
+            self.decision.effects.push(ConnectionEffect::Send(protocol::Frame::Text(value.into_shared())).into());
         } else {
             self.decision.reply = Some(value);
         }
@@ -214,10 +288,10 @@ impl<'a> Decider<'a> {
         self.origin = Some(self.origin());
         self.view = Arc::new(view);
         if let Some(connection) = self.connection {
-            let (runtime, failed) = (&self.context.runtime, &mut self.decision.warning);
+            let (runtime, failed) = (&self.snapshot.runtime, &mut self.decision.warning);
             let batches = deliver::batches(runtime, connection.protocol, &self.view, self.now, failed);
             // Only the last change counts for others; rows see each at once.
-            self.decision.effects.push(Effect::View { view: self.view.clone(), batches });
+            self.decision.effects.push(ConnectionEffect::View { view: self.view.clone(), batches }.into());
         }
     }
 
@@ -274,8 +348,8 @@ impl<'a> Decider<'a> {
         let proposal = Proposal { kind, data, metadata, origin: self.origin(), id: None, except };
         let to = match &publish.target {
             Target::Channel(_) => {
-                let effect = publish::to_channel(&self.context.runtime.channels, &name, proposal, self.now)?;
-                self.decision.effects.push(effect);
+                let effect = publish::to_channel(&self.snapshot.runtime.channels, &name, proposal, self.now)?;
+                self.decision.effects.push(effect.into());
                 return Ok(());
             }
             Target::Client(_) => Destination::Client(name.into_owned()),
@@ -287,12 +361,12 @@ impl<'a> Decider<'a> {
 
     fn publish(&mut self, to: &Destination, proposal: Proposal) -> Result<(), Fault> {
         if let Destination::Client(id) = to
-            && self.context.hub.connection(id).is_none()
+            && self.snapshot.hub.connection(id).is_none()
         {
             return Err(Fault::with(Code::NotFound, format!("no connection has the id {id}")));
         }
-        let effect = publish::prepare(&self.context.runtime.channels, to, proposal, self.now)?;
-        self.decision.effects.push(effect);
+        let effect = publish::prepare(&self.snapshot.runtime.channels, to, proposal, self.now)?;
+        self.decision.effects.push(effect.into());
         Ok(())
     }
 
@@ -302,8 +376,8 @@ impl<'a> Decider<'a> {
 
     /// Calls a function and takes over what it recorded. Gives its value, and the index of that where it is known.
     fn called(&mut self, function: &FnRef, message: Option<&Message<'_>>) -> Result<(Option<Json>, Option<Index>), Fault> {
-        let call = Call { now: self.now, conn: Some(&self.view), arguments: arguments(message), world: &self.context.world };
-        let returned = self.context.runtime.scripts.call(function, call).map_err(script_fault)?;
+        let call = Call { now: self.now, conn: Some(&self.view), arguments: arguments(message), world: self.world(), trial: self.trial };
+        let returned = self.snapshot.runtime.scripts.call(function, call).map_err(script_fault)?;
         let Returned { value, index, effects, state, user, session } = returned;
         if state.is_some() || user.is_some() || session.is_some() {
             let mut next = (*self.view).clone();
@@ -327,10 +401,10 @@ impl<'a> Decider<'a> {
             ScriptEffect::Leave { channel } => self.leave(&channel)?,
             ScriptEffect::LeaveAll { glob } => self.leave_all(&glob),
             ScriptEffect::Close { code, reason } => {
-                self.decision.effects.push(Effect::Close(Close::Asked(code, reason.into())));
+                self.decision.effects.push(ConnectionEffect::Close(Close::Asked(code, reason.into())).into());
             }
             ScriptEffect::Publish { channel, kind, data, metadata, except_sender, except } => {
-                let other = except.and_then(|id| self.context.hub.connection(&id)).map(|c| c.key);
+                let other = except.and_then(|id| self.snapshot.hub.connection(&id)).map(|c| c.key);
                 let except = if except_sender { sender } else { other };
                 let proposal = Proposal { kind: kind.into(), data, metadata, origin: self.origin(), id: None, except };
                 self.publish(&Destination::Channel(channel), proposal)?;
@@ -351,8 +425,8 @@ impl<'a> Decider<'a> {
 
 /// Who a connection is must have a name that a channel could have.
 fn named(view: &ConnView) -> Result<(), Fault> {
-    for (what, principal) in [("user", &view.user), ("session", &view.session)] {
-        if principal.as_ref().is_some_and(|principal| !is_principal(principal)) {
+    for (what, who) in [("user", &view.user), ("session", &view.session)] {
+        if who.as_ref().is_some_and(|who| !is_principal(who)) {
             return Err(Fault::with(
                 Code::Invalid,
                 format!("no name of a {what}: at most {PRINCIPAL_BYTES_MAX} bytes, no control characters"),
@@ -381,7 +455,18 @@ pub(super) fn script_fault(error: ScriptError) -> Fault {
             fault.data = data;
             fault
         }
-        ScriptError::Failed(why) => Fault::new(Code::ScriptFailed).detail(why),
-        ScriptError::OutOfService(why) => Fault::new(Code::ScriptFailed).detail(why),
+        ScriptError::NotForScripts(why) => Fault::with(Code::Invalid, why),
+        ScriptError::Tripped { function, why } => {
+            let mut fault = Fault::new(Code::ScriptFailed).detail(why);
+            fault.budget = Some(Budget::Exceeded { plugin: function.plugin, function: function.name });
+            fault
+        }
+        ScriptError::Spent { retry_after } => {
+            let mut fault = Fault::new(Code::RateLimited).detail(error.to_string());
+            fault.retry_after = Some(retry_after);
+            fault.budget = Some(Budget::Spent);
+            fault
+        }
+        ScriptError::Failed(why) | ScriptError::OutOfService(why) => Fault::new(Code::ScriptFailed).detail(why),
     }
 }

@@ -11,7 +11,7 @@ use crate::model::json::Index;
 use crate::model::pattern::Pattern;
 use crate::model::template::{Reference, Root, Scope, Value};
 use crate::model::view::{ConnView, Pairs, RequestView, SubView};
-use crate::model::{ChannelName, Fault, Json, Now, Position, RecoveryVerdict, clock, json};
+use crate::model::{ChannelName, Fault, Json, Now, Position, RecoveryVerdict, chance, clock, json};
 use crate::pipeline::NO_MESSAGE;
 use crate::protocol;
 use crate::script::{Arguments, HasData};
@@ -268,8 +268,8 @@ impl Scope for Bindings<'_> {
             }),
             Root::Now => Value::Text(Cow::Owned(self.now.iso())),
             Root::NowMs => Value::Int(self.now.wall_ms),
-            Root::Uuid => Value::Text(Cow::Owned(uuid::Uuid::new_v4().to_string())),
-            Root::Random => Value::Text(Cow::Owned(random_text())),
+            Root::Uuid => Value::Text(Cow::Owned(chance::uuid().to_string())),
+            Root::Random => Value::Text(Cow::Owned(chance::text())),
         }
     }
 
@@ -326,18 +326,6 @@ fn query_object(request: &RequestView) -> String {
     let map: serde_json::Map<String, serde_json::Value> =
         request.query.iter().map(|(k, v)| (k.to_string(), v.to_string().into())).collect();
     serde_json::Value::Object(map).to_string()
-}
-
-/// Twelve characters of a–z and 0–9 out of 62 random bits of a version 4 UUID.
-fn random_text() -> String {
-    let mut bits = uuid::Uuid::new_v4().as_u64_pair().1 & (u64::MAX >> 2);
-    (0..12)
-        .map(|_| {
-            let digit = (bits % 36) as u32;
-            bits /= 36;
-            char::from_digit(digit, 36).unwrap_or('0')
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use crate::live::Live;
 use crate::model::{Json, Now, Origin};
 use crate::pipeline::publish::{Destination, Proposal};
-use crate::router::Router;
-use crate::testing::{Client, router, shown};
+use crate::testing::{Client, shown};
 
 const YAML: &str = r#"
 version: 1
@@ -44,15 +44,15 @@ fn none(msg) { () }
 fn never(msg) { "never" }
 "#;
 
-async fn start() -> Arc<Router> {
-    router(YAML, &[("p", PLUGIN)]).await
+async fn start() -> Arc<Live> {
+    crate::testing::live(YAML, &[("p", PLUGIN)]).await
 }
 
-fn publish(router: &Router, channel: &str, data: &str) {
-    publish_as(router, channel, "e", data);
+fn publish(live: &Live, channel: &str, data: &str) {
+    publish_as(live, channel, "e", data);
 }
 
-fn publish_as(router: &Router, channel: &str, kind: &'static str, data: &str) {
+fn publish_as(live: &Live, channel: &str, kind: &'static str, data: &str) {
     let proposal = Proposal {
         kind: kind.into(),
         data: Json::parse(data.to_owned().into()).unwrap(),
@@ -61,32 +61,32 @@ fn publish_as(router: &Router, channel: &str, kind: &'static str, data: &str) {
         id: None,
         except: None,
     };
-    router.publish(&[Destination::Channel(channel.into())], &proposal, Now::read()).unwrap();
+    live.publish(&live.current(), &[Destination::Channel(channel.into())], &proposal, Now::read()).unwrap();
 }
 
 #[tokio::test]
 async fn effects_happen_in_the_order_that_is_promised() {
-    let router = start().await;
-    let mut client = Client::open(&router, "c");
+    let live = start().await;
+    let mut client = Client::open(&live, "c");
     client.say(r#"{"type":"whole","user":"u","x":[1],"room":"a"}"#);
     assert_eq!(client.told(), [r#"{"c":"room:a","o":1,"k":"","d":{"user":"u","x":[1],"room":"a"}}"#, r#"{"ok":true}"#]);
     client.say(r#"{"type":"state"}"#);
     assert_eq!(client.told(), [r#"{"user":"u","state":[1]}"#]);
-    assert_eq!(router.context.hub.of_user("u").len(), 1);
+    assert_eq!(live.hub.of_user("u").len(), 1);
     client.say(r#"{"type":"whole","user":"v","room":"b"}"#);
     let names: Vec<String> = client.connection.subscriptions().iter().map(|(name, _)| name.to_string()).collect();
     assert_eq!(names, ["room:b"]);
-    assert!(router.context.hub.of_user("u").is_empty() && router.context.hub.channel("room:a").is_none());
+    assert!(live.hub.of_user("u").is_empty() && live.hub.channel("room:a").is_none());
 }
 
 #[tokio::test]
 async fn of_a_row_that_fails_nothing_has_happened() {
-    let router = start().await;
-    let mut client = Client::open(&router, "c");
+    let live = start().await;
+    let mut client = Client::open(&live, "c");
     client.say(r#"{"type":"broken","user":"u"}"#);
     assert_eq!(client.told(), [r#"{"error":"invalid","message":"/data/n: is missing"}"#]);
     assert!(client.connection.subscriptions().is_empty() && client.connection.view().user.is_none());
-    assert!(router.context.hub.channel("room:b").is_none());
+    assert!(live.hub.channel("room:b").is_none());
     client.say(r#"{"type":"forbidden","channel":"closed"}"#);
     assert_eq!(client.told(), [r#"{"error":"forbidden","message":"p may not publish to closed"}"#]);
     for channel in ["closed", "nowhere", "room:a\\u0001b", "room:*", ""] {
@@ -97,8 +97,8 @@ async fn of_a_row_that_fails_nothing_has_happened() {
 
 #[tokio::test]
 async fn an_event_is_of_whom_its_sender_was_when_the_message_came() {
-    let router = start().await;
-    let mut client = Client::open(&router, "c");
+    let live = start().await;
+    let mut client = Client::open(&live, "c");
     client.say(r#"{"type":"renamed","user":"a"}"#);
     client.say(r#"{"type":"renamed","user":"b"}"#);
     client.say(r#"{"type":"renamed","user":"b"}"#);
@@ -109,8 +109,8 @@ async fn an_event_is_of_whom_its_sender_was_when_the_message_came() {
 
 #[tokio::test]
 async fn a_client_leaves_what_it_names_and_nothing_else() {
-    let router = start().await;
-    let mut client = Client::open(&router, "c");
+    let live = start().await;
+    let mut client = Client::open(&live, "c");
     client.say(r#"{"type":"join","channel":"room:1 2"}"#);
     client.say(r#"{"type":"leave","channel":"*"}"#);
     client.say(r#"{"type":"leave","channel":"closed"}"#);
@@ -124,8 +124,8 @@ async fn a_client_leaves_what_it_names_and_nothing_else() {
 
 #[tokio::test]
 async fn several_subscriptions_to_one_channel_are_told_apart_and_bounded() {
-    let router = start().await;
-    let (mut client, mut other) = (Client::open(&router, "c"), Client::open(&router, "d"));
+    let live = start().await;
+    let (mut client, mut other) = (Client::open(&live, "c"), Client::open(&live, "d"));
     client.say(r#"{"type":"keyed","key":"x","n":1}"#);
     client.say(r#"{"type":"keyed","key":"y","n":2}"#);
     client.say(r#"{"type":"keyed","key":"x","n":3}"#);
@@ -145,20 +145,20 @@ async fn several_subscriptions_to_one_channel_are_told_apart_and_bounded() {
 
 #[tokio::test]
 async fn names_that_nobody_published_to_leave_nothing_behind() {
-    let router = start().await;
-    let mut client = Client::open(&router, "c");
+    let live = start().await;
+    let mut client = Client::open(&live, "c");
     client.say(r#"{"type":"join","channel":"kept:1"}"#);
     client.say(r#"{"type":"join","channel":"kept:2"}"#);
-    publish(&router, "kept:2", "1");
-    router.closed(&client.connection, &crate::model::Close::Lost, Now::read());
-    let live: Vec<String> = router.context.hub.channels().iter().map(|channel| channel.name.to_string()).collect();
+    publish(&live, "kept:2", "1");
+    live.closed(&client.connection, &crate::model::Close::Lost, Now::read());
+    let live: Vec<String> = live.hub.channels().iter().map(|channel| channel.name.to_string()).collect();
     assert_eq!(live, ["kept:2"]);
 }
 
 #[tokio::test]
 async fn a_transform_makes_several_messages_or_none() {
-    let router = start().await;
-    let mut client = Client::open(&router, "c");
+    let live = start().await;
+    let mut client = Client::open(&live, "c");
     client.say(r#"{"type":"twice"}"#);
     assert_eq!(client.told(), [r#"{"did":1}"#, r#"{"did":2}"#]);
     client.say(r#"{"type":"none"}"#);
@@ -181,14 +181,14 @@ protocols:
       - { when: $event.type == "own", send: { for: $conn.id } }
       - { send: { d: $event.data, at: $now_ms } }
 "#;
-    let router = router(yaml, &[]).await;
-    let clients: Vec<Client> = (0..3).map(|i| Client::open(&router, &format!("c{i}"))).collect();
-    publish(&router, "room", "1");
+    let live = crate::testing::live(yaml, &[]).await;
+    let clients: Vec<Client> = (0..3).map(|i| Client::open(&live, &format!("c{i}"))).collect();
+    publish(&live, "room", "1");
     let places: Vec<_> = clients.iter().flat_map(|client| client.connection.outbox.places()).collect();
     assert_eq!(places.len(), clients.len());
     clients.iter().for_each(|client| drop(client.told()));
     assert!(places.iter().all(|place| *place == places[0]), "one text, shared by all");
-    publish_as(&router, "room", "own", "1");
+    publish_as(&live, "room", "own", "1");
     let told: Vec<_> = clients.iter().flat_map(Client::told).collect();
     assert_eq!(told, [r#"{"for":"c0"}"#, r#"{"for":"c1"}"#, r#"{"for":"c2"}"#]);
 }
@@ -201,18 +201,17 @@ fn offsets(frames: &[String]) -> Vec<u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_subscribers_see_one_order_and_nothing_slips_between_a_join_and_its_answer() {
     const EACH: u64 = 500;
-    let router = start().await;
+    let live = start().await;
     let done = Arc::new(AtomicBool::new(false));
-    let mut early: Vec<Client> = (0..5).map(|i| Client::open(&router, &format!("early{i}"))).collect();
+    let mut early: Vec<Client> = (0..5).map(|i| Client::open(&live, &format!("early{i}"))).collect();
     early.iter_mut().for_each(|client| client.say(r#"{"type":"join","channel":"log"}"#));
     std::thread::scope(|threads| {
-        let publishers: Vec<_> =
-            (0..4).map(|_| threads.spawn(|| (0..EACH).for_each(|n| publish(&router, "log", &n.to_string())))).collect();
+        let publishers: Vec<_> = (0..4).map(|_| threads.spawn(|| (0..EACH).for_each(|n| publish(&live, "log", &n.to_string())))).collect();
         // Clients come and go meanwhile, each with its answer before the first event and no gap after it.
         let joiner = threads.spawn(|| {
             let mut visits = 0;
             while !done.load(Relaxed) {
-                let mut client = Client::open(&router, "late");
+                let mut client = Client::open(&live, "late");
                 client.say(r#"{"type":"join","channel":"log"}"#);
                 std::thread::yield_now();
                 client.say(r#"{"type":"leave","channel":"log"}"#);
@@ -221,7 +220,7 @@ async fn all_subscribers_see_one_order_and_nothing_slips_between_a_join_and_its_
                 assert_eq!(frames.last().map(String::as_str), Some(r#"{"left":"log"}"#));
                 let seen = offsets(&frames);
                 assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1), "{seen:?}");
-                router.closed(&client.connection, &crate::model::Close::Lost, Now::read());
+                live.closed(&client.connection, &crate::model::Close::Lost, Now::read());
                 visits += 1;
             }
             visits
@@ -230,16 +229,16 @@ async fn all_subscribers_see_one_order_and_nothing_slips_between_a_join_and_its_
         done.store(true, Relaxed);
         assert!(joiner.join().unwrap() > 0);
     });
-    shown(&router, "log", 4 * EACH).await;
+    shown(&live, "log", 4 * EACH).await;
     let all: Vec<Vec<String>> = early.iter().map(|client| client.told().split_off(1)).collect();
     assert_eq!(offsets(&all[0]), (1..=4 * EACH).collect::<Vec<_>>());
     assert!(all.iter().all(|frames| *frames == all[0]));
-    assert_eq!(router.context.hub.connection_count(None), 5);
+    assert_eq!(live.hub.connection_count(None), 5);
 }
 
 #[tokio::test]
 async fn transactions_over_the_same_channels_never_wait_in_a_circle() {
-    let router = start().await;
+    let live = start().await;
     let client = || Json::parse("0".into()).unwrap();
     let proposal = |origin: &str| Proposal {
         kind: "e".into(),
@@ -253,8 +252,8 @@ async fn transactions_over_the_same_channels_never_wait_in_a_circle() {
     let back: Vec<Destination> = there.iter().rev().cloned().collect();
     std::thread::scope(|threads| {
         for targets in [&there, &back, &there, &back] {
-            threads.spawn(|| (0..500).for_each(|_| drop(router.publish(targets, &proposal("api"), Now::read()).unwrap())));
+            threads.spawn(|| (0..500).for_each(|_| drop(live.publish(&live.current(), targets, &proposal("api"), Now::read()).unwrap())));
         }
     });
-    shown(&router, "log", 2000).await;
+    shown(&live, "log", 2000).await;
 }

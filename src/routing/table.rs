@@ -67,17 +67,6 @@ pub fn table(plan: &Plan) -> Vec<RouteEntry> {
     entries
 }
 
-/// All rows.
-pub fn rows(plan: &Plan) -> impl Iterator<Item = &Row> {
-    let of_protocols = plan.protocols.iter().flat_map(|p| {
-        let timed = p.every.iter().map(|(_, row)| row).chain(p.idle.iter().map(|idle| &idle.row));
-        let http = p.http.iter().flat_map(|http| &http.rows);
-        p.open.iter().chain(&p.close).chain(p.messages.all()).chain(timed).chain(http)
-    });
-    let of_sources = plan.sources.iter().flat_map(|source| source.messages.all());
-    of_protocols.chain(of_sources)
-}
-
 /// The rows of a table by what selects them, in a fixed order.
 fn each<'t>(table: &'t Table, mut see: impl FnMut(&'t str, &'t [Row])) {
     let mut exact: Vec<_> = table.exact.iter().collect();

@@ -1,4 +1,4 @@
-//! What one call may still spend, on this thread: operations, wall time, memory. Asked by the engine at every operation.
+//! What one call may still spend, on this thread: operations, CPU time, memory. Asked by the engine at every operation.
 //!
 //! The engine counts operations too, but on a copy inside call-backs of `map`, `sort` and the like, where the count is then lost.
 
@@ -6,15 +6,21 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use rhai::Dynamic;
+use rustix::time::{ClockId, clock_gettime};
 
-use super::engine::{CLOCK_ALWAYS_BYTES, CLOCK_EVERY, HOST_TIME_MAX, MEMORY_BYTES_MAX, OPERATIONS_MAX, TIME_MAX};
+use super::engine::{CLOCK_ALWAYS_BYTES, CLOCK_EVERY, HOST_TIME_MAX, MEMORY_BYTES_MAX, OPERATIONS_MAX, TIME_MAX, WALL_TIME_MAX};
 use crate::telemetry::memory::thread_live_bytes;
+
+/// The thread's CPU time is read for a call when it was not within this time before: the reading is a system call. A call may
+/// take longer by as much.
+const READING_AGE_MAX: Duration = Duration::from_millis(1);
 
 /// Which bound was hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trip {
     Operations,
     Time,
+    WallTime,
     Memory,
 }
 
@@ -22,7 +28,8 @@ impl Trip {
     pub(super) fn why(self) -> String {
         match self {
             Trip::Operations => format!("more than {OPERATIONS_MAX} operations"),
-            Trip::Time => format!("took longer than {} ms", TIME_MAX.as_millis()),
+            Trip::Time => format!("took more than {} ms of CPU time", TIME_MAX.as_millis()),
+            Trip::WallTime => format!("took longer than {} s", WALL_TIME_MAX.as_secs()),
             Trip::Memory => format!("held more than {} MiB", MEMORY_BYTES_MAX >> 20),
         }
     }
@@ -38,15 +45,28 @@ struct Budget {
     operations: Cell<u32>,
     /// … and how many were given until the next.
     given: Cell<u32>,
-    until: Cell<Option<Instant>>,
-    /// Whether the time was given a second time already.
-    extended: Cell<bool>,
+    clock: Clock,
     bytes_before: Cell<isize>,
     /// Bytes that were taken meanwhile and are not the script's: caches of the host.
     excused: Cell<isize>,
+    trip: Cell<Option<Trip>>,
+}
+
+/// How long a call takes. CPU time runs no faster than the wall clock, which costs little to read: as long as the wall clock has
+/// not moved by what is left, there is nothing else to look at.
+struct Clock {
+    /// When the call began. None: its time does not run.
+    began: Cell<Option<Instant>>,
+    /// The thread's CPU time then, at least that.
+    cpu_began: Cell<Duration>,
+    /// The CPU time it may take, with the host's that does not count.
+    cpu_max: Cell<Duration>,
+    /// Before this no CPU time can be over.
+    calm_until: Cell<Option<Instant>>,
     /// Time host functions may still take without it counting.
     host_left: Cell<Duration>,
-    trip: Cell<Option<Trip>>,
+    /// The thread's CPU time, and when that was read.
+    reading: Cell<Option<(Instant, Duration)>>,
 }
 
 thread_local! {
@@ -56,25 +76,69 @@ thread_local! {
             calm_bytes: Cell::new(0),
             operations: Cell::new(0),
             given: Cell::new(0),
-            until: Cell::new(None),
-            extended: Cell::new(false),
+            clock: Clock {
+                began: Cell::new(None),
+                cpu_began: Cell::new(Duration::ZERO),
+                cpu_max: Cell::new(TIME_MAX),
+                calm_until: Cell::new(None),
+                host_left: Cell::new(HOST_TIME_MAX),
+                reading: Cell::new(None),
+            },
             bytes_before: Cell::new(0),
             excused: Cell::new(0),
-            host_left: Cell::new(HOST_TIME_MAX),
             trip: Cell::new(None),
         }
     };
 }
 
+/// The CPU time of this thread.
+pub(super) fn cpu_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+impl Clock {
+    fn start(&self, now: Instant) {
+        let age = |(at, _): &(Instant, Duration)| now.checked_duration_since(*at);
+        let (at, cpu) = self.reading.get().filter(|reading| age(reading).is_some_and(|age| age < READING_AGE_MAX)).unwrap_or_else(|| {
+            let reading = (now, cpu_time());
+            self.reading.set(Some(reading));
+            reading
+        });
+        self.began.set(Some(now));
+        self.cpu_began.set(cpu + (now - at));
+        self.cpu_max.set(TIME_MAX);
+        self.calm_until.set(Some(now + TIME_MAX));
+        self.host_left.set(HOST_TIME_MAX);
+    }
+
+    /// Which time is over, if one is.
+    fn is_over(&self) -> Option<Trip> {
+        let (began, calm_until) = self.began.get().zip(self.calm_until.get())?;
+        let now = Instant::now();
+        if now <= calm_until {
+            return None;
+        }
+        let used = cpu_time().saturating_sub(self.cpu_began.get());
+        let Some(left) = self.cpu_max.get().checked_sub(used) else { return Some(Trip::Time) };
+        self.calm_until.set(Some(now + left));
+        (now.saturating_duration_since(began) > WALL_TIME_MAX).then_some(Trip::WallTime)
+    }
+
+    fn excuse(&self, took: Duration) {
+        let free = took.min(self.host_left.get());
+        self.host_left.set(self.host_left.get() - free);
+        self.cpu_max.set(self.cpu_max.get() + free);
+        self.calm_until.set(self.calm_until.get().map(|until| until + free));
+    }
+}
+
 /// Holds while a call runs. Dropping it, on whatever path, ends the budget.
 pub(super) struct Running(());
 
-/// Begins a budget. `None` when a call already runs on this thread: scripts are not called from within scripts.
+/// Begins a budget, whose time does not run yet. `None` when a call already runs on this thread: scripts are not called from
+/// within scripts.
 pub(super) fn begin() -> Option<Running> {
-    begin_at(Instant::now())
-}
-
-fn begin_at(now: Instant) -> Option<Running> {
     BUDGET.with(|budget| {
         if budget.is_running() {
             return None;
@@ -84,16 +148,19 @@ fn begin_at(now: Instant) -> Option<Running> {
         budget.calm_bytes.set(bytes + CLOCK_ALWAYS_BYTES);
         budget.operations.set(0);
         budget.give(CLOCK_EVERY);
-        budget.until.set(Some(now + TIME_MAX));
-        budget.extended.set(false);
+        budget.clock.began.set(None);
         budget.excused.set(0);
-        budget.host_left.set(HOST_TIME_MAX);
         budget.trip.set(None);
         Some(Running(()))
     })
 }
 
 impl Running {
+    /// From now on the time runs.
+    pub(super) fn start_clock(&self) {
+        BUDGET.with(|budget| budget.clock.start(Instant::now()));
+    }
+
     /// The bound that was hit, if one was.
     pub(super) fn trip(&self) -> Option<Trip> {
         BUDGET.with(|budget| budget.trip.get())
@@ -144,32 +211,18 @@ impl Budget {
         let operations = self.operations.get() + (self.given.get() - self.left.get()) + 1;
         self.operations.set(operations);
         self.give(CLOCK_EVERY.min((OPERATIONS_MAX + 1).saturating_sub(operations)).max(1));
-        let late = self.is_late();
         if self.held() > MEMORY_BYTES_MAX {
             self.trip.set(Some(Trip::Memory));
         } else if operations > OPERATIONS_MAX {
             self.trip.set(Some(Trip::Operations));
-        } else if late {
-            self.trip.set(Some(Trip::Time));
+        } else if let Some(trip) = self.clock.is_over() {
+            self.trip.set(Some(trip));
         }
         self.trip.get().map(|_| {
             // From now on every operation says so.
             self.look_soon();
             Dynamic::UNIT
         })
-    }
-
-    /// Whether the time is over.
-    fn is_late(&self) -> bool {
-        let now = Instant::now();
-        let late = self.until.get().is_some_and(|until| now > until);
-        // The clock also runs while the machine does something else. The time is given once more, so that a script that was
-        // only kept waiting comes to its end.
-        if late && !self.extended.replace(true) {
-            self.until.set(Some(now + TIME_MAX));
-            return false;
-        }
-        late
     }
 }
 
@@ -203,9 +256,7 @@ pub(super) fn host_work<T>(work: impl FnOnce() -> T) -> T {
     let done = work();
     let took = began.elapsed();
     BUDGET.with(|budget| {
-        let free = took.min(budget.host_left.get());
-        budget.host_left.set(budget.host_left.get() - free);
-        budget.until.set(budget.until.get().map(|until| until + free));
+        budget.clock.excuse(took);
         budget.look_soon();
     });
     done
@@ -220,9 +271,27 @@ pub(super) fn excuse(bytes: isize) {
 mod tests {
     use super::*;
 
+    fn running() -> Running {
+        let running = begin().unwrap();
+        running.start_clock();
+        running
+    }
+
+    fn compute(time: Duration) {
+        let until = cpu_time() + time;
+        while cpu_time() < until {
+            std::hint::spin_loop();
+        }
+    }
+
+    fn look() -> bool {
+        look_soon();
+        spend().is_some()
+    }
+
     #[test]
     fn memory_is_looked_at_at_every_operation() {
-        let running = begin().unwrap();
+        let running = running();
         assert!(begin().is_none());
         let held: Vec<u8> = Vec::with_capacity(MEMORY_BYTES_MAX.cast_unsigned() - 1000);
         assert!(spend().is_none());
@@ -237,7 +306,8 @@ mod tests {
     #[test]
     fn operations_are_counted_whatever_is_looked_at_in_between() {
         for look_every in [u32::MAX, 1, 7, CLOCK_EVERY, CLOCK_EVERY + 1] {
-            let running = begin_at(Instant::now() + HOST_TIME_MAX * 100).unwrap();
+            // Without a clock.
+            let running = begin().unwrap();
             for n in 1..=OPERATIONS_MAX {
                 assert!(spend().is_none(), "{n}");
                 if n % look_every == 0 {
@@ -250,14 +320,51 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_time_does_not_count_but_is_bounded() {
+    fn waiting_costs_nothing_and_computing_does() {
+        let running = running();
+        for _ in 0..3 {
+            std::thread::sleep(TIME_MAX);
+            assert!(!look());
+        }
+        compute(TIME_MAX / 2);
+        assert!(!look());
+        std::thread::sleep(TIME_MAX);
+        assert!(!look(), "half of the time is left");
+        compute(TIME_MAX / 2 + READING_AGE_MAX * 2);
+        assert!(look());
+        assert_eq!(running.trip(), Some(Trip::Time));
+    }
+
+    #[test]
+    fn what_a_thread_did_before_does_not_count() {
+        drop(running());
+        compute(TIME_MAX);
+        let running = running();
+        compute(TIME_MAX / 2);
+        std::thread::sleep(TIME_MAX);
+        assert!(!look());
+        assert_eq!(running.trip(), None);
+    }
+
+    #[test]
+    fn waiting_has_an_end_too() {
         let running = begin().unwrap();
-        host_work(|| std::thread::sleep(TIME_MAX * 2));
+        let before = Instant::now().checked_sub(WALL_TIME_MAX + TIME_MAX).unwrap();
+        BUDGET.with(|budget| {
+            budget.clock.start(Instant::now());
+            budget.clock.began.set(Some(before));
+            budget.clock.calm_until.set(Some(before));
+        });
+        assert!(look());
+        assert_eq!(running.trip(), Some(Trip::WallTime));
+    }
+
+    #[test]
+    fn the_hosts_time_does_not_count_but_is_bounded() {
+        let running = running();
+        host_work(|| compute(TIME_MAX * 2));
         assert!(spend().is_none());
-        host_work(|| std::thread::sleep(HOST_TIME_MAX + TIME_MAX));
-        assert!(spend().is_none(), "once, the machine may have been busy");
-        std::thread::sleep(TIME_MAX * 2);
-        look_soon();
+        host_work(|| compute(HOST_TIME_MAX));
         assert!(spend().is_some());
         assert_eq!(running.trip(), Some(Trip::Time));
     }

@@ -1,7 +1,10 @@
 //! What goes into a call of a script and what comes out of it. Plain data and one trait; no engine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::senders::Sender;
+use crate::config::plan::FnRef;
 use crate::model::json::Index;
 use crate::model::{ConnView, Event, Json, Now, SubView};
 
@@ -15,6 +18,18 @@ pub struct Call<'a> {
     pub arguments: Arguments<'a>,
     /// What scripts may ask about the rest of the router.
     pub world: &'a Arc<dyn World>,
+    /// Whether the call only shows what would happen: it is not counted, writes no log lines and brings no function back.
+    pub trial: bool,
+}
+
+impl<'a> Call<'a> {
+    /// Who caused it, if somebody did.
+    pub(super) fn sender(&self) -> Option<Sender<'a>> {
+        match self.arguments {
+            Arguments::Message { .. } => self.conn.map(|view| Sender::of_connection(view)),
+            Arguments::Deliver { event, .. } => Some(Sender::of_event(&event.new.origin)),
+        }
+    }
 }
 
 /// What a function is about.
@@ -55,7 +70,7 @@ pub trait World: Send + Sync {
     /// The open connections of a protocol: one object each.
     fn connections(&self, protocol: &str) -> Vec<Json>;
     /// The numbers of a protocol: one object. None: there is no such protocol.
-    fn statistics(&self, protocol: &str) -> Option<Json>;
+    fn statistics(&self, protocol: &str, now: Now) -> Option<Json>;
 }
 
 /// What a call gave.
@@ -156,10 +171,28 @@ pub enum ScriptError {
         /// Its `code`, where that is a text.
         code: Option<String>,
     },
+    /// What the call is about is more than a script may hold, and which bound it is over. The sender's doing.
+    #[error("{0}")]
+    NotForScripts(String),
     /// The script broke: where, in which function, why, and how it came there.
     #[error("{0}")]
     Failed(String),
-    /// The plugin is out of service, and why.
+    /// It went over its budget, likewise told. Whoever carries the call out charges it, as [`super::Scripts::charge`] and
+    /// [`super::Scripts::tripped`] say.
+    #[error("{why}")]
+    Tripped {
+        /// The function.
+        function: FnRef,
+        /// Where, in which function, why.
+        why: String,
+    },
+    /// Its sender has caused too many calls that went over their budgets.
+    #[error("its sender caused too many calls of scripts that went over their budgets")]
+    Spent {
+        /// After which it may cause the next one.
+        retry_after: Duration,
+    },
+    /// The function is out of service, and why.
     #[error("{0}")]
     OutOfService(String),
 }
@@ -175,7 +208,7 @@ pub struct PluginReport {
     pub hash: String,
     /// The functions that may be called from outside, with their parameters: `page(msg)`.
     pub functions: Vec<String>,
-    /// Calls since it was loaded.
+    /// Calls since the server started.
     pub calls: u64,
     /// Calls that failed; a `throw` is none.
     pub failures: u64,
@@ -187,20 +220,19 @@ pub struct PluginReport {
     pub last_error: Option<(String, i64)>,
     /// Log lines that were over the limit and left out.
     pub log_lines_dropped: u64,
-    /// Whether it is called.
-    pub state: PluginState,
+    /// Its functions that the routes file uses, in order.
+    pub called: Vec<Arc<str>>,
+    /// What of it is out of service: functions and, where they leave memory behind, expressions of the routes file.
+    pub out: Vec<FunctionOut>,
 }
 
-/// Whether a plugin is called.
+/// A function that is out of service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PluginState {
-    /// It is.
-    InService,
-    /// It failed too often in a row. Every call is refused until it is loaded anew.
-    OutOfService {
-        /// Since when, in milliseconds since the Unix epoch.
-        since_ms: i64,
-        /// The last failure.
-        why: String,
-    },
+pub struct FunctionOut {
+    /// Its name, or for an expression its place in the routes file.
+    pub function: String,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_ms: i64,
+    /// The last failure.
+    pub why: String,
 }

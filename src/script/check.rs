@@ -11,6 +11,7 @@ use super::engine::{self, MODULES_MAX};
 use super::error::{parsing, plain};
 use super::health::Health;
 use super::program::{EXPRESSION_PREFIX, Entry, Expression, Imports, Param, Parameter, Program, Sources, compile, parse};
+use super::service::Service;
 use super::{library, walk, wanted};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::plan::{ExpressionUse, FunctionUse, PluginSource, Plugins, Role, SourceSpan};
@@ -34,7 +35,7 @@ pub(super) fn check(
     plugins: &Plugins,
     functions: &[FunctionUse],
     expressions: &[ExpressionUse],
-) -> (BTreeMap<Arc<str>, Arc<Program>>, Vec<Diagnostic>) {
+) -> (BTreeMap<Arc<str>, Program>, Vec<Diagnostic>) {
     let sources = Arc::new(plugins.sources.clone());
     let mut found = Vec::new();
     let mut programs = BTreeMap::new();
@@ -57,7 +58,7 @@ pub(super) fn check(
         let uses: Vec<&FunctionUse> = functions.iter().filter(|u| u.function.plugin == name).collect();
         let own: Vec<&ExpressionUse> = expressions.iter().filter(|e| e.function.plugin == name).collect();
         let program = program(&sources, source, &ast, &uses, &own, &mut found);
-        programs.insert(name, Arc::new(program));
+        programs.insert(name, program);
     }
     for use_ in functions.iter().filter(|u| !sources.contains_key(&u.function.plugin)) {
         let name = &use_.function.plugin;
@@ -166,14 +167,18 @@ fn program(
         expressions.push(Expression { lines, at: expression.at.clone() });
         let params: Option<Vec<Param>> = expression.parameters.iter().map(|name| Param::by_name(name)).collect();
         let params: Option<Vec<Parameter>> = params.map(|params| params.into_iter().map(Parameter::from).collect());
-        entries.insert(expression.function.name.clone(), Entry { function, message: params.clone(), deliver: params });
+        let service = Service::of_expression(&source.name, &expression.function.name);
+        let (number, message) = (entries.len(), params.clone());
+        entries.insert(expression.function.name.clone(), Entry { number, function, message, deliver: params, service });
     }
     for use_ in uses {
         match entry(ast, use_) {
             Ok(params) => {
                 let name = &use_.function.name;
-                let entry =
-                    entries.entry(name.clone()).or_insert_with(|| Entry { function: name.to_string(), message: None, deliver: None });
+                let (number, function) = (entries.len(), name.to_string());
+                let service = || Service::of_function(&source.name, name);
+                let new = || Entry { number, function, message: None, deliver: None, service: service() };
+                let entry = entries.entry(name.clone()).or_insert_with(new);
                 *(if use_.role == Role::Deliver { &mut entry.deliver } else { &mut entry.message }) =
                     Some(params.into_iter().map(Parameter::from).collect());
             }
@@ -223,7 +228,7 @@ fn look(program: &mut Program) {
     }
     let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| program.load()));
     let Ok(Ok(loaded)) = loaded else { return };
-    for Entry { function, message, deliver } in program.entries.values_mut() {
+    for Entry { function, message, deliver, .. } in program.entries.values_mut() {
         for params in [message, deliver].into_iter().flatten() {
             let wanted = wanted::wanted(&loaded.ast, function, params.len());
             params.iter_mut().zip(wanted).for_each(|(param, wanted)| param.wanted = wanted);

@@ -9,9 +9,10 @@ use std::fmt;
 use rhai::{Array, Dynamic, ImmutableString, Map};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::engine::{ITEMS_MAX, MEMBERS_MAX, TEXT_BYTES_MAX};
+use super::engine::{ARGUMENT_BYTES_MAX, ITEMS_MAX, MEMBERS_MAX, TEXT_BYTES_MAX};
 use crate::model::Json;
 use crate::model::json::{DEPTH_MAX, push_string};
+use crate::telemetry::memory::thread_live_bytes;
 
 /// Script values of a JSON text. The error says what about the text is too much for a script.
 pub(super) fn to_dynamic(json: &Json) -> Result<Dynamic, String> {
@@ -42,20 +43,35 @@ fn read(text: &str, depth: usize, room: &Room) -> serde_json::Result<Dynamic> {
     Ok(value)
 }
 
-/// How many more array items and object members one text may bring.
+/// How many more array items and object members one text may bring, and how much memory they may take.
 pub(super) struct Room {
     items: Cell<usize>,
     members: Cell<usize>,
+    /// Live bytes of the thread that must not be exceeded.
+    bytes_end: isize,
 }
 
 impl Room {
     pub(super) fn new() -> Self {
-        Self { items: Cell::new(ITEMS_MAX), members: Cell::new(MEMBERS_MAX) }
+        let bytes_end = thread_live_bytes() + ARGUMENT_BYTES_MAX;
+        Self { items: Cell::new(ITEMS_MAX), members: Cell::new(MEMBERS_MAX), bytes_end }
+    }
+
+    fn take<E: Error>(&self, left: &Cell<usize>, max: usize, what: &str) -> Result<(), E> {
+        if thread_live_bytes() > self.bytes_end {
+            return Err(E::custom(too_much_memory()));
+        }
+        let Some(rest) = left.get().checked_sub(1) else {
+            return Err(E::custom(format!("more than the {max} {what} a script may hold")));
+        };
+        left.set(rest);
+        Ok(())
     }
 }
 
-fn take_one(left: &Cell<usize>) -> bool {
-    left.get().checked_sub(1).map(|n| left.set(n)).is_some()
+/// What values that take too much memory are told.
+pub(super) fn too_much_memory() -> String {
+    format!("more than the {} MiB of memory that a script's arguments may take", ARGUMENT_BYTES_MAX >> 20)
 }
 
 #[derive(Clone, Copy)]
@@ -114,9 +130,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let seed = self.deeper()?;
         let mut array = Array::new();
         while let Some(item) = seq.next_element_seed(seed)? {
-            if !take_one(&self.room.items) {
-                return Err(A::Error::custom(format!("more than the {ITEMS_MAX} array items a script may hold")));
-            }
+            self.room.take(&self.room.items, ITEMS_MAX, "array items")?;
             array.push(item);
         }
         Ok(Dynamic::from_array(array))
@@ -126,9 +140,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let seed = self.deeper()?;
         let mut map = Map::new();
         while let Some(key) = members.next_key_seed(Key)? {
-            if !take_one(&self.room.members) {
-                return Err(A::Error::custom(format!("more than the {MEMBERS_MAX} object members a script may hold")));
-            }
+            self.room.take(&self.room.members, MEMBERS_MAX, "object members")?;
             map.insert(key, members.next_value_seed(seed)?);
         }
         // The general way builds the map anew.

@@ -19,7 +19,8 @@ use crate::telemetry::memory::thread_live_bytes;
 pub(super) struct Current {
     pub(super) now: Now,
     pub(super) plugin: Arc<str>,
-    pub(super) health: Arc<Health>,
+    /// None: the call is a trial, which writes no log lines.
+    pub(super) health: Option<Arc<Health>>,
     pub(super) world: Arc<dyn World>,
     /// Whether it may ask for effects. Conditions and rendering must not.
     pub(super) may_act: bool,
@@ -64,11 +65,11 @@ pub(super) fn with<T>(f: impl FnOnce(&mut Current) -> Result<T>) -> Result<T> {
 
 /// Asks the world and reads its answer, without keeping the call borrowed meanwhile. What the world keeps of asking, like counters
 /// of shared texts, is not the script's.
-pub(super) fn ask<A, T>(ask: impl FnOnce(&dyn World) -> A, read: impl FnOnce(&A) -> Result<T>) -> Result<T> {
-    let world = with(|current| Ok(current.world.clone()))?;
+pub(super) fn ask<A, T>(ask: impl FnOnce(&dyn World, Now) -> A, read: impl FnOnce(&A) -> Result<T>) -> Result<T> {
+    let (world, now) = with(|current| Ok((current.world.clone(), current.now)))?;
     budget::host_work(|| {
         let before = thread_live_bytes();
-        let answer = ask(&*world);
+        let answer = ask(&*world, now);
         let asked = thread_live_bytes();
         let read = read(&answer);
         let ours = thread_live_bytes() - asked;

@@ -14,8 +14,10 @@ use super::{budget, host, overrides};
 
 /// Operations of one call, call-backs included.
 pub(super) const OPERATIONS_MAX: u32 = 50_000;
-/// Wall time of one call. Given once more when it is over, in case the machine was busy with something else.
+/// CPU time of one call: what the machine does meanwhile does not count.
 pub(super) const TIME_MAX: Duration = Duration::from_millis(20);
+/// Wall time of one call, in case it waits for something.
+pub(super) const WALL_TIME_MAX: Duration = Duration::from_secs(2);
 /// Time the host may take for one call's questions without it counting as the script's.
 pub(super) const HOST_TIME_MAX: Duration = Duration::from_millis(200);
 /// Memory one call may hold at a time.
@@ -52,10 +54,26 @@ pub(super) const LOG_LINE_BYTES_MAX: usize = 1024;
 pub(super) const REGEX_CACHE_MAX: usize = 64;
 /// Bytes of one compiled regular expression.
 pub(super) const REGEX_BYTES_MAX: usize = 256 << 10;
-/// Failures of the plugin's own making in a row that take it out of service.
+/// Memory the arguments of one call may take. The script needs some besides.
+pub(super) const ARGUMENT_BYTES_MAX: isize = 16 << 20;
+/// Calls in a row over a budget that take a function out of service …
 pub(super) const TRIPS_MAX: u32 = 10;
-/// Memory calls of one plugin may leave behind on one thread: a closure that holds itself is never freed.
+/// … if so many senders caused them.
+pub(super) const TRIPPING_SENDERS_MIN: usize = 3;
+/// How long a function is out of service at first. Twice as long each time it fails the call it is then tried with …
+pub(super) const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// … up to this.
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Memory calls of one function may leave behind on one thread: a closure that holds itself is never freed.
 pub(super) const LEAK_BYTES_MAX: isize = 8 << 20;
+/// Calls over a budget that one sender may cause at a time …
+pub(super) const SENDER_TRIPS_MAX: u32 = 5;
+/// … and the time after which it may cause one more.
+pub(super) const SENDER_TRIP_EVERY: Duration = Duration::from_secs(10);
+/// Refused messages after which a connection is closed. One of them is forgotten in a tenth of that time.
+pub(super) const SENDER_REFUSED_MAX: u32 = 50;
+/// Senders that are remembered with what they spent. Of more, none is refused.
+pub(super) const SENDERS_MAX: usize = 100_000;
 
 def_package! {
     /// What of the engine's own library scripts may use. Left out: files, processes, blobs, bit fields, clocks that block.

@@ -11,10 +11,14 @@ use super::library::MODULES;
 use super::program::{EXPRESSION_PREFIX, Program};
 use super::walk::definition;
 
-/// An error, and whether a limit was hit rather than a mistake made.
-pub(super) struct Failure {
-    pub(super) error: ScriptError,
-    pub(super) tripped: bool,
+/// Why a call gave nothing.
+pub(super) enum Failure {
+    /// It was refused, by the script or before it.
+    Refused(ScriptError),
+    /// A mistake was made.
+    Broke(String),
+    /// A limit was hit.
+    Tripped(String),
 }
 
 /// One level of the call stack.
@@ -31,7 +35,7 @@ pub(super) fn explain(program: &Program, function: &str, error: EvalAltResult, t
         && !value.is::<HostError>()
         && trip.is_none()
     {
-        return Failure { error: thrown(value), tripped: false };
+        return Failure::Refused(thrown(value));
     }
     let tripped = trip.is_some()
         || matches!(
@@ -46,7 +50,7 @@ pub(super) fn explain(program: &Program, function: &str, error: EvalAltResult, t
     let why = trip.map_or_else(|| why(program, &frames, &error), Trip::why);
     let mut text = String::new();
     for (i, frame) in frames.iter().rev().enumerate() {
-        // The engine forgets where a limit was hit. Then the function is the place.
+        // Where a plugin imports others the engine forgets where a limit was hit. Then the function is the place.
         let at = if frame.at.is_none() { definition(text_of(program, &frame.file), &frame.function) } else { frame.at };
         let place = place(program, &frame.file, at);
         let function = named(&frame.function);
@@ -56,7 +60,7 @@ pub(super) fn explain(program: &Program, function: &str, error: EvalAltResult, t
             break;
         }
     }
-    Failure { error: ScriptError::Failed(text), tripped }
+    if tripped { Failure::Tripped(text) } else { Failure::Broke(text) }
 }
 
 /// Takes off what the engine wraps around an error: one layer for each call. Outermost frame first.

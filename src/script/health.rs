@@ -1,43 +1,26 @@
-//! How a plugin does, counted over all threads, and the rule that takes it out of service.
+//! What is counted of a plugin, over all threads and all loadings.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::call::PluginState;
-use super::engine::{LOG_LINES_PER_SECOND_MAX, TRIPS_MAX};
+use super::engine::LOG_LINES_PER_SECOND_MAX;
 
-/// Counters of one plugin, from its loading on.
+/// Counters of one plugin.
 #[derive(Default)]
 pub(super) struct Health {
     calls: AtomicU64,
     failures: AtomicU64,
     total_ns: AtomicU64,
     max_ns: AtomicU64,
-    trips_in_a_row: AtomicU32,
-    out: AtomicBool,
     log_second: AtomicI64,
     log_lines: AtomicU32,
     log_dropped: AtomicU64,
-    /// Protects the texts. Taken when something went wrong or is asked for, never in a call that succeeds.
-    last: Mutex<Last>,
-}
-
-#[derive(Default)]
-struct Last {
-    error: Option<(String, i64)>,
-    out: Option<(i64, String)>,
-}
-
-/// How a call ended, as far as service goes.
-pub(super) enum Ended<'a> {
-    /// With a value, or a throw.
-    Well,
-    /// It failed, by a mistake in the script.
-    Failed(&'a str),
-    /// It failed by a limit, or the engine panicked.
-    Tripped(&'a str),
+    /// Of these, how many the log knows of.
+    log_dropped_told: AtomicU64,
+    /// The last error and when it was. Taken when something went wrong or is asked for, never in a call that succeeds.
+    last_error: Mutex<Option<(String, i64)>>,
 }
 
 /// The numbers of [`Health`] for a report.
@@ -48,48 +31,21 @@ pub(super) struct Numbers {
     pub(super) max_us: u64,
     pub(super) last_error: Option<(String, i64)>,
     pub(super) log_lines_dropped: u64,
-    pub(super) state: PluginState,
 }
 
 impl Health {
-    /// Counts a call. True when this one took the plugin out of service.
-    pub(super) fn ended(&self, ended: &Ended<'_>, took: Duration, now_ms: i64) -> bool {
+    /// Counts a call, and why it failed if it did.
+    pub(super) fn ended(&self, failed: Option<&str>, took: Duration, now_ms: i64) {
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.calls.fetch_add(1, Relaxed);
         self.total_ns.fetch_add(ns, Relaxed);
         if ns > self.max_ns.load(Relaxed) {
             self.max_ns.fetch_max(ns, Relaxed);
         }
-        let why = match ended {
-            Ended::Well | Ended::Failed(_) if self.trips_in_a_row.load(Relaxed) > 0 => {
-                self.trips_in_a_row.store(0, Relaxed);
-                if let Ended::Failed(why) = ended { why } else { return false }
-            }
-            Ended::Well => return false,
-            Ended::Failed(why) | Ended::Tripped(why) => why,
-        };
-        self.failures.fetch_add(1, Relaxed);
-        self.last.lock().error = Some(((*why).to_owned(), now_ms));
-        matches!(ended, Ended::Tripped(_)) && self.trips_in_a_row.fetch_add(1, Relaxed) + 1 >= TRIPS_MAX && self.take_out(why, now_ms)
-    }
-
-    /// Takes the plugin out of service. False when it was out already.
-    pub(super) fn take_out(&self, why: &str, now_ms: i64) -> bool {
-        let mut last = self.last.lock();
-        if last.out.is_some() {
-            return false;
+        if let Some(why) = failed {
+            self.failures.fetch_add(1, Relaxed);
+            *self.last_error.lock() = Some((why.to_owned(), now_ms));
         }
-        last.out = Some((now_ms, why.to_owned()));
-        self.out.store(true, Relaxed);
-        true
-    }
-
-    /// Why the plugin is out of service, if it is.
-    pub(super) fn out_of_service(&self) -> Option<String> {
-        if !self.out.load(Relaxed) {
-            return None;
-        }
-        self.last.lock().out.as_ref().map(|(_, why)| why.clone())
     }
 
     /// Whether one more log line fits into this second.
@@ -105,21 +61,40 @@ impl Health {
         fits
     }
 
+    /// Lines that were left out in seconds that are over, and that the log was not told of yet.
+    pub(super) fn left_out(&self, now_ms: i64) -> Option<u64> {
+        let dropped = self.log_dropped.load(Relaxed);
+        if dropped == self.log_dropped_told.load(Relaxed) || self.log_second.load(Relaxed) == now_ms / 1000 {
+            return None;
+        }
+        let told = self.log_dropped_told.swap(dropped, Relaxed);
+        dropped.checked_sub(told).filter(|more| *more > 0)
+    }
+
     pub(super) fn numbers(&self) -> Numbers {
-        let last = self.last.lock();
         let calls = self.calls.load(Relaxed);
-        let state = match &last.out {
-            None => PluginState::InService,
-            Some((since_ms, why)) => PluginState::OutOfService { since_ms: *since_ms, why: why.clone() },
-        };
         Numbers {
             calls,
             failures: self.failures.load(Relaxed),
             mean_us: if calls == 0 { 0.0 } else { self.total_ns.load(Relaxed) as f64 / calls as f64 / 1000.0 },
             max_us: self.max_ns.load(Relaxed) / 1000,
-            last_error: last.error.clone(),
+            last_error: self.last_error.lock().clone(),
             log_lines_dropped: self.log_dropped.load(Relaxed),
-            state,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_told_of_the_lines_it_does_not_have_once_their_second_is_over() {
+        let health = Health::default();
+        let written = |second: i64, lines: u32| (0..lines).filter(|_| health.may_log(second * 1000)).count();
+        assert_eq!(written(1, LOG_LINES_PER_SECOND_MAX + 5), LOG_LINES_PER_SECOND_MAX as usize);
+        assert_eq!((health.left_out(1999), health.left_out(2000), health.left_out(2001)), (None, Some(5), None));
+        assert_eq!((written(3, 1), health.left_out(5000)), (1, None));
+        assert_eq!(health.numbers().log_lines_dropped, 5);
     }
 }

@@ -9,9 +9,10 @@ use uuid::Uuid;
 use super::call::{ScriptEffect, SendTarget};
 use super::conn::only;
 use super::engine::ITEMS_MAX;
+use super::wanted::{Part, Wanted};
 use super::{budget, conn, convert, current, library};
 use crate::model::event::epoch_text;
-use crate::model::{Event, Json, clock};
+use crate::model::{Event, Json, chance, clock};
 
 type Result<T> = std::result::Result<T, Box<EvalAltResult>>;
 
@@ -77,20 +78,21 @@ pub(super) fn register(engine: &mut Engine) {
         send_to(target, &event)
     });
 
-    engine.register_fn("members", |channel: &str| current::ask(|world| world.members(channel), |items| list(items)));
-    engine.register_fn("connections", |protocol: &str| current::ask(|world| world.connections(protocol), |items| list(items)));
+    engine.register_fn("members", |channel: &str| current::ask(|world, _| world.members(channel), |items| list(items)));
+    engine.register_fn("connections", |protocol: &str| current::ask(|world, _| world.connections(protocol), |items| list(items)));
     engine.register_fn("history", |channel: &str, count: i64| -> Result<Array> {
         let count = usize::try_from(count).unwrap_or(0).min(1000);
-        let read =
-            |events: &Vec<Arc<Event>>| events.iter().map(|event| Ok(Dynamic::from_map(event_map(event).map_err(failure)?))).collect();
-        current::ask(|world| world.history(channel, count), read)
+        let read = |events: &Vec<Arc<Event>>| {
+            events.iter().map(|event| Ok(Dynamic::from_map(event_map(event, &Wanted::All).map_err(failure)?))).collect()
+        };
+        current::ask(|world, _| world.history(channel, count), read)
     });
     engine.register_fn("statistics", |protocol: &str| -> Result<Dynamic> {
         let read = |statistics: &Option<Json>| match statistics {
             Some(statistics) => convert::to_dynamic(statistics).map_err(failure),
             None => Err(failure(format!("statistics: there is no protocol `{protocol}`"))),
         };
-        current::ask(|world| world.statistics(protocol), read)
+        current::ask(|world, now| world.statistics(protocol, now), read)
     });
 
     engine.register_fn("pick", |list: Array, names: Map| -> Result<Array> {
@@ -98,7 +100,7 @@ pub(super) fn register(engine: &mut Engine) {
     });
     engine.register_fn("pick", |map: Map, names: Map| pick(&Dynamic::from_map(map), &names));
     engine.register_fn("has", |map: &mut Map, name: &str| map.contains_key(name));
-    engine.register_fn("uuid", || Uuid::now_v7().to_string());
+    engine.register_fn("uuid", || -> Result<String> { current::with(|call| Ok(chance::event_id(call.now.wall_ms).to_string())) });
     engine.register_fn("now", || current::with(|call| Ok(call.now.iso())));
     engine.register_fn("now_ms", || current::with(|call| Ok(call.now.wall_ms)));
 }
@@ -171,30 +173,40 @@ fn pick(item: &Dynamic, names: &Map) -> Result<Map> {
     Ok(out)
 }
 
-/// An event as scripts see it. What it does not have is missing.
-pub(super) fn event_map(event: &Event) -> std::result::Result<Map, String> {
+/// An event as scripts see it: what is wanted of it. What it does not have is missing.
+pub(super) fn event_map(event: &Event, wanted: &Wanted) -> std::result::Result<Map, String> {
+    // A member that is changed is looked at whole, and what is only replaced need not be there.
+    let part = |name: &str| match wanted {
+        Wanted::All | Wanted::Members { returned: true, .. } => Some(&Part::Whole),
+        Wanted::Members { members, .. } => members.iter().find(|member| member.name == name)?.read.as_ref(),
+    };
     let new = &event.new;
     let mut map = Map::new();
-    let mut set = |name: &str, value: Dynamic| drop(map.insert(name.into(), value));
     let text = |text: &str| Dynamic::from(ImmutableString::from(text));
-    set("id", text(new.id.hyphenated().encode_lower(&mut Uuid::encode_buffer())));
-    set("type", text(&new.kind));
-    set("data", convert::to_dynamic(&new.data)?);
-    set("time", text(&clock::iso(new.time_ms)));
-    set("time_ms", new.time_ms.into());
-    set("source", text(&new.origin.source));
+    let mut set = |name: &str, value: &dyn Fn() -> Dynamic| {
+        if part(name).is_some() {
+            map.insert(name.into(), value());
+        }
+    };
+    set("id", &|| text(new.id.hyphenated().encode_lower(&mut Uuid::encode_buffer())));
+    set("type", &|| text(&new.kind));
+    set("time", &|| text(&clock::iso(new.time_ms)));
+    set("time_ms", &|| new.time_ms.into());
+    set("source", &|| text(&new.origin.source));
     if let Some(channel) = &event.channel {
-        set("channel", text(channel.as_str()));
-        set("offset", i64::try_from(event.offset).unwrap_or(i64::MAX).into());
-        set("epoch", text(&epoch_text(event.epoch)));
+        set("channel", &|| text(channel.as_str()));
+        set("offset", &|| i64::try_from(event.offset).unwrap_or(i64::MAX).into());
+        set("epoch", &|| text(&epoch_text(event.epoch)));
     }
     for (name, value) in [("from", &new.origin.client), ("user", &new.origin.user), ("session", &new.origin.session)] {
         if let Some(value) = value {
-            set(name, text(value));
+            set(name, &|| text(value));
         }
     }
-    if let Some(metadata) = &new.metadata {
-        set("metadata", convert::to_dynamic(metadata)?);
+    for (name, value) in [("data", Some(&new.data)), ("metadata", new.metadata.as_ref())] {
+        if let Some((value, part)) = value.zip(part(name)) {
+            map.insert(name.into(), super::part::of(value, part)?);
+        }
     }
     Ok(map)
 }

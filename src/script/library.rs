@@ -109,9 +109,14 @@ fn logging() -> Module {
 /// A line of a plugin in the log. Over the limit it is counted and left out.
 pub(super) fn log(level: tracing::Level, text: &str) -> Result<()> {
     current::with(|call| {
-        if call.health.may_log(call.now.wall_ms) {
+        let Some(health) = &call.health else { return Ok(()) };
+        let plugin = &*call.plugin;
+        let left_out = health.left_out(call.now.wall_ms);
+        if health.may_log(call.now.wall_ms) {
             let before = thread_live_bytes();
-            let plugin = &*call.plugin;
+            if let Some(left_out) = left_out {
+                tell_left_out(plugin, left_out);
+            }
             let text = &text[..text.floor_char_boundary(LOG_LINE_BYTES_MAX)];
             match level {
                 tracing::Level::WARN => tracing::warn!(plugin, "{text}"),
@@ -123,6 +128,11 @@ pub(super) fn log(level: tracing::Level, text: &str) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Tells the log how much it does not know.
+pub(super) fn tell_left_out(plugin: &str, left_out: u64) {
+    tracing::warn!(plugin, left_out, "lines of the plugin were left out of the log: it writes too many");
 }
 
 thread_local! {

@@ -3,8 +3,8 @@
 //! A call gets values and gives values; what a script asks for comes back as effects that others carry out. Knows nothing of
 //! sockets, channels or the store: what scripts may ask about them goes through [`World`].
 //!
-//! Read [`engine`] for the limits, then [`run`] for how a call goes, [`check`] for what is found when plugins are loaded, [`host`]
-//! and [`conn`] for what scripts may call.
+//! Read [`engine`] for the limits, then [`run`] for how a call goes, [`senders`] and [`service`] for what becomes of those that go
+//! over their budgets, [`check`] for what is found when plugins are loaded, [`host`] and [`conn`] for what scripts may call.
 
 mod budget;
 mod call;
@@ -21,6 +21,8 @@ mod overrides;
 mod part;
 mod program;
 mod run;
+mod senders;
+mod service;
 mod state;
 mod walk;
 mod wanted;
@@ -28,6 +30,7 @@ mod wanted;
 #[cfg(test)]
 mod tests;
 
-pub use call::{Arguments, Call, HasData, PluginReport, PluginState, Returned, ScriptEffect, ScriptError, SendTarget, World};
+pub use call::{Arguments, Call, FunctionOut, HasData, PluginReport, Returned, ScriptEffect, ScriptError, SendTarget, World};
 pub use check::CODES;
 pub use run::Scripts;
+pub use senders::Sender;

@@ -1,10 +1,10 @@
 //! An object of which a script gets the members it wants, and which comes back with what became of them: what the script does not
 //! look at stays the bytes it was.
 
-use rhai::Map;
+use rhai::{Array, Dynamic, ImmutableString, Map};
 
 use super::convert::{self, Room};
-use super::wanted::Members;
+use super::wanted::{Members, Part};
 use crate::model::Json;
 use crate::model::json::{self, Index, ObjectWriter};
 
@@ -16,15 +16,38 @@ pub(super) fn to_map(json: &Json, index: &Index, wanted: &Members) -> Option<Map
     if !json.as_str().trim_start().starts_with('{') {
         return None;
     }
-    let room = Room::new();
+    members(json::members_indexed(json.as_str(), index), wanted, &Room::new())
+}
+
+fn members<'t>(found: impl Iterator<Item = (&'t str, &'t str)>, wanted: &Members, room: &Room) -> Option<Map> {
     let mut map = Map::new();
-    for (quoted, value) in json::members_indexed(json.as_str(), index) {
-        if let Some(member) = wanted.find(quoted).map(|at| &wanted[at]).filter(|member| member.read) {
+    for (quoted, value) in found {
+        let member = wanted.find(quoted).map(|at| &wanted[at]);
+        if let Some((member, part)) = member.and_then(|member| Some((member, member.read.as_ref()?))) {
             // Of two equal keys the last one counts.
-            map.insert(member.name.clone(), convert::member(value, &room)?);
+            map.insert(member.name.clone(), part_of(value, part, room)?);
         }
     }
     Some(map)
+}
+
+/// So much of a value as is looked at. `None`: that is not for scripts.
+fn part_of(value: &str, part: &Part, room: &Room) -> Option<Dynamic> {
+    match (part, value.as_bytes().first()) {
+        (Part::Members(wanted), Some(b'{')) => members(json::members(value), wanted, room).map(Dynamic::from_map),
+        // Of what type it is, is all that is asked.
+        (Part::Members(wanted), Some(b'[')) if wanted.is_empty() => Some(Dynamic::from_array(Array::new())),
+        (Part::Members(wanted), Some(b'"')) if wanted.is_empty() => Some(Dynamic::from(ImmutableString::new())),
+        _ => convert::member(value, room),
+    }
+}
+
+/// Likewise, of a value that stands by itself. The error says why it is not for scripts.
+pub(super) fn of(json: &Json, part: &Part) -> Result<Dynamic, String> {
+    match part {
+        Part::Whole => convert::to_dynamic(json),
+        Part::Members(_) => part_of(json.as_str().trim_start(), part, &Room::new()).map_or_else(|| convert::to_dynamic(json), Ok),
+    }
 }
 
 /// The object with what a script made of the members it got. Members stay where they stood, new ones come last.
@@ -45,7 +68,7 @@ pub(super) fn to_json(map: &Map, json: &Json, index: &Index, wanted: &Members, b
                 written |= 1 << at;
             }
             // The script took it away, or the key stands twice.
-            _ if member.read || written & 1 << at != 0 => {}
+            _ if member.read.is_some() || written & 1 << at != 0 => {}
             _ => out.copy(quoted, value),
         }
     }

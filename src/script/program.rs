@@ -1,17 +1,19 @@
 //! A plugin ready to be compiled on any thread: its text, the expressions of the routes file that belong to it, and who may be called how.
 //! Compiling is here too; checking is in [`super::check`].
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rhai::{AST, Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, Shared};
 
 use super::budget;
+use super::call::FunctionOut;
 use super::engine::{self, FUNCTIONS_MAX};
 use super::health::Health;
 use super::host::failure;
-use super::state::{self, State};
+use super::service::Service;
+use super::state::{Body, State};
 use super::wanted::Wanted;
 use crate::config::plan::{PluginSource, SourceSpan};
 
@@ -51,12 +53,31 @@ pub(super) struct Expression {
 
 /// A function that may be called.
 pub(super) struct Entry {
+    /// Its place in [`Loaded::called`].
+    pub(super) number: usize,
     /// Its name in the text.
     pub(super) function: String,
     /// Its parameters when it is called about a message.
     pub(super) message: Option<Vec<Parameter>>,
     /// Its parameters when it is called about an event that goes out.
     pub(super) deliver: Option<Vec<Parameter>>,
+    /// Whether it is called.
+    pub(super) service: Arc<Service>,
+}
+
+impl Entry {
+    /// How many parameters it has. None: it has several forms.
+    fn arity(&self) -> Option<usize> {
+        match (self.message.as_ref().map(Vec::len), self.deliver.as_ref().map(Vec::len)) {
+            (Some(message), Some(deliver)) if message != deliver => None,
+            (message, deliver) => message.or(deliver),
+        }
+    }
+
+    /// Whether it is an expression of the routes file.
+    pub(super) fn is_expression(&self) -> bool {
+        self.function.starts_with(EXPRESSION_PREFIX)
+    }
 }
 
 /// A parameter of a function.
@@ -104,19 +125,62 @@ pub(super) struct Loaded {
     pub(super) ast: AST,
     /// None: every call has one of its own.
     pub(super) state: RefCell<Option<State>>,
+    /// The functions that are called from outside, by their numbers.
+    pub(super) called: Vec<Called>,
+}
+
+/// A function on one thread that is called from outside.
+pub(super) struct Called {
+    /// None: the engine looks for it at each call.
+    pub(super) body: Option<Body>,
     /// What its calls left behind on this thread, in bytes.
-    pub(super) leaked: std::cell::Cell<isize>,
+    pub(super) leaked: Cell<isize>,
 }
 
 impl Program {
+    /// Counts on where another loading of the plugin stands. Where that is the same in all it calls, its functions are in service
+    /// as they were.
+    pub(super) fn take_over(&mut self, before: &Program) {
+        self.health = before.health.clone();
+        if self.hash != before.hash {
+            return;
+        }
+        for (name, entry) in self.entries.iter_mut().filter(|(_, entry)| !entry.is_expression()) {
+            if let Some(before) = before.entries.get(name).filter(|before| !before.is_expression()) {
+                entry.service = before.service.clone();
+            }
+        }
+    }
+
+    /// The functions the routes file uses.
+    pub(super) fn called(&self) -> Vec<Arc<str>> {
+        let mut called: Vec<_> = self.entries.iter().filter(|(_, entry)| !entry.is_expression()).map(|(name, _)| name.clone()).collect();
+        called.sort();
+        called
+    }
+
+    /// What of it is out of service.
+    pub(super) fn out(&self) -> Vec<FunctionOut> {
+        let out = |(name, entry): (&Arc<str>, &Entry)| {
+            let (since_ms, why) = entry.service.out()?;
+            Some(FunctionOut { function: self.shown(name, entry), since_ms, why })
+        };
+        let mut out: Vec<_> = self.entries.iter().filter_map(out).collect();
+        out.sort_by(|a, b| a.function.cmp(&b.function));
+        out
+    }
+
+    /// A function as people know it: an expression by its place.
+    fn shown(&self, name: &str, entry: &Entry) -> String {
+        let number = entry.function.strip_prefix(EXPRESSION_PREFIX).and_then(|number| number.parse::<usize>().ok());
+        let expression = number.and_then(|number| self.expressions.get(number));
+        expression.map_or_else(|| name.to_owned(), |expression| expression.at.location.to_string())
+    }
+
     /// Compiles on this thread. Fails only where checking would have.
     pub(super) fn load(&self) -> Result<Loaded, Box<EvalAltResult>> {
         let mut engine = engine::new(Imports::new(self.sources.clone()));
         engine.set_max_functions(FUNCTIONS_MAX + self.expressions.len());
-        let keeps_state = self.imports.is_empty();
-        if keeps_state {
-            engine.set_max_call_levels(engine.max_call_levels() + state::LEVELS);
-        }
         // Functions do not see what stands at the top. Texts and numbers are put in place when the text is compiled; for lists and
         // objects the engine looks here.
         let mut top = Module::new();
@@ -127,8 +191,16 @@ impl Program {
         }
         engine.register_global_module(top.into());
         let ast = compile(&engine, &self.text, &self.file)?;
+        let keeps_state = self.imports.is_empty();
         let state = RefCell::new(keeps_state.then(|| State::new(&engine, &ast)));
-        Ok(Loaded { engine, ast, state, leaked: std::cell::Cell::new(0) })
+        let called = |entry: &Entry| {
+            let body = if keeps_state { entry.arity().and_then(|arity| Body::of(&ast, &entry.function, arity)) } else { None };
+            Called { body, leaked: Cell::new(0) }
+        };
+        let mut entries: Vec<&Entry> = self.entries.values().collect();
+        entries.sort_by_key(|entry| entry.number);
+        let called = entries.into_iter().map(called).collect();
+        Ok(Loaded { engine, ast, state, called })
     }
 }
 
@@ -146,7 +218,7 @@ fn constants(engine: &Engine, text: &str, file: &str) -> Result<Scope<'static>, 
     let mut scope = Scope::new();
     if !top.statements().is_empty() {
         top.set_source(file);
-        let running = budget::begin();
+        let running = budget::begin().inspect(budget::Running::start_clock);
         let ran = engine.run_ast_with_scope(&mut scope, &top);
         if let Some(trip) = running.as_ref().and_then(budget::Running::trip) {
             let mut error = failure(format!("the constants at the top: {}", trip.why()));

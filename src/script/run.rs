@@ -13,17 +13,17 @@ use rhai::{Dynamic, ImmutableString, Map};
 use super::call::{Arguments, Call, HasData, PluginReport, Returned, ScriptEffect, ScriptError, SendTarget};
 use super::conn::{Conn, ConnCell};
 use super::current::{self, Current, OUTPUT_ROOM};
-use super::engine::{LEAK_BYTES_MAX, TEXT_BYTES_MAX};
+use super::engine::{ARGUMENT_BYTES_MAX, LEAK_BYTES_MAX, TEXT_BYTES_MAX};
 use super::error::{Failure, explain};
-use super::health::Ended;
-use super::program::{Entry, Loaded, Param, Parameter, Program};
+use super::program::{Called, Entry, Loaded, Param, Parameter, Program};
+use super::senders::{Sender, Senders};
 use super::wanted::{Members, Wanted};
-use super::{budget, check, convert, host, part, state};
+use super::{budget, check, convert, host, library, part, state};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::plan::{ExpressionUse, FnRef, FunctionUse, Plugins};
-use crate::model::Json;
 use crate::model::event::epoch_text;
 use crate::model::json::Index;
+use crate::model::{Json, Now};
 use crate::telemetry::memory::thread_live_bytes;
 
 /// All plugins of one loading. Shared by all threads; each compiles for itself what it calls.
@@ -31,6 +31,8 @@ pub struct Scripts {
     /// Tells loadings apart, so that a thread knows when what it compiled is old.
     generation: u64,
     programs: BTreeMap<Arc<str>, Arc<Program>>,
+    /// Who drove them over their budgets.
+    senders: Arc<Senders>,
 }
 
 /// What this thread compiled, newest loading last.
@@ -44,11 +46,24 @@ thread_local! {
 const LOADINGS_MAX: usize = 2;
 
 impl Scripts {
-    /// Compiles and checks everything once. What is wrong is in the list; all plugins that are sound can be called.
-    pub fn build(plugins: &Plugins, functions: &[FunctionUse], expressions: &[ExpressionUse]) -> (Arc<Scripts>, Vec<Diagnostic>) {
+    /// Compiles and checks everything once. What is wrong is in the list; all plugins that are sound can be called. What is counted
+    /// goes on from the loading before; functions of a plugin that has changed begin in service.
+    pub fn build(
+        plugins: &Plugins,
+        functions: &[FunctionUse],
+        expressions: &[ExpressionUse],
+        previous: Option<&Scripts>,
+    ) -> (Arc<Scripts>, Vec<Diagnostic>) {
         static GENERATION: AtomicU64 = AtomicU64::new(1);
-        let (programs, diagnostics) = check::check(plugins, functions, expressions);
-        (Arc::new(Self { generation: GENERATION.fetch_add(1, Ordering::Relaxed), programs }), diagnostics)
+        let (mut programs, diagnostics) = check::check(plugins, functions, expressions);
+        for (name, program) in &mut programs {
+            if let Some(before) = previous.and_then(|previous| previous.programs.get(name)) {
+                program.take_over(before);
+            }
+        }
+        let programs = programs.into_iter().map(|(name, program)| (name, Arc::new(program))).collect();
+        let senders = previous.map(|previous| previous.senders.clone()).unwrap_or_default();
+        (Arc::new(Self { generation: GENERATION.fetch_add(1, Ordering::Relaxed), programs, senders }), diagnostics)
     }
 
     /// Calls a function of a plugin, or an expression.
@@ -75,6 +90,34 @@ impl Scripts {
         self.programs.get(&function.plugin).is_some_and(|program| program.asks)
     }
 
+    /// A call went over its budget: counts it against who caused it, who is refused when there are too many.
+    pub fn charge(&self, sender: &Sender<'_>, now: Now) {
+        self.senders.charge(sender, now);
+    }
+
+    /// Likewise: counts it against the function, which goes out of service when different senders cause too many in a row.
+    pub fn tripped(&self, function: &FnRef, why: &str, sender: &Sender<'_>, now: Now) {
+        let program = self.programs.get(&function.plugin);
+        if let Some(entry) = program.and_then(|program| program.entries.get(&function.name)) {
+            entry.service.tripped(sender.principal(), why, now);
+        }
+    }
+
+    /// A message was refused with [`ScriptError::Spent`]. True when its sender does not listen: its connection is to be closed.
+    pub fn refused(&self, sender: &Sender<'_>, now: Now) -> bool {
+        self.senders.refused(sender, now)
+    }
+
+    /// Forgets senders that may do all again, and tells the log what it does not know. Called now and then.
+    pub fn sweep(&self, now: Now) {
+        self.senders.sweep(now);
+        for program in self.programs.values() {
+            if let Some(left_out) = program.health.left_out(now.wall_ms) {
+                library::tell_left_out(&program.name, left_out);
+            }
+        }
+    }
+
     /// How every plugin does.
     pub fn report(&self) -> Vec<PluginReport> {
         let report = |program: &Arc<Program>| {
@@ -90,17 +133,20 @@ impl Scripts {
                 max_us: numbers.max_us,
                 last_error: numbers.last_error,
                 log_lines_dropped: numbers.log_lines_dropped,
-                state: numbers.state,
+                called: program.called(),
+                out: program.out(),
             }
         };
         // Without a file there is nothing to report on: such a program holds expressions only.
         self.programs.values().filter(|program| program.sources.contains_key(&program.name)).map(report).collect()
     }
 
-    /// What a plugin's calls left behind on this thread.
+    /// What a function's calls left behind on this thread.
     #[cfg(test)]
-    pub(super) fn leaked(&self, plugin: &str) -> isize {
-        self.programs.get(plugin).and_then(|program| self.loaded(program).ok()).map_or(0, |loaded| loaded.leaked.get())
+    pub(super) fn leaked(&self, function: &FnRef) -> isize {
+        let program = &self.programs[&function.plugin];
+        let Ok(loaded) = self.loaded(program) else { panic!("the plugin does not load") };
+        loaded.called[program.entries[&function.name].number].leaked.get()
     }
 
     fn run(
@@ -113,20 +159,27 @@ impl Scripts {
         let missing = || ScriptError::Failed(format!("there is no function `{}` of plugin `{}`", function.name, function.plugin));
         let program = self.programs.get(&function.plugin).ok_or_else(missing)?;
         let entry = program.entries.get(&function.name).ok_or_else(missing)?;
-        if let Some(why) = program.health.out_of_service() {
-            return Err(ScriptError::OutOfService(format!("plugin `{}` is out of service: {why}", program.name)));
+        if let Some(retry_after) = self.senders.wait(|| call.sender(), call.now) {
+            return Err(ScriptError::Spent { retry_after });
         }
+        entry.service.admit(call.now, call.trial).map_err(ScriptError::OutOfService)?;
         let began = Instant::now();
         let outcome = self.loaded(program).and_then(|loaded| attempt(program, entry, &loaded, call, may_act, read));
-        let ended = match &outcome {
-            Ok(_) | Err(Failure { error: ScriptError::Thrown { .. }, .. }) => Ended::Well,
-            Err(Failure { error: ScriptError::Failed(why) | ScriptError::OutOfService(why), tripped: true }) => Ended::Tripped(why),
-            Err(Failure { error: ScriptError::Failed(why) | ScriptError::OutOfService(why), .. }) => Ended::Failed(why),
-        };
-        if program.health.ended(&ended, began.elapsed(), call.now.wall_ms) {
-            told_out_of_service(program, &function.name);
+        if !call.trial {
+            let failed = match &outcome {
+                Ok(_) | Err(Failure::Refused(_)) => None,
+                Err(Failure::Broke(why) | Failure::Tripped(why)) => Some(&**why),
+            };
+            program.health.ended(failed, began.elapsed(), call.now.wall_ms);
+            if !matches!(outcome, Err(Failure::Tripped(_) | Failure::Refused(ScriptError::NotForScripts(_)))) {
+                entry.service.ended_well(call.now);
+            }
         }
-        outcome.map_err(|failure| failure.error)
+        outcome.map_err(|failure| match failure {
+            Failure::Refused(error) => error,
+            Failure::Broke(why) => ScriptError::Failed(why),
+            Failure::Tripped(why) => ScriptError::Tripped { function: function.clone(), why },
+        })
     }
 
     /// The program on this thread.
@@ -167,28 +220,27 @@ fn attempt(
     may_act: bool,
     read: impl FnOnce(&Dynamic, &[Parameter], &mut Current) -> Result<Returned, String>,
 ) -> Result<Returned, Failure> {
-    let broken = |why: String| Failure { error: ScriptError::Failed(format!("{}: {why}", program.file)), tripped: false };
+    let broken = |why: String| Failure::Broke(format!("{}: {why}", program.file));
     let params = match call.arguments {
         Arguments::Message { .. } => entry.message.as_ref(),
         Arguments::Deliver { .. } => entry.deliver.as_ref(),
     };
-    let params = params.ok_or_else(|| broken(format!("`{}` is not made for this use", entry.function)))?;
+    let not_made = || broken(format!("`{}` is not made for this use", entry.function));
+    let (params, called) = params.zip(loaded.called.get(entry.number)).ok_or_else(not_made)?;
     let running = budget::begin().ok_or_else(|| broken("a script is called from within a script".to_owned()))?;
-    let outcome = catch_unwind(AssertUnwindSafe(|| inside(program, entry, loaded, call, params, may_act, read, &running)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| inside(program, entry, (loaded, called), call, params, may_act, read, &running)));
     let Ok(outcome) = outcome else {
         // What the panic left half done in the engine is not used again.
         COMPILED.with_borrow_mut(Vec::clear);
         return Err(panicked(program));
     };
-    let kept = outcome.as_ref().map_or(0, footprint);
-    let failed = outcome.as_ref().err().map_or(0, |failure| failed_footprint(&failure.error));
-    let left = running.held() - kept - failed;
-    loaded.leaked.set(loaded.leaked.get().saturating_add(left).max(0));
-    if loaded.leaked.get() > LEAK_BYTES_MAX {
-        let why = format!("{}: its calls leave memory behind: a closure holds itself", program.file);
-        if program.health.take_out(&why, call.now.wall_ms) {
-            told_out_of_service(program, &entry.function);
-        }
+    let kept = outcome.as_ref().map_or_else(failed_footprint, footprint);
+    let left = running.held() - kept;
+    let leaked = called.leaked.get().saturating_add(left).max(0);
+    called.leaked.set(leaked);
+    // Once there is too much of it no call may leave more.
+    if leaked > LEAK_BYTES_MAX && left > 0 {
+        entry.service.leaked(&format!("{}: its calls leave memory behind: a closure holds itself", program.file), call.now);
     }
     outcome
 }
@@ -197,7 +249,7 @@ fn attempt(
 fn inside(
     program: &Program,
     entry: &Entry,
-    loaded: &Loaded,
+    (loaded, called): (&Loaded, &Called),
     call: &Call<'_>,
     params: &[Parameter],
     may_act: bool,
@@ -207,16 +259,20 @@ fn inside(
     let view = call.conn.filter(|_| params.iter().any(|param| param.is == Param::Conn));
     let conn = view.map(|view| Rc::new(ConnCell::new(view.clone())));
     let arguments = arguments(call, params, conn.as_ref())?;
+    if running.held() > ARGUMENT_BYTES_MAX {
+        return Err(not_for_scripts("the message", &convert::too_much_memory()));
+    }
     let entered = current::enter(Current {
         now: call.now,
         plugin: program.name.clone(),
-        health: program.health.clone(),
+        health: (!call.trial).then(|| program.health.clone()),
         world: call.world.clone(),
         may_act,
         effects: Vec::new(),
         output_left: OUTPUT_ROOM,
     });
-    let result = state::call(&loaded.engine, &loaded.ast, &loaded.state, &entry.function, arguments);
+    running.start_clock();
+    let result = state::call(&loaded.engine, &loaded.ast, &loaded.state, (&entry.function, called.body.as_ref()), arguments);
     let fail = |error| explain(program, &entry.function, error, running.trip());
     let value = result.map_err(|error| fail(*error))?;
     // A trip that a call-back swallowed counts all the same.
@@ -226,10 +282,8 @@ fn inside(
     let Some(mut current) = entered.finish() else {
         return Err(panicked(program));
     };
-    let mut returned = read(&value, params, &mut current).map_err(|why| {
-        let why = format!("{} in fn {}: the value it returns: {why}", program.file, entry.function);
-        Failure { error: ScriptError::Failed(why), tripped: false }
-    })?;
+    let mut returned = read(&value, params, &mut current)
+        .map_err(|why| Failure::Broke(format!("{} in fn {}: the value it returns: {why}", program.file, entry.function)))?;
     returned.effects = std::mem::take(&mut current.effects);
     if let Some(conn) = conn {
         let changes = conn.take_changes();
@@ -238,16 +292,17 @@ fn inside(
     Ok(returned)
 }
 
+/// What a call is about is the sender's doing, not the plugin's.
+fn not_for_scripts(what: &str, why: &str) -> Failure {
+    Failure::Refused(ScriptError::NotForScripts(format!("{what} is not for scripts: {why}")))
+}
+
 /// The values a function takes, and no others: converting costs.
 fn arguments(call: &Call<'_>, params: &[Parameter], conn: Option<&Rc<ConnCell>>) -> Result<Vec<Dynamic>, Failure> {
     let json = |what: &str, json: Option<&Json>| match json.map(convert::to_dynamic) {
         None => Ok(Dynamic::UNIT),
         Some(Ok(value)) => Ok(value),
-        // The sender's doing, not the plugin's.
-        Some(Err(why)) => Err(Failure {
-            error: ScriptError::Thrown { message: format!("{what} is not for scripts: {why}"), data: None, code: None },
-            tripped: false,
-        }),
+        Some(Err(why)) => Err(not_for_scripts(what, &why)),
     };
     let value = |param: &Parameter| match (param.is, call.arguments) {
         (Param::Conn, _) => Ok(conn.map_or(Dynamic::UNIT, |conn| Dynamic::from(Conn(conn.clone())))),
@@ -266,10 +321,9 @@ fn arguments(call: &Call<'_>, params: &[Parameter], conn: Option<&Rc<ConnCell>>)
                 None => json("the message's data", data),
             }
         }
-        (Param::Event, Arguments::Deliver { event, .. }) => host::event_map(event).map(Dynamic::from_map).map_err(|why| Failure {
-            error: ScriptError::Thrown { message: format!("the event is not for scripts: {why}"), data: None, code: None },
-            tripped: false,
-        }),
+        (Param::Event, Arguments::Deliver { event, .. }) => {
+            host::event_map(event, &param.wanted).map(Dynamic::from_map).map_err(|why| not_for_scripts("the event", &why))
+        }
         (Param::Sub, Arguments::Deliver { sub, event }) => {
             let mut map = Map::new();
             if sub.positioned {
@@ -335,13 +389,7 @@ fn given_back(
 }
 
 fn panicked(program: &Program) -> Failure {
-    Failure { error: ScriptError::Failed(format!("{}: the script engine panicked", program.file)), tripped: true }
-}
-
-fn told_out_of_service(program: &Program, function: &str) {
-    if let Some(why) = program.health.out_of_service() {
-        tracing::warn!(plugin = &*program.name, function, why, "plugin out of service until it changes");
-    }
+    Failure::Tripped(format!("{}: the script engine panicked", program.file))
 }
 
 /// Bytes a result holds, exactly: texts of JSON have no spare room.
@@ -365,12 +413,13 @@ fn footprint(returned: &Returned) -> isize {
     (bytes + returned.effects.capacity() * size_of::<ScriptEffect>()).cast_signed()
 }
 
-fn failed_footprint(error: &ScriptError) -> isize {
-    let bytes = match error {
-        ScriptError::Thrown { message, data, code } => {
+fn failed_footprint(failure: &Failure) -> isize {
+    let bytes = match failure {
+        Failure::Refused(ScriptError::Thrown { message, data, code }) => {
             message.capacity() + data.as_ref().map_or(0, |data| data.as_str().len()) + code.as_ref().map_or(0, String::capacity)
         }
-        ScriptError::Failed(why) | ScriptError::OutOfService(why) => why.capacity(),
+        Failure::Refused(ScriptError::NotForScripts(why)) | Failure::Broke(why) | Failure::Tripped(why) => why.capacity(),
+        Failure::Refused(_) => 0,
     };
     bytes.cast_signed()
 }

@@ -1,13 +1,13 @@
 //! What the engine works out anew at every call unless it is kept: its state, and above all which function a call means.
 //!
 //! The engine's own way to call makes both afresh. Here they are kept beside the syntax tree they belong to, and given to the
-//! engine again, as if the call came from within a script. What a call left in them besides is taken out before the next; a call
-//! that panics or asks for too many functions takes them with it.
+//! engine again. What a call left in them besides is taken out before the next; a call that panics or asks for too many functions
+//! takes them with it.
+//!
+//! A function that is called from outside is evaluated here, statement by statement, because the engine forgets at the border of
+//! each function where in it a limit was hit.
 
-use rhai::{AST, Caches, CallFnOptions, Dynamic, Engine, EvalAltResult, EvalContext, GlobalRuntimeState, Scope};
-
-/// Calls that the engine counts to come here: it takes the function that is called for one that another calls.
-pub(super) const LEVELS: usize = 2;
+use rhai::{AST, ASTNode, Caches, CallFnOptions, Dynamic, Engine, EvalAltResult, GlobalRuntimeState, ImmutableString, Scope, Stmt};
 
 /// Functions that are kept for the calls to come. A script that makes up names asks for more.
 const FOUND_MAX: usize = 1024;
@@ -16,6 +16,31 @@ const FOUND_MAX: usize = 1024;
 pub(super) struct State {
     global: GlobalRuntimeState,
     found: Caches,
+}
+
+/// A function's parameters and statements.
+pub(super) struct Body {
+    parameters: Vec<ImmutableString>,
+    statements: Vec<Stmt>,
+}
+
+impl Body {
+    /// None: the plugin has no such function, or several forms of it.
+    pub(super) fn of(ast: &AST, function: &str, arity: usize) -> Option<Self> {
+        let mut one = ast.clone();
+        one.clear_statements().retain_functions(|_, _, name, parameters| name == function && parameters == arity);
+        let mut functions = one.iter_functions();
+        let (Some(found), None) = (functions.next(), functions.next()) else { return None };
+        let parameters = found.params.iter().map(|name| ImmutableString::from(*name)).collect();
+        let mut statements = Vec::new();
+        one.walk(&mut |path| {
+            if let [ASTNode::Stmt(statement)] = path {
+                statements.push((*statement).clone());
+            }
+            true
+        });
+        Some(Self { parameters, statements })
+    }
 }
 
 impl State {
@@ -41,18 +66,16 @@ impl State {
         self.found.rewind_fn_resolution_caches(1);
     }
 
-    /// Calls a function with arguments, which are taken out.
-    fn call(&mut self, engine: &Engine, function: &str, arguments: &mut [Dynamic]) -> Result<Dynamic, Box<EvalAltResult>> {
+    /// Evaluates a function with these arguments.
+    fn call(&mut self, engine: &Engine, body: &Body, arguments: Vec<Dynamic>) -> Result<Dynamic, Box<EvalAltResult>> {
         self.reset();
         let mut scope = Scope::new();
-        let mut arguments: Vec<&mut Dynamic> = arguments.iter_mut().collect();
-        let mut context = EvalContext::new(engine, &mut self.global, &mut self.found, &mut scope, None);
-        context.call_fn_raw(function, false, false, &mut arguments).or_else(|error| match *error {
-            EvalAltResult::Exit(value, _) => Ok(value),
-            // The engine's own way leaves this out too: the function is known.
-            EvalAltResult::ErrorInFunctionCall(name, _, inner, _) if name == function => Err(inner),
-            _ => Err(error),
-        })
+        for (name, value) in body.parameters.iter().zip(arguments) {
+            scope.push_dynamic(name.clone(), value);
+        }
+        // There is no other way to evaluate statements with a state that is kept. The minor version of the engine is pinned.
+        #[allow(deprecated)]
+        engine.eval_statements_raw(&mut self.global, &mut self.found, &mut scope, &body.statements)
     }
 }
 
@@ -61,15 +84,15 @@ pub(super) fn call(
     engine: &Engine,
     ast: &AST,
     state: &std::cell::RefCell<Option<State>>,
-    function: &str,
-    mut arguments: Vec<Dynamic>,
+    (function, body): (&str, Option<&Body>),
+    arguments: Vec<Dynamic>,
 ) -> Result<Dynamic, Box<EvalAltResult>> {
     // Taken out meanwhile: where a panic passes, it is gone.
-    let Some(mut kept) = state.take() else {
+    let (Some(body), Some(mut kept)) = (body, state.take()) else {
         let options = CallFnOptions::new().eval_ast(true);
         return engine.call_fn_with_options(options, &mut Scope::new(), ast, function, arguments);
     };
-    let result = kept.call(engine, function, &mut arguments);
+    let result = kept.call(engine, body, arguments);
     if !kept.is_small() {
         kept = State::new(engine, ast);
     }

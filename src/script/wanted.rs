@@ -24,10 +24,19 @@ pub(super) enum Wanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Member {
     pub(super) name: Identifier,
-    /// Whether it is looked at, rather than only replaced.
-    pub(super) read: bool,
+    /// How much of it is looked at. None: it is only replaced.
+    pub(super) read: Option<Part>,
     /// Whether it may be another afterwards.
     pub(super) changed: bool,
+}
+
+/// How much of a value is looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// These members of it, where it is an object. None of them: of what type it is.
+    Members(Members),
+    /// All of it.
+    Whole,
 }
 
 /// The members a function names, in the order of their names.
@@ -64,6 +73,26 @@ impl std::ops::Deref for Members {
 
     fn deref(&self) -> &[Member] {
         &self.list
+    }
+}
+
+/// What is known of a member while a function is looked at.
+#[derive(Default)]
+struct Seen {
+    read: bool,
+    whole: bool,
+    changed: bool,
+    members: BTreeMap<Identifier, Seen>,
+}
+
+impl Seen {
+    fn members(seen: BTreeMap<Identifier, Seen>) -> Members {
+        let member = |(name, seen): (Identifier, Seen)| {
+            let whole = seen.whole || seen.changed || seen.members.len() > MEMBERS_MAX;
+            let part = if whole { Part::Whole } else { Part::Members(Self::members(seen.members)) };
+            Member { name, read: seen.read.then_some(part), changed: seen.changed }
+        };
+        Members::new(seen.into_iter().map(member).collect())
     }
 }
 
@@ -110,7 +139,7 @@ struct Look<'a> {
     plugin: &'a AST,
     all: bool,
     returned: bool,
-    members: BTreeMap<Identifier, Member>,
+    members: BTreeMap<Identifier, Seen>,
     /// Methods that are called on the parameter itself.
     methods: Vec<Identifier>,
     /// Where it stands as a statement of its own …
@@ -143,7 +172,7 @@ impl<'a> Look<'a> {
         if self.all || called || self.members.len() > MEMBERS_MAX || self.alone.iter().any(|at| !self.last.contains(at)) {
             return Wanted::All;
         }
-        Wanted::Members { members: Members::new(self.members.into_values().collect()), returned: self.returned }
+        Wanted::Members { members: Seen::members(self.members), returned: self.returned }
     }
 
     fn node(&mut self, path: &[ASTNode<'_>]) {
@@ -180,7 +209,9 @@ impl<'a> Look<'a> {
             Some(ASTNode::Expr(chain @ (Expr::Dot(link, flags, _) | Expr::Index(link, flags, _)))) if std::ptr::eq(&link.lhs, expr) => {
                 self.chain(chain, &link.rhs, *flags, above(2))
             }
-            Some(ASTNode::Expr(Expr::FnCall(call, _))) => self.is_in(expr, call),
+            Some(ASTNode::Expr(Expr::FnCall(call, _)) | ASTNode::Stmt(Stmt::FnCall(call, _))) => {
+                self.is_type_of(expr, call) || self.is_in(expr, call)
+            }
             Some(ASTNode::Stmt(Stmt::Return(Some(_), flags, _))) => {
                 self.returned = true;
                 !flags.contains(ASTFlags::BREAK)
@@ -209,14 +240,28 @@ impl<'a> Look<'a> {
             }
             _ => (rhs, None),
         };
-        let name = match (chain, first) {
-            (Expr::Dot(..), Expr::Property(property, _)) => Identifier::from(property.2.as_str()),
-            (Expr::Index(..), Expr::StringConstant(name, _)) => Identifier::from(name.as_str()),
-            (Expr::Dot(..), Expr::MethodCall(call, _)) => return rest.is_none() && assigned.is_none() && self.method(call),
-            _ => return false,
-        };
+        if let (Expr::Dot(..), Expr::MethodCall(call, _)) = (chain, first) {
+            return rest.is_none() && assigned.is_none() && self.method(call);
+        }
+        let Some(name) = named(chain, first) else { return false };
         let changed = assigned.is_some() || rest.is_some_and(|(rest, flags)| self.may_change(rest, flags));
-        self.means(name, rest.is_some() || assigned != Some(false), changed);
+        if changed {
+            self.means(name, rest.is_some() || assigned != Some(false), true);
+            return true;
+        }
+        let is_type_asked = match above {
+            Some(ASTNode::Expr(Expr::FnCall(call, _)) | ASTNode::Stmt(Stmt::FnCall(call, _))) => self.is_type_of(chain, call),
+            _ => false,
+        };
+        let (names, is_all) = names(chain);
+        let mut seen = &mut self.members;
+        for (i, name) in names.iter().enumerate() {
+            let member = seen.entry(name.clone()).or_default();
+            member.read = true;
+            // What stands last is looked at whole, unless only its type is asked for.
+            member.whole |= i + 1 == names.len() && !(is_all && is_type_asked);
+            seen = &mut member.members;
+        }
         true
     }
 
@@ -227,8 +272,17 @@ impl<'a> Look<'a> {
             return false;
         }
         self.methods.push(call.name.as_str().into());
-        self.means(name.as_str().into(), true, call.name == "remove");
+        if call.name == "remove" {
+            self.means(name.as_str().into(), true, true);
+        } else {
+            self.members.entry(name.as_str().into()).or_default().read = true;
+        }
         true
+    }
+
+    /// `type_of(msg)`.
+    fn is_type_of(&self, expr: &Expr, call: &FnCallExpr) -> bool {
+        matches!(&*call.args, [of] if std::ptr::eq(of, expr)) && call.name == "type_of" && !call.is_qualified() && !self.defines("type_of")
     }
 
     /// `"a" in msg`, which is a call of `contains(msg, "a")`.
@@ -236,7 +290,7 @@ impl<'a> Look<'a> {
         let [object, Expr::StringConstant(name, _)] = &*call.args else { return false };
         let is_in = call.name == "contains" && !call.is_qualified() && !self.defines("contains") && std::ptr::eq(object, expr);
         if is_in {
-            self.means(name.as_str().into(), true, false);
+            self.members.entry(name.as_str().into()).or_default().read = true;
         }
         is_in
     }
@@ -267,10 +321,38 @@ impl<'a> Look<'a> {
     }
 
     fn means(&mut self, name: Identifier, read: bool, changed: bool) {
-        let member = self.members.entry(name.clone()).or_insert(Member { name, read: false, changed: false });
+        let member = self.members.entry(name).or_default();
         member.read |= read;
+        member.whole |= read;
         member.changed |= changed;
     }
+}
+
+/// The name by which a chain goes on to this link, where that is a literal.
+fn named(chain: &Expr, link: &Expr) -> Option<Identifier> {
+    match (chain, link) {
+        (Expr::Dot(..), Expr::Property(property, _)) => Some(property.2.as_str().into()),
+        (Expr::Index(..), Expr::StringConstant(name, _)) => Some(name.as_str().into()),
+        _ => None,
+    }
+}
+
+/// The names a chain goes along, up to the first link that is something else, and whether that are all links.
+fn names(mut chain: &Expr) -> (Vec<Identifier>, bool) {
+    let mut names = Vec::new();
+    while let Expr::Dot(link, flags, _) | Expr::Index(link, flags, _) = chain {
+        let (this, next) = match &link.rhs {
+            next @ (Expr::Dot(inner, ..) | Expr::Index(inner, ..)) if !flags.contains(ASTFlags::BREAK) => (&inner.lhs, Some(next)),
+            last => (last, None),
+        };
+        let Some(name) = named(chain, this) else { return (names, false) };
+        names.push(name);
+        match next {
+            Some(next) => chain = next,
+            None => break,
+        }
+    }
+    (names, true)
 }
 
 /// Where a variable stands that is the value of a statement.

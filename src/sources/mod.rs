@@ -1,40 +1,63 @@
-//! Events that no client sent. A source makes events and gives them to the router; what they do is the configuration's business.
-//! HTTP sources have their door in `http`; the timers are here.
+//! Events that no client sent. A source makes events and hands them to the live; what they do is the configuration's business.
+//! Each runs as a task of its own, by name, and is started again where it fails. An HTTP endpoint is a route, not a task: it
+//! shares the rows and has no file here.
+
+mod every;
+mod supervisor;
 
 use std::sync::Arc;
 
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::plan::{SourceKind, SourcePlan};
-use crate::model::{Json, Now, json};
-use crate::pipeline::scope::Bindings;
-use crate::router::Router;
+use crate::apply::in_time;
+use crate::config::plan::SourcePlan;
+use crate::live::Live;
+use crate::model::id::SourceId;
+use crate::model::{Code, Fault, Json, Now};
 
-/// Runs a timer until `stop` fires. Ticks that could not be kept are left out, never made up for.
-pub async fn every(router: Arc<Router>, source: Arc<SourcePlan>, stop: CancellationToken) {
-    let SourceKind::Every { period, .. } = &source.kind else { return };
-    let mut ticks = interval_at(Instant::now() + *period, *period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => tick(&router, &source, Now::read()),
-        }
-    }
+pub use every::Every;
+pub use supervisor::{SourceReport, Supervisor};
+
+/// What makes events.
+pub trait Source: Send + 'static {
+    /// What a person reads of it: `every 30s`.
+    fn describe(&self) -> String;
+
+    /// Makes events until `stop` fires. An error, or an end before that, lets it be started again after a pause.
+    fn run(&mut self, out: &Emitter, stop: &CancellationToken) -> impl Future<Output = Result<(), SourceError>> + Send;
 }
 
-fn tick(router: &Router, source: &SourcePlan, now: Now) {
-    let SourceKind::Every { kind, data, .. } = &source.kind else { return };
-    let bindings = Bindings::at(now);
-    let mut body = String::from("{\"type\":");
-    json::push_string(&mut body, &kind.render(&bindings).unwrap_or_default());
-    body.push_str(",\"data\":");
-    body.push_str(data.render(&bindings).as_deref().unwrap_or("null"));
-    body.push('}');
-    if let Err(fault) = router.source(source, Json::trusted(body), None, now) {
-        let why = fault.detail.as_deref().unwrap_or(&fault.message);
-        tracing::warn!(source = %source.name, code = fault.code.as_str(), why, "an event of a source was refused");
+/// Why a source ended: for the log, REST and whoever operates it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SourceError(pub Arc<str>);
+
+/// Where a source's events go.
+#[derive(Clone)]
+pub struct Emitter {
+    live: Arc<Live>,
+    source: SourceId,
+}
+
+impl Emitter {
+    /// Hands over one event. Resolves when what the source's rows published for it is as durable as their channels promise:
+    /// a source that waits for that is held back by whatever holds back the store.
+    pub async fn emit(&self, event: Json) -> Result<(), Fault> {
+        let snapshot = self.live.current();
+        let Some(plan) = snapshot.runtime.source(self.source) else {
+            return Err(Fault::with(Code::NotFound, "the configuration no longer has this source"));
+        };
+        let accepted = self.live.source(&snapshot, plan, &event, None, Now::read())?;
+        in_time(accepted.settled(&self.live.store)).await.map(drop)
+    }
+
+    /// What the configuration says of the source now; none where it has it no more.
+    pub fn plan(&self) -> Option<Arc<SourcePlan>> {
+        self.live.snapshot().runtime.source(self.source).cloned()
+    }
+
+    /// The source's name.
+    pub fn name(&self) -> Arc<str> {
+        self.source.name()
     }
 }

@@ -13,7 +13,7 @@ use super::replace::{Identity, replace};
 use super::work::{Work, perform, probe};
 use super::writer::{GaveUp, Stop, Writer};
 use crate::model::Now;
-use crate::model::event::fresh_epoch;
+use crate::model::chance;
 
 /// The first wait after a failed write; doubled up to the last.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -28,7 +28,7 @@ impl Writer {
         channels: &dyn Channels,
         stop: &mut Stop<'_>,
     ) -> Result<Result<(), sqlx::Error>, GaveUp> {
-        let (mark, mut again) = (fresh_epoch(), false);
+        let (mark, mut again) = (chance::epoch(), false);
         let mut wait = RETRY_FIRST;
         loop {
             self.heed_readers(channels).await;

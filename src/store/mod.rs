@@ -241,6 +241,11 @@ impl Store {
         }
     }
 
+    /// Whether a row is in the database, or was refused by it.
+    pub fn is_settled(&self, ticket: Ticket) -> bool {
+        self.shared.progress.borrow().committed >= ticket.0
+    }
+
     /// Whether the database refused any of these rows, all of which are settled.
     pub fn refused(&self, first: Ticket, last: Ticket) -> bool {
         self.shared.progress.borrow().has_refused(first, last)

@@ -47,6 +47,13 @@ impl Default for Bounds {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub(super) u64);
 
+impl Ticket {
+    /// This one and those after it.
+    pub fn on(self) -> impl Iterator<Item = Ticket> {
+        (self.0..).map(Ticket)
+    }
+}
+
 /// What waits to be written.
 #[derive(Debug, Clone)]
 pub(super) enum Item {

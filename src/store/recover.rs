@@ -6,7 +6,8 @@ use super::db::{Held, both};
 use super::fault::Fault;
 use super::known::{Known, Noted};
 use super::link::Link;
-use crate::model::event::{Epoch, fresh_epoch};
+use crate::model::chance;
+use crate::model::event::Epoch;
 use crate::model::{ChannelName, Now};
 
 /// What is written of connections that a crash left open.
@@ -66,7 +67,7 @@ async fn in_order(db: &mut Held, now: Now) -> sqlx::Result<(Recovered, Known)> {
     let mut recovered = Recovered { clean: meta(db, "clean").await?.is_none_or(|flag| flag == "1"), ..Recovered::default() };
     if !recovered.clean {
         // One epoch for all: it is new to each of them. What was before is no part of it, though it can still be asked for.
-        let fresh = fresh_epoch().cast_signed();
+        let fresh = chance::epoch().cast_signed();
         let sql = "UPDATE channels SET epoch = CASE epoch WHEN $1 THEN $1 + 1 ELSE $1 END, first = top + 1 WHERE early = 1";
         both!(&mut *db, db => sqlx::query(sql).bind(fresh).execute(&mut **db).await?.rows_affected());
     }
@@ -76,7 +77,7 @@ async fn in_order(db: &mut Held, now: Now) -> sqlx::Result<(Recovered, Known)> {
     recovered.log = match meta(db, "log").await?.and_then(|log| log.parse().ok()) {
         Some(log) => log,
         None => {
-            let log = fresh_epoch();
+            let log = chance::epoch();
             set_meta(db, "log", &log.to_string()).await?;
             log
         }

@@ -22,7 +22,7 @@ use super::retention::Retention;
 use super::work::{Work, begin, say_clean};
 use super::{Recovered, Shared, StoreError, StoreState, check};
 use crate::config::plan::StorePlan;
-use crate::model::event::fresh_epoch;
+use crate::model::chance;
 use crate::model::{Event, Now};
 
 /// Between two looks at the database, and at what is too old.
@@ -63,7 +63,7 @@ impl Writer {
     pub(super) fn new(shared: Arc<Shared>, link: Link, known: Known, plan: &StorePlan, recovered: &Recovered) -> Self {
         let check = if recovered.clean { None } else { check::spawn(&link, shared.readers()) };
         let retention = Retention::new(plan.size);
-        let run = fresh_epoch().to_string();
+        let run = chance::epoch().to_string();
         Self { shared, link, known, retention, channels: None, pace: Pace::default(), log: recovered.log, run, proven: true, check }
     }
 

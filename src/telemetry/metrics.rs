@@ -110,7 +110,7 @@ impl DropReason {
 }
 
 /// The names of the causes of a close, in the order of [`cause`].
-const CAUSES: [&str; 16] = [
+const CAUSES: [&str; 17] = [
     "going_away",
     "protocol_error",
     "invalid_utf8",
@@ -127,6 +127,7 @@ const CAUSES: [&str; 16] = [
     "by_client",
     "lost",
     "position_lost",
+    "retired",
 ];
 
 fn cause(close: &Close) -> usize {
@@ -147,6 +148,7 @@ fn cause(close: &Close) -> usize {
         Close::ByClient(..) => 13,
         Close::Lost => 14,
         Close::PositionLost => 15,
+        Close::Retired => 16,
     }
 }
 
@@ -181,9 +183,9 @@ impl ProtocolMetrics {
         self.connections_total.inc();
     }
 
-    /// A message came in.
-    pub fn message_in(&self, bytes: u64, now_ms: i64) {
-        self.messages_in.inc();
+    /// Messages came in.
+    pub fn messages_in(&self, messages: u64, bytes: u64, now_ms: i64) {
+        self.messages_in.add(messages);
         self.bytes_in.add(bytes);
         self.last_activity_ms.store(now_ms, std::sync::atomic::Ordering::Relaxed);
     }

@@ -10,6 +10,7 @@ protocols:
   p:
     listen: 127.0.0.1:0/
     plugin: good
+    user: $query.user
     messages:
       watch: { join: out, reply: { ok: watch } }
       split: { transform: split, to: out }
@@ -19,12 +20,15 @@ protocols:
       coded: { call: coded }
       handler: greet
       broken: { call: broken, reply: { ok: never } }
+      tags: { call: tags, reply: { ok: $result } }
+      say: { to: out, data: { n: $.n, hang: $.hang } }
       endless: { call: hostile.endless, reply: { ok: never } }
       hungry: { call: hostile.hungry, reply: { ok: never } }
       deep: { call: hostile.deep, reply: { ok: never } }
       fine: { call: hostile.fine, reply: { ok: $result } }
       ping: { reply: { type: pong } }
-    deliver: { event: $event.type, data: $event.data }
+    deliver:
+      - { when: calm($event), send: { event: $event.type, data: $event.data } }
     error: { error: $error.message, code: $error.code, data: $error.data }
 "#;
 
@@ -36,10 +40,12 @@ fn told(msg) { throw "because"; }
 fn coded(conn, msg) { throw #{ code: "my_code", message: "mine", n: 1 }; }
 fn greet(conn, msg) { conn.reply(#{ hello: conn.id != "", you: msg.name }); }
 fn broken(conn, msg) { msg.nothing.of.that }
+fn tags(msg) { let sum = 0; for tag in msg.tags { if tag > 0 { sum += tag; } } sum }
+fn calm(event) { if event.data.hang == true { loop { } } true }
 "#;
 
 const HOSTILE: &str = r#"
-fn endless(conn, msg) { let n = 0; loop { n += 1; } }
+fn endless(conn, msg) { let n = 0; while msg.end != true { n += 1; } }
 fn hungry(conn, msg) { let s = "x"; loop { s += s; } }
 fn deep(conn, msg) { deep(conn, msg) }
 fn fine(conn, msg) { 42 }
@@ -101,20 +107,128 @@ async fn a_script_that_breaks_fails_its_own_message() {
     assert!(good["lastError"]["error"].as_str().unwrap().contains("good.rhai:8"), "{good}");
 }
 
+/// 15,000 tags in 60 kB, and three.
+fn tags(count: usize) -> Value {
+    json!({ "type": "tags", "tags": vec![123; count] })
+}
+
 #[tokio::test]
-async fn a_plugin_that_fails_its_budget_again_and_again_is_taken_out() {
+async fn who_sends_what_a_script_cannot_handle_pays_and_nobody_else_does() {
     let server = server();
-    let mut client = server.client("p").await;
-    assert_eq!(state(&server, 1).await["state"], "in service");
-    for _ in 0..10 {
-        assert_eq!(client.ask(&json!({ "type": "endless" })).await["code"], "script_failed");
+    let [mut spender, mut good, mut watcher] = server.clients("p").await;
+    watcher.ask(&json!({ "type": "watch" })).await;
+    let large = tags(15_000);
+    assert!(large.to_string().len() > 60_000);
+    for n in 0..10 {
+        let answer = spender.ask(&large).await;
+        assert_eq!(answer["code"], if n < 5 { "script_failed" } else { "rate_limited" }, "{n}: {answer}");
+        assert_eq!(good.ask(&tags(3)).await, json!({ "ok": 369 }), "{n}");
+        // What plugins say about events that go out is asked as before.
+        good.send(&json!({ "type": "say", "n": n })).await;
+        assert_eq!(watcher.next().await, json!({ "event": "say", "data": { "n": n } }));
+    }
+    assert_eq!(spender.ask(&tags(3)).await, json!({ "error": "rate limit exceeded", "code": "rate_limited" }));
+    // What needs no script is answered.
+    assert_eq!(spender.ask(&json!({ "type": "ping" })).await, json!({ "type": "pong" }));
+    let good_state = state(&server, 0).await;
+    assert_eq!((&good_state["state"], &good_state["out"], &good_state["failures"]), (&json!("in service"), &json!([]), &json!(5)));
+    // Who goes on is closed.
+    for _ in 0..44 {
+        assert_eq!(spender.ask(&tags(3)).await["code"], "rate_limited");
+    }
+    assert_eq!(spender.ask(&tags(3)).await["code"], "rate_limited");
+    assert_eq!(spender.closed().await.0, 1008);
+    assert_eq!(good.ask(&tags(3)).await, json!({ "ok": 369 }));
+    watcher.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn who_publishes_what_a_deliver_script_cannot_handle_pays_and_not_who_gets_it() {
+    let server = server();
+    let [mut spender, mut good, mut watcher] = server.clients("p").await;
+    watcher.ask(&json!({ "type": "watch" })).await;
+    for _ in 0..5 {
+        spender.send(&json!({ "type": "say", "hang": true })).await;
+    }
+    // Sent by the one who has spent what it may, then by another.
+    spender.send(&json!({ "type": "say", "n": 1 })).await;
+    spender.expect_nothing().await;
+    good.send(&json!({ "type": "say", "n": 2 })).await;
+    assert_eq!(watcher.next().await, json!({ "event": "say", "data": { "n": 2 } }));
+    assert_eq!(spender.ask(&tags(3)).await["code"], "rate_limited");
+    assert_eq!(watcher.ask(&tags(3)).await, json!({ "ok": 369 }));
+    watcher.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_function_that_different_users_drive_over_its_budget_is_taken_out_and_comes_back() {
+    let server = server();
+    let mut users = Vec::new();
+    for user in ["ann", "bob", "cem"] {
+        users.push(Client::connect(&format!("{}?user={user}", server.url("p"))).await);
+    }
+    for n in 0..10 {
+        assert_eq!(users[n % 3].ask(&json!({ "type": "endless" })).await["code"], "script_failed");
     }
     let hostile = state(&server, 1).await;
-    assert_eq!((&hostile["name"], &hostile["state"], &hostile["failures"]), (&json!("hostile"), &json!("out of service"), &json!(10)));
-    assert!(hostile["why"].is_string() && hostile["since"].is_string(), "{hostile}");
-    assert_eq!(client.ask(&json!({ "type": "fine" })).await["code"], "script_failed");
-    assert_eq!(client.ask(&json!({ "type": "odd", "n": 1 })).await, json!({ "ok": "odd" }));
-    client.expect_nothing().await;
+    assert_eq!(
+        (&hostile["name"], &hostile["state"], &hostile["failures"]),
+        (&json!("hostile"), &json!("partly out of service"), &json!(10))
+    );
+    assert_eq!(hostile["out"][0]["function"], "endless");
+    assert!(hostile["out"][0]["why"].as_str().unwrap().contains("hostile.rhai:2:"), "{hostile}");
+    let gone = server.logged("function out of service");
+    assert_eq!((&gone["plugin"], &gone["function"]), (&json!("hostile"), &json!("endless")));
+    // The server is ready all the same, and says what is not.
+    let ready = server.get("/readyz").await;
+    assert_eq!((ready.status, &ready.json()["reasons"][0]["part"]), (200, &json!("plugin")));
+    let metrics = server.get("/metrics").await.body;
+    assert!(metrics.contains("tramline_script_function_in_service{plugin=\"hostile\",function=\"endless\"} 0"), "{metrics}");
+    assert!(metrics.contains("tramline_script_function_in_service{plugin=\"hostile\",function=\"fine\"} 1"), "{metrics}");
+    // Its other functions, and other plugins, are served.
+    let mut good = server.client("p").await;
+    assert_eq!(good.ask(&json!({ "type": "endless", "end": true })).await["code"], "script_failed");
+    assert_eq!(good.ask(&json!({ "type": "fine" })).await, json!({ "ok": 42 }));
+    assert_eq!(good.ask(&json!({ "type": "odd", "n": 1 })).await, json!({ "ok": "odd" }));
+    let mut served = None;
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while served.is_none() && std::time::Instant::now() < until {
+        let answer = good.ask(&json!({ "type": "endless", "end": true })).await;
+        served = (answer["code"] != "script_failed").then_some(answer);
+    }
+    assert_eq!(served, Some(json!({ "ok": "never" })));
+    assert_eq!(server.logged("function back in service")["function"], "endless");
+    assert_eq!(server.get("/readyz").await.json(), json!({ "status": "ready", "reasons": [] }));
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_for_a_script_is_its_senders_fault() {
+    let server = server();
+    let mut client = server.client("p").await;
+    for _ in 0..20 {
+        let answer = client.ask(&tags(20_001)).await;
+        assert_eq!(
+            (&answer["code"], answer["error"].as_str().unwrap().contains("20000 array items")),
+            (&json!("invalid"), true),
+            "{answer}"
+        );
+    }
+    assert_eq!(client.ask(&tags(3)).await, json!({ "ok": 369 }));
+    assert_eq!(state(&server, 0).await["failures"], 0);
+}
+
+#[tokio::test]
+async fn the_shipped_agent_does_not_mind_how_much_data_a_message_has() {
+    let server = Server::shipped();
+    let [mut client, mut other] = server.clients("agent").await;
+    let data: serde_json::Map<_, _> = (0..30_000).map(|n| (format!("m{n:05}"), json!({}))).collect();
+    let message = json!({ "type": "test", "data": data });
+    for n in 0..10 {
+        assert!(client.ask(&message).await == message, "{n}");
+        assert_eq!(other.ask(&json!({ "type": "test", "data": {} })).await["type"], "test", "{n}");
+    }
+    let agent = state(&server, 0).await;
+    assert_eq!((&agent["name"], &agent["state"], &agent["failures"]), (&json!("agent"), &json!("in service"), &json!(0)));
 }
 
 #[tokio::test]
@@ -123,7 +237,9 @@ async fn a_slow_script_holds_up_no_other_connection_for_long() {
     let [mut busy, mut other] = server.clients("p").await;
     let flood = tokio::spawn(async move {
         for _ in 0..200 {
-            busy.send(&json!({ "type": "endless" })).await;
+            if busy.send_or_end(&json!({ "type": "endless" })).await.is_none() {
+                break;
+            }
         }
         busy
     });
@@ -131,7 +247,21 @@ async fn a_slow_script_holds_up_no_other_connection_for_long() {
         other.expect_nothing().await;
     }
     let mut busy: Client = flood.await.unwrap();
-    for _ in 0..200 {
-        assert_eq!(busy.next().await["code"], "script_failed");
+    for n in 0..5 {
+        assert_eq!(busy.next_or_end().await.unwrap()["code"], "script_failed", "{n}");
     }
+    while let Some(answer) = busy.next_or_end().await {
+        assert_eq!(answer["code"], "rate_limited");
+    }
+}
+
+#[tokio::test]
+async fn the_log_counts_what_it_leaves_out() {
+    let server = server();
+    let mut client = server.client("p").await;
+    for _ in 0..400 {
+        client.ask(&json!({ "type": "broken" })).await;
+    }
+    let told = server.logged("warnings about messages were left out of the log: there were too many in a second");
+    assert!(told["left_out"].as_u64().unwrap() > 0, "{told}");
 }

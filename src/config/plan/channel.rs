@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::SourceLocation;
+use crate::model::id::PatternId;
 use crate::model::pattern::Glob;
 use crate::model::pattern::Pattern;
 use crate::model::schema::Schema;
@@ -13,8 +14,8 @@ use crate::model::template::Text;
 /// One entry of `channels:`.
 #[derive(Debug)]
 pub struct ChannelPlan {
-    /// Its place among the plan's channels.
-    pub place: usize,
+    /// Stands for its name or pattern.
+    pub id: PatternId,
     /// Its name or pattern.
     pub pattern: Pattern,
     /// Where it stands.

@@ -40,6 +40,23 @@ pub struct Plan {
     pub sockets_per_address: Option<usize>,
 }
 
+impl Plan {
+    /// All rows.
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        let of_protocols = self.protocols.iter().flat_map(|p| {
+            let timed = p.every.iter().map(|(_, row)| row).chain(p.idle.iter().map(|idle| &idle.row));
+            p.open.iter().chain(&p.close).chain(p.messages.all()).chain(timed)
+        });
+        of_protocols.chain(self.rows_without_connection())
+    }
+
+    /// The rows that no connection speaks through: of HTTP requests and of sources.
+    pub fn rows_without_connection(&self) -> impl Iterator<Item = &Row> {
+        let http = self.protocols.iter().flat_map(|p| &p.http).flat_map(|http| &http.rows);
+        http.chain(self.sources.iter().flat_map(|source| source.messages.all()))
+    }
+}
+
 /// `store:`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorePlan {

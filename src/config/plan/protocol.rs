@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{FnRef, Listen, Row, Secret, Table, TlsPlan};
 use crate::model::SourceLocation;
 use crate::model::fault::Code;
+use crate::model::id::ProtocolId;
 use crate::model::pattern::Pattern;
 use crate::model::schema::Schema;
 use crate::model::template::Template;
@@ -16,6 +17,8 @@ use crate::model::template::Text;
 /// One entry of `protocols:`.
 #[derive(Debug)]
 pub struct ProtocolPlan {
+    /// Stands for its name.
+    pub id: ProtocolId,
     /// Its name.
     pub name: Arc<str>,
     /// Where it stands.

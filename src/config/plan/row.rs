@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{FnRef, Rate};
 use crate::model::SourceLocation;
 use crate::model::fault::Code;
+use crate::model::id::RowId;
 use crate::model::pattern::Glob;
 use crate::model::schema::Schema;
 use crate::model::template::Template;
@@ -39,8 +40,8 @@ impl Table {
 /// A row: what happens, in the order of these fields, as one transaction. The default row does nothing.
 #[derive(Debug)]
 pub struct Row {
-    /// Tells it apart from all other rows of the plan: a number that is less than there are rows.
-    pub id: usize,
+    /// Stands for its name.
+    pub id: RowId,
     /// `canvas.messages.ping`: for the log, statistics and the table of routes.
     pub name: Arc<str>,
     /// Where it stands.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Listen, Secret, Table, TlsPlan};
 use crate::model::SourceLocation;
+use crate::model::id::SourceId;
 use crate::model::pattern::Pattern;
 use crate::model::template::Template;
 use crate::model::template::Text;
@@ -12,6 +13,8 @@ use crate::model::template::Text;
 /// One entry of `sources:`.
 #[derive(Debug)]
 pub struct SourcePlan {
+    /// Stands for its name.
+    pub id: SourceId,
     /// Its name.
     pub name: Arc<str>,
     /// Where it stands.
@@ -23,7 +26,7 @@ pub struct SourcePlan {
 }
 
 /// Where a source's events come from.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub enum SourceKind {
     /// A timer. Nothing is made while the server stops.
     Every {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::Guard;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Response, StatusCode, Uri};
@@ -19,6 +20,7 @@ use crate::http::problem::Problem;
 use crate::hub::connection::report;
 use crate::hub::{self, Hub};
 use crate::model::close::{REASON_BYTES_MAX, may_send};
+use crate::model::id::ProtocolId;
 use crate::model::name::ClientId;
 use crate::model::{ChannelName, Close};
 use crate::store::{ConnectionQuery, LISTING_LIMIT_MAX};
@@ -185,11 +187,11 @@ pub(super) async fn connections(State(api): State<Arc<Api>>, uri: Uri) -> Answer
     let mut query = Query::of(&uri, &Known { names: &names, repeated: &[], data: false });
     let closed = query.take("closed", |text| text.parse().map_err(|_| "must be `true` or `false`".into())).unwrap_or(false);
     let (user, session) = (query.word("user"), query.word("session"));
-    let context = &api.router.context;
-    let protocol = query.take("protocol", |name| match context.runtime.protocol_index(name) {
+    let snapshot = Guard::into_inner(api.live.snapshot());
+    let protocol = query.take("protocol", |name| match ProtocolId::known(name).filter(|id| snapshot.runtime.protocol(*id).is_some()) {
         // One that is no longer declared may have had connections.
         None if !closed => Err("no protocol has this name".into()),
-        index => Ok((Box::<str>::from(name), index)),
+        id => Ok((Box::<str>::from(name), id)),
     });
     let limit = query.number("limit", 1, LISTING_LIMIT_MAX as u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(LIMIT_DEFAULT);
     if closed {
@@ -197,14 +199,14 @@ pub(super) async fn connections(State(api): State<Arc<Api>>, uri: Uri) -> Answer
         query.done()?;
         let protocol = protocol.map(|(name, _)| name);
         let query = ConnectionQuery { protocol, user, session, client: None, closed: true, limit, cursor };
-        let page = api.router.store.connections(&query).await.map_err(problem)?;
+        let page = api.live.store.connections(&query).await.map_err(problem)?;
         let connections = page.entries.into_iter().map(Entry::past).collect::<Result<_, _>>()?;
         return ok(&Connections { connections, next: page.next });
     }
     let read = |text: &str| text.strip_prefix(LIVE).and_then(|key| key.parse::<u64>().ok());
     let after = query.take("cursor", |text| read(text).ok_or_else(|| "not a cursor of this question".into()));
     query.done()?;
-    let mut found = live(&context.hub, protocol.and_then(|(_, index)| index), user.as_deref(), session.as_deref());
+    let mut found = live(&snapshot.hub, protocol.and_then(|(_, id)| id), user.as_deref(), session.as_deref());
     found.retain(|connection| after.is_none_or(|after| connection.key > after));
     found.sort_unstable_by_key(|connection| connection.key);
     let more = found.len() > limit;
@@ -214,7 +216,7 @@ pub(super) async fn connections(State(api): State<Arc<Api>>, uri: Uri) -> Answer
 }
 
 /// Open connections for which all of this holds.
-fn live(hub: &Hub, protocol: Option<usize>, user: Option<&str>, session: Option<&str>) -> Vec<Arc<hub::Connection>> {
+fn live(hub: &Hub, protocol: Option<ProtocolId>, user: Option<&str>, session: Option<&str>) -> Vec<Arc<hub::Connection>> {
     let mut found = match (user, session) {
         (Some(user), _) => hub.of_user(user),
         (None, Some(session)) => hub.of_session(session),
@@ -235,12 +237,12 @@ fn live(hub: &Hub, protocol: Option<usize>, user: Option<&str>, session: Option<
     responses((status = 200, description = "It is there, or was.", body = Entry), BadQuery, NotThere, Unavailable))]
 pub(super) async fn one_connection(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -> Answer {
     Query::nothing(&uri)?;
-    if let Some(connection) = api.router.context.hub.connection(&id) {
+    if let Some(connection) = api.live.hub.connection(&id) {
         return ok(&Entry::Live(Box::new(Connection::live(&connection))));
     }
     let client = Some(id.as_str().into());
     let query = ConnectionQuery { protocol: None, user: None, session: None, client, closed: true, limit: 1, cursor: None };
-    let page = api.router.store.connections(&query).await.map_err(problem)?;
+    let page = api.live.store.connections(&query).await.map_err(problem)?;
     let found = page.entries.into_iter().next();
     ok(&Entry::past(found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("no connection `{id}` is or was open")))?)?)
 }
@@ -276,9 +278,9 @@ pub(super) async fn close(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri)
     });
     query.done()?;
     let (code, reason) = (code.unwrap_or(KICK.0), reason.unwrap_or_else(|| KICK.1.into()));
-    let connection = api.router.context.hub.connection(&id);
+    let connection = api.live.hub.connection(&id);
     let connection = connection.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("no connection `{id}` is open")))?;
     tracing::info!(client = %connection.id, code, reason, "a connection is closed by the operator");
-    api.router.end(&connection, Close::Asked(code, reason.into()));
+    api.live.end(&connection, Close::Asked(code, reason.into()));
     Ok(StatusCode::NO_CONTENT.into_response())
 }

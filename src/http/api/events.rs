@@ -65,8 +65,8 @@ pub(super) async fn events(State(api): State<Arc<Api>>, headers: HeaderMap, uri:
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty());
     let given = last.map(StreamPosition::parse).or(after.map(Some));
     // Before the place is read: what passes from now on is not missed.
-    let following = api.router.context.hub.feed.follow(filter.clone(), GATHERED_BYTES_MAX);
-    let start = start(&api.router.store, &filter, given).await.map_err(problem)?;
+    let following = api.live.hub.feed.follow(filter.clone(), GATHERED_BYTES_MAX);
+    let start = start(&api.live.store, &filter, given).await.map_err(problem)?;
     let stream = Stream::new(api, filter, following, start, permit);
     let pieces = unfold(stream, async |mut stream| {
         let piece = stream.piece().await?;
@@ -148,7 +148,7 @@ impl Stream {
                 let _turn = api.reading.acquire().await;
                 let mut walk = match walk {
                     Some(walk) => walk,
-                    None => Box::new(api.router.store.walk(&self.filter, self.position.seq).await?),
+                    None => Box::new(api.live.store.walk(&self.filter, self.position.seq).await?),
                 };
                 let Some(events) = walk.next().await? else {
                     self.end_of_log(fed);

@@ -42,16 +42,16 @@ pub(super) async fn history(State(api): State<Arc<Api>>, headers: HeaderMap, uri
     let cursor = query.take("cursor", |text| check_cursor(text).map(|()| text.to_owned()).map_err(|why| why.to_string()));
     query.done()?;
     // What was accepted before this question is part of the answer, where the store keeps up.
-    api.router.store.settled().await;
+    api.live.store.settled().await;
     if lines {
         let permit = api.exports.clone().try_acquire_owned().map_err(|_| {
             Problem::from(Fault::with(Code::Unavailable, format!("{EXPORTS_MAX} exports are running; try again when one has ended")))
         })?;
-        let export = api.router.store.export(&filter, order, cursor.as_deref(), limit).await.map_err(problem)?;
+        let export = api.live.store.export(&filter, order, cursor.as_deref(), limit).await.map_err(problem)?;
         return Ok(exported(api, export, permit));
     }
     let limit = limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(HISTORY_LIMIT_DEFAULT);
-    let page = api.router.store.history(&HistoryQuery { filter, order, limit, cursor }).await.map_err(problem)?;
+    let page = api.live.store.history(&HistoryQuery { filter, order, limit, cursor }).await.map_err(problem)?;
     let mut out = String::from("{\"events\":[");
     out.push_str(&page.events.join(","));
     out.push_str("],\"next\":");

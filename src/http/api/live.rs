@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::Guard;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
@@ -21,7 +22,7 @@ use crate::model::clock::iso;
 use crate::model::event::epoch_text;
 use crate::model::{ChannelName, Json, Now};
 use crate::routing::table;
-use crate::script::{PluginReport, PluginState};
+use crate::script::{FunctionOut, PluginReport};
 use crate::store::StoreState;
 use crate::telemetry::report::SlowCounted;
 
@@ -78,7 +79,7 @@ impl Channel {
 #[utoipa::path(get, path = "/api/channels", tag = "log", responses((status = 200, description = "All of them.", body = Channels), BadQuery))]
 pub(super) async fn channels(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Query::nothing(&uri)?;
-    ok(&Channels { channels: api.router.context.hub.channels().into_iter().map(Channel::of).collect() })
+    ok(&Channels { channels: api.live.hub.channels().into_iter().map(Channel::of).collect() })
 }
 
 /// Show a live channel
@@ -88,7 +89,7 @@ pub(super) async fn channels(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
 pub(super) async fn one_channel(State(api): State<Arc<Api>>, Part(name): Part, uri: Uri) -> Answer {
     Query::nothing(&uri)?;
     let missing = || Problem::new(StatusCode::NOT_FOUND, format!("no channel `{name}` is live"));
-    ok(&Channel::of(api.router.context.hub.channel_report(&name).ok_or_else(missing)?))
+    ok(&Channel::of(api.live.hub.channel_report(&name).ok_or_else(missing)?))
 }
 
 /// The running table.
@@ -123,7 +124,7 @@ struct Route {
 pub(super) async fn routes(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Query::nothing(&uri)?;
     let route = |table::RouteEntry { from, limit, script, to, at }| Route { from, limit, script, to, at };
-    ok(&Routes { routes: table::table(&api.router.context.runtime.plan).into_iter().map(route).collect() })
+    ok(&Routes { routes: table::table(&api.live.snapshot().runtime.plan).into_iter().map(route).collect() })
 }
 
 /// The loaded plugins.
@@ -148,15 +149,11 @@ struct Plugin {
     hash: String,
     /// The functions that may be called, with their parameters.
     functions: Vec<String>,
-    /// Whether it is called, or failed too often.
+    /// Whether all of it is called.
     state: PluginService,
-    /// When it was taken out of service.
-    #[schema(required, format = DateTime)]
-    since: Option<String>,
-    /// Why it was taken out of service.
-    #[schema(required)]
-    why: Option<String>,
-    /// Calls since it was loaded.
+    /// What of it is not called now.
+    out: Vec<FunctionOutOfService>,
+    /// Calls since the server started.
     calls: u64,
     /// Calls that failed.
     failures: u64,
@@ -171,13 +168,26 @@ struct Plugin {
     log_lines_dropped: u64,
 }
 
-/// Whether a plugin is called.
+/// Whether all of a plugin is called.
 #[derive(Serialize, ToSchema)]
 enum PluginService {
     #[serde(rename = "in service")]
     In,
-    #[serde(rename = "out of service")]
-    Out,
+    #[serde(rename = "partly out of service")]
+    PartlyOut,
+}
+
+/// A function that is out of service. After a pause one call is tried.
+#[derive(Serialize, ToSchema)]
+struct FunctionOutOfService {
+    /// Its name, or for an expression its place in the routes file.
+    #[schema(example = "say")]
+    function: String,
+    /// Since when.
+    #[schema(format = DateTime)]
+    since: String,
+    /// What went wrong in the last call.
+    why: String,
 }
 
 /// A failure of a plugin.
@@ -192,18 +202,15 @@ struct PluginError {
 
 impl Plugin {
     fn of(plugin: PluginReport) -> Self {
-        let (state, since, why) = match plugin.state {
-            PluginState::InService => (PluginService::In, None, None),
-            PluginState::OutOfService { since_ms, why } => (PluginService::Out, Some(iso(since_ms)), Some(why)),
-        };
+        let state = if plugin.out.is_empty() { PluginService::In } else { PluginService::PartlyOut };
+        let out = |out: FunctionOut| FunctionOutOfService { function: out.function, since: iso(out.since_ms), why: out.why };
         Self {
             name: plugin.name,
             file: plugin.file,
             hash: plugin.hash,
             functions: plugin.functions,
             state,
-            since,
-            why,
+            out: plugin.out.into_iter().map(out).collect(),
             calls: plugin.calls,
             failures: plugin.failures,
             mean_micros: plugin.mean_us,
@@ -218,7 +225,7 @@ impl Plugin {
 #[utoipa::path(get, path = "/api/plugins", tag = "state", responses((status = 200, description = "All of them.", body = Plugins), BadQuery))]
 pub(super) async fn plugins(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Query::nothing(&uri)?;
-    ok(&Plugins { plugins: api.router.context.runtime.scripts.report().into_iter().map(Plugin::of).collect() })
+    ok(&Plugins { plugins: api.live.snapshot().runtime.scripts.report().into_iter().map(Plugin::of).collect() })
 }
 
 /// The sources.
@@ -239,16 +246,31 @@ struct Source {
     from: String,
     /// Events so far.
     events: u64,
-    /// How it does.
+    /// `running`, `waiting` before it is started again after a failure, or `stopped`.
     #[schema(example = "running")]
     state: &'static str,
+    /// What went wrong last.
+    #[schema(required)]
+    #[serde(rename = "lastError")]
+    last_error: Option<SourceFailure>,
+}
+
+/// A failure of a source.
+#[derive(Serialize, ToSchema)]
+struct SourceFailure {
+    /// What went wrong.
+    error: Arc<str>,
+    /// When.
+    #[schema(format = DateTime)]
+    time: String,
 }
 
 /// List the sources
 #[utoipa::path(get, path = "/api/sources", tag = "state", responses((status = 200, description = "All of them.", body = Sources), BadQuery))]
 pub(super) async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     Query::nothing(&uri)?;
-    let runtime = &api.router.context.runtime;
+    let snapshot = Guard::into_inner(api.live.snapshot());
+    let runtime = &snapshot.runtime;
     let sources = runtime
         .plan
         .sources
@@ -258,8 +280,12 @@ pub(super) async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
                 SourceKind::Every { period, .. } => format!("every {}", humantime::format_duration(*period)),
                 SourceKind::Http { method, path, listen, .. } => format!("{method} {listen}{path}"),
             };
-            let events = runtime.metrics.source(&source.name).events.get();
-            Source { name: source.name.clone(), from, events, state: "running" }
+            let events = api.live.metrics.source(&source.name).events.get();
+            let report = api.sources.report(&source.name);
+            // What is no task is a route, which is served as long as the configuration has it.
+            let state = report.as_ref().map_or("running", |report| report.state);
+            let last_error = report.and_then(|report| report.last_error).map(|(error, at_ms)| SourceFailure { error, time: iso(at_ms) });
+            Source { name: source.name.clone(), from, events, state, last_error }
         })
         .collect();
     ok(&Sources { sources })
@@ -269,7 +295,7 @@ pub(super) async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
 #[utoipa::path(get, path = "/metrics", tag = "state",
     responses((status = 200, description = "Prometheus' text format, version 0.0.4.", body = String, content_type = "text/plain; version=0.0.4; charset=utf-8")))]
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response<Body> {
-    let mut response = json(StatusCode::OK, measure::prometheus(&api.router, Now::read()));
+    let mut response = json(StatusCode::OK, measure::prometheus(&api.live, Now::read()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     response
 }
@@ -293,7 +319,7 @@ pub(super) async fn healthz() -> Answer {
 struct Readiness {
     /// In one word or two.
     status: Ready,
-    /// Why not.
+    /// Why not, and what works in part only.
     reasons: Vec<Hindrance>,
 }
 
@@ -309,7 +335,8 @@ enum Ready {
 /// What keeps the server from its work.
 #[derive(Serialize, ToSchema)]
 struct Hindrance {
-    /// `store`, or `server` when it is stopping.
+    /// `store`; `server` when it is stopping; `plugin` when functions are out of service, which hinders only the messages they are
+    /// for.
     #[schema(example = "store")]
     part: &'static str,
     /// What is wrong.
@@ -323,16 +350,25 @@ struct Hindrance {
 
 /// Ask whether the server can do its work
 #[utoipa::path(get, path = "/readyz", tag = "health", responses(
-    (status = 200, description = "It can.", body = Readiness),
+    (status = 200, description = "It can, but for the plugins that the reasons name.", body = Readiness),
     (status = 503, description = "It cannot: why, part by part.", body = Readiness)))]
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Answer {
     let mut reasons = Vec::new();
-    if let StoreState::Degraded { since_ms, reason } = api.router.store.state() {
+    if let StoreState::Degraded { since_ms, reason } = api.live.store.state() {
         reasons.push(Hindrance { part: "store", reason, since: Some(iso(since_ms)) });
     }
     if api.stop.is_cancelled() {
         reasons.push(Hindrance { part: "server", reason: "stopping".into(), since: None });
     }
-    let (code, status) = if reasons.is_empty() { (StatusCode::OK, Ready::Yes) } else { (StatusCode::SERVICE_UNAVAILABLE, Ready::No) };
+    let can_work = reasons.is_empty();
+    for plugin in api.live.current().runtime.scripts.report() {
+        let reason = |out: FunctionOut| Hindrance {
+            part: "plugin",
+            reason: format!("`{}` of plugin `{}` is out of service: {}", out.function, plugin.name, out.why).into(),
+            since: Some(iso(out.since_ms)),
+        };
+        reasons.extend(plugin.out.into_iter().map(reason));
+    }
+    let (code, status) = if can_work { (StatusCode::OK, Ready::Yes) } else { (StatusCode::SERVICE_UNAVAILABLE, Ready::No) };
     Ok(json(code, Json::of(&Readiness { status, reasons }).as_str().to_owned()))
 }

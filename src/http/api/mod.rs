@@ -16,6 +16,7 @@ mod stats;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::Guard;
 use axum::Router as AxumRouter;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path};
@@ -31,26 +32,47 @@ use tower_service::Service;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::config::plan::Listen;
 use crate::http::guard;
 use crate::http::listen::Serve;
 use crate::http::problem::Problem;
 use crate::http::routes::{allow_methods, json, name_origin};
 use crate::http::sessions::Sessions;
+use crate::live::Live;
 use crate::model::Json;
-use crate::router::Router;
+use crate::sources::Supervisor;
 
 /// What the calls share.
 pub struct Api {
-    router: Arc<Router>,
+    live: Arc<Live>,
     sessions: Arc<Sessions>,
+    sources: Arc<Supervisor>,
     stop: CancellationToken,
     recent: publish::RecentIds,
     exports: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     waiting: Semaphore,
     reading: Semaphore,
-    /// What `GET /openapi.json` answers.
-    description: String,
+    /// What `GET /openapi.json` answers, without a token that is wanted and with one.
+    descriptions: [String; 2],
+}
+
+impl Api {
+    /// What the calls share. `stop` is what makes the server not ready.
+    pub fn new(live: Arc<Live>, sessions: Arc<Sessions>, sources: Arc<Supervisor>, stop: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            live,
+            sessions,
+            sources,
+            stop,
+            recent: publish::RecentIds::default(),
+            exports: Arc::new(Semaphore::new(history::EXPORTS_MAX)),
+            streams: Arc::new(Semaphore::new(events::STREAMS_MAX)),
+            waiting: Semaphore::new(position::WAITING_MAX),
+            reading: Semaphore::new(events::READING_MAX),
+            descriptions: [false, true].map(|wants_token| openapi::finish(routes().split_for_parts().1, wants_token)),
+        })
+    }
 }
 
 /// The REST interface on its listener.
@@ -61,33 +83,20 @@ pub struct ApiRoutes {
 }
 
 impl ApiRoutes {
-    /// All calls. `stop` is what makes the server not ready.
-    pub fn new(router: Arc<Router>, sessions: Arc<Sessions>, stop: CancellationToken) -> Self {
-        let plan = &router.context.runtime.plan.api;
-        let loopback = plan.listen.is_loopback();
-        let (routes, document) = routes().split_for_parts();
-        let description = openapi::finish(document, plan.token.is_some());
-        let api = Arc::new(Api {
-            router,
-            sessions,
-            stop,
-            recent: publish::RecentIds::default(),
-            exports: Arc::new(Semaphore::new(history::EXPORTS_MAX)),
-            streams: Arc::new(Semaphore::new(events::STREAMS_MAX)),
-            waiting: Semaphore::new(position::WAITING_MAX),
-            reading: Semaphore::new(events::READING_MAX),
-            description,
-        });
+    /// All calls, served at this address.
+    pub fn new(api: Arc<Api>, listen: &Listen) -> Self {
+        let (routes, _) = routes().split_for_parts();
         let routes = routes
             .fallback(async |uri: Uri| Problem::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path())))
             .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method"))
             .with_state(api.clone());
-        Self { api, routes, loopback }
+        Self { api, routes, loopback: listen.is_loopback() }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
         guard::check_host(request.headers(), self.loopback)?;
-        let plan = &self.api.router.context.runtime.plan.api;
+        let snapshot = Guard::into_inner(self.api.live.snapshot());
+        let plan = &snapshot.runtime.plan.api;
         let origin = guard::check_origin(request.method(), request.headers(), &plan.origins)?;
         let preflight = request.method() == Method::OPTIONS && request.headers().contains_key("access-control-request-method");
         let mut response = if preflight {

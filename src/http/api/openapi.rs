@@ -144,5 +144,5 @@ refusals! {
     responses((status = 200, description = "OpenAPI 3.1.", body = serde_json::Map<String, serde_json::Value>), BadQuery))]
 pub(super) async fn openapi(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response<Body>, Problem> {
     Query::nothing(&uri)?;
-    Ok(json(StatusCode::OK, api.description.clone()))
+    Ok(json(StatusCode::OK, api.descriptions[usize::from(api.live.snapshot().runtime.plan.api.token.is_some())].clone()))
 }

@@ -16,10 +16,10 @@ use crate::http::api::{Answer, Api, Part};
 use crate::http::problem::Problem;
 use crate::http::routes::json;
 use crate::hub::feed::{Following, Item};
+use crate::live::Live;
 use crate::model::event::{Epoch, Event, epoch_text};
 use crate::model::json::push_string;
 use crate::model::{Code, Fault, Position, RecoveryVerdict};
-use crate::router::Router;
 use crate::store::{Filter, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX};
 
 /// Requests that wait at a time.
@@ -92,15 +92,15 @@ pub(super) async fn members(State(api): State<Arc<Api>>, Part(name): Part, uri: 
     let limit = query.number("limit", 1, MEMBERS_MAX).map_or(MEMBERS_DEFAULT, |n| usize::try_from(n).unwrap_or(1));
     query.done()?;
     check_there(&api, &name)?;
-    let members = api.router.context.hub.members(&name, limit);
+    let members = api.live.hub.members(&name, limit);
     let list: Vec<&str> = members.iter().map(|member| member.as_str()).collect();
     Ok(json(StatusCode::OK, format!("{{\"members\":[{}]}}", list.join(","))))
 }
 
 /// A channel is there where it stands somewhere, or may be published to.
 fn check_there(api: &Api, name: &str) -> Result<(), Problem> {
-    let context = &api.router.context;
-    if context.hub.position(name).is_some() || context.runtime.channels.resolve(name).is_some() {
+    let snapshot = api.live.snapshot();
+    if snapshot.hub.position(name).is_some() || snapshot.runtime.channels.resolve(name).is_some() {
         return Ok(());
     }
     let shown: String = name.chars().take(256).collect();
@@ -115,7 +115,7 @@ fn wait(text: &str) -> Result<Duration, String> {
 
 /// What is there now: from memory where it reaches, else from the log.
 async fn read(api: &Api, name: &str, question: &Question) -> Result<Found, Problem> {
-    let hub = &api.router.context.hub;
+    let hub = &api.live.hub;
     loop {
         let position = hub.position(name);
         let at = position.unwrap_or(Position { epoch: 0, first: 1, offset: 0 });
@@ -136,18 +136,18 @@ async fn read(api: &Api, name: &str, question: &Question) -> Result<Found, Probl
 }
 
 async fn stored(api: &Api, name: &str, epoch: Epoch, after: u64, limit: usize) -> Result<Vec<Arc<Event>>, Problem> {
-    let events = api.router.store.after(name, epoch, after, limit, BYTES_MAX).await.map_err(problem)?;
+    let events = api.live.store.after(name, epoch, after, limit, BYTES_MAX).await.map_err(problem)?;
     Ok(events.into_iter().map(Arc::new).collect())
 }
 
 /// Resolves when the channel knows the event's place. What is committed is shown a moment later, and who comes back with a
 /// place must not be told that there is none.
 async fn shown(api: &Api, name: &str, event: &Event) {
-    let Router { context, commit_queue, .. } = &*api.router;
+    let Live { hub, commits, .. } = &*api.live;
     loop {
         // Before the look: what is finished after it is not slept through.
-        let finished = commit_queue.finished();
-        if context.hub.position(name).is_none_or(|at| at.epoch != event.epoch || at.offset >= event.offset) {
+        let finished = commits.finished();
+        if hub.position(name).is_none_or(|at| at.epoch != event.epoch || at.offset >= event.offset) {
             return;
         }
         finished.await;
@@ -161,7 +161,7 @@ async fn waited(api: &Api, name: &str, question: &Question, until: Instant) -> R
         .try_acquire()
         .map_err(|_| Problem::from(Fault::with(Code::Unavailable, format!("{WAITING_MAX} requests are waiting already"))))?;
     let filter = Filter { channels: vec![name.into()], ..Filter::default() };
-    let following = api.router.context.hub.feed.follow(filter, GATHERED_BYTES_MAX);
+    let following = api.live.hub.feed.follow(filter, GATHERED_BYTES_MAX);
     loop {
         following.feed_me();
         // What was committed before that may not be shown yet, and will not be fed.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::Guard;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, Response, StatusCode};
@@ -56,8 +57,8 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>)
     let (parts, body) = request.into_parts();
     let body = read_json(&parts, body, BODY_BYTES_MAX).await?.ok_or_else(no_body)?;
     let order = Order::read(&body).map_err(invalid)?;
-    let now = Now::read();
-    let except = order.except.as_ref().and_then(|id| api.router.context.hub.connection(id)).map(|c| c.key);
+    let (now, snapshot) = (Now::read(), Guard::into_inner(api.live.snapshot()));
+    let except = order.except.as_ref().and_then(|id| api.live.hub.connection(id)).map(|c| c.key);
     let proposal = Proposal {
         kind: order.kind.as_str().into(),
         data: order.data.clone().unwrap_or_else(Json::empty_object),
@@ -68,7 +69,7 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>)
         except,
     };
     let go = || -> Result<Answer, Fault> {
-        let (accepted, store) = (api.router.publish(&order.targets, &proposal, now)?, api.router.store.clone());
+        let (accepted, store) = (api.live.publish(&snapshot, &order.targets, &proposal, now)?, api.live.store.clone());
         Ok(async move { Ok(published(&accepted.settled(&store).await?)) }.boxed().shared())
     };
     let answer = match &order.id {
@@ -97,7 +98,8 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>)
     responses((status = 202, description = "What came of it: one event, or a list of none or several.", body = PublishedAnswer),
         BadBody, NotThere, Late, TooLarge, NotJson, Broken, TooMany, Failed, Unavailable))]
 pub(super) async fn source(State(api): State<Arc<Api>>, Part(name): Part, request: Request<Body>) -> Result<Response<Body>, Problem> {
-    let sources = &api.router.context.runtime.plan.sources;
+    let snapshot = Guard::into_inner(api.live.snapshot());
+    let sources = &snapshot.runtime.plan.sources;
     let known = || sources.iter().map(|s| format!("`{}`", s.name)).collect::<Vec<_>>().join(", ");
     let source = sources
         .iter()
@@ -106,8 +108,8 @@ pub(super) async fn source(State(api): State<Arc<Api>>, Part(name): Part, reques
     let (parts, body) = request.into_parts();
     let body = read_json(&parts, body, BODY_BYTES_MAX).await?.ok_or_else(no_body)?;
     let view = request_view(&parts, Vec::new());
-    let promised = api.router.source(source, body, Some(&view), Now::read()).map_err(Problem::with_reason)?;
-    conclude(&api.router, promised, false).await.map_err(Problem::with_reason)
+    let promised = api.live.source(&snapshot, source, &body, Some(&view), Now::read()).map_err(Problem::with_reason)?;
+    conclude(&api.live, promised, false).await.map_err(Problem::with_reason)
 }
 
 pub(super) fn no_body() -> Problem {

@@ -99,7 +99,7 @@ struct Sessions {
 
 impl Session {
     fn of(api: &Api, record: SessionRecord) -> Self {
-        let connections = api.router.context.hub.of_session(&record.id).iter().map(|c| c.id.clone()).collect();
+        let connections = api.live.hub.of_session(&record.id).iter().map(|c| c.id.clone()).collect();
         Self {
             session_id: record.id,
             user_id: record.user,
@@ -138,7 +138,7 @@ pub(super) async fn begin(State(api): State<Arc<Api>>, request: Request<Body>) -
         seen_ms: None,
     };
     let begun = Begun { session_id: record.id.to_string(), expires_at: iso(record.expires_ms) };
-    stored(&api, api.router.store.put_session(record)).await?;
+    stored(&api, api.live.store.put_session(record)).await?;
     api.sessions.noted();
     let mut response = json(StatusCode::CREATED, Json::of(&begun).as_str().to_owned());
     if let Ok(place) = HeaderValue::from_str(&format!("/api/sessions/{}", begun.session_id)) {
@@ -150,7 +150,7 @@ pub(super) async fn begin(State(api): State<Arc<Api>>, request: Request<Body>) -
 /// Waits until it is in the database.
 async fn stored(api: &Api, appended: Result<Ticket, Refused>) -> Result<(), Problem> {
     let ticket = appended.map_err(|why| Problem::from(Fault::with(Code::Unavailable, why.to_string())))?;
-    api.router.store.committed(ticket).await.map_err(|why| {
+    api.live.store.committed(ticket).await.map_err(|why| {
         tracing::warn!(%why, "a session is not stored");
         Fault::with(Code::Unavailable, "not stored: the store does not answer; see /readyz").into()
     })
@@ -183,7 +183,7 @@ pub(super) async fn sessions(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     let cursor = query.take("cursor", |text| Ok(text.to_owned()));
     query.done()?;
     let now = Now::read();
-    let page = api.router.store.sessions(user.as_deref(), limit, cursor.as_deref()).await.map_err(problem)?;
+    let page = api.live.store.sessions(user.as_deref(), limit, cursor.as_deref()).await.map_err(problem)?;
     let sessions = page.entries.into_iter().filter(|s| s.expires_ms > now.wall_ms).map(|record| Session::of(&api, record)).collect();
     ok(&Sessions { sessions, next: page.next })
 }
@@ -206,9 +206,9 @@ pub(super) async fn one_session(State(api): State<Arc<Api>>, Part(id): Part, uri
 pub(super) async fn end(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -> Result<Response<Body>, Problem> {
     Query::nothing(&uri)?;
     let session = find(&api, &id).await?;
-    stored(&api, api.router.store.end_session(session.id)).await?;
-    for connection in api.router.context.hub.of_session(&id) {
-        api.router.end(&connection, Close::Asked(1008, "session ended".into()));
+    stored(&api, api.live.store.end_session(session.id)).await?;
+    for connection in api.live.hub.of_session(&id) {
+        api.live.end(&connection, Close::Asked(1008, "session ended".into()));
     }
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -103,7 +103,7 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     let mut query = Query::of(&uri, &Known { names: &names, repeated: &[], data: false });
     if !names.iter().any(|name| query.has(name)) {
         query.done()?;
-        return ok(&AnyStats::Now(Box::new(measure::now(&api.router, now))));
+        return ok(&AnyStats::Now(Box::new(measure::now(&api.live, now))));
     }
     let from = query.need("from", |text| seconds(text, now));
     let to = query.take("to", |text| seconds(text, now)).unwrap_or(now.wall_ms.div_euclid(1000) + 1);
@@ -115,7 +115,7 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     let kind = query.word("kind");
     query.done()?;
     let from = from.unwrap_or(to);
-    let found = api.router.store.series(kind.as_deref(), from, to, step).await.map_err(problem)?;
+    let found = api.live.store.series(kind.as_deref(), from, to, step).await.map_err(problem)?;
     if found.iter().map(|series| series.points.len()).sum::<usize>() > POINTS_MAX {
         return Err(wrong("step", &format!("more than {POINTS_MAX} points: take a longer step, a shorter time, or one kind")));
     }

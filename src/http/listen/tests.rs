@@ -42,7 +42,8 @@ impl Rig {
         let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let server = server.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
         let options = ListenerOptions { tls: tls.then(|| Arc::new(server)), per_address, handshakes: HANDSHAKES, metrics: metrics.clone() };
-        serve(bound, options, &Arc::new(Hello), &tasks, &stop);
+        let (core, _ends) = Core::new(stop.clone());
+        serve(bound, Arc::new(ArcSwap::from_pointee(options)), &Arc::new(Hello), &core, &tasks, &stop);
         Self { address, client: trusting(made.cert.der().clone()), metrics, tasks, stop }
     }
 

@@ -13,6 +13,8 @@ mod queue;
 mod tests;
 mod write_queue;
 
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
@@ -38,7 +40,7 @@ pub struct Outbox {
     // socket's own calls while it is written to.
     queue: Mutex<OutboxQueue>,
     waker: AtomicWaker,
-    bytes_max: usize,
+    bytes_max: AtomicUsize,
     socket: OnceLock<Box<dyn Socket>>,
 }
 
@@ -75,7 +77,7 @@ pub struct Progress {
 impl Outbox {
     /// An outbox that holds at most this many bytes.
     pub fn new(bytes_max: usize) -> Self {
-        Self { queue: Mutex::default(), waker: AtomicWaker::new(), bytes_max, socket: OnceLock::new() }
+        Self { queue: Mutex::default(), waker: AtomicWaker::new(), bytes_max: AtomicUsize::new(bytes_max), socket: OnceLock::new() }
     }
 
     /// Gives it the socket. What waits already is written by the next flush.
@@ -122,7 +124,7 @@ impl Outbox {
             return Some(Sent::Gone);
         }
         let fallen = queue.backlog.as_ref().is_some_and(|backlog| backlog.has_fallen(subscription));
-        if queue.blocked || fallen || queue.bytes + run.cost_bytes > self.bytes_max {
+        if queue.blocked || fallen || queue.bytes + run.cost_bytes > self.bytes_max() {
             return None;
         }
         queue.bytes += run.cost_bytes;
@@ -174,7 +176,7 @@ impl Outbox {
             return Sent::Behind;
         }
         let cost = frame.cost_bytes();
-        if !queue.blocked && queue.bytes + cost > self.bytes_max {
+        if !queue.blocked && queue.bytes + cost > self.bytes_max() {
             // Perhaps nobody came by yet. Only a socket that takes nothing is slow.
             if let Some(socket) = self.socket.get() {
                 queue.write(&**socket);
@@ -187,7 +189,7 @@ impl Outbox {
         if queue.blocked && frame.policy.is_some() {
             queue.in_backlog(|backlog| backlog.supersede(&frame));
         }
-        let excess = (queue.bytes + cost).saturating_sub(self.bytes_max);
+        let excess = (queue.bytes + cost).saturating_sub(self.bytes_max());
         let room = if excess > 0 { queue.in_backlog(|backlog| backlog.make_room(excess, &frame)) } else { Room::Made };
         match room {
             Room::Made => {
@@ -318,7 +320,7 @@ impl Outbox {
     /// Whether a replay may go on: half of it is kept for what is live.
     pub fn has_room(&self) -> bool {
         let queue = self.queue.lock();
-        queue.bytes < self.bytes_max / 2 && matches!(queue.end, End::Open)
+        queue.bytes < self.bytes_max() / 2 && matches!(queue.end, End::Open)
     }
 
     /// Wakes the connection's task, which flushes.
@@ -333,7 +335,12 @@ impl Outbox {
 
     /// The most bytes it holds.
     pub fn bytes_max(&self) -> usize {
-        self.bytes_max
+        self.bytes_max.load(Relaxed)
+    }
+
+    /// It holds at most so many bytes from now on. What waits already stays.
+    pub fn set_bytes_max(&self, bytes: usize) {
+        self.bytes_max.store(bytes, Relaxed);
     }
 
     /// Whether no end was decided yet.
@@ -348,7 +355,7 @@ impl Outbox {
             frames: queue.waiting.iter().map(QueuedWrite::len).sum::<usize>() + queue.backlog.as_ref().map_or(0, |backlog| backlog.len()),
             bytes: queue.bytes,
             bytes_peak: queue.bytes_peak,
-            bytes_max: self.bytes_max,
+            bytes_max: self.bytes_max(),
             messages: queue.messages,
             payload: queue.payload,
             dropped: queue.dropped,

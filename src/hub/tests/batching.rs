@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 
+use crate::live::Live;
 use crate::model::{Json, Now, Origin};
 use crate::pipeline::publish::{Destination, Proposal};
-use crate::router::Router;
-use crate::testing::{Client, router};
+use crate::testing::{Client, live};
 
 const YAML: &str = r#"
 version: 1
@@ -27,26 +27,26 @@ protocols:
 "#;
 
 /// Clients on `room:a`, of which the first so many want batches.
-async fn some<const N: usize>(batching: usize) -> (Arc<Router>, [Client; N]) {
-    let router = router(YAML, &[]).await;
+async fn some<const N: usize>(batching: usize) -> (Arc<Live>, [Client; N]) {
+    let live = live(YAML, &[]).await;
     let clients = std::array::from_fn(|nth| {
-        let mut client = Client::open(&router, &format!("c{nth}"));
+        let mut client = Client::open(&live, &format!("c{nth}"));
         client.say(r#"{"type":"join","channel":"room:a"}"#);
         turn(&mut client, nth < batching);
         client
     });
-    (router, clients)
+    (live, clients)
 }
 
 fn turn(client: &mut Client, on: bool) {
     client.say(&json!({ "type": "turn", "on": on }).to_string());
 }
 
-fn publish(router: &Router, count: usize) {
+fn publish(live: &Live, count: usize) {
     for _ in 0..count {
         let origin = Arc::new(Origin { source: "api".into(), ..Origin::default() });
         let proposal = Proposal { kind: "e".into(), data: Json::null(), metadata: None, origin, id: None, except: None };
-        router.publish(&[Destination::Channel("room:a".into())], &proposal, Now::read()).unwrap();
+        live.publish(&live.current(), &[Destination::Channel("room:a".into())], &proposal, Now::read()).unwrap();
     }
 }
 
@@ -64,10 +64,10 @@ fn told(client: &Client) -> Value {
 
 #[tokio::test]
 async fn each_member_gets_events_as_it_wants_them() {
-    let (router, clients) = some::<4>(2).await;
-    publish(&router, 3);
+    let (live, clients) = some::<4>(2).await;
+    publish(&live, 3);
     assert_eq!(clients.each_ref().map(told), [json!([]), json!([]), json!([1, 2, 3]), json!([1, 2, 3])]);
-    publish(&router, 1);
+    publish(&live, 1);
     let places: Vec<_> = clients.iter().map(|client| client.connection.outbox.places()).collect();
     assert!(places[0].len() == 1 && places[0] == places[1], "one text, shared by all who batch");
     assert!(places[2].len() == 1 && places[2] == places[3], "and one by all others");
@@ -76,42 +76,42 @@ async fn each_member_gets_events_as_it_wants_them() {
 
 #[tokio::test]
 async fn whoever_changes_its_mind_misses_nothing_and_gets_nothing_twice() {
-    let (router, mut clients) = some::<2>(1).await;
-    publish(&router, 2);
+    let (live, mut clients) = some::<2>(1).await;
+    publish(&live, 2);
     turn(&mut clients[1], true);
-    publish(&router, 1);
+    publish(&live, 1);
     assert_eq!(clients.each_ref().map(told), [json!([]), json!([1, 2])], "what comes after the change waits");
-    publish(&router, 1);
+    publish(&live, 1);
     assert_eq!(clients.each_ref().map(told), [json!([[1, 2, 3, 4]]), json!([[3, 4]])]);
-    publish(&router, 2);
+    publish(&live, 2);
     turn(&mut clients[1], false);
-    publish(&router, 1);
+    publish(&live, 1);
     assert_eq!(clients.each_ref().map(told), [json!([]), json!([[5, 6], 7])], "what waited comes first");
     turn(&mut clients[1], true);
     turn(&mut clients[1], true);
-    publish(&router, 1);
+    publish(&live, 1);
     assert_eq!(clients.each_ref().map(told), [json!([[5, 6, 7, 8]]), json!([8])]);
 }
 
 #[tokio::test]
 async fn a_row_that_changes_it_and_moves_on_does_both() {
-    let (router, mut clients) = some::<2>(2).await;
-    publish(&router, 2);
+    let (live, mut clients) = some::<2>(2).await;
+    publish(&live, 2);
     clients[0].say(r#"{"type":"move","on":false,"channel":"room:b"}"#);
     assert_eq!(told(&clients[0]), json!([[1, 2], { "moved": "room:b" }]));
     clients[0].say(r#"{"type":"move","on":false,"channel":"room:a"}"#);
     clients[1].say(r#"{"type":"leave","channel":"room:a"}"#);
-    publish(&router, 1);
+    publish(&live, 1);
     assert_eq!(clients.each_ref().map(told), [json!([{ "moved": "room:a" }, 3]), json!([[1, 2]])]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_order_stays_while_clients_change_their_minds() {
     const EACH: usize = 2000;
-    let (router, mut clients) = some::<3>(3).await;
+    let (live, mut clients) = some::<3>(3).await;
     let done = AtomicBool::new(false);
     std::thread::scope(|threads| {
-        let publishers = [0, 1].map(|_| threads.spawn(|| publish(&router, EACH)));
+        let publishers = [0, 1].map(|_| threads.spawn(|| publish(&live, EACH)));
         for client in &mut clients[1..] {
             threads.spawn(|| {
                 for on in [false, true].into_iter().cycle().take_while(|_| !done.load(Relaxed)) {

@@ -8,9 +8,10 @@ use crate::hub::{Connection, Recover};
 use crate::model::event::Epoch;
 use crate::model::pattern::Glob;
 use crate::model::view::SubView;
-use crate::model::{ChannelName, Code, Fault, Json, json};
-use crate::pipeline::effect::Effect;
+use crate::model::{ChannelName, Code, Fault, Json, Position, chance, json};
+use crate::pipeline::effect::ConnectionEffect;
 use crate::pipeline::publish;
+use crate::pipeline::reads::Read;
 use crate::pipeline::scope::{Message, Recovery};
 
 /// Where a client says it stands.
@@ -37,7 +38,7 @@ impl Decider<'_> {
 
     /// The channel of this name, where this protocol's clients may join it.
     fn joinable(&self, name: &str) -> Result<(ChannelName, Arc<ChannelPlan>), Fault> {
-        let (channel, plan) = publish::known(&self.context.runtime.channels, name)?;
+        let (channel, plan) = publish::known(&self.snapshot.runtime.channels, name)?;
         if plan.join.as_ref().is_some_and(|allowed| !allowed.contains(&self.view.protocol)) {
             return Err(publish::unknown(name));
         }
@@ -51,8 +52,8 @@ impl Decider<'_> {
         *self.subscriptions() = kept;
         let gone: Vec<(ChannelName, Arc<str>)> = gone;
         for (channel, key) in gone {
-            if let Some((_, plan)) = self.context.runtime.channels.resolve(channel.as_str()) {
-                self.decision.effects.push(Effect::Leave { channel, plan, key });
+            if let Some((_, plan)) = self.snapshot.runtime.channels.resolve(channel.as_str()) {
+                self.decision.effects.push(ConnectionEffect::Leave { channel, plan, key }.into());
             }
         }
     }
@@ -89,12 +90,28 @@ impl Decider<'_> {
         Ok(Some(Since { offset, epoch }))
     }
 
+    /// Where a channel stands. One that never had an event gets the name of its stream here, which counts if it is still without
+    /// one when this is applied. What this decision has read of it is behind it, whether others have seen it yet or not.
+    fn position(&mut self, channel: &ChannelName) -> Position {
+        let Some(mut position) = self.snapshot.hub.position(channel.as_str()) else {
+            let epoch = chance::epoch();
+            self.decision.reads.push(Read::Nothing { channel: channel.clone(), epoch });
+            return Position { epoch, first: 1, offset: 0 };
+        };
+        let read = self.recorder.as_ref().and_then(|(recorder, _)| recorder.history_of(channel));
+        if let Some(read) = read.filter(|read| read.epoch == position.epoch) {
+            position.offset = position.offset.max(read.offset);
+        }
+        position
+    }
+
     pub(super) fn join(&mut self, name: &str, key: &str, meta: Option<Json>, since: Option<Since>) -> Result<(), Fault> {
         let (channel, plan) = self.joinable(name)?;
         let Some(connection) = self.connection else {
             return Err(Fault::with(Code::Forbidden, "only a connection can join a channel"));
         };
-        let most = self.context.runtime.protocols[connection.protocol].plan.limits.subscriptions;
+        let protocol = self.snapshot.runtime.protocol(connection.protocol);
+        let most = protocol.map_or(0, |protocol| protocol.plan.limits.subscriptions);
         let subscriptions = self.subscriptions();
         if !subscriptions.iter().any(|(c, k)| *c == channel && **k == *key) {
             if subscriptions.len() >= most {
@@ -104,13 +121,13 @@ impl Decider<'_> {
         }
         let mut recover = None;
         if let Some(Since { offset, epoch }) = since {
-            let position = self.context.hub.position_or_create(&channel, &plan)?;
+            let position = self.position(&channel);
             let verdict = offset.map(|offset| position.recover(offset, epoch));
             self.recovery = Some(Recovery { position, verdict });
             recover = verdict.map(|verdict| Recover { after: verdict.after, epoch: position.epoch });
         }
         let view = SubView { channel, key: key.into(), meta, positioned: since.is_some() };
-        self.decision.effects.push(Effect::Join { plan, view, recover });
+        self.decision.effects.push(ConnectionEffect::Join { plan, view, recover }.into());
         Ok(())
     }
 }

@@ -62,12 +62,20 @@ impl Stage {
     const START: Stage = Stage::Header { bytes: [0; HEADER_BYTES], came: 0 };
 }
 
+fn bounded(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX).min(MESSAGE_BYTES_MAX)
+}
+
 impl Decoder {
     /// A decoder of messages of at most `message_bytes_max` bytes (and 1 GiB), counted over all frames and when inflated.
     /// `inflates`: whether compression was agreed.
     pub fn new(message_bytes_max: usize, inflates: bool) -> Self {
-        let message_bytes_max = u32::try_from(message_bytes_max).unwrap_or(u32::MAX).min(MESSAGE_BYTES_MAX);
-        Self { gathered: Vec::new(), message_bytes_max, inflates, message: None, stage: Stage::START }
+        Self { gathered: Vec::new(), message_bytes_max: bounded(message_bytes_max), inflates, message: None, stage: Stage::START }
+    }
+
+    /// Messages may have so many bytes from now on.
+    pub fn set_message_bytes_max(&mut self, bytes: usize) {
+        self.message_bytes_max = bounded(bytes);
     }
 
     /// The next thing in `input`, which is advanced past what was used. None: all of it is used and more is needed.

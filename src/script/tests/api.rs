@@ -153,15 +153,16 @@ fn long_lists_of_the_host_reach_scripts() {
             let one = r#"{"id":"client_1704067200000_abcdefgh","user":"user_123","session":"session_456","alive":true,"readyState":1,"protocol":"canvas"}"#;
             (0..2000).map(|_| json(one)).collect()
         }
-        fn statistics(&self, _: &str) -> Option<crate::model::Json> {
+        fn statistics(&self, _: &str, _: crate::model::Now) -> Option<crate::model::Json> {
             None
         }
     }
     let text = "fn f(msg) { pick(connections(\"x\"), #{ id: \"id\", who: \"user\" }).len() }\nfn g(msg) { history(\"x\", 300).len() }";
-    let (scripts, _) = Scripts::build(&plugins(&[("p", text)]), &[used("f", Role::Handler), used("g", Role::Handler)], &[]);
+    let (scripts, _) = Scripts::build(&plugins(&[("p", text)]), &[used("f", Role::Handler), used("g", Role::Handler)], &[], None);
     let (msg, world): (_, Arc<dyn World>) = (json("1"), Arc::new(Many));
     let arguments = Arguments::Message { msg: Some(&msg), index: None, kind: None, data: None };
-    let length = |name: &str| scripts.call(&f(name), Call { now: at(0), conn: None, arguments, world: &world }).unwrap().value;
+    let length =
+        |name: &str| scripts.call(&f(name), Call { now: at(0), conn: None, arguments, world: &world, trial: false }).unwrap().value;
     assert_eq!((length("f"), length("g")), (Some(json("2000")), Some(json("300"))));
 }
 
@@ -223,7 +224,7 @@ fn constants_and_imports_reach_functions() {
         ),
         ("deeper", "fn same(n) { n }"),
     ];
-    let (scripts, diagnostics) = Scripts::build(&plugins(&texts), &[used("f", Role::Handler)], &[]);
+    let (scripts, diagnostics) = Scripts::build(&plugins(&texts), &[used("f", Role::Handler)], &[], None);
     assert_eq!(lines(&diagnostics), Vec::<String>::new());
     for _ in 0..2 {
         assert_eq!(message(&scripts, "f", r#"{"n":4}"#).unwrap().value, Some(json(r#"[3,"x",8,30]"#)));
@@ -236,7 +237,7 @@ fn constants_and_imports_reach_functions() {
     // The hash covers what is imported.
     let mut changed = texts;
     changed[2].1 = "fn same(n) { n + 0 }";
-    let (after, _) = Scripts::build(&plugins(&changed), &[], &[]);
+    let (after, _) = Scripts::build(&plugins(&changed), &[], &[], None);
     assert!(report.iter().zip(after.report()).all(|(before, after)| before.hash != after.hash && before.hash.len() == 64));
 }
 
@@ -245,12 +246,12 @@ fn conditions_and_rendering_change_nothing() {
     let text = "fn f(event, sub, conn) { conn.send(1); }\nfn g(event, sub) { [event.type, event.data.text, sub] }\nfn t(conn, msg) { conn.state.x = 1; true }\nfn u(msg) { 5 }";
     let uses = [used("f", Role::Deliver), used("g", Role::Deliver), used("t", Role::Validate), used("u", Role::Validate)];
     let (scripts, diagnostics) =
-        Scripts::build(&plugins(&[("p", text)]), &uses, &[expression("e", "publish(\"x\", #{ type: \"t\" })", &["msg"])]);
+        Scripts::build(&plugins(&[("p", text)]), &uses, &[expression("e", "publish(\"x\", #{ type: \"t\" })", &["msg"])], None);
     assert_eq!(lines(&diagnostics), Vec::<String>::new());
     let (event, msg) = (event("x", 1, r#"{"text":"hi"}"#), json("{}"));
     let sub = SubView { channel: ChannelName::parse("x").unwrap(), key: "k".into(), meta: Some(json("[1]")), positioned: false };
     let (world, conn): (Arc<dyn World>, _) = (Arc::new(TwoClients), conn());
-    let call = |arguments| Call { now: at(0), conn: Some(&conn), arguments, world: &world };
+    let call = |arguments| Call { now: at(0), conn: Some(&conn), arguments, world: &world, trial: false };
     let deliver = || call(Arguments::Deliver { event: &event, sub: &sub });
     let about = || call(Arguments::Message { msg: Some(&msg), index: None, kind: None, data: None });
     assert_eq!(scripts.call(&f("g"), deliver()).unwrap().value, Some(json(r#"["greeting","hi",{"channel":"x","key":"k","meta":[1]}]"#)));
@@ -266,7 +267,7 @@ fn without_a_connection_conn_is_missing() {
     let scripts = one("fn f(conn, msg) { [conn == (), msg] }");
     let (msg, world): (_, Arc<dyn World>) = (json("1"), Arc::new(TwoClients));
     let arguments = Arguments::Message { msg: Some(&msg), index: None, kind: None, data: None };
-    let returned = scripts.call(&f("f"), Call { now: at(0), conn: None, arguments, world: &world }).unwrap();
+    let returned = scripts.call(&f("f"), Call { now: at(0), conn: None, arguments, world: &world, trial: false }).unwrap();
     assert_eq!(returned.value, Some(json("[true,1]")));
 }
 
@@ -275,7 +276,7 @@ fn a_message_too_large_for_scripts_is_the_senders_fault() {
     let scripts = one("fn f(msg) { 1 }");
     let big = format!("[{}0]", "0,".repeat(30_000));
     for text in [big, format!("\"{}\"", "x".repeat(1 << 20)), "\"\\ud800\"".to_owned(), "1e999".to_owned()] {
-        assert!(matches!(message(&scripts, "f", &text), Err(ScriptError::Thrown { .. })));
+        assert!(matches!(message(&scripts, "f", &text), Err(ScriptError::NotForScripts(_))));
     }
     assert_eq!(scripts.report()[0].failures, 0);
 }

@@ -8,7 +8,7 @@ use crate::config::plan::Role;
 fn found(text: &str) -> Vec<String> {
     let lib = "fn twice(n) { n * 2 }";
     let back = "import \"p\" as p;\nfn g(n) { n }";
-    lines(&Scripts::build(&plugins(&[("p", text), ("lib", lib), ("back", back)]), &[used("f", Role::Handler)], &[]).1)
+    lines(&Scripts::build(&plugins(&[("p", text), ("lib", lib), ("back", back)]), &[used("f", Role::Handler)], &[], None).1)
 }
 
 #[test]
@@ -103,14 +103,14 @@ fn every_code_has_its_text() {
 
 #[test]
 fn a_function_that_is_nearly_there_is_suggested() {
-    let (_, diagnostics) = Scripts::build(&plugins(&[("p", "fn handle(msg) { 1 }")]), &[used("p.handel", Role::Handler)], &[]);
+    let (_, diagnostics) = Scripts::build(&plugins(&[("p", "fn handle(msg) { 1 }")]), &[used("p.handel", Role::Handler)], &[], None);
     assert_eq!(lines(&diagnostics), ["routes.yaml:3:5 error[S002] plugin `p` has no function `handel` | did you mean `handle`?"]);
 }
 
 #[test]
 fn a_plugin_that_is_not_there_is_named() {
     let uses = [used("agnet.f", Role::Handler)];
-    let (_, diagnostics) = Scripts::build(&plugins(&[("agent", "fn f(msg) { 1 }")]), &uses, &[]);
+    let (_, diagnostics) = Scripts::build(&plugins(&[("agent", "fn f(msg) { 1 }")]), &uses, &[], None);
     assert_eq!(lines(&diagnostics), ["routes.yaml:3:5 error[S005] there is no plugin `agnet` | did you mean `agent`?"]);
 }
 
@@ -124,14 +124,15 @@ fn expressions_are_checked_where_they_stand() {
         ("true } publish(\"x\", #{}); fn own() { true", "routes.yaml:9:13 error[S009] not one expression"),
     ];
     for (source, wanted) in cases {
-        let (_, diagnostics) = Scripts::build(&plugins(&[("p", "fn matches(msg) { true }")]), &[], &[expression("e", source, &["msg"])]);
+        let (_, diagnostics) =
+            Scripts::build(&plugins(&[("p", "fn matches(msg) { true }")]), &[], &[expression("e", source, &["msg"])], None);
         let lines = lines(&diagnostics);
         assert!(lines.len() == 1 && lines[0].starts_with(wanted), "{source}: {lines:?}");
     }
     let fine = ["matches(msg) && msg.list.some(|x| x == LIMIT)", "msg?.a?.b == () || msg.a in [1, 2]", "msg.a == \"}\" // {"];
     for source in fine {
         let text = "const LIMIT = 3;\nfn matches(msg) { true }";
-        let (_, diagnostics) = Scripts::build(&plugins(&[("p", text)]), &[], &[expression("e", source, &["msg"])]);
+        let (_, diagnostics) = Scripts::build(&plugins(&[("p", text)]), &[], &[expression("e", source, &["msg"])], None);
         assert_eq!(lines(&diagnostics), Vec::<String>::new(), "{source}");
     }
 }
@@ -167,10 +168,54 @@ fn failures_say_where_and_why_and_how_it_came_there() {
 }
 
 #[test]
+fn a_budget_that_is_spent_names_the_line_where() {
+    let text = "fn f(conn, msg) {
+    let n = 0;
+    if msg.at == \"loop\" {
+        while true {
+            n += 1;
+        }
+    }
+    if msg.at == \"empty\" {
+        loop { }
+    }
+    if msg.at == \"called\" {
+        n += endless(n);
+    }
+    if msg.at == \"closure\" {
+        [1].map(|x| { loop { x += 1; } })
+    }
+    if msg.at == \"deep\" {
+        deep(n);
+    }
+    if msg.at == \"large\" {
+        let s = \"x\";
+        loop {
+            s += s;
+        }
+    }
+}
+fn endless(n) { loop { n += 1; } }
+fn deep(n) { deep(n + 1) }";
+    for (at, lines, wanted) in [
+        ("loop", 4..=5, "more than 50000 operations"),
+        ("empty", 9..=9, "more than 50000 operations"),
+        ("called", 12..=12, "more than 50000 operations"),
+        ("closure", 15..=15, "more than 50000 operations"),
+        ("deep", 18..=18, "calls itself too deeply"),
+        ("large", 23..=23, "too large"),
+    ] {
+        let why = why(text, &format!(r#"{{"at":"{at}"}}"#));
+        let line: usize = why.strip_prefix("plugins/p.rhai:").and_then(|rest| rest.split(':').next()?.parse().ok()).unwrap();
+        assert!(lines.contains(&line) && why.contains(" in fn f") && why.contains(wanted), "{at}: {why}");
+    }
+}
+
+#[test]
 fn failures_in_imports_and_expressions_name_their_file() {
     let texts = [("p", "import \"lib\" as lib;\nfn f(conn, msg) { lib::len_of(msg) }"), ("lib", "\n\nfn len_of(msg) { msg.text.len() }")];
     let uses = [used("f", Role::Handler)];
-    let (scripts, diagnostics) = Scripts::build(&plugins(&texts), &uses, &[expression("e", "msg.a.b == 1", &["msg"])]);
+    let (scripts, diagnostics) = Scripts::build(&plugins(&texts), &uses, &[expression("e", "msg.a.b == 1", &["msg"])], None);
     assert_eq!(lines(&diagnostics), Vec::<String>::new());
     let said = message(&scripts, "f", "{}").unwrap_err().to_string();
     assert_eq!(said, "plugins/lib.rhai:3:27 in fn len_of: `msg.text` is missing\n  called from plugins/p.rhai:2:24 in fn f");

@@ -31,7 +31,7 @@ impl World for TwoClients {
         vec![one("c1"), one("c2")]
     }
 
-    fn statistics(&self, protocol: &str) -> Option<Json> {
+    fn statistics(&self, protocol: &str, _: Now) -> Option<Json> {
         let text = r#"{"connections":2,"connections_total":7,"messages_in":4,"messages_out":5,"uptime_s":60,"last_activity":"2024-01-01T00:00:00.000Z"}"#;
         (protocol != "nowhere").then(|| json(text))
     }
@@ -100,7 +100,7 @@ pub(super) fn expression(name: &str, source: &str, parameters: &'static [&'stati
 
 /// One plugin `p` whose public function `f` handles messages.
 pub(super) fn one(text: &str) -> Arc<Scripts> {
-    let (scripts, diagnostics) = Scripts::build(&plugins(&[("p", text)]), &[used("f", Role::Handler)], &[]);
+    let (scripts, diagnostics) = Scripts::build(&plugins(&[("p", text)]), &[used("f", Role::Handler)], &[], None);
     assert_eq!(lines(&diagnostics), Vec::<String>::new());
     scripts
 }
@@ -117,7 +117,7 @@ pub(super) fn message(scripts: &Scripts, function: &str, msg: &str) -> Result<Re
 pub(super) fn message_on(scripts: &Scripts, function: &str, msg: &str, conn: &Arc<ConnView>) -> Result<Returned, ScriptError> {
     let (msg, world): (_, Arc<dyn World>) = (json(msg), Arc::new(TwoClients));
     let arguments = Arguments::Message { msg: Some(&msg), index: None, kind: Some("greeting"), data: None };
-    scripts.call(&f(function), Call { now: at(1_704_067_200_000), conn: Some(conn), arguments, world: &world })
+    scripts.call(&f(function), Call { now: at(1_704_067_200_000), conn: Some(conn), arguments, world: &world, trial: false })
 }
 
 pub(super) fn at(wall_ms: i64) -> Now {
@@ -133,7 +133,7 @@ pub(super) fn value(text: &str, msg: &str) -> String {
 /// Why `f(conn, msg)` failed.
 pub(super) fn why(text: &str, msg: &str) -> String {
     match message(&one(text), "f", msg) {
-        Err(ScriptError::Failed(why)) => why,
+        Err(ScriptError::Failed(why) | ScriptError::Tripped { why, .. }) => why,
         other => panic!("{other:?}"),
     }
 }

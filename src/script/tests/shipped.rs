@@ -18,7 +18,7 @@ fn shipped() -> Arc<Scripts> {
         expression("agent.ide", "msg.data.topic == \"ide\"", &["msg"]),
         expression("bus.private", "msg.client != ()", &["msg", "kind"]),
     ];
-    let (scripts, diagnostics) = Scripts::build(&plugins(&texts), &functions, &expressions);
+    let (scripts, diagnostics) = Scripts::build(&plugins(&texts), &functions, &expressions, None);
     assert_eq!(lines(&diagnostics), Vec::<String>::new());
     scripts
 }
@@ -26,7 +26,7 @@ fn shipped() -> Arc<Scripts> {
 fn test(function: &str, msg: &str) -> Result<bool, ScriptError> {
     let (scripts, msg, world): (_, _, Arc<dyn World>) = (shipped(), json(msg), Arc::new(TwoClients));
     let arguments = Arguments::Message { msg: Some(&msg), index: None, kind: None, data: None };
-    scripts.test(&f(function), Call { now: at(0), conn: Some(&conn()), arguments, world: &world })
+    scripts.test(&f(function), Call { now: at(0), conn: Some(&conn()), arguments, world: &world, trial: false })
 }
 
 #[test]
@@ -41,6 +41,24 @@ fn the_envelope_says_what_is_wrong() {
 }
 
 #[test]
+fn messages_are_taken_no_further_than_they_are_looked_at() {
+    let maps: Vec<String> = (0..30_000).map(|n| format!("\"member{n:05}\":{{}}")).collect();
+    let large = format!("{{{}}}", maps.join(","));
+    let msg = format!(r#"{{"type":"test","data":{large}}}"#);
+    assert!(msg.len() > 400_000);
+    for (function, holds) in [("agent.envelope", true), ("agent.ide", false), ("bus.private", false)] {
+        assert_eq!(test(function, &msg), Ok(holds), "{function}");
+    }
+    // None of it takes more of a message than this.
+    let agent = include_str!("../../../plugins/agent.rhai");
+    assert_eq!(super::parts::wants_of(agent, "envelope"), "data() type()");
+    assert_eq!(super::parts::wants_of(agent, "status"), "");
+    assert_eq!(super::parts::wants_of(include_str!("../../../plugins/canvas.rhai"), "page"), "");
+    assert_eq!(super::parts::wants_of("fn f(msg) { msg.data.topic == \"ide\" }", "f"), "data(topic)");
+    assert_eq!(super::parts::wants_of("fn f(event) { event.metadata?.where == () }", "f"), "metadata(where)");
+}
+
+#[test]
 fn conditions_on_messages() {
     assert_eq!(test("agent.ide", r#"{"data":{"topic":"ide"}}"#), Ok(true));
     assert_eq!(test("agent.ide", r#"{"data":{}}"#), Ok(false));
@@ -51,13 +69,15 @@ fn conditions_on_messages() {
 #[test]
 fn an_event_with_a_condition_is_for_those_it_holds_for() {
     let scripts = shipped();
+    // More data than a script may hold, which these conditions do not ask for.
+    let data = format!("[{}0]", "0,".repeat(20_000));
     let holds = |function: &str, wanted: Option<&str>| {
-        let mut event = event("agent", 1, "{}");
+        let mut event = event("agent", 1, &data);
         event.new.metadata = wanted.map(|wanted| json(&format!(r#"{{"where":{wanted}}}"#)));
         let sub = SubView { channel: ChannelName::parse("agent").unwrap(), key: "".into(), meta: None, positioned: false };
         let (world, conn): (Arc<dyn World>, _) = (Arc::new(TwoClients), conn());
         let arguments = Arguments::Deliver { event: &event, sub: &sub };
-        scripts.test(&f(function), Call { now: at(0), conn: Some(&conn), arguments, world: &world })
+        scripts.test(&f(function), Call { now: at(0), conn: Some(&conn), arguments, world: &world, trial: false })
     };
     assert_eq!(holds("agent.plain", None), Ok(true));
     assert_eq!(holds("agent.plain", Some(r#"{"id":"c1"}"#)), Ok(false));

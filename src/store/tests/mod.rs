@@ -12,7 +12,8 @@ use std::time::Duration;
 use super::*;
 use crate::model::ChannelName;
 use crate::model::Event;
-use crate::model::event::{Epoch, fresh_epoch};
+use crate::model::chance;
+use crate::model::event::Epoch;
 
 pub(super) use base::{Base, memory, on_both};
 pub(super) use rig::{Policies, Rig, append, event, places};
@@ -349,6 +350,6 @@ on_both! {
 
 #[test]
 fn a_fresh_epoch_fits_the_database_and_differs() {
-    let epochs: std::collections::HashSet<Epoch> = (0..50).map(|_| fresh_epoch()).collect();
+    let epochs: std::collections::HashSet<Epoch> = (0..50).map(|_| chance::epoch()).collect();
     assert!(epochs.len() >= 49 && epochs.iter().all(|epoch| *epoch > 0 && epoch.cast_signed() > 0));
 }

@@ -22,7 +22,7 @@ fuzz_target!(|text: &[u8]| {
     assert_eq!(loaded.plan.is_some(), loaded.diagnostics.is_empty());
     render(&loaded.diagnostics, &loaded.files);
     if loaded.plan.is_some() {
-        let (_, diagnostics) = Scripts::build(&loaded.plugins, &loaded.functions, &loaded.expressions);
+        let (_, diagnostics) = Scripts::build(&loaded.plugins, &loaded.functions, &loaded.expressions, None);
         render(&diagnostics, &loaded.files);
     }
 });

@@ -1,8 +1,21 @@
-//! The command line: what a person can ask the binary to do.
+//! The command line: what a person can ask the binary to do. Each command has a file of its own.
 
-use std::path::PathBuf;
+mod check;
+mod routes;
+mod serve;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config;
+use crate::config::diagnostic;
+use crate::runtime::{self, Runtime};
+
+/// Threads run scripts, whose nesting needs more than the usual 2 MiB.
+pub const STACK_BYTES: usize = 16 << 20;
 
 /// Tramline routes events between clients, timers and HTTP, as routes.yaml says.
 #[derive(Debug, Parser)]
@@ -55,3 +68,41 @@ const AFTER: &str = "Examples:
 Once it runs:
   curl localhost:4000/readyz
   curl localhost:4000/api/publish -H 'content-type: application/json' -d '{\"channel\":\"custom:hello\",\"data\":{\"n\":1}}'";
+
+/// Runs a command.
+pub fn main(cli: Cli) -> ExitCode {
+    // On a thread of its own: loading compiles scripts, and the first thread's stack is the system's choice.
+    let run = move || match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve::run(&cli),
+        Command::Check => check::run(&cli.config),
+        Command::Routes => routes::run(&cli.config),
+    };
+    let spawned = std::thread::Builder::new().name("main".into()).stack_size(STACK_BYTES).spawn(run);
+    match spawned.map(std::thread::JoinHandle::join) {
+        Ok(Ok(code)) => code,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Loads and compiles a configuration, or says everything that is wrong with it, ready to be shown.
+fn load(path: &Path) -> Result<Runtime, String> {
+    let loaded = config::load(path, &|name| std::env::var(name).ok());
+    let files = loaded.files.clone();
+    runtime::build(loaded, None).map_err(|diagnostics| {
+        let count = diagnostic::distinct(&diagnostics);
+        let noun = if count == 1 { "error" } else { "errors" };
+        format!("{}{} {noun}\n", diagnostic::render(&diagnostics, &files), count)
+    })
+}
+
+/// Writes to standard output. A reader that has gone is no error of ours.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
+}
+
+/// Writes to standard error, likewise.
+fn complain(text: &str) {
+    let mut err = std::io::stderr().lock();
+    err.write_all(text.as_bytes()).ok();
+}

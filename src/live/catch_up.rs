@@ -9,10 +9,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::hub::{CatchUp, Connection, Packet, Render};
+use crate::live::Live;
 use crate::model::event::Epoch;
 use crate::model::{ChannelName, Close, Now};
 use crate::pipeline::deliver::Renderer;
-use crate::router::Router;
 
 /// Events and bytes of one look at the log.
 const READ_EVENTS_MAX: usize = 500;
@@ -22,25 +22,29 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// Resolves when nothing is behind any more. It is polled whenever the connection's task runs, so it registers no waker of its
 /// own where it waits for room: that task wakes when the client has read.
-pub async fn run(router: Arc<Router>, connection: Arc<Connection>) {
+pub async fn run(live: Arc<Live>, connection: Arc<Connection>) {
     while let Some((name, key)) = connection.pop_behind() {
-        one(&router, &connection, &name, &key).await;
+        one(&live, &connection, &name, &key).await;
     }
 }
 
-async fn one(router: &Router, connection: &Arc<Connection>, name: &ChannelName, key: &Arc<str>) {
-    let hub = &router.context.hub;
+async fn one(live: &Live, connection: &Arc<Connection>, name: &ChannelName, key: &Arc<str>) {
+    let hub = &live.hub;
     loop {
         room(connection).await;
-        let mut renderer = Renderer::new(&router.context.runtime, Now::read());
-        let next = hub.catch_up(name, connection, key, &mut renderer);
-        renderer.report();
+        let next = {
+            let snapshot = live.snapshot_of(connection.protocol);
+            let mut renderer = Renderer::new(&snapshot, Now::read());
+            let next = hub.catch_up(name, connection, key, &mut renderer);
+            renderer.report();
+            next
+        };
         match next {
             CatchUp::Done => return,
             CatchUp::Room => tokio::task::yield_now().await,
-            CatchUp::Lost => return router.end(connection, Close::PositionLost),
+            CatchUp::Lost => return live.end(connection, Close::PositionLost),
             CatchUp::Read { after, up_to, epoch } => {
-                if let Err(error) = read(router, connection, name, key, epoch, after, up_to).await {
+                if let Err(error) = read(live, connection, name, key, epoch, after, up_to).await {
                     tracing::debug!(client = %connection.id, %error, "what a client missed cannot be read yet");
                     tokio::time::sleep(RETRY).await;
                 }
@@ -51,7 +55,7 @@ async fn one(router: &Router, connection: &Arc<Connection>, name: &ChannelName, 
 
 /// Reads a piece of the log and gives it to the subscription, if that is still where it was.
 async fn read(
-    router: &Router,
+    live: &Live,
     connection: &Arc<Connection>,
     name: &ChannelName,
     key: &Arc<str>,
@@ -59,9 +63,9 @@ async fn read(
     after: u64,
     up_to: u64,
 ) -> Result<(), crate::store::StoreError> {
-    let store = &router.store;
+    let store = &live.store;
     // What was shown early may not be there yet, and nothing is taken for the end.
-    let early = router.context.runtime.channels.resolve(name.as_str()).and_then(|(_, plan)| plan.history.clone());
+    let early = live.snapshot().runtime.channels.resolve(name.as_str()).and_then(|(_, plan)| plan.history.clone());
     if early.is_some_and(|history| history.promise.is_early()) {
         store.committed(store.ticket()).await?;
     }
@@ -69,14 +73,15 @@ async fn read(
     // What nobody was shown yet is shown to this one with all others.
     events.retain(|event| event.offset <= up_to);
     let seen = events.last().map_or(up_to, |last| last.offset);
-    let hub = &router.context.hub;
+    let hub = &live.hub;
     let Some(view) = hub.subscription(name, connection, key) else { return Ok(()) };
     let Some(channel) = hub.channel(name.as_str()) else { return Ok(()) };
     let (mut events, mut at) = (events.into_iter().peekable(), after);
     // What was read may be more than there is room for: it is given as the client reads.
     loop {
         room(connection).await;
-        let mut renderer = Renderer::new(&router.context.runtime, Now::read());
+        let snapshot = live.snapshot_of(connection.protocol);
+        let mut renderer = Renderer::new(&snapshot, Now::read());
         let (mut packets, mut bytes, mut next) = (Vec::new(), 0, seen);
         while let Some(event) = events.next().map(Arc::new) {
             renderer.begin();
@@ -90,6 +95,7 @@ async fn read(
             }
         }
         renderer.report();
+        drop(snapshot);
         if !hub.replay(name, connection, key, packets, at, next) || next == seen {
             return Ok(());
         }

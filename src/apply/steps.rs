@@ -1,0 +1,232 @@
+//! What a transaction does, one step after the other: what members see, what a connection is told, how it changes. Each step is
+//! written once, for what happens at once and for what happens after the commit.
+
+use std::sync::Arc;
+
+use super::{Applied, Apply, Batch};
+use crate::hub::{CatchUp, Connection, Joined, LockedChannels, Packet, Published, Render};
+use crate::model::event::NewEvent;
+use crate::model::{ChannelName, Close, Event, Now};
+use crate::pipeline::effect::{ConnectionEffect, Effect, EventEffect, Receivers};
+
+/// Something about events.
+#[derive(Debug)]
+pub(super) enum EventStep {
+    /// Members see one that has its place, all but one of them.
+    Show(Arc<Event>, Option<u64>),
+    /// One that is not kept gets its place and is seen.
+    Publish { channel: ChannelName, event: NewEvent, except: Option<u64> },
+    /// One goes to connections directly.
+    Direct { receivers: Receivers, event: NewEvent, except: Option<u64> },
+}
+
+/// Something that a connection does or that is done with it.
+#[derive(Debug)]
+pub(super) enum Step {
+    Event(EventStep),
+    Connection(ConnectionEffect),
+}
+
+impl From<EventEffect> for EventStep {
+    fn from(effect: EventEffect) -> Self {
+        match effect {
+            EventEffect::Publish { channel, event, except, .. } => Self::Publish { channel, event, except },
+            EventEffect::Direct { receivers, event, except } => Self::Direct { receivers, event, except },
+        }
+    }
+}
+
+impl EventStep {
+    /// The channel it needs.
+    pub(super) fn channel(&self) -> Option<&ChannelName> {
+        match self {
+            Self::Show(event, _) => event.channel.as_ref(),
+            Self::Publish { channel, .. } => Some(channel),
+            Self::Direct { .. } => None,
+        }
+    }
+
+    /// Bytes it counts for in its connection's bound.
+    pub(super) fn cost_bytes(&self) -> usize {
+        match self {
+            Self::Show(event, _) => event.cost_bytes(),
+            Self::Publish { event, .. } | Self::Direct { event, .. } => event.cost_bytes(),
+        }
+    }
+}
+
+impl Step {
+    /// The channel it needs.
+    pub(super) fn channel(&self) -> Option<&ChannelName> {
+        match self {
+            Self::Event(step) => step.channel(),
+            Self::Connection(effect) => effect.channel().map(|(name, _)| name),
+        }
+    }
+}
+
+impl Apply<'_> {
+    /// What came by a door, which is told what became of each event.
+    pub(super) fn run_events(self, mut held: Option<&mut LockedChannels<'_>>, steps: Vec<EventStep>, batch: &mut Batch<'_>) -> Applied {
+        let mut applied = Applied::default();
+        for step in steps {
+            self.event(held.as_deref_mut(), step, batch, Some(&mut applied));
+        }
+        applied
+    }
+
+    /// What is about a connection, which is told by the steps themselves.
+    pub(super) fn run(
+        self,
+        mut held: Option<&mut LockedChannels<'_>>,
+        actor: &Arc<Connection>,
+        steps: Vec<Step>,
+        batch: &mut Batch<'_>,
+        now: Now,
+    ) {
+        let mut recovering = Vec::new();
+        for step in steps {
+            match step {
+                Step::Event(step) => self.event(held.as_deref_mut(), step, batch, None),
+                Step::Connection(ConnectionEffect::Send(frame)) => {
+                    // Where it is over for the connection, what waits is written and nothing more.
+                    if !batch.is_ending(actor) {
+                        batch.send(held.as_deref_mut(), actor, &frame);
+                    }
+                }
+                Step::Connection(effect) => {
+                    batch.only(held.as_deref_mut(), None);
+                    recovering.extend(self.change(actor, effect, held.as_deref_mut(), batch, now));
+                }
+            }
+        }
+        let Some(held) = held else { return };
+        // Before the locks are let go: nothing published elsewhere slips between a join and its answer.
+        batch.enqueue_replies();
+        if recovering.is_empty() {
+            return;
+        }
+        // What was missed comes behind the answer that says so, and before anything new.
+        batch.only(Some(held), None);
+        for (name, key) in recovering {
+            match held.catch_up(&name, actor, &key, &mut batch.renderer) {
+                CatchUp::Done => {}
+                CatchUp::Room | CatchUp::Read { .. } => actor.push_behind(name, key),
+                CatchUp::Lost => batch.ends(actor, Close::PositionLost),
+            }
+        }
+        batch.enqueued(actor);
+    }
+
+    fn event(self, held: Option<&mut LockedChannels<'_>>, step: EventStep, batch: &mut Batch<'_>, applied: Option<&mut Applied>) {
+        match (step, held) {
+            (EventStep::Show(event, except), Some(held)) => self.show(held, event, except, batch, applied),
+            (EventStep::Publish { channel, event, except }, Some(held)) => {
+                if let Some(event) = held.assign_offset(&channel, event).map(Arc::new) {
+                    self.snapshot.hub.feed.passing(&event);
+                    self.show(held, event, except, batch, applied);
+                }
+            }
+            (EventStep::Direct { receivers, event, except }, held) => {
+                batch.only(held, None);
+                let published = self.direct(&receivers, event, except, batch);
+                if let Some(applied) = applied {
+                    applied.published.push(published);
+                }
+            }
+            // Its channel is locked, as every step's is.
+            (EventStep::Show(..) | EventStep::Publish { .. }, None) => debug_assert!(false, "a channel is not locked"),
+        }
+    }
+
+    /// What changes the connection itself. Gives back the subscription that wants what it missed.
+    fn change(
+        self,
+        actor: &Arc<Connection>,
+        effect: ConnectionEffect,
+        held: Option<&mut LockedChannels<'_>>,
+        batch: &mut Batch<'_>,
+        now: Now,
+    ) -> Option<(ChannelName, Arc<str>)> {
+        match (effect, held) {
+            (ConnectionEffect::View { view, batches }, _) => {
+                self.snapshot.hub.set_view(actor, view);
+                if actor.set_batches(batches) {
+                    batch.switches(actor);
+                }
+            }
+            (ConnectionEffect::Leave { channel, key, .. }, Some(held)) => held.leave(actor, &channel, &key, &mut batch.renderer),
+            (ConnectionEffect::Join { view, recover, .. }, Some(held)) => {
+                let subscription = (view.channel.clone(), view.key.clone());
+                match held.join(actor, view, recover, now) {
+                    Joined::In if recover.is_some() => return Some(subscription),
+                    Joined::In | Joined::Gone => {}
+                    Joined::Lost => batch.ends(actor, Close::PositionLost),
+                }
+            }
+            (ConnectionEffect::Close(close), _) => batch.ends(actor, close),
+            (ConnectionEffect::Send(frame), held) => batch.send(held, actor, &frame),
+            // Its channel is locked, as every step's is.
+            (ConnectionEffect::Leave { .. } | ConnectionEffect::Join { .. }, None) => debug_assert!(false, "a channel is not locked"),
+        }
+        None
+    }
+
+    fn show(
+        self,
+        held: &mut LockedChannels<'_>,
+        event: Arc<Event>,
+        except: Option<u64>,
+        batch: &mut Batch<'_>,
+        applied: Option<&mut Applied>,
+    ) {
+        let Some(name) = event.channel.clone() else { return };
+        match applied {
+            None => {
+                batch.only(Some(held), Some(&name));
+                held.show_later(event, except);
+                batch.shown(held, &name);
+            }
+            Some(applied) => {
+                batch.only(Some(held), None);
+                let Some(channel) = held.channel(&name) else { return };
+                let mut published = held.show(event, except, &mut batch.renderer);
+                batch.count(&channel, &published);
+                // The last: what came before it was somebody else's.
+                applied.published.extend(published.pop());
+            }
+        }
+    }
+
+    fn direct(self, receivers: &Receivers, event: NewEvent, except: Option<u64>, batch: &mut Batch<'_>) -> Published {
+        let hub = &self.snapshot.hub;
+        let event = Arc::new(Event { new: event, channel: None, offset: 0, epoch: 0, seq: 0 });
+        let connections = match receivers {
+            Receivers::Client(id) => hub.connection(id).into_iter().collect(),
+            Receivers::User(user) => hub.of_user(user),
+            Receivers::Session(session) => hub.of_session(session),
+        };
+        batch.renderer.begin();
+        let mut published = Published::new(event);
+        let policy = batch.renderer.policy(&published.event, None);
+        for connection in connections.iter().filter(|c| except != Some(c.key)) {
+            if let Some(packet) = batch.renderer.render(&published.event, connection, None) {
+                let packet = Packet { policy: policy.clone(), ..packet };
+                published.note(connection.deliver(packet, None));
+                batch.enqueued(connection);
+            }
+        }
+        hub.feed.passing(&published.event);
+        self.snapshot.published(None, &published);
+        published
+    }
+}
+
+impl From<Effect> for Step {
+    fn from(effect: Effect) -> Self {
+        match effect {
+            Effect::Event(event) => Self::Event(event.into()),
+            Effect::Connection(effect) => Self::Connection(effect),
+        }
+    }
+}

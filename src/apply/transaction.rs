@@ -1,0 +1,263 @@
+//! One transaction: what must be so before anything of it happens, and the order in which it happens.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::commit_queue::{PendingTransaction, Work};
+use super::reads::Basis;
+use super::steps::{EventStep, Step};
+use super::{Accepted, Applied, Apply, Batch, Effects, Refusal, unavailable};
+use crate::config::plan::{ChannelPlan, Promise};
+use crate::hub::LockedChannels;
+use crate::model::{ChannelName, Event, Fault, Now};
+use crate::pipeline::Read;
+use crate::pipeline::effect::{Effect, EventEffect};
+use crate::store::{Permit, Ticket};
+use crate::telemetry::metrics::DropReason;
+
+/// A transaction that will happen: there is room for it, its channels are locked, and what it was decided on still holds.
+pub(super) struct Transaction<'t> {
+    apply: Apply<'t>,
+    effects: Effects<'t>,
+    permit: Option<Permit>,
+    held: Option<LockedChannels<'t>>,
+    /// What it has read of transactions that are not committed yet.
+    after: Vec<Ticket>,
+}
+
+/// The tickets of a transaction's events.
+struct Tickets {
+    first: Ticket,
+    last: Ticket,
+    /// Nobody needs to wait for them.
+    relaxed: bool,
+}
+
+impl<'t> Transaction<'t> {
+    /// Makes sure of it. Nothing has happened where this fails.
+    pub(super) fn prepare(apply: Apply<'t>, effects: Effects<'t>, reads: Vec<Read>, batch: &mut Batch<'_>) -> Result<Self, Refusal> {
+        let basis = Basis::new(reads, &effects);
+        batch.before(effects.channels().chain(basis.channels()));
+        let permit = reserve(apply, &effects)?;
+        let channels = &apply.snapshot.runtime.channels;
+        let read = basis.channels().filter_map(|name| channels.resolve(name.as_str()));
+        let wanted: Vec<_> = effects
+            .touched()
+            .map(|(name, plan)| (name.clone(), plan.clone()))
+            .chain(read)
+            .map(|(name, plan)| {
+                let epoch = basis.epoch_for(&name);
+                (name, plan, epoch)
+            })
+            .collect();
+        let mut held = if wanted.is_empty() { None } else { Some(apply.snapshot.hub.hold(wanted)?) };
+        let after = basis.uncommitted(apply).filter(|_| basis.holds(apply, held.as_mut()));
+        Ok(Self { apply, effects, permit, held, after: after.ok_or(Refusal::Changed)? })
+    }
+
+    /// Does it:
+    ///
+    /// 1. Events of channels with a history get their offsets and go to the store's queue, all of them together.
+    /// 2. What may be seen before they are committed happens, effect by effect.
+    /// 3. The rest goes into the commit queue, to happen likewise once they are.
+    ///
+    /// All under the locks of the channels, so that offsets, the store's queue, the commit queue and what members see have one
+    /// order. What it does to connections on channels it does not lock follows once the locks are let go: [`Batch::end`].
+    pub(super) fn commit(self, batch: &mut Batch<'_>, now: Now) -> Accepted {
+        let Self { apply, effects, permit, mut held, after } = self;
+        // What a connection does stays in order: behind what waits of it, all else waits too.
+        let follows = matches!(&effects, Effects::Connection(actor, _) if actor.is_waiting());
+        let at_once = if follows || !after.is_empty() { 0 } else { at_once(&effects, held.as_mut()) };
+        match effects {
+            Effects::Connection(actor, effects) => {
+                let (mut steps, tickets) = assign_offsets(effects, permit, held.as_mut(), &after);
+                let rest = steps.split_off(at_once.min(steps.len()));
+                apply.run(held.as_mut(), actor, steps, batch, now);
+                if !rest.is_empty() {
+                    push(apply, tickets, after, Work::Connection(actor.clone(), rest));
+                }
+                // A connection is told by the transaction itself.
+                Accepted::Done(Applied::default())
+            }
+            Effects::Door(effects) => {
+                let (mut steps, tickets) = assign_offsets(effects, permit, held.as_mut(), &after);
+                let rest = steps.split_off(at_once.min(steps.len()));
+                let mut applied = apply.run_events(held.as_mut(), steps, batch);
+                if rest.is_empty() {
+                    applied.ticket = tickets.filter(|tickets| !tickets.relaxed).map(|tickets| tickets.last);
+                    return Accepted::Done(applied);
+                }
+                let (done, settled) = oneshot::channel();
+                push(apply, tickets, after, Work::Door { steps: rest, applied, done });
+                Accepted::Waiting(settled)
+            }
+        }
+    }
+}
+
+impl Effects<'_> {
+    fn each(&self) -> (impl Iterator<Item = &Effect>, impl Iterator<Item = &EventEffect>) {
+        match self {
+            Self::Connection(_, effects) => (effects.iter(), [].iter()),
+            Self::Door(events) => ([].iter(), events.iter()),
+        }
+    }
+
+    fn touched(&self) -> impl Iterator<Item = (&ChannelName, &Arc<ChannelPlan>)> {
+        let (effects, events) = self.each();
+        effects.filter_map(Effect::channel).chain(events.filter_map(EventEffect::channel))
+    }
+
+    fn channels(&self) -> impl Iterator<Item = &ChannelName> {
+        self.touched().map(|(name, _)| name)
+    }
+
+    fn events(&self) -> impl Iterator<Item = &EventEffect> {
+        let (effects, events) = self.each();
+        let event = |effect| match effect {
+            &Effect::Event(ref event) => Some(event),
+            &Effect::Connection(_) => None,
+        };
+        effects.filter_map(event).chain(events)
+    }
+}
+
+fn reserve(apply: Apply<'_>, effects: &Effects<'_>) -> Result<Option<Permit>, Fault> {
+    let (mut rows, mut bytes) = (0, 0);
+    for effect in effects.events() {
+        if let EventEffect::Publish { plan, event, .. } = effect
+            && plan.history.is_some()
+        {
+            rows += 1;
+            bytes += event.cost_bytes();
+        }
+    }
+    if rows == 0 {
+        return Ok(None);
+    }
+    let permit = apply.store.reserve(rows, bytes).map_err(|why| {
+        apply.snapshot.counters.channels.drop_many(DropReason::StoreUnavailable, rows as u64);
+        unavailable(&why.to_string())
+    })?;
+    Ok(Some(permit))
+}
+
+/// Stands for its own events, if it has any, and waits for what it has read.
+fn push(apply: Apply<'_>, tickets: Option<Tickets>, after: Vec<Ticket>, work: Work) {
+    let (first, last) = tickets.map_or((Ticket::default(), Ticket::default()), |tickets| (tickets.first, tickets.last));
+    let ready = after.iter().copied().fold(last, Ticket::max);
+    apply.commits.push(PendingTransaction { snapshot: apply.snapshot.clone(), first, last, after, ready, work });
+}
+
+/// How many of these effects may be seen before anything is committed: all, where no channel asks for more; else the
+/// publishes that come first, to channels that deliver early and hold nothing back.
+fn at_once(effects: &Effects<'_>, mut held: Option<&mut LockedChannels<'_>>) -> usize {
+    let durable = |effect: &EventEffect| matches!(effect, EventEffect::Publish { plan, .. } if plan.history.is_some());
+    if !effects.events().any(durable) {
+        return usize::MAX;
+    }
+    let mut promise = |effect: &EventEffect| match effect {
+        EventEffect::Publish { plan, channel, .. } => plan.history.as_ref().map(|history| {
+            let waits = held.as_mut().is_some_and(|held| held.is_waiting(channel));
+            if waits { Promise::Committed } else { history.promise }
+        }),
+        EventEffect::Direct { .. } => None,
+    };
+    // `None`: something that is not published.
+    let published: Vec<Option<Option<Promise>>> = match effects {
+        Effects::Door(events) => {
+            let published = |event: &EventEffect| matches!(event, EventEffect::Publish { .. }).then(|| promise(event));
+            events.iter().map(published).collect()
+        }
+        Effects::Connection(_, effects) => {
+            let published = |effect: &Effect| match effect {
+                Effect::Event(event @ EventEffect::Publish { .. }) => Some(promise(event)),
+                Effect::Event(EventEffect::Direct { .. }) | Effect::Connection(_) => None,
+            };
+            effects.iter().map(published).collect()
+        }
+    };
+    if published.iter().flatten().flatten().all(|promise| *promise == Promise::Relaxed) {
+        return usize::MAX;
+    }
+    let may_show = |promise: &&Option<Option<Promise>>| promise.is_some_and(|promise| promise.is_none_or(Promise::is_early));
+    published.iter().take_while(may_show).count()
+}
+
+/// What is published and what else there is.
+trait Publishes: Sized {
+    type Step;
+    /// The publish to a channel with a history, or what else it is.
+    fn durable(self) -> Result<EventEffect, Self::Step>;
+    fn show(event: Arc<Event>, except: Option<u64>) -> Self::Step;
+}
+
+impl Publishes for EventEffect {
+    type Step = EventStep;
+
+    fn durable(self) -> Result<EventEffect, EventStep> {
+        let is_durable = matches!(&self, Self::Publish { plan, .. } if plan.history.is_some());
+        if is_durable { Ok(self) } else { Err(self.into()) }
+    }
+
+    fn show(event: Arc<Event>, except: Option<u64>) -> EventStep {
+        EventStep::Show(event, except)
+    }
+}
+
+impl Publishes for Effect {
+    type Step = Step;
+
+    fn durable(self) -> Result<EventEffect, Step> {
+        match self {
+            Self::Event(event) => event.durable().map_err(Step::Event),
+            Self::Connection(effect) => Err(Step::Connection(effect)),
+        }
+    }
+
+    fn show(event: Arc<Event>, except: Option<u64>) -> Step {
+        Step::Event(EventStep::Show(event, except))
+    }
+}
+
+/// Gives the events of channels with a history their offsets, and hands them to the store, where they are refused with what
+/// `after` stands for.
+fn assign_offsets<E: Publishes>(
+    effects: Vec<E>,
+    permit: Option<Permit>,
+    held: Option<&mut LockedChannels<'_>>,
+    after: &[Ticket],
+) -> (Vec<E::Step>, Option<Tickets>) {
+    let (Some(permit), Some(held)) = (permit, held) else {
+        let step = |effect: E| match effect.durable() {
+            Ok(event) => unreachable!("room is reserved for every event that is kept: {event:?}"),
+            Err(step) => step,
+        };
+        return (effects.into_iter().map(step).collect(), None);
+    };
+    let (mut events, mut relaxed) = (Vec::new(), true);
+    // What stands where, until the store has made the events shared.
+    let mut steps = Vec::with_capacity(effects.len());
+    for effect in effects {
+        match effect.durable() {
+            Ok(EventEffect::Publish { channel, plan, event, except }) => {
+                relaxed &= plan.history.as_ref().is_some_and(|history| history.promise == Promise::Relaxed);
+                events.extend(held.assign_offset(&channel, event));
+                steps.push(Err(except));
+            }
+            Ok(EventEffect::Direct { .. }) => {}
+            Err(step) => steps.push(Ok(step)),
+        }
+    }
+    let appended = permit.append(events, after);
+    for (event, ticket) in appended.events.iter().zip(appended.first.on()) {
+        held.uncommitted(event, ticket);
+    }
+    let mut events = appended.events.into_iter();
+    let steps = steps.into_iter().filter_map(|step| match step {
+        Ok(step) => Some(step),
+        Err(except) => events.next().map(|event| E::show(event, except)),
+    });
+    (steps.collect(), Some(Tickets { first: appended.first, last: appended.last, relaxed }))
+}

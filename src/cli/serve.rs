@@ -1,0 +1,126 @@
+//! `tramline serve`: starts an engine as the command line says and runs it until it is told to stop.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{Cli, LogFormat, STACK_BYTES, complain, load, say};
+use crate::engine::{self, Engine, Failure, Shutdown};
+use crate::model::Now;
+use crate::store::Store;
+use crate::telemetry::log::{self, Format};
+use crate::telemetry::metrics::Metrics;
+
+/// Tasks that have their turn before sockets are looked at again and what they published is written. With tokio's 61, one
+/// round of a few hundred busy clients is several, and each client is written to in each of them.
+const ROUND_TASKS: u32 = 512;
+
+/// Files the server asks the system for: one listener's sockets and some.
+const FILES_WANTED: u64 = 65_536;
+
+pub(super) fn run(cli: &Cli) -> ExitCode {
+    log::init(match cli.log {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    });
+    // A panic is a fault of ours: it belongs in the log, as one line. What it broke is cleaned up where it is caught.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panicked")));
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).event_interval(ROUND_TASKS).build();
+    let runtime = match built {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start the runtime: {error}\n"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(serve(cli));
+    // What did not end in time was named; it is not waited for again.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("tramline: {error}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(cli: &Cli) -> Result<(), Failure> {
+    let now = Now::read();
+    let runtime = load(&cli.config).map_err(|text| anyhow::anyhow!("{} is not valid\n{text}", cli.config.display()))?;
+    // A socket is a file to the system, and its usual first limit of 1024 is less than one protocol's clients.
+    match rlimit::increase_nofile_limit(FILES_WANTED) {
+        Ok(files) if files < FILES_WANTED => tracing::info!(files, "the system allows no more open files: that many sockets at most"),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+    }
+    // Signals are caught before anything is open, so that a stop during the start is an orderly one.
+    let mut signals = Signals::catch().context("cannot catch signals")?;
+    let log = Store::open(&runtime.plan.store, now).await.map_err(anyhow::Error::from)?;
+    let engine = Engine::start(runtime, log, &Arc::new(Metrics::new(now)), now).await?;
+    announce(cli, &engine);
+    #[cfg(debug_assertions)]
+    break_on_signal(engine.core().clone())?;
+    engine::serve(engine, &mut signals).await
+}
+
+/// Says what is served where: as a table for people, as log lines for programs.
+fn announce(cli: &Cli, engine: &Engine) {
+    let lines = engine.served();
+    match cli.log {
+        LogFormat::Json => lines.iter().for_each(|(name, url)| tracing::info!(name = &**name, url, "serving")),
+        LogFormat::Text => {
+            let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+            let text: String = lines.iter().map(|(name, url)| format!("  {name:<width$}  {url}\n")).collect();
+            say(&format!("tramline {} serves {}\n{text}", env!("CARGO_PKG_VERSION"), cli.config.display()));
+        }
+    }
+    let plan = &engine.live().current().runtime.plan;
+    tracing::info!(protocols = plan.protocols.len(), sources = plan.sources.len(), channels = plan.channels.len(), "ready");
+}
+
+/// SIGINT and SIGTERM, caught from the start on.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    /// Caught so that a write beyond a limit of file sizes fails as on a full disk, rather than ending the process.
+    _file_size: Signal,
+}
+
+/// SIGXFSZ, the same number on Linux and macOS.
+const FILE_SIZE_EXCEEDED: i32 = 25;
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            _file_size: signal(SignalKind::from_raw(FILE_SIZE_EXCEEDED))?,
+        })
+    }
+}
+
+impl Shutdown for Signals {
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+/// SIGUSR2 lets the task panic that `TRAMLINE_BREAK_DOWN` names. For tests: there in debug builds only.
+#[cfg(debug_assertions)]
+fn break_on_signal(core: crate::tasks::Core) -> anyhow::Result<()> {
+    let mut told = signal(SignalKind::user_defined2()).context("cannot catch signals")?;
+    tokio::spawn(async move {
+        while told.recv().await.is_some() {
+            if let Ok(task) = std::env::var("TRAMLINE_BREAK_DOWN") {
+                core.break_down(&task);
+            }
+        }
+    });
+    Ok(())
+}

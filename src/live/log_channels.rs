@@ -1,0 +1,42 @@
+//! What the log asks about channels, answered by the configuration that is current, and what it tells of them, passed on to the
+//! hub.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::model::{ChannelName, Event};
+use crate::pipeline::Snapshot;
+use crate::runtime::Runtime;
+use crate::store::{Channels, Policy};
+
+/// The running channels, as the log sees them.
+pub struct LogChannels {
+    current: Arc<ArcSwap<Snapshot>>,
+}
+
+impl LogChannels {
+    pub(super) fn new(current: Arc<ArcSwap<Snapshot>>) -> Self {
+        Self { current }
+    }
+}
+
+/// How a configuration wants a channel's events kept.
+pub fn policy(runtime: &Runtime, channel: &str) -> Policy {
+    let history = runtime.channels.resolve(channel).and_then(|(_, plan)| plan.history.clone());
+    history.map_or_else(Policy::default, |history| Policy { keep: history.keep, early: history.promise.is_early() })
+}
+
+impl Channels for LogChannels {
+    fn policy(&self, channel: &str) -> Policy {
+        policy(&self.current.load().runtime, channel)
+    }
+
+    fn trimmed(&self, channel: &ChannelName, first: u64) {
+        self.current.load().hub.trimmed(channel, first);
+    }
+
+    fn committed(&self, events: &mut dyn Iterator<Item = &Arc<Event>>) {
+        self.current.load().hub.feed.committed(events);
+    }
+}

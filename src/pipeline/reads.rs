@@ -1,0 +1,123 @@
+//! What a decision has read of the world, noted while it is made: it is applied to what it was decided on. What a row may read
+//! at all is known when the configuration is built.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::hub::{ChannelVersion, Hub, MembersVersion};
+use crate::model::event::Epoch;
+use crate::model::id::ProtocolId;
+use crate::model::{ChannelName, Event, Json, Now};
+use crate::runtime::Runtime;
+use crate::script::World;
+use crate::store::Ticket;
+
+/// Something that a decision has read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// The events of a channel, what waits for its commit included.
+    History {
+        /// The channel.
+        channel: ChannelName,
+        /// Up to where.
+        at: ChannelVersion,
+        /// The tickets of what was seen of it and is not committed yet: what is decided is refused where one of them is.
+        uncommitted: Vec<Ticket>,
+    },
+    /// A channel that has no stream yet, and the name that its stream is to get.
+    Nothing {
+        /// The channel.
+        channel: ChannelName,
+        /// The name.
+        epoch: Epoch,
+    },
+    /// Who is on a channel.
+    Members {
+        /// The channel.
+        channel: ChannelName,
+        /// As of when.
+        at: MembersVersion,
+    },
+    /// The connections of a protocol.
+    Connections {
+        /// The protocol.
+        protocol: ProtocolId,
+        /// As of when.
+        at: u64,
+    },
+}
+
+/// The world of one decision: the same as for all, and it notes what was asked.
+pub(super) struct Recorder {
+    runtime: Arc<Runtime>,
+    hub: Arc<Hub>,
+    world: Arc<dyn World>,
+    // Protects the notes. Scripts run on one thread; it is never contended.
+    reads: Mutex<Vec<Read>>,
+}
+
+impl Recorder {
+    /// Nothing was asked yet.
+    pub(super) fn new(runtime: Arc<Runtime>, hub: Arc<Hub>, world: Arc<dyn World>) -> Arc<Self> {
+        Arc::new(Self { runtime, hub, world, reads: Mutex::default() })
+    }
+
+    /// What was asked so far.
+    pub(super) fn take(&self) -> Vec<Read> {
+        std::mem::take(&mut self.reads.lock())
+    }
+
+    /// Up to where the events of a channel were read.
+    pub(super) fn history_of(&self, channel: &ChannelName) -> Option<ChannelVersion> {
+        self.reads.lock().iter().find_map(|read| match read {
+            Read::History { channel: read, at, .. } if read == channel => Some(*at),
+            _ => None,
+        })
+    }
+
+    /// The first look at something counts: what changes between two looks of one decision is a change.
+    fn note(&self, read: Read) {
+        let mut reads = self.reads.lock();
+        let same = |known: &Read| match (known, &read) {
+            (Read::History { channel: a, .. }, Read::History { channel: b, .. }) => a == b,
+            (Read::Members { channel: a, .. }, Read::Members { channel: b, .. }) => a == b,
+            (Read::Connections { protocol: a, .. }, Read::Connections { protocol: b, .. }) => a == b,
+            _ => false,
+        };
+        if !reads.iter().any(same) {
+            reads.push(read);
+        }
+    }
+}
+
+impl World for Recorder {
+    fn members(&self, channel: &str) -> Vec<Json> {
+        if let Some((name, _)) = self.runtime.channels.resolve(channel) {
+            self.note(Read::Members { at: self.hub.members_version(channel), channel: name });
+        }
+        self.world.members(channel)
+    }
+
+    fn history(&self, channel: &str, count: usize) -> Vec<Arc<Event>> {
+        let Some((name, plan)) = self.runtime.channels.resolve(channel) else { return Vec::new() };
+        if plan.history.is_none() {
+            return Vec::new();
+        }
+        let seen = self.hub.history(channel, count);
+        self.note(Read::History { channel: name, at: seen.at, uncommitted: seen.uncommitted });
+        seen.events
+    }
+
+    fn connections(&self, protocol: &str) -> Vec<Json> {
+        if let Some(id) = ProtocolId::known(protocol) {
+            self.note(Read::Connections { protocol: id, at: self.hub.connections_version(id) });
+        }
+        self.world.connections(protocol)
+    }
+
+    fn statistics(&self, protocol: &str, now: Now) -> Option<Json> {
+        // Counters of everybody's traffic: nobody can mean them to stand still.
+        self.world.statistics(protocol, now)
+    }
+}

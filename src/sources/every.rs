@@ -1,0 +1,54 @@
+//! `every: 30s`: a timer. Knows no channel and no row.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
+
+use super::{Emitter, Source, SourceError};
+use crate::config::plan::SourceKind;
+use crate::model::{Json, Now, json};
+use crate::pipeline::scope::Bindings;
+
+/// A timer. Ticks that could not be kept are left out, never made up for.
+pub struct Every {
+    /// Between two events.
+    pub period: Duration,
+}
+
+impl Source for Every {
+    fn describe(&self) -> String {
+        format!("every {}", humantime::format_duration(self.period))
+    }
+
+    async fn run(&mut self, out: &Emitter, stop: &CancellationToken) -> Result<(), SourceError> {
+        let mut ticks = interval_at(Instant::now() + self.period, self.period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                _ = ticks.tick() => {}
+            }
+            // What it says is the configuration's, as it is now.
+            let Some(event) = event(out) else { return Ok(()) };
+            if let Err(fault) = out.emit(event).await {
+                let why = fault.detail.as_deref().unwrap_or(&fault.message);
+                tracing::warn!(source = %out.name(), code = fault.code.as_str(), why, "an event of a source was refused");
+            }
+        }
+    }
+}
+
+/// `emit:`, at this moment.
+fn event(out: &Emitter) -> Option<Json> {
+    let plan = out.plan()?;
+    let SourceKind::Every { kind, data, .. } = &plan.kind else { return None };
+    let bindings = Bindings::at(Now::read());
+    let mut body = String::from("{\"type\":");
+    json::push_string(&mut body, &kind.render(&bindings).unwrap_or_default());
+    body.push_str(",\"data\":");
+    body.push_str(data.render(&bindings).as_deref().unwrap_or("null"));
+    body.push('}');
+    Some(Json::trusted(body))
+}

@@ -1,0 +1,137 @@
+//! Runs the sources of the configuration, each by its name: starts those that are new, ends those that are gone, and starts
+//! again those that failed, after a pause that grows. Knows what state each is in and what went wrong last.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use parking_lot::Mutex;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Emitter, Every, Source, SourceError};
+use crate::config::plan::{SourceKind, SourcePlan};
+use crate::live::Live;
+use crate::model::Now;
+use crate::model::id::SourceId;
+
+/// The pause after a failure, doubled with each that follows …
+const PAUSE: Duration = Duration::from_millis(500);
+/// … up to this. A source that ran for as long begins with the first again.
+const PAUSE_LONGEST: Duration = Duration::from_secs(30);
+
+/// What is known of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceReport {
+    /// `running`, `waiting` before it is started again, or `stopped`.
+    pub state: &'static str,
+    /// What it makes events of.
+    pub from: String,
+    /// What went wrong last, and when, in milliseconds since the Unix epoch.
+    pub last_error: Option<(Arc<str>, i64)>,
+}
+
+/// A source that runs.
+struct Running {
+    kind: Arc<SourcePlan>,
+    report: Arc<Mutex<SourceReport>>,
+    stop: CancellationToken,
+}
+
+/// See the module.
+pub struct Supervisor {
+    live: Arc<Live>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    // Protects which sources run. Held to change that, or for a report.
+    running: Mutex<BTreeMap<Arc<str>, Running>>,
+}
+
+impl Supervisor {
+    /// Nothing runs yet. Sources are tasks of `tasks`, and end with `stop`.
+    pub fn new(live: Arc<Live>, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self { live, tasks, stop, running: Mutex::default() }
+    }
+
+    /// Runs what the configuration has now: a source of the same kind goes on as it is. Says which ended.
+    pub fn sync(&self) -> Vec<Arc<str>> {
+        let snapshot = self.live.snapshot();
+        let mut running = self.running.lock();
+        let mut ended = Vec::new();
+        running.retain(|name, source| {
+            let stays = snapshot.runtime.plan.sources.iter().any(|plan| plan.name == *name && plan.kind == source.kind.kind);
+            if !stays {
+                source.stop.cancel();
+                ended.push(name.clone());
+            }
+            stays
+        });
+        for plan in &snapshot.runtime.plan.sources {
+            if !running.contains_key(&plan.name)
+                && let Some(source) = self.start(plan)
+            {
+                running.insert(plan.name.clone(), source);
+            }
+        }
+        ended
+    }
+
+    /// What is known of a source that runs as a task.
+    pub fn report(&self, name: &str) -> Option<SourceReport> {
+        self.running.lock().get(name).map(|source| source.report.lock().clone())
+    }
+
+    fn start(&self, plan: &Arc<SourcePlan>) -> Option<Running> {
+        match &plan.kind {
+            SourceKind::Every { period, .. } => Some(self.supervise(plan, Every { period: *period })),
+            SourceKind::Http { .. } => None,
+        }
+    }
+
+    fn supervise(&self, plan: &Arc<SourcePlan>, source: impl Source) -> Running {
+        let report = Arc::new(Mutex::new(SourceReport { state: "running", from: source.describe(), last_error: None }));
+        let stop = self.stop.child_token();
+        let out = Emitter { live: self.live.clone(), source: SourceId::of(&plan.name) };
+        self.tasks.spawn(keep_running(source, out, report.clone(), stop.clone()));
+        Running { kind: plan.clone(), report, stop }
+    }
+}
+
+/// Runs a source until `stop` fires, however often it fails.
+async fn keep_running(mut source: impl Source, out: Emitter, report: Arc<Mutex<SourceReport>>, stop: CancellationToken) {
+    let mut pause = PAUSE;
+    loop {
+        report.lock().state = "running";
+        let began = tokio::time::Instant::now();
+        let ended = AssertUnwindSafe(source.run(&out, &stop)).catch_unwind().await;
+        if stop.is_cancelled() {
+            report.lock().state = "stopped";
+            return;
+        }
+        let error = match ended {
+            Ok(Ok(())) => SourceError("it ended".into()),
+            Ok(Err(error)) => error,
+            Err(_) => SourceError("it panicked: an error of ours".into()),
+        };
+        if began.elapsed() >= PAUSE_LONGEST {
+            pause = PAUSE;
+        }
+        tracing::warn!(source = %out.name(), %error, again_in = ?pause, "a source failed");
+        {
+            let mut report = report.lock();
+            report.state = "waiting";
+            report.last_error = Some((error.0, Now::read().wall_ms));
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = sleep(pause) => pause = (pause * 2).min(PAUSE_LONGEST),
+        }
+        if stop.is_cancelled() {
+            report.lock().state = "stopped";
+            return;
+        }
+    }
+}
