@@ -83,7 +83,7 @@ mod tests {
         let up_to: Vec<(f64, u64)> = now.up_to().collect();
         assert_eq!(up_to[..2], [(0.0005, 2), (0.001, 3)]);
         assert_eq!(up_to[10..], [(1.0, 4), (2.5, 4), (10.0, 4), (f64::INFINITY, 5)]);
-        assert_eq!((now.count(), now.longest, now.mean()), (5, Duration::from_secs(99), Duration::from_micros(20_000_200)));
+        assert_eq!((now.count(), now.longest, now.mean().as_micros()), (5, Duration::from_secs(99), 20_000_200));
         assert_eq!(Durations::default().get().mean(), Duration::ZERO);
     }
 }
