@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::conflation::ConflationCounters;
-pub use super::prometheus::{Kind, Sample};
+pub use super::prometheus::{Kind, Sample, Timed};
 pub use super::rates::Flow;
 use super::rates::Window;
 use crate::model::fault::Code;
@@ -403,7 +403,7 @@ impl Metrics {
     }
 
     /// For Prometheus, with what the caller knows besides.
-    pub fn prometheus(&self, now: Now, more: &[Sample]) -> String {
+    pub fn prometheus(&self, now: Now, more: &[Sample], timed: &[Timed]) -> String {
         let (patterns, protocols) = (snapshot(&self.patterns), snapshot(&self.protocols));
         let (routes, sources) = (snapshot(&self.routes), snapshot(&self.sources));
         super::prometheus::render(&super::prometheus::Counted {
@@ -415,6 +415,7 @@ impl Metrics {
             routes: &routes,
             sources: &sources,
             more,
+            timed,
         })
     }
 
