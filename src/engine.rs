@@ -71,9 +71,11 @@ impl Engine {
         if !recovered.clean {
             tracing::warn!("the last run did not stop in order: channels with an early promise begin new epochs");
         }
-        let statistics = Arc::new(Statistics::resume(metrics, store.clone(), &recovered.totals, now));
+        let totals = recovered.totals;
         let hub = Arc::new(Hub::new(recovered.channels));
         let live = Arc::new(Live::new(Arc::new(runtime), hub.clone(), store.clone(), metrics, now));
+        // After it: what the configuration has is counted on, whatever an earlier run counted besides.
+        let statistics = Arc::new(Statistics::resume(metrics, store.clone(), &totals, now));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (core, ends) = Core::new(stop.clone());
         let sessions = Arc::new(Sessions::new(store));

@@ -25,6 +25,7 @@ pub struct Change {
     pub path: String,
     /// What became of it.
     #[serde(flatten)]
+    #[schema(inline)]
     pub what: What,
     /// What ends because of it.
     #[serde(default, skip_serializing_if = "Ended::is_nothing")]

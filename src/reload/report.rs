@@ -15,6 +15,7 @@ pub struct Report {
     pub dry: bool,
     /// What is in use now.
     #[serde(flatten)]
+    #[schema(inline)]
     pub current: Current,
     /// What is different from what was in use before.
     pub changes: Vec<Change>,

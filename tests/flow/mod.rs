@@ -14,6 +14,7 @@ mod load;
 mod publish;
 mod reading;
 mod recovery;
+mod reload;
 
 mod connections;
 mod openapi;
@@ -32,4 +33,5 @@ mod slow_client;
 mod subscriptions;
 
 mod stop;
+mod tasks;
 mod tls;

@@ -20,6 +20,7 @@ use crate::reload::{Asked, Status};
 #[derive(Serialize, ToSchema)]
 struct Config {
     #[serde(flatten)]
+    #[schema(inline)]
     current: Current,
     /// Why the last reload since then was refused.
     #[schema(required)]
