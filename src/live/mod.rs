@@ -1,15 +1,16 @@
-//! The running whole behind the doors: the configuration that is current, channels and connections, the log. Decides and applies
-//! what every door brings. Doors know this and nothing behind it.
+//! The heart of the running server: the current configuration, the channels and connections, the log. Decides and applies every
+//! input. Listeners, connections and sources know this module and nothing behind it.
 //!
-//! Each input takes one [`Snapshot`] and is handled wholly by it, while [`Live::swap`] puts the next one in place for those that
+//! Each input takes one [`Snapshot`] and is handled entirely under it, while [`Live::swap`] installs the next one for those that
 //! come after.
 
 pub mod catch_up;
 mod log_channels;
+mod notes;
 pub mod statistics;
 
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -18,21 +19,20 @@ use parking_lot::Mutex;
 
 use crate::apply::commit_queue::CommitQueue;
 use crate::apply::{Accepted, Applied, Apply, Batch, Effects, Refusal};
-use crate::config::plan::{FnRef, HttpRow, ProtocolPlan, Rate, SourcePlan, WhenFull};
+use crate::config::plan::{HttpRow, ProtocolPlan, Rate, SourcePlan, WhenFull};
 use crate::hub::connection::report;
 use crate::hub::{Admission, Bounds, Connection, Hub};
-use crate::limits::{LimitVerdict, Limiter, SharedLimits};
+use crate::limits::{Limiter, SharedLimits};
 use crate::model::chance::Chance;
 use crate::model::id::ProtocolId;
 use crate::model::view::RequestView;
-use crate::model::{Budget, ChannelName, Close, Code, Fault, Json, Now};
+use crate::model::{ChannelName, Close, Code, Fault, Json, Now};
 use crate::pipeline::deliver::{Renderer, batches};
 use crate::pipeline::publish::{Destination, Proposal, unknown};
 use crate::pipeline::{
     ClientLimits, ConnectionEffect, Decision, Effect, Env, Input, Moment, Snapshot, Spending, Spent, decide, fault_reply,
 };
 use crate::runtime::{Counters, Runtime};
-use crate::script::{ScriptError, Sender};
 use crate::store::{ConnectionEnd, ConnectionRecord, Store};
 use crate::telemetry::metrics::{DropReason, Metrics};
 pub use log_channels::{LogChannels, policy};
@@ -44,31 +44,31 @@ const WARNINGS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("20 is not 0"
 /// and one of those that compete always succeeds.
 const TRIES_MAX: usize = 64;
 
-/// Connections that are seen to before others have their turn.
+/// How many connections are handled before other tasks get their turn.
 const TURN: usize = 256;
 
 /// See the module.
 pub struct Live {
     current: Arc<ArcSwap<Snapshot>>,
-    // Protects what ended protocols were like, for connections that are still closing. Held for a look.
+    // Protects the configuration of ended protocols, for connections that are still closing. Held for a look-up.
     retired: Mutex<Vec<(ProtocolId, Arc<Snapshot>)>>,
-    // Protects what was in place before the last swap, as long as somebody may still use it. Held for a look.
+    // Protects the snapshot from before the last swap, as long as it may still be in use. Held for a look-up.
     before: Mutex<Weak<Snapshot>>,
     /// How many warnings about messages are logged: clients cause them.
     warnings: Limiter,
-    /// Warnings that were not logged, and that the log was not told of yet.
+    /// Warnings that were left out of the log and not yet reported there as left out.
     left_out: AtomicU64,
     /// Channels and connections.
     pub hub: Arc<Hub>,
-    /// What is kept.
+    /// The log.
     pub store: Store,
-    /// What waits to be kept before anyone sees it.
+    /// Transactions that wait for their commit.
     pub commits: CommitQueue,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
 
-/// What a door without a connection gets back, at first.
+/// What an input without a connection gets back at once.
 #[derive(Debug)]
 pub struct Promised {
     accepted: Accepted,
@@ -77,13 +77,13 @@ pub struct Promised {
 }
 
 impl Promised {
-    /// Resolves when it has happened and is as durable as its channels promise.
+    /// Resolves when it is applied and as durable as its channels promise.
     pub async fn settled(self, store: &Store) -> Result<Outcome, Fault> {
         Ok(Outcome { applied: self.accepted.settled(store).await?, reply: self.reply, status: self.status })
     }
 }
 
-/// What a door without a connection gets back, in the end.
+/// What an input without a connection gets back in the end.
 #[derive(Debug)]
 pub struct Outcome {
     /// What happened.
@@ -115,9 +115,9 @@ async fn turn(turns: &mut usize) {
 /// Whether an input was dealt with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handled {
-    /// It was.
+    /// It is closed.
     Done,
-    /// It looks at what the connection's own transactions will have changed: it is to be brought again once none of them waits.
+    /// It reads what waiting transactions of the same connection will change: bring it again once none of them waits.
     Later,
 }
 
@@ -151,8 +151,8 @@ impl Live {
         self.current.load_full()
     }
 
-    /// The one for what concerns connections of a protocol: the current one, or, where that has the protocol no more, the last that
-    /// had it.
+    /// The one for what concerns connections of a protocol: the current one, or, where that has the protocol no more, the last
+    /// that had it.
     pub fn snapshot_of(&self, protocol: ProtocolId) -> Guard<Arc<Snapshot>> {
         let current = self.current.load();
         if current.runtime.protocol(protocol).is_some() {
@@ -167,13 +167,13 @@ impl Live {
         LogChannels::new(self.current.clone())
     }
 
-    /// Puts a configuration in place for every input from now on: gives the one before.
+    /// Installs a configuration for every input from now on, and returns the previous one.
     pub fn swap(&self, runtime: Runtime, now: Now) -> Arc<Snapshot> {
         let before = self.current.load_full();
         let limits = SharedLimits::new(&runtime.plan, Some(&before.limits), now);
         let counters = Counters::new(&runtime.plan, &self.metrics, before.counters.started);
         let mut retired = self.retired.lock();
-        // A protocol that is back is retired no more, and one that nobody is left of needs nothing.
+        // A protocol that is back is no longer retired, and one without connections needs nothing.
         retired.retain(|(id, _)| runtime.protocol(*id).is_none() && self.hub.connection_count(Some(*id)) > 0);
         for plan in &before.runtime.plan.protocols {
             if runtime.protocol(plan.id).is_none() {
@@ -186,8 +186,8 @@ impl Live {
         before
     }
 
-    /// Ends what the current configuration no longer has and the one before had, and lets everything else follow. Others have their
-    /// turn in between.
+    /// Ends what the previous configuration had and the current one does not, and brings everything else up to date. Others have
+    /// their turn in between.
     pub async fn retire(&self, before: &Snapshot) -> Retired {
         let current = self.current();
         let mut retired = Retired::default();
@@ -199,7 +199,7 @@ impl Live {
                         self.end(&connection, Close::Retired);
                         retired.connections += 1;
                     }
-                    // Its task looks at what is new.
+                    // Its task notices the change.
                     Some(false) => connection.outbox.wake(),
                     Some(true) => break,
                 }
@@ -215,9 +215,9 @@ impl Live {
         retired
     }
 
-    /// Ends again what somebody began under an older configuration just before the swap. Called now and then.
+    /// Ends what was begun under an older configuration just before the swap. Called now and then.
     pub fn sweep(&self) {
-        // Looked at first: what is begun under it afterwards is begun by nobody.
+        // Checked first: nothing can begin under it afterwards.
         let in_use = std::mem::take(&mut *self.before.lock());
         if in_use.strong_count() > 0 {
             *self.before.lock() = in_use.clone();
@@ -244,7 +244,7 @@ impl Live {
     /// Lets a connection in, or says why not. A displaced connection is closed.
     pub fn admit(&self, snapshot: &Arc<Snapshot>, connection: &Arc<Connection>) -> Result<(), Fault> {
         let Some(protocol) = snapshot.runtime.protocol(connection.protocol) else {
-            return Err(Fault::with(Code::NotFound, "the protocol is served no more"));
+            return Err(Fault::with(Code::NotFound, "the protocol is no longer served"));
         };
         let limits = &protocol.plan.limits;
         let bounds = Bounds {
@@ -267,7 +267,7 @@ impl Live {
             Admission::Full => return Err(Fault::with(Code::LimitReached, "too many connections")),
             Admission::AddressFull => return Err(Fault::with(Code::LimitReached, "too many connections from this address")),
             Admission::IdTaken => {
-                return Err(Fault::with(Code::LimitReached, "the connection's id is taken: `client:` does not make unique ids"));
+                return Err(Fault::with(Code::LimitReached, "the connection's id is already in use: `client` must make unique ids"));
             }
         }
         connection.metrics.opened();
@@ -276,8 +276,8 @@ impl Live {
         Ok(())
     }
 
-    /// Something came from, or about, a connection. What it does is queued when the batch ends, at the latest. `spent`: what this
-    /// input has spent of its limits already.
+    /// Handles an input from, or about, a connection. Its effects are queued when the batch ends, at the latest. `spent`: what
+    /// this input has spent of its limits already.
     pub fn client(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -290,7 +290,7 @@ impl Live {
     ) -> Handled {
         let Some(protocol) = snapshot.runtime.protocol(connection.protocol) else { return Handled::Done };
         let door = &protocol.plan.name;
-        // What a timer or the end asks for is not put off: it sees what is committed.
+        // Timers and the end of a connection are not put off: they see what is committed.
         let is_message = matches!(moment, Moment::Message(_));
         let mut chance = Chance::System;
         let mut decision = Decision::default();
@@ -302,7 +302,7 @@ impl Live {
             if decision.waits {
                 return Handled::Later;
             }
-            if is_flooding_scripts(snapshot, &decision, connection, now) {
+            if notes::is_flooding_scripts(snapshot, &decision, connection, now) {
                 decision.effects.push(ConnectionEffect::Close(Close::Flooding).into());
             }
             let effects = Effects::Connection(connection, std::mem::take(&mut decision.effects));
@@ -325,7 +325,7 @@ impl Live {
         Handled::Done
     }
 
-    /// What was decided cannot be applied: the sender is told so.
+    /// Tells the sender that a decision could not be applied.
     fn refuse(&self, snapshot: &Arc<Snapshot>, connection: &Arc<Connection>, fault: &Fault, batch: &mut Batch<'_>, now: Now) {
         connection.metrics.fault(fault.code);
         let Some(protocol) = snapshot.runtime.protocol(connection.protocol) else { return };
@@ -333,16 +333,16 @@ impl Live {
             let why = fault.detail.as_deref().unwrap_or(&fault.message);
             tracing::warn!(protocol = %protocol.plan.name, client = %connection.id, why, "a message was refused");
         }
-        // In its order among what the connection is told. What touches no channel and no store is always accepted.
+        // Sent in order with the connection's other messages. Effects without channel and store are always accepted.
         if let Some(frame) = fault_reply(&protocol.plan, fault, None, &connection.view(), now) {
             let effects = Effects::Connection(connection, vec![Effect::Connection(ConnectionEffect::Send(frame))]);
             if self.applying(snapshot).apply(effects, Vec::new(), batch, now).is_err() {
-                tracing::error!(client = %connection.id, "a client was not told of a fault");
+                tracing::error!(client = %connection.id, "a fault could not be sent to a client");
             }
         }
     }
 
-    /// A connection has ended: everything it had goes, and what its protocol wants done then is done.
+    /// Cleans up after a connection that has ended, and runs its protocol's `close` rows.
     pub fn closed(&self, connection: &Arc<Connection>, close: &Close, now: Now) {
         let snapshot = self.snapshot_of(connection.protocol);
         self.hub.close(connection);
@@ -399,12 +399,12 @@ impl Live {
         self.door(snapshot, Input::Http { protocol, row, body, request }, &protocol.name, now)
     }
 
-    /// Publishes from outside: to every destination or, where one cannot be, to none.
+    /// Publishes for the application: to every destination or, if one is not possible, to none.
     pub fn publish(&self, snapshot: &Arc<Snapshot>, to: &[Destination], proposal: &Proposal, now: Now) -> Result<Accepted, Fault> {
         Ok(self.door(snapshot, Input::Publish { to, proposal }, &proposal.origin.source, now)?.accepted)
     }
 
-    /// What comes by a door without a connection.
+    /// Handles an input without a connection.
     fn door(&self, snapshot: &Arc<Snapshot>, input: Input<'_>, door: &str, now: Now) -> Result<Promised, Fault> {
         let (mut chance, mut spent) = (Chance::System, Spent::default());
         for _ in 0..TRIES_MAX {
@@ -445,7 +445,7 @@ impl Live {
         renderer.report();
     }
 
-    /// Writes what was batched whenever it is due, as long as it is polled.
+    /// Writes batches when they are due, as long as it is polled.
     pub async fn write_due_batches(&self) {
         loop {
             let (channel, protocol) = self.hub.due.next().await;
@@ -466,79 +466,6 @@ impl Live {
     pub async fn finish_commits(&self) {
         self.commits.run(&self.store).await;
     }
-
-    fn may_warn(&self) -> bool {
-        let may = self.warnings.check(Now::read()) == LimitVerdict::Pass;
-        if may {
-            self.tell_left_out();
-        } else {
-            self.left_out.fetch_add(1, Relaxed);
-        }
-        may
-    }
-
-    /// Tells the log how many warnings it does not have. Also to be called now and then, as there may be no further one.
-    pub fn tell_left_out(&self) {
-        let left_out = self.left_out.swap(0, Relaxed);
-        if left_out > 0 {
-            tracing::warn!(left_out, "warnings about messages were left out of the log: there were too many in a second");
-        }
-    }
-
-    fn note_batch(&self, snapshot: &Snapshot, connection: &Connection, error: &ScriptError, now: Now) {
-        let (client, view) = (&*connection.id, connection.view());
-        if self.may_warn() {
-            let protocol = &*view.protocol;
-            tracing::warn!(protocol, client, why = %error, "a connection is given its events one by one: a script failed");
-        }
-        if let ScriptError::Tripped { function, why } = error {
-            note_trip(snapshot, function, why, &Sender::of_connection(&view), now);
-        }
-    }
-
-    /// Counts a decision and logs its fault.
-    fn note(&self, snapshot: &Snapshot, decision: &Decision, door: &str, connection: Option<&Connection>, now: Now) {
-        if let Some(counted) = decision.row.and_then(|row| snapshot.counters.row(row)) {
-            counted.calls.inc();
-            if decision.fault.is_some() {
-                counted.faults.inc();
-            }
-        }
-        let client = connection.map_or("", |c| &*c.id);
-        if let Some((error, connection)) = decision.warning.as_ref().zip(connection) {
-            self.note_batch(snapshot, connection, error, now);
-        }
-        let Some(fault) = &decision.fault else { return };
-        if fault.code == Code::RateLimited {
-            snapshot.counters.channels.drop_one(DropReason::RateLimited);
-        }
-        if let Some(connection) = connection {
-            connection.metrics.fault(fault.code);
-        }
-        let why = fault.detail.as_deref().unwrap_or(&fault.message);
-        match fault.code {
-            Code::ScriptFailed if self.may_warn() => tracing::warn!(door, client, code = fault.code.as_str(), why, "a script failed"),
-            _ => tracing::debug!(door, client, code = fault.code.as_str(), why, "a message was refused"),
-        }
-        if let Some(Budget::Exceeded { plugin, function }) = &fault.budget {
-            let view = connection.map(Connection::view);
-            let sender = view.as_ref().map_or(Sender::of_source(door), |view| Sender::of_connection(view));
-            note_trip(snapshot, &FnRef { plugin: plugin.clone(), name: function.clone() }, why, &sender, now);
-        }
-    }
-}
-
-/// A call went over its budget: that counts against who caused it, and against the function.
-fn note_trip(snapshot: &Snapshot, function: &FnRef, why: &str, sender: &Sender<'_>, now: Now) {
-    let scripts = &snapshot.runtime.scripts;
-    scripts.charge(sender, now);
-    scripts.tripped(function, why, sender, now);
-}
-
-/// Whether a connection goes on sending messages that are refused because it spent the budgets of scripts.
-fn is_flooding_scripts(snapshot: &Snapshot, decision: &Decision, connection: &Connection, now: Now) -> bool {
-    let is_spent = decision.fault.as_ref().is_some_and(|fault| fault.budget == Some(Budget::Spent));
-    is_spent && snapshot.runtime.scripts.refused(&Sender::of_connection(&connection.view()), now)
 }
 
 fn conflict() -> Fault {
