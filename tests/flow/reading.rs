@@ -148,7 +148,7 @@ async fn routes_plugins_and_sources() {
     assert_eq!(names, [&json!("agent"), &json!("canvas")]);
     assert_eq!(plugins["plugins"][0]["state"], "in service");
     let sources = server.get("/api/sources").await.json();
-    assert_eq!(keys(&sources["sources"][0]), ["name", "from", "events", "state"]);
+    assert_eq!(keys(&sources["sources"][0]), ["name", "from", "events", "state", "lastError"]);
 }
 
 #[tokio::test]
