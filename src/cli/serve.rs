@@ -53,7 +53,7 @@ async fn serve(cli: &Cli) -> Result<(), Failure> {
     // A socket counts as a file, and the usual soft limit of 1024 is less than the clients of one protocol.
     match rlimit::increase_nofile_limit(FILES_WANTED) {
         Ok(files) if files < FILES_WANTED => {
-            tracing::info!(files, "the system allows only this many open files, which also limits the sockets")
+            tracing::info!(files, "the system allows only this many open files, which also limits the sockets");
         }
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),

@@ -140,7 +140,7 @@ impl Listeners {
             }
             match taken.entry((&listener.listen, &listener.method, shape(&listener.path))) {
                 Entry::Occupied(other) => {
-                    told(other.get(), format!("{} {} on {} is already taken", listener.method, listener.path, listener.listen))
+                    told(other.get(), format!("{} {} on {} is already taken", listener.method, listener.path, listener.listen));
                 }
                 Entry::Vacant(free) => {
                     free.insert(listener);

@@ -246,7 +246,7 @@ impl Order {
                 match as_text(value).filter(|text| is_principal(text)) {
                     Some(user) => order.user = Some(Arc::from(&*user)),
                     None => {
-                        wrong("/userId", format!("must be a text of 1 to {PRINCIPAL_BYTES_MAX} bytes without control characters and `*`"))
+                        wrong("/userId", format!("must be a text of 1 to {PRINCIPAL_BYTES_MAX} bytes without control characters and `*`"));
                     }
                 }
             } else if key_is(key, "name") {
