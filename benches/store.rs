@@ -13,20 +13,23 @@
     reason = "a program for developers"
 )]
 
+#[path = "load/bare.rs"]
+mod bare;
+#[path = "load/histogram.rs"]
+mod histogram;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection};
+use sqlx::{Connection, Executor, SqliteConnection};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use bare::{DATA_BYTES, open};
 use support::{KeptAlive, Server, Setup};
 
 const ROUTES: &str = r#"
@@ -38,8 +41,6 @@ channels:
 
 /// How long each figure of the first table is measured.
 const MEASURED: Duration = Duration::from_secs(3);
-/// What one event carries.
-const DATA_BYTES: usize = 200;
 /// Writers beside the questions, and what they write in a second together.
 const WRITERS: usize = 8;
 const WRITES_PER_SECOND: u64 = 1000;
@@ -78,12 +79,9 @@ struct Bare {
 impl Bare {
     async fn measure() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut db = open(&folder.path().join("bare.db")).await;
-        let table =
-            "CREATE TABLE events (id INTEGER PRIMARY KEY, channel INTEGER, \"offset\" INTEGER, type TEXT, data TEXT, time_ms INTEGER)";
-        db.execute(table).await.unwrap();
-        let (single, waits) = inserts(&mut db, 1).await;
-        let (batched, _) = inserts(&mut db, 256).await;
+        let mut bare = bare::Bare::new(&folder.path().join("bare.db")).await.unwrap();
+        let (single, waits) = inserts(&mut bare, 1).await;
+        let (batched, _) = inserts(&mut bare, 256).await;
         let wait = waits.at(50);
         println!(
             "bare SQLite inserts, WAL, synchronous FULL: {single:.0}/s one by one (p50 {}), {batched:.0}/s in batches of 256",
@@ -93,27 +91,14 @@ impl Bare {
     }
 }
 
-async fn open(file: &Path) -> SqliteConnection {
-    let options = SqliteConnectOptions::new().filename(file).create_if_missing(true);
-    options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full).connect().await.unwrap()
-}
-
 /// Rows a second, and how long each transaction took.
-async fn inserts(db: &mut SqliteConnection, batch: u64) -> (f64, Waits) {
-    let data = json!({ "text": "x".repeat(DATA_BYTES) }).to_string();
-    let (begin, mut n, mut waits) = (Instant::now(), 0i64, Waits::default());
+async fn inserts(bare: &mut bare::Bare, batch: u64) -> (f64, Waits) {
+    let (begin, mut rows, mut waits) = (Instant::now(), 0, Waits::default());
     while begin.elapsed() < MEASURED {
-        let asked = Instant::now();
-        let mut tx = db.begin_with("BEGIN IMMEDIATE").await.unwrap();
-        for _ in 0..batch {
-            n += 1;
-            let insert = "INSERT INTO events (channel, \"offset\", type, data, time_ms) VALUES ($1, $2, $3, $4, $5)";
-            sqlx::query(insert).bind(1).bind(n).bind("put").bind(&data).bind(n).execute(&mut *tx).await.unwrap();
-        }
-        tx.commit().await.unwrap();
-        waits.0.push(asked.elapsed());
+        waits.0.push(bare.commit(batch).await.unwrap());
+        rows += batch;
     }
-    (n as f64 / begin.elapsed().as_secs_f64(), waits)
+    (rows as f64 / begin.elapsed().as_secs_f64(), waits)
 }
 
 /// How long things took.
@@ -207,7 +192,7 @@ async fn generated(rows: u64) -> Setup {
     let setup = Setup::own(ROUTES);
     let file = setup.path("t.db");
     let setup = setup.start().stop().setup;
-    let mut db = open(&file).await;
+    let mut db = open(&file).await.unwrap();
     db.execute("PRAGMA synchronous = OFF; PRAGMA cache_size = -500000; PRAGMA temp_store = MEMORY").await.unwrap();
     let indexes: Vec<(String, String)> =
         sqlx::query_as("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'events' AND sql IS NOT NULL")

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -13,13 +15,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::plan::{Listen, SourceKind, TlsPlan};
 use crate::http::api::Api;
-use crate::http::listeners::{Listeners, Name};
+use crate::http::listeners::{Listeners, Name, Prepared};
 use crate::http::sessions::Sessions;
 use crate::http::upgrade::Upgrader;
 use crate::hub::Hub;
 use crate::live::Live;
 use crate::live::statistics::Statistics;
 use crate::model::{Close, Now};
+use crate::reload::{Asked, Configuration, Parts, Ready, Reloader, Stopped, Watcher};
 use crate::runtime::Runtime;
 use crate::sources::Supervisor;
 use crate::store::{Recovered, Store, Writer};
@@ -34,8 +37,8 @@ const SWEEP_SECONDS: u64 = 30;
 pub struct Engine {
     live: Arc<Live>,
     statistics: Arc<Statistics>,
-    sources: Arc<Supervisor>,
     listeners: Arc<Listeners>,
+    reloader: Arc<Reloader>,
     core: Core,
     ends: Ends,
     /// Connections, requests and sources; not the tasks they depend on.
@@ -62,7 +65,8 @@ pub enum Failure {
 impl Engine {
     /// Starts the essential tasks, binds every address and serves. If an address cannot be bound nothing is started, and the log
     /// is unchanged.
-    pub async fn start(runtime: Runtime, log: Log, metrics: &Arc<Metrics>, now: Now) -> anyhow::Result<Self> {
+    pub async fn start(configuration: Configuration, log: Log, metrics: &Arc<Metrics>, now: Now) -> anyhow::Result<Self> {
+        let Configuration { runtime, outline, inputs, read } = configuration;
         let (store, mut writer, recovered) = log;
         if !recovered.clean {
             tracing::warn!("the last run did not stop cleanly: channels that deliver early begin new epochs");
@@ -74,7 +78,8 @@ impl Engine {
         let (core, ends) = Core::new(stop.clone());
         let sessions = Arc::new(Sessions::new(store));
         let sources = Arc::new(Supervisor::new(live.clone(), tasks.clone(), stop.clone()));
-        let api = Api::new(live.clone(), sessions.clone(), sources.clone(), stop.clone());
+        let reloader = Arc::new(Reloader::new(live.clone(), read, outline, inputs, now));
+        let api = Api::new(live.clone(), sessions.clone(), sources.clone(), reloader.clone(), stop.clone());
         let upgrader = Upgrader { tasks: tasks.clone(), stop: stop.clone(), sessions };
         let listeners = Arc::new(Listeners::new(live.clone(), upgrader, api, core.clone()));
         let snapshot = live.current();
@@ -95,12 +100,19 @@ impl Engine {
         core.spawn("housekeeping", housekeep(live.clone(), statistics.clone(), stop.clone()));
         listeners.apply(&snapshot.runtime, prepared);
         sources.sync();
-        Ok(Self { live, statistics, sources, listeners, core, ends, tasks, stop, write_until, written })
+        reloader.begin(Arc::new(Wired { listeners: listeners.clone(), sources }));
+        core.spawn("reload", follow(reloader.clone(), live.clone(), stop.clone()));
+        Ok(Self { live, statistics, listeners, reloader, core, ends, tasks, stop, write_until, written })
     }
 
     /// What listeners, connections and sources use.
     pub fn live(&self) -> &Arc<Live> {
         &self.live
+    }
+
+    /// Puts other configurations in place of the one in use.
+    pub fn reloader(&self) -> &Arc<Reloader> {
+        &self.reloader
     }
 
     /// The tasks that must not end.
@@ -173,6 +185,61 @@ impl Engine {
         if timeout_at(deadline, self.tasks.wait()).await.is_err() {
             let clients = self.live.hub.ids();
             tracing::warn!(tasks = self.tasks.len(), clients = ?clients.iter().take(20).collect::<Vec<_>>(), "did not end in time");
+        }
+    }
+}
+
+/// What is made ready and put in place besides what decisions read.
+struct Wired {
+    listeners: Arc<Listeners>,
+    sources: Arc<Supervisor>,
+}
+
+impl Parts for Wired {
+    fn prepare<'a>(&'a self, runtime: &'a Runtime) -> BoxFuture<'a, Result<Box<dyn Ready>, String>> {
+        let prepare = async {
+            let prepared = self.listeners.prepare(runtime).await.map_err(|error| error.to_string())?;
+            let ready = ReadyParts { listeners: self.listeners.clone(), sources: self.sources.clone(), prepared };
+            Ok(Box::new(ready) as Box<dyn Ready>)
+        };
+        prepare.boxed()
+    }
+
+    fn would_end(&self, runtime: &Runtime) -> Stopped {
+        Stopped { sources: self.sources.would_end(runtime), listeners: self.listeners.would_end(runtime) }
+    }
+}
+
+/// What is ready to be put in place.
+struct ReadyParts {
+    listeners: Arc<Listeners>,
+    sources: Arc<Supervisor>,
+    prepared: Prepared,
+}
+
+impl Ready for ReadyParts {
+    fn apply(self: Box<Self>, runtime: &Runtime) -> Stopped {
+        Stopped { listeners: self.listeners.apply(runtime, self.prepared), sources: self.sources.sync() }
+    }
+}
+
+/// Reloads whenever the files have changed, unless the configuration says that nobody wants that.
+async fn follow(reloader: Arc<Reloader>, live: Arc<Live>, stop: CancellationToken) {
+    let (mut inputs, mut watcher) = (reloader.inputs(), Watcher::default());
+    loop {
+        let read = (**inputs.borrow_and_update()).clone();
+        let wanted = live.snapshot().runtime.plan.reload;
+        if wanted && let Err(error) = watcher.follow(read).await {
+            tracing::warn!(%error, "cannot watch the configuration's files: a change may go unseen until a reload is asked for");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = watcher.changed(), if wanted => {
+                // What is refused was told; the next change is another try.
+                reloader.reload(Asked::default(), Instant::now()).await.ok();
+            }
+            // Somebody else has asked for it.
+            read = inputs.changed() => if read.is_err() { return },
         }
     }
 }

@@ -25,8 +25,8 @@
 //! | L8 | `apply` | likewise |
 //! | L9 | `live` | likewise |
 //! | L10 | `connection`, `sources` | axum, the text of routes.yaml, each other |
-//! | L11 | `http` | the command line |
-//! | L12 | `reload` | likewise |
+//! | L11 | `reload` | the command line |
+//! | L12 | `http` | likewise |
 //! | L13 | `engine` | likewise |
 //! | L14 | `cli` | |
 
@@ -42,6 +42,7 @@ pub mod live;
 pub mod model;
 pub mod pipeline;
 pub mod protocol;
+pub mod reload;
 pub mod routing;
 pub mod runtime;
 pub mod script;

@@ -95,3 +95,71 @@ fn a_second_server_on_one_database_is_refused() {
     assert_eq!(ended.code, Some(1));
     assert!(ended.log.iter().any(|line| line.as_str().is_some_and(|line| line.contains("in use"))), "{:?}", ended.log);
 }
+
+/// A folder with two configurations, `old/routes.yaml` and `new/routes.yaml`.
+fn two_configurations() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let head = "version: 1\nprotocols:\n  agent:\n    listen: localhost:3000/\n    codec: json\n    type: /type\n    validate: envelope\n";
+    let messages = "    messages:\n      say: { to: agent }\n";
+    write(
+        "old/routes.yaml",
+        &format!(
+            "{head}    limits: {{ rate: 100/60s }}\n{messages}channels: {{ agent: {{}}, \"agent:ide\": {{}} }}\napi: {{ token: hunter2 }}\n"
+        ),
+    );
+    let added = "      cancel: { leave: agent }\n";
+    write(
+        "new/routes.yaml",
+        &format!("{head}    limits: {{ rate: 50/60s }}\n{messages}{added}channels: {{ agent: {{}} }}\napi: {{ token: hunter3 }}\n"),
+    );
+    write("old/plugins/agent.rhai", "fn envelope(msg) { true }\nfn same(msg) { true }\n");
+    write("new/plugins/agent.rhai", "fn envelope(msg) { msg.type != () }\nfn same(msg) { true }\n");
+    folder
+}
+
+/// Runs `tramline plan` in a folder.
+fn plan(folder: &std::path::Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tramline"));
+    command.current_dir(folder).arg("plan").args(arguments).env_remove("RUST_LOG").env_remove("TRAMLINE_TOKEN").output().unwrap()
+}
+
+#[test]
+fn what_a_reload_would_change_is_shown_without_a_server() {
+    let folder = two_configurations();
+    let folder = folder.path();
+    let arguments = ["--config", "new/routes.yaml", "--against", "old/routes.yaml"];
+    let shown = plan(folder, &arguments);
+    assert_eq!(shown.status.code(), Some(0), "{shown:?}");
+    snapshot("plan", &shown.stdout);
+    let json = plan(folder, &[&arguments[..], &["--json", "--exit-code"]].concat());
+    assert_eq!(json.status.code(), Some(3));
+    snapshot("plan_json", &json.stdout);
+    for said in [&shown, &json] {
+        assert!(!text(&said.stdout).contains("hunter"), "{said:?}");
+    }
+    let same = plan(folder, &["--config", "old/routes.yaml", "--against", "old/routes.yaml", "--exit-code"]);
+    assert_eq!((same.status.code(), text(&same.stdout)), (Some(0), "no difference\n"));
+    std::fs::write(folder.join("new/plugins/agent.rhai"), "fn envelope(msg) { tr").unwrap();
+    let unsound = plan(folder, &arguments);
+    assert_eq!(unsound.status.code(), Some(1));
+    assert!(text(&unsound.stderr).contains("new/plugins/agent.rhai:1:") && unsound.stdout.is_empty(), "{unsound:?}");
+}
+
+#[test]
+fn a_server_that_cannot_be_asked_is_named() {
+    let folder = two_configurations();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{closed}");
+    let ended = plan(folder.path(), &["--config", "new/routes.yaml", "--url", &url]);
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(text(&ended.stderr).starts_with(&format!("{url}: cannot be reached: ")), "{ended:?}");
+    let ended = plan(folder.path(), &["--config", "new/routes.yaml", "--url", "localhost:4000"]);
+    assert!(text(&ended.stderr).contains("is not the address of a server"), "{ended:?}");
+    let both = plan(folder.path(), &["--url", &url, "--against", "old/routes.yaml"]);
+    assert_eq!(both.status.code(), Some(2));
+}

@@ -355,7 +355,7 @@ fn every_metric_is_listed() {
     let (now, mut rows) = (Now::read(), Vec::new());
     let metrics = Metrics::new(now);
     let _ = (metrics.pattern("c"), metrics.protocol("p"), metrics.route("r"), metrics.source("s"));
-    let text = metrics.prometheus(now, &[]);
+    let text = metrics.prometheus(now, &[], &[]);
     let label = Regex::new(r#"([a-z]+)=""#).unwrap();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
@@ -379,7 +379,13 @@ fn every_metric_is_listed() {
             found[3].trim_end_matches('.').to_owned(),
         ]);
     }
-    assert_eq!(rows.len(), text.matches("# HELP").count() + source.matches(", Kind::").count(), "not every metric is read");
+    let timed = Regex::new(r#"Timed \{ name: "([a-z_]+)", help: "([^"]+)""#).unwrap();
+    for found in timed.captures_iter(&source) {
+        let name = code(&format!("tramline_{}", &found[1]));
+        rows.push(vec![name, "histogram".to_owned(), code("le"), found[2].trim_end_matches('.').to_owned()]);
+    }
+    let there = source.matches(", Kind::").count() + source.matches("Timed { name").count();
+    assert_eq!(rows.len(), text.matches("# HELP").count() + there, "not every metric is read");
     generated("metrics", &table(&["name", "kind", "labels", "what"], rows));
 }
 

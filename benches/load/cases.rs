@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use super::bare;
 use super::clients::{Clients, Watcher};
 use super::histogram::Histogram;
 use super::machine::{CpuClock, resident};
@@ -16,8 +17,13 @@ use Load::{Connect, Idle, Traffic};
 const FIRST_IDLE: usize = 100;
 /// Open files that are no connections.
 const OTHER_FILES: usize = 200;
-/// Publications a second where that goes by the clock.
+/// Publications a second where that goes by the clock: of one publisher, and of many together.
 const RATE: u32 = 50;
+const RATE_OF_MANY: u32 = 4000;
+
+/// Two cases that differ in the log alone.
+pub const RATED: &str = "rated";
+pub const DURABLE: &str = "durable";
 
 /// What is done to a server.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,7 +62,9 @@ impl Case {
         let (hundred, thousand, ten, fifty) = (many(100), many(1000), many(10), many(50));
         let idle = many(10_000).min(files.saturating_sub(OTHER_FILES));
         let fan_out = |members, history| Shape::FanOut { members, history };
-        let channels = Shape::Channels { channels: hundred, members: ten };
+        let channels = |history| Shape::Channels { channels: hundred, members: ten, history };
+        let of_many = many(RATE_OF_MANY as usize) as u32;
+        let rated = format!("{hundred} channels of {ten}, {} publications a second", thousands(of_many as usize));
         let requests = Shape::Requests { connections: fifty };
         let rate = format!("1 → {thousand}, {} deliveries a second", thousands(RATE as usize * thousand));
         let (each, asked, opened) = ("CPU-µs per delivery", "CPU-µs per request", "CPU-µs per connection");
@@ -65,7 +73,9 @@ impl Case {
             ("fan-100-32", format!("1 → {hundred}, 32 in flight"), each, Traffic(fan_out(hundred, false), InFlight(32))),
             ("fan-1000-32", format!("1 → {thousand}, 32 in flight"), each, Traffic(fan_out(thousand, false), InFlight(32))),
             ("fan-1000-rate", rate, each, Traffic(fan_out(thousand, false), Rate(RATE))),
-            ("channels", format!("{hundred} channels of {ten}, all publish"), each, Traffic(channels, InFlight(1))),
+            ("channels", format!("{hundred} channels of {ten}, all publish"), each, Traffic(channels(false), InFlight(1))),
+            (RATED, rated.clone(), each, Traffic(channels(false), Rate(of_many))),
+            (DURABLE, format!("{rated}, each stored first"), each, Traffic(channels(true), Rate(of_many))),
             ("echo-50-1", format!("request and reply, {fifty} connections, one each"), asked, Traffic(requests, InFlight(1))),
             ("echo-50-16", format!("request and reply, {fifty} connections, 16 each"), asked, Traffic(requests, InFlight(16))),
             ("connect", format!("connect, subscribe, close, {fifty} at a time"), opened, Connect { at_once: fifty }),
@@ -77,7 +87,12 @@ impl Case {
 
     /// Whether a case is about a log.
     pub fn with_log(&self) -> bool {
-        matches!(self.load, Traffic(Shape::FanOut { history: true, .. }, _))
+        matches!(self.load, Traffic(Shape::FanOut { history: true, .. } | Shape::Channels { history: true, .. }, _))
+    }
+
+    /// Publications a second, where those of many are stored first: a bare loop that stores as often is measured beside it.
+    pub fn stored_per_second(&self) -> Option<u32> {
+        if let Traffic(Shape::Channels { history: true, .. }, Rate(rate)) = self.load { Some(rate) } else { None }
     }
 
     /// Whether a server can do it: none of the peers has a log. What the floor does for such a case is to send.
@@ -104,6 +119,8 @@ pub struct Figures {
     pub p99: Duration,
     /// How much of a CPU the load generator used while it measured.
     pub load: f64,
+    /// What 99 of 100 transactions of a bare loop did not exceed, where that is the measure.
+    pub bare_p99: Duration,
 }
 
 /// Puts a server under a load. An error says what did not arrive as it should have.
@@ -118,7 +135,11 @@ pub fn measure(case: &Case, kind: Kind, server: &Running, size: Size, clock: &Cp
             let delivered = traffic.run(&mut clients, size.measured)?;
             let figures = span.end(delivered, &traffic.latency)?;
             traffic.finish(&mut clients)?;
-            Ok(figures)
+            let bare_p99 = match case.stored_per_second().filter(|_| kind == Kind::Tramline) {
+                Some(rate) => bare::p99(rate, size.measured)?,
+                None => Duration::ZERO,
+            };
+            Ok(Figures { bare_p99, ..figures })
         }
         Connect { at_once } => {
             let mut churn = Churn::default();
@@ -170,6 +191,7 @@ impl<'a> Span<'a> {
             p50: took.percentile(50),
             p99: took.percentile(99),
             load: own / seconds,
+            bare_p99: Duration::ZERO,
         })
     }
 }

@@ -8,11 +8,13 @@
 //! | module | knows |
 //! | --- | --- |
 //! | `cases` | the loads, how one is measured |
+//! | `bare` | the loop of SQLite transactions that what is stored is compared with |
 //! | `traffic` | who publishes what to whom, and that it arrives |
 //! | `clients`, `dialect`, `wire`, `socket` | connections; texts; frames; bytes |
 //! | `server`, `floor`, `machine` | what is measured; the least there is; the system |
 //! | `histogram`, `report` | figures |
 
+pub mod bare;
 pub mod cases;
 pub mod clients;
 pub mod dialect;
@@ -113,6 +115,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     );
     let table = format!("{head}\n{}", results.costs(&cases, &kinds));
     println!("\n{table}\n{}", results.speeds(&cases, &kinds));
+    results.durable(&cases).iter().for_each(|line| println!("{line}"));
     ensure!(results.faults.is_empty(), "not everything could be measured:\n  {}", results.faults.join("\n  "));
     if update { write(&table) } else { Ok(()) }
 }

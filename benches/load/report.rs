@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::cases::{Case, Figures};
+use super::cases::{Case, DURABLE, Figures, RATED};
 use super::server::Kind;
 
 /// Above this share of a CPU the load generator may have been what was slow.
@@ -37,6 +37,7 @@ impl Results {
             p50: time(|run| run.p50.as_secs_f64()),
             p99: time(|run| run.p99.as_secs_f64()),
             load: of(|run| run.load),
+            bare_p99: time(|run| run.bare_p99.as_secs_f64()),
         })
     }
 
@@ -84,6 +85,30 @@ impl Results {
     }
 }
 
+impl Results {
+    /// What it costs that publications are stored first: how long they take beside a bare loop, and the CPU time beside the same
+    /// publications that are not stored.
+    pub fn durable(&self, cases: &[Case]) -> Vec<String> {
+        let of = |name: &str| self.median(cases.iter().find(|case| case.name == name)?, Kind::Tramline);
+        let Some(durable) = of(DURABLE) else { return Vec::new() };
+        let ms = |time: Duration| number(time.as_secs_f64() * 1000.0);
+        let (p99, bare) = (durable.p99, durable.bare_p99);
+        let times = p99.as_secs_f64() / bare.as_secs_f64();
+        let mut lines = vec![format!(
+            "stored first, p99 {} ms: {} times that of a bare SQLite insert and commit, {} ms",
+            ms(p99),
+            number(times),
+            ms(bare)
+        )];
+        if let Some(rated) = of(RATED) {
+            let (cost, without) = (number(durable.cost), number(rated.cost));
+            let times = number(durable.cost / rated.cost);
+            lines.push(format!("stored first, {cost} CPU-µs per delivery: {times} times that without a log, {without}"));
+        }
+        lines
+    }
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -118,7 +143,8 @@ mod tests {
     use super::*;
 
     fn figures(cost: f64, load: f64) -> Figures {
-        Figures { cost, load, per_second: 1000.0, p50: Duration::from_millis(2), p99: Duration::from_millis(30) }
+        let (p50, p99, bare_p99) = (Duration::from_millis(2), Duration::from_millis(30), Duration::from_millis(12));
+        Figures { cost, load, per_second: 1000.0, p50, p99, bare_p99 }
     }
 
     #[test]
@@ -143,5 +169,17 @@ mod tests {
         assert_eq!(results.costs(&cases, &kinds), costs);
         assert_eq!(results.faults, ["the two, ws: 3 were lost"]);
         assert!(results.speeds(&cases, &kinds).contains("| the one | ws | 1000 | 2.00 | 30.0 | 50 % |\n"));
+    }
+
+    #[test]
+    fn what_is_stored_first_is_compared_with_a_bare_loop_and_with_what_is_not() {
+        let case = |name| Case { name, title: name.to_owned(), unit: "CPU-µs", load: Load::Idle { connections: 1 } };
+        let (cases, mut results) = ([case(RATED), case(DURABLE)], Results::default());
+        assert!(results.durable(&cases).is_empty());
+        results.add(&cases[1], Kind::Tramline, Ok(figures(13.0, 0.5)));
+        let p99 = "stored first, p99 30.0 ms: 2.50 times that of a bare SQLite insert and commit, 12.0 ms";
+        assert_eq!(results.durable(&cases), [p99]);
+        results.add(&cases[0], Kind::Tramline, Ok(figures(10.0, 0.5)));
+        assert_eq!(results.durable(&cases), [p99, "stored first, 13.0 CPU-µs per delivery: 1.30 times that without a log, 10.0"]);
     }
 }

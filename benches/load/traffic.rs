@@ -16,6 +16,8 @@ const SPAN: u64 = 10u64.pow(DIGITS as u32 - 4);
 const FIRST: u64 = 1000;
 /// Publishers that numbers have room for.
 const PUBLISHERS_MAX: usize = 9000;
+/// From one publisher to the one that has the next turn. A prime, so that all have theirs.
+const STRIDE: usize = 397;
 /// How long what is on its way may take to arrive.
 pub const ARRIVES_WITHIN: Duration = Duration::from_secs(10);
 /// How often is looked whether something has, once time is up.
@@ -26,7 +28,7 @@ pub const MOMENT: Duration = Duration::from_millis(1);
 pub enum Pace {
     /// So many publications of each are on their way at any time.
     InFlight(usize),
-    /// The first publisher publishes so often in a second, whether or not what went before has arrived.
+    /// All publishers by turns publish so often in a second together, whether or not what went before has arrived.
     Rate(u32),
 }
 
@@ -36,7 +38,7 @@ pub enum Shape {
     /// One connection, which is no member, publishes to so many.
     FanOut { members: usize, history: bool },
     /// So many channels of so many members each, all of which publish.
-    Channels { channels: usize, members: usize },
+    Channels { channels: usize, members: usize, history: bool },
     /// So many connections ask and are answered.
     Requests { connections: usize },
 }
@@ -68,8 +70,9 @@ pub struct Traffic {
     pace: Pace,
     /// Publishers that have one fewer on its way than they should.
     due: Vec<usize>,
-    /// When the next is published, where that goes by the clock.
+    /// When the next is published, where that goes by the clock, and by whom.
     tick: Instant,
+    turn: usize,
     /// Deliveries so far.
     pub delivered: u64,
     /// How long they took. Begin anew after the warm-up.
@@ -94,10 +97,11 @@ impl Traffic {
                 listeners.extend((0..members).map(|_| Listener { text: 0, first: 0, next: vec![0] }));
                 listeners.push(Listener { text: 0, first: 0, next: Vec::new() });
             }
-            Shape::Channels { channels, members } => {
-                clients.open(channels * members, |who| Some(format!("c{}", who / members)))?;
+            Shape::Channels { channels, members, history } => {
+                let name = |channel: usize| format!("{}c{channel}", if history { "log:" } else { "" });
+                clients.open(channels * members, |who| Some(name(who / members)))?;
                 for channel in 0..channels {
-                    let (name, first) = (format!("c{channel}"), channel * members);
+                    let (name, first) = (name(channel), channel * members);
                     texts.push(dialect.event(&name));
                     let text = dialect.publish(&name);
                     publishers.extend((first..first + members).map(|who| new(who, &text, members)));
@@ -117,7 +121,7 @@ impl Traffic {
             Pace::Rate(_) => Vec::new(),
         };
         let (delivered, latency, tick) = (0, Histogram::default(), Instant::now());
-        Ok(Self { publishers, listeners, texts, pace, due, tick, delivered, latency })
+        Ok(Self { publishers, listeners, texts, pace, due, tick, turn: 0, delivered, latency })
     }
 
     /// Keeps traffic up for so long, or until something has arrived. Says how much did.
@@ -134,7 +138,9 @@ impl Traffic {
             ensure!(passed < lasts + ARRIVES_WITHIN, "nothing arrived in {passed:?}");
             if let Pace::Rate(rate) = self.pace {
                 while self.tick <= now {
-                    self.due.push(0);
+                    // Neighbours are on one channel: those who follow each other are on different ones.
+                    self.turn = (self.turn + STRIDE) % self.publishers.len();
+                    self.due.push(self.turn);
                     self.tick += Duration::from_secs(1) / rate;
                 }
             }
@@ -213,6 +219,7 @@ mod tests {
             pace: Pace::InFlight(3),
             due: Vec::new(),
             tick: Instant::now(),
+            turn: 0,
             delivered: 0,
             latency: Histogram::default(),
         };

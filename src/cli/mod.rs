@@ -1,6 +1,7 @@
 //! The command line: the commands of the binary. Each has a file of its own.
 
 mod check;
+mod plan;
 mod routes;
 mod serve;
 
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config;
-use crate::config::diagnostic;
+use crate::config::diagnostic::{self, Diagnostic, Files};
 use crate::runtime::{self, Runtime};
 
 /// Threads run scripts, whose nesting needs more than the usual 2 MiB.
@@ -36,7 +37,7 @@ pub struct Cli {
 }
 
 /// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Start the router (the default).
     Serve,
@@ -44,6 +45,8 @@ pub enum Command {
     Check,
     /// Show the routing table: from where, through which limit and script, to which channels.
     Routes,
+    /// Show what a reload would change: the files as they are now, beside what a running server has.
+    Plan(plan::Arguments),
 }
 
 /// How to write the log.
@@ -65,6 +68,7 @@ const AFTER: &str = "Examples:
   tramline --config app/routes.yaml  start with another file
   tramline check                     find every fault in ./routes.yaml without starting
   tramline routes                    what goes where
+  tramline plan                      what would change if the running server read its files again
 
 Once it runs:
   curl localhost:4000/readyz
@@ -73,10 +77,11 @@ Once it runs:
 /// Runs a command.
 pub fn main(cli: Cli) -> ExitCode {
     // On a thread of its own: loading compiles scripts, and the first thread's stack is the system's choice.
-    let run = move || match cli.command.unwrap_or(Command::Serve) {
+    let run = move || match cli.command.clone().unwrap_or(Command::Serve) {
         Command::Serve => serve::run(&cli),
         Command::Check => check::run(&cli.config),
         Command::Routes => routes::run(&cli.config),
+        Command::Plan(arguments) => plan::run(&cli.config, &arguments),
     };
     let spawned = std::thread::Builder::new().name("main".into()).stack_size(STACK_BYTES).spawn(run);
     match spawned.map(std::thread::JoinHandle::join) {
@@ -89,11 +94,14 @@ pub fn main(cli: Cli) -> ExitCode {
 fn load(path: &Path) -> Result<Runtime, String> {
     let loaded = config::load(path, &|name| std::env::var(name).ok());
     let files = loaded.files.clone();
-    runtime::build(loaded, None).map_err(|diagnostics| {
-        let count = diagnostic::distinct(&diagnostics);
-        let noun = if count == 1 { "error" } else { "errors" };
-        format!("{}{} {noun}\n", diagnostic::render(&diagnostics, &files), count)
-    })
+    runtime::build(loaded, None).map_err(|found| faults(&found, &files))
+}
+
+/// Everything that is wrong, for people.
+fn faults(found: &[Diagnostic], files: &Files) -> String {
+    let count = diagnostic::distinct(found);
+    let noun = if count == 1 { "error" } else { "errors" };
+    format!("{}{count} {noun}\n", diagnostic::render(found, files))
 }
 
 /// Writes to standard output. It is not an error if the reader has gone.

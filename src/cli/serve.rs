@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
-use super::{Cli, LogFormat, STACK_BYTES, complain, load, say};
+use super::{Cli, LogFormat, STACK_BYTES, complain, faults, say};
 use crate::engine::{self, Engine, Failure, Shutdown};
 use crate::model::Now;
+use crate::reload::load::from_disk;
+use crate::reload::{Asked, Configuration, Reloader};
 use crate::store::Store;
 use crate::telemetry::log::{self, Format};
 use crate::telemetry::metrics::Metrics;
@@ -49,7 +52,9 @@ pub(super) fn run(cli: &Cli) -> ExitCode {
 
 async fn serve(cli: &Cli) -> Result<(), Failure> {
     let now = Now::read();
-    let runtime = load(&cli.config).map_err(|text| anyhow::anyhow!("{} is not valid\n{text}", cli.config.display()))?;
+    let read = from_disk(&cli.config);
+    let configuration = Configuration::load(Arc::new(read))
+        .map_err(|(found, files)| anyhow::anyhow!("{} is not valid\n{}", cli.config.display(), faults(&found, &files)))?;
     // A socket counts as a file, and the usual soft limit of 1024 is less than the clients of one protocol.
     match rlimit::increase_nofile_limit(FILES_WANTED) {
         Ok(files) if files < FILES_WANTED => {
@@ -60,9 +65,10 @@ async fn serve(cli: &Cli) -> Result<(), Failure> {
     }
     // Signals are caught before anything is open, so that a stop during the start is an orderly one.
     let mut signals = Signals::catch().context("cannot catch signals")?;
-    let log = Store::open(&runtime.plan.store, now).await.map_err(anyhow::Error::from)?;
-    let engine = Engine::start(runtime, log, &Arc::new(Metrics::new(now)), now).await?;
+    let log = Store::open(&configuration.runtime.plan.store, now).await.map_err(anyhow::Error::from)?;
+    let engine = Engine::start(configuration, log, &Arc::new(Metrics::new(now)), now).await?;
     announce(cli, &engine);
+    reload_on_signal(engine.reloader().clone())?;
     #[cfg(debug_assertions)]
     break_on_signal(engine.core().clone())?;
     engine::serve(engine, &mut signals).await
@@ -111,6 +117,18 @@ impl Shutdown for Signals {
             _ = self.terminate.recv() => "SIGTERM",
         }
     }
+}
+
+/// SIGHUP reloads at once. It is caught from here on; before, it ends the process as it ends any other.
+fn reload_on_signal(reloader: Arc<Reloader>) -> anyhow::Result<()> {
+    let mut told = signal(SignalKind::hangup()).context("cannot catch signals")?;
+    tokio::spawn(async move {
+        while told.recv().await.is_some() {
+            // What is refused was told.
+            reloader.reload(Asked::default(), Instant::now()).await.ok();
+        }
+    });
+    Ok(())
 }
 
 /// SIGUSR2 makes the task panic that `TRAMLINE_BREAK_DOWN` names. For tests, only in debug builds.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::codes;
 use super::diagnostic::Diagnostic;
+use super::inputs::Inputs;
 use super::node::{Entry, Node, Yaml};
 use super::plan::{ExpressionUse, FnRef, FunctionUse, Role, SourceSpan};
 use crate::model::SourceLocation;
@@ -20,6 +21,10 @@ pub(super) struct Collected {
     pub(super) diagnostics: RefCell<Vec<Diagnostic>>,
     pub(super) functions: RefCell<Vec<FunctionUse>>,
     pub(super) expressions: RefCell<Vec<ExpressionUse>>,
+    /// The files that were read, or should have been.
+    pub(super) inputs: RefCell<Inputs>,
+    /// Where secrets stand: they are shown to nobody.
+    pub(super) secrets: RefCell<HashSet<SourceLocation>>,
     /// The plugins that were found: an expression is compiled along with its protocol's, or with none.
     pub(super) plugins: RefCell<HashSet<Arc<str>>>,
     /// Set when a mistake may hide channels, so that looking for one would only add noise.
@@ -49,6 +54,11 @@ impl Collected {
             return None;
         }
         self.fail(codes::TYPE, &node.span, format!("expected {wanted}, found {}", node.kind()))
+    }
+
+    /// Keeps that a value is a secret.
+    pub(super) fn secret(&self, node: &Node) {
+        self.secrets.borrow_mut().insert(node.span.location.clone());
     }
 
     /// Keeps that a function is used.

@@ -41,7 +41,9 @@ impl<'a> Reader<'a> {
     /// Reads the main file and what it includes.
     pub(super) fn read(mut self, main: &Path) -> Vec<Node> {
         let shown: Arc<str> = main.to_string_lossy().into();
-        match files::read(main, BYTES_MAX) {
+        let read = files::read(main, BYTES_MAX);
+        self.all.inputs.borrow_mut().keep(main, &read);
+        match read {
             Ok(text) => {
                 let path = main.canonicalize().unwrap_or_else(|_| main.to_owned());
                 self.seen.insert(path.clone());
@@ -98,6 +100,8 @@ impl<'a> Reader<'a> {
         }
         let relative: PathBuf =
             from.parent().unwrap_or(Path::new("")).join(name).components().filter(|c| *c != Component::CurDir).collect();
+        let named = self.folder.join(&relative);
+        self.all.inputs.borrow_mut().look(&named);
         let path =
             files::below(if self.folder == Path::new("") { Path::new(".") } else { self.folder }, &relative).map_err(|e| e.to_string())?;
         if self.open.contains(&path) {
@@ -110,7 +114,7 @@ impl<'a> Reader<'a> {
             return Err("it is already included".into());
         }
         let text = files::read(&path, BYTES_MAX).map_err(|e| e.to_string())?;
-        let shown = self.folder.join(&relative).to_string_lossy().into();
+        let shown = named.to_string_lossy().into();
         self.tree(path, &relative, shown, text);
         Ok(())
     }

@@ -174,6 +174,8 @@ fn token_from(all: &Collected, word: &str, at: &super::plan::SourceSpan) -> Opti
 
 /// A key set as JSON text, or as the same in YAML.
 fn keys(all: &Collected, node: &Node) -> Option<Arc<str>> {
+    // Most are public, but a key set may have a shared secret too.
+    all.secret(node);
     let parsed = match &node.value {
         Yaml::Text(text) => serde_json::from_str(text).map_err(|e| e.to_string()),
         _ => node.to_json().map_err(|_| "JSON cannot represent this value".into()),

@@ -10,8 +10,10 @@ use super::codes;
 use super::diagnostic::{Diagnostic, Files};
 use super::fields::{Collected, Fields, elsewhere};
 use super::include::Reader;
+use super::inputs::Inputs;
 use super::listen::{self, Listeners};
 use super::node::{Entry, Node, Yaml};
+use super::outline::Outline;
 use super::plan::{ApiPlan, ExpressionUse, FunctionUse, Listen, Plan, Plugins, SourceSpan, StorePlan};
 use super::{plugins, protocols, sources, store, tls, values};
 use crate::model::SourceLocation;
@@ -38,6 +40,10 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
     /// The texts that diagnostics point into.
     pub files: Files,
+    /// The files it was read from, and those that should have been there.
+    pub inputs: Inputs,
+    /// The same as the plan, as people compare it, but for plugins: those are the scripts' business. Empty where there is no plan.
+    pub outline: Outline,
 }
 
 /// Reads a routes file, what it includes, and the plugins next to it. `env` gives environment variables.
@@ -50,14 +56,22 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Loaded {
     let plugins = plugins::read(&all, &plugin_folder, &plugin_folder.to_string_lossy(), &mut files);
     all.plugins.borrow_mut().extend(plugins.sources.keys().cloned());
     let plan = if trees.is_empty() { None } else { plan(&all, &trees, folder) };
-    let diagnostics = all.diagnostics.into_inner();
+    let (diagnostics, inputs) = (all.diagnostics.into_inner(), all.inputs.into_inner());
+    let plan = plan.filter(|_| diagnostics.is_empty());
+    let mut outline = Outline::default();
+    if let Some(plan) = &plan {
+        trees.iter().for_each(|tree| outline.add(tree, &all.secrets.borrow()));
+        outline.add_files(plan.tls().flat_map(|tls| [&*tls.cert, &*tls.key]).map(|path| (path, inputs.content(path))));
+    }
     Loaded {
-        plan: plan.filter(|_| diagnostics.is_empty()),
+        plan,
         plugins,
         functions: all.functions.into_inner(),
         expressions: all.expressions.into_inner(),
         diagnostics,
         files,
+        inputs,
+        outline,
     }
 }
 
@@ -102,9 +116,9 @@ fn plan(all: &Collected, trees: &[Node], folder: &Path) -> Option<Plan> {
     let protocols = protocols.map(Arc::new).collect();
     let sources = sections.sources.iter().filter_map(|entry| sources::source(all, &channels, &mut listeners, entry));
     let sources = sources.map(Arc::new).collect();
-    let Head { store, api, stop_within, sockets_per_address } = head?;
+    let Head { store, api, reload, stop_within, sockets_per_address } = head?;
     listeners.check(all, &api.listen);
-    Some(Plan { store, api, channels: channels.plans, protocols, sources, stop_within, sockets_per_address })
+    Some(Plan { store, api, reload, channels: channels.plans, protocols, sources, stop_within, sockets_per_address })
 }
 
 fn names<'a>(entries: &[&'a Entry]) -> Vec<&'a str> {
@@ -149,6 +163,7 @@ fn no_name_twice(all: &Collected, what: &str, entries: &[&Entry]) {
 struct Head {
     store: StorePlan,
     api: ApiPlan,
+    reload: bool,
     stop_within: Duration,
     sockets_per_address: Option<usize>,
 }
@@ -159,6 +174,7 @@ fn read_head(all: &Collected, fields: &mut Fields<'_>, folder: &Path) -> Head {
     Head {
         store: fields.read("store", |all, node| store::store(all, node, folder)).unwrap_or_else(|| store::default(folder)),
         api,
+        reload: fields.read("reload", values::flag).unwrap_or(true),
         stop_within: fields.read("stop_within", values::duration).unwrap_or(STOP_WITHIN),
         sockets_per_address: fields.read("sockets_per_address", values::count),
     }

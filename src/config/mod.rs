@@ -2,23 +2,27 @@
 //! any mistake gives no plan. Names of scripts' functions are collected here and looked up by `script`.
 //!
 //! In reading order: `positions` and `node` (text to tree), `include` (files), `fields` and `values` (reading a tree),
-//! `template` and `expression`, `rows` and `effects`, then one module per section of the file.
+//! `template` and `expression`, `rows` and `effects`, then one module per section of the file. `inputs`, `outline` and `diff` are for
+//! whoever reads the file again: what it was read from, what it said, and what is different.
 
 pub mod certificate;
 mod channels;
 mod codes;
 mod deliver;
 pub mod diagnostic;
+pub mod diff;
 mod effects;
 mod env;
 mod expression;
 mod fields;
 mod files;
 mod include;
+mod inputs;
 mod limits;
 mod listen;
 mod load;
 mod node;
+mod outline;
 pub mod plan;
 mod plugins;
 mod positions;
@@ -32,4 +36,6 @@ mod units;
 mod values;
 
 pub use codes::CODES;
+pub use inputs::Inputs;
 pub use load::{Loaded, load};
+pub use outline::{Outline, PluginOutline};

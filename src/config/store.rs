@@ -36,6 +36,7 @@ fn database(all: &Collected, node: &Node, folder: &Path) -> Option<DatabasePlan>
         return Some(DatabasePlan::Memory);
     }
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        all.secret(node);
         return Some(DatabasePlan::Postgres(Secret(url.into())));
     }
     match url.strip_prefix("sqlite://") {

@@ -31,6 +31,8 @@ fn pair(all: &Collected, node: &Node) -> Option<Option<TlsPlan>> {
         return None;
     }
     let plan = TlsPlan { cert: cert?, key: key? };
+    // Before they are read: if they change meanwhile, what is kept is what was there before.
+    [&plan.cert, &plan.key].into_iter().for_each(|path| all.inputs.borrow_mut().look(path));
     if let Err(invalid) = certificate::read(&plan) {
         let at = if invalid.which == Which::Certificate { cert_at? } else { key_at? };
         let diagnostic = Diagnostic::new(codes::TLS, at.span.clone(), invalid.why);

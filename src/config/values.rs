@@ -24,6 +24,7 @@ pub(super) fn text(all: &Collected, node: &Node) -> Option<String> {
 
 /// A secret.
 pub(super) fn secret(all: &Collected, node: &Node) -> Option<Secret> {
+    all.secret(node);
     text(all, node).map(|text| Secret(text.into()))
 }
 

@@ -223,6 +223,7 @@ impl Task {
             Received::Message(frame) if connection.outbox.is_open() => {
                 messages += 1;
                 bytes += frame.len() as u64;
+                connection.metrics.message_in(frame.len() as u64, now.wall_ms);
                 *held_back = decide(frame, Spent::default(), &mut batch);
                 if held_back.is_none() && connection.may_go_on() { Taken::More } else { Taken::Enough }
             }
@@ -252,7 +253,6 @@ impl Task {
         traffic.messages_in.fetch_add(messages, Relaxed);
         traffic.bytes_in.fetch_add(bytes, Relaxed);
         traffic.seen_ms.store(now.wall_ms, Relaxed);
-        self.connection.metrics.messages_in(messages, bytes, now.wall_ms);
         if let Some(after) = self.plan.idle.as_ref().map(|idle| idle.after) {
             self.timers.set(Timer::Idle, Instant::now() + after);
             self.timers.clear(Timer::Grace);

@@ -208,6 +208,12 @@ impl Listeners {
         unwatch
     }
 
+    /// The addresses that would be served no more.
+    pub fn would_end(&self, runtime: &Runtime) -> Vec<String> {
+        let wanted: Vec<Name> = wanted(runtime).map(|(name, _)| name).collect();
+        self.open.lock().keys().filter(|name| !wanted.contains(name)).map(ToString::to_string).collect()
+    }
+
     /// The address at which something is served, with the port that the system chose.
     pub fn address(&self, name: &Name) -> Option<SocketAddr> {
         self.open.lock().get(name).map(|listener| listener.address)

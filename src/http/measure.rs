@@ -11,7 +11,7 @@ use crate::model::Now;
 use crate::model::clock::iso;
 use crate::script::PluginReport;
 use crate::store::StoreState;
-use crate::telemetry::metrics::{Kind, Sample};
+use crate::telemetry::metrics::{Kind, Sample, Timed};
 use crate::telemetry::report::{ChannelRates, Counted, PatternCounted, ProtocolCounted, RouteCounted, SourceCounted, Tally};
 use crate::telemetry::{memory, process};
 
@@ -109,11 +109,16 @@ struct StoreQueue {
 
 /// What was stored since the start.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 struct Committed {
     /// Rows.
     rows: u64,
     /// Transactions they took.
     batches: u64,
+    /// Mean time of a transaction until it was on the disk, in microseconds.
+    mean_micros: f64,
+    /// Longest time of a transaction until it was on the disk, in microseconds.
+    max_micros: u64,
 }
 
 /// What waits to be written to all clients.
@@ -203,7 +208,12 @@ fn store(live: &Live) -> StoreNow {
         reason,
         queue: StoreQueue { rows: stats.queued_rows, bytes: stats.queued_bytes },
         lag_millis: u64::try_from(stats.lag.as_millis()).unwrap_or(u64::MAX),
-        committed: Committed { rows: stats.committed_rows, batches: stats.committed_batches },
+        committed: Committed {
+            rows: stats.committed_rows,
+            batches: stats.committed_batches,
+            mean_micros: stats.commits.mean().as_secs_f64() * 1e6,
+            max_micros: u64::try_from(stats.commits.longest.as_micros()).unwrap_or(u64::MAX),
+        },
         refused_rows: stats.refused_rows,
         dropped_records: stats.dropped_records,
     }
@@ -245,5 +255,7 @@ pub fn prometheus(live: &Live, now: Now) -> String {
     per_function("script_function_in_service", "Whether a function of a plugin is called.", Kind::Gauge, &|plugin, function| {
         f64::from(u8::from(!plugin.out.iter().any(|out| out.function == function)))
     });
-    live.metrics.prometheus(now, &more)
+    let commits =
+        Timed { name: "store_commit_seconds", help: "Transactions of the store, until they were on the disk.", took: stats.commits };
+    live.metrics.prometheus(now, &more, &[commits])
 }

@@ -1,5 +1,7 @@
 //! Errors over HTTP: `application/problem+json` (RFC 9457), with every flaw named by its path.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use axum::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE};
 use axum::http::{Response, StatusCode};
@@ -19,12 +21,13 @@ pub struct Problem {
     kind: &'static str,
     retry_after_s: Option<u64>,
     allow: Option<String>,
+    extension: Option<(&'static str, serde_json::Value)>,
 }
 
 impl Problem {
     /// A problem with a status and what happened, why, and what to do.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), errors: Vec::new(), kind: "about:blank", retry_after_s: None, allow: None }
+        Self { status, detail: detail.into(), errors: Vec::new(), kind: "about:blank", retry_after_s: None, allow: None, extension: None }
     }
 
     /// Adds everything that is wrong, each with its path.
@@ -38,6 +41,13 @@ impl Problem {
     #[must_use]
     pub fn allow(mut self, methods: String) -> Self {
         self.allow = Some(methods);
+        self
+    }
+
+    /// A member that only this kind of problem has.
+    #[must_use]
+    pub fn extension(mut self, name: &'static str, value: &impl Serialize) -> Self {
+        self.extension = serde_json::to_value(value).ok().map(|value| (name, value));
         self
     }
 }
@@ -58,7 +68,7 @@ impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         let status = StatusCode::from_u16(fault.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let retry_after_s = fault.retry_after_s().or((status == StatusCode::SERVICE_UNAVAILABLE).then_some(1));
-        Self { status, detail: fault.message, errors: fault.flaws, kind: fault.code.as_str(), retry_after_s, allow: None }
+        Self { status, detail: fault.message, errors: fault.flaws, kind: fault.code.as_str(), retry_after_s, allow: None, extension: None }
     }
 }
 
@@ -82,6 +92,10 @@ pub struct Refusal {
     /// Everything that is wrong, if there may be several things.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<RefusedPart>,
+    /// What only this kind of problem has.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    extension: BTreeMap<&'static str, serde_json::Value>,
 }
 
 /// One thing that is wrong.
@@ -104,6 +118,7 @@ impl IntoResponse for Problem {
             status: self.status.as_u16(),
             detail: self.detail,
             errors: self.errors.into_iter().map(|flaw| RefusedPart { path: flaw.path, message: flaw.message }).collect(),
+            extension: self.extension.into_iter().collect(),
         };
         let mut response = Response::new(Body::from(Json::of(&body).as_str().to_owned()));
         *response.status_mut() = self.status;

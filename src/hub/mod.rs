@@ -328,6 +328,12 @@ impl Hub {
         self.all_channels().iter().filter_map(count).collect()
     }
 
+    /// The names of all channels that are live or have a past.
+    pub fn known_channels(&self) -> Vec<ChannelName> {
+        let past: Vec<ChannelName> = self.positions.lock().keys().cloned().collect();
+        self.all_channels().iter().map(|channel| channel.name.clone()).chain(past).collect()
+    }
+
     fn all_channels(&self) -> Vec<Arc<Channel>> {
         self.channels.iter().flat_map(|shard| shard.read().values().cloned().collect::<Vec<_>>()).collect()
     }

@@ -8,6 +8,7 @@ pub mod catch_up;
 mod log_channels;
 mod notes;
 pub mod statistics;
+mod swap;
 
 use std::num::NonZeroU32;
 use std::sync::atomic::AtomicU64;
@@ -26,9 +27,9 @@ use crate::limits::{Limiter, SharedLimits};
 use crate::model::chance::Chance;
 use crate::model::id::ProtocolId;
 use crate::model::view::RequestView;
-use crate::model::{ChannelName, Close, Code, Fault, Json, Now};
+use crate::model::{Close, Code, Fault, Json, Now};
 use crate::pipeline::deliver::{Renderer, batches};
-use crate::pipeline::publish::{Destination, Proposal, unknown};
+use crate::pipeline::publish::{Destination, Proposal};
 use crate::pipeline::{
     ClientLimits, ConnectionEffect, Decision, Effect, Env, Input, Moment, Snapshot, Spending, Spent, decide, fault_reply,
 };
@@ -36,6 +37,7 @@ use crate::runtime::{Counters, Runtime};
 use crate::store::{ConnectionEnd, ConnectionRecord, Store};
 use crate::telemetry::metrics::{DropReason, Metrics};
 pub use log_channels::{LogChannels, policy};
+pub use swap::Retired;
 
 /// Warnings about clients' messages that are logged in a second. The rest are in the log at level debug, and counted.
 const WARNINGS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("20 is not 0");
@@ -43,9 +45,6 @@ const WARNINGS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("20 is not 0"
 /// How often an input is decided again because what it read has changed before it could be applied. Each try takes microseconds,
 /// and one of those that compete always succeeds.
 const TRIES_MAX: usize = 64;
-
-/// How many connections are handled before other tasks get their turn.
-const TURN: usize = 256;
 
 /// See the module.
 pub struct Live {
@@ -92,24 +91,6 @@ pub struct Outcome {
     pub reply: Option<Json>,
     /// The status of a row, if it says one.
     pub status: Option<u16>,
-}
-
-/// What ended with a configuration.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retired {
-    /// Connections whose protocol is gone.
-    pub connections: usize,
-    /// Subscriptions that are no longer allowed.
-    pub subscriptions: usize,
-    turns: usize,
-}
-
-/// Lets other tasks have their turn, now and then.
-async fn turn(turns: &mut usize) {
-    *turns += 1;
-    if turns.is_multiple_of(TURN) {
-        tokio::task::yield_now().await;
-    }
 }
 
 /// Whether an input was dealt with.
@@ -165,80 +146,6 @@ impl Live {
     /// What the log asks about channels, as they are configured at the time.
     pub fn log_channels(&self) -> LogChannels {
         LogChannels::new(self.current.clone())
-    }
-
-    /// Installs a configuration for every input from now on, and returns the previous one.
-    pub fn swap(&self, runtime: Runtime, now: Now) -> Arc<Snapshot> {
-        let before = self.current.load_full();
-        let limits = SharedLimits::new(&runtime.plan, Some(&before.limits), now);
-        let counters = Counters::new(&runtime.plan, &self.metrics, before.counters.started);
-        let mut retired = self.retired.lock();
-        // A protocol that is back is no longer retired, and one without connections needs nothing.
-        retired.retain(|(id, _)| runtime.protocol(*id).is_none() && self.hub.connection_count(Some(*id)) > 0);
-        for plan in &before.runtime.plan.protocols {
-            if runtime.protocol(plan.id).is_none() {
-                retired.push((plan.id, before.clone()));
-            }
-        }
-        let next = Snapshot::new(Arc::new(runtime), limits.into(), counters.into(), self.hub.clone());
-        self.current.store(Arc::new(next));
-        *self.before.lock() = Arc::downgrade(&before);
-        before
-    }
-
-    /// Ends what the previous configuration had and the current one does not, and brings everything else up to date. Others have
-    /// their turn in between.
-    pub async fn retire(&self, before: &Snapshot) -> Retired {
-        let current = self.current();
-        let mut retired = Retired::default();
-        for plan in &before.runtime.plan.protocols {
-            let is_same = current.runtime.protocol(plan.id).map(|protocol| Arc::ptr_eq(&protocol.plan, plan));
-            for connection in self.hub.connections(Some(plan.id)) {
-                match is_same {
-                    None => {
-                        self.end(&connection, Close::Retired);
-                        retired.connections += 1;
-                    }
-                    // Its task notices the change.
-                    Some(false) => connection.outbox.wake(),
-                    Some(true) => break,
-                }
-                turn(&mut retired.turns).await;
-            }
-        }
-        let plan = |name: &str| current.runtime.channels.resolve(name).map(|(_, plan)| plan);
-        for (connection, channel) in self.hub.replan(plan) {
-            self.tell_gone(&current, &connection, &channel);
-            retired.subscriptions += 1;
-            turn(&mut retired.turns).await;
-        }
-        retired
-    }
-
-    /// Ends what was begun under an older configuration just before the swap. Called now and then.
-    pub fn sweep(&self) {
-        // Checked first: nothing can begin under it afterwards.
-        let in_use = std::mem::take(&mut *self.before.lock());
-        if in_use.strong_count() > 0 {
-            *self.before.lock() = in_use.clone();
-        } else if in_use.ptr_eq(&Weak::new()) {
-            return;
-        }
-        let current = self.current();
-        for (connection, channel) in self.hub.replan(|name| current.runtime.channels.resolve(name).map(|(_, plan)| plan)) {
-            self.tell_gone(&current, &connection, &channel);
-        }
-        self.retired.lock().retain(|(id, _)| self.hub.connection_count(Some(*id)) > 0);
-    }
-
-    /// A subscription has ended because the configuration no longer allows it: its protocol's `error` says so.
-    fn tell_gone(&self, snapshot: &Snapshot, connection: &Arc<Connection>, channel: &ChannelName) {
-        let Some(protocol) = snapshot.runtime.protocol(connection.protocol) else { return };
-        let fault = unknown(channel.as_str());
-        if let Some(frame) = fault_reply(&protocol.plan, &fault, None, &connection.view(), Now::read()) {
-            connection.send(&frame);
-            self.hub.flush.one(connection);
-        }
     }
 
     /// Lets a connection in, or says why not. A displaced connection is closed.

@@ -17,6 +17,7 @@ mod error;
 mod health;
 mod host;
 mod library;
+mod outline;
 mod overrides;
 mod part;
 mod program;

@@ -141,6 +141,10 @@ impl Scripts {
         self.programs.values().filter(|program| program.sources.contains_key(&program.name)).map(report).collect()
     }
 
+    pub(super) fn programs(&self) -> impl Iterator<Item = &Program> {
+        self.programs.values().map(|program| &**program)
+    }
+
     /// What a function's calls left behind on this thread.
     #[cfg(test)]
     pub(super) fn leaked(&self, function: &FnRef) -> isize {

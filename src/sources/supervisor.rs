@@ -17,6 +17,7 @@ use crate::config::plan::{SourceKind, SourcePlan};
 use crate::live::Live;
 use crate::model::Now;
 use crate::model::id::SourceId;
+use crate::runtime::Runtime;
 
 /// The pause after a failure, doubled with each that follows …
 const PAUSE: Duration = Duration::from_millis(500);
@@ -36,9 +37,16 @@ pub struct SourceReport {
 
 /// A source that runs.
 struct Running {
-    kind: Arc<SourcePlan>,
+    plan: Arc<SourcePlan>,
     report: Arc<Mutex<SourceReport>>,
     stop: CancellationToken,
+}
+
+impl Running {
+    /// Whether a configuration has it as it is.
+    fn is_in(&self, name: &str, runtime: &Runtime) -> bool {
+        runtime.plan.sources.iter().any(|plan| *plan.name == *name && plan.kind == self.plan.kind)
+    }
 }
 
 /// See the module.
@@ -62,7 +70,7 @@ impl Supervisor {
         let mut running = self.running.lock();
         let mut ended = Vec::new();
         running.retain(|name, source| {
-            let stays = snapshot.runtime.plan.sources.iter().any(|plan| plan.name == *name && plan.kind == source.kind.kind);
+            let stays = source.is_in(name, &snapshot.runtime);
             if !stays {
                 source.stop.cancel();
                 ended.push(name.clone());
@@ -77,6 +85,11 @@ impl Supervisor {
             }
         }
         ended
+    }
+
+    /// The sources that a configuration would end; one that it has in another form begins anew.
+    pub fn would_end(&self, runtime: &Runtime) -> Vec<Arc<str>> {
+        self.running.lock().iter().filter(|(name, source)| !source.is_in(name, runtime)).map(|(name, _)| name.clone()).collect()
     }
 
     /// The state of a source that runs as a task.
@@ -96,7 +109,7 @@ impl Supervisor {
         let stop = self.stop.child_token();
         let out = Emitter { live: self.live.clone(), source: SourceId::of(&plan.name) };
         self.tasks.spawn(keep_running(source, out, report.clone(), stop.clone()));
-        Running { kind: plan.clone(), report, stop }
+        Running { plan: plan.clone(), report, stop }
     }
 }
 

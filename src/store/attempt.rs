@@ -32,8 +32,10 @@ impl Writer {
         let mut wait = RETRY_FIRST;
         loop {
             self.heed_readers(channels).await;
-            match perform(&mut self.link, work, channels, again, mark).await {
+            let begun = Instant::now();
+            match perform(&mut self.link, work, channels, &self.known, again, mark).await {
                 Ok(noted) => {
+                    self.shared.commits.add(begun.elapsed());
                     self.recovered();
                     for channel in &noted {
                         if self.known.note(channel) {

@@ -6,7 +6,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
 
-use sqlx::{ColumnIndex, Decode, PgConnection, Row, SqliteConnection, Type};
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{ColumnIndex, Decode, PgConnection, Row, Sqlite, SqliteConnection, Type};
 
 use super::channels::Channels;
 use super::db::{Either, Held, both};
@@ -25,13 +27,17 @@ macro_rules! insert_rows {
 }
 pub(super) use insert_rows;
 
-static EVENTS: LazyLock<[String; 4]> = LazyLock::new(|| {
-    let head = concat!(
-        insert_rows!(),
-        " INTO events (id, channel, \"offset\", epoch, uuid, type, data, time_ms, source, client, user, session, metadata) VALUES "
-    );
-    statements(head, "(?,?,?,?,?,?,?,?,?,?,?,?,?)", "")
-});
+macro_rules! events_into {
+    () => {
+        concat!(
+            $crate::store::insert::insert_rows!(),
+            " INTO events (id, channel, \"offset\", epoch, uuid, type, data, time_ms, source, client, user, session, metadata) VALUES "
+        )
+    };
+}
+pub(super) use events_into;
+
+static EVENTS: LazyLock<[String; 4]> = LazyLock::new(|| statements(events_into!(), "(?,?,?,?,?,?,?,?,?,?,?,?,?)", ""));
 
 const EVENTS_UNNESTED: &str = "INSERT INTO events (id, channel, \"offset\", epoch, uuid, type, data, time_ms, source, client, \"user\", session, metadata) \
      SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[], $6::text[], $7::text[], $8::bigint[], \
@@ -43,17 +49,32 @@ macro_rules! channels_conflict {
     () => {
         " ON CONFLICT (name) DO UPDATE SET epoch = excluded.epoch, early = excluded.early, \
          top = CASE WHEN excluded.top > channels.top THEN excluded.top ELSE channels.top END, \
-         first = CASE WHEN excluded.first = channels.top + 1 THEN channels.first ELSE excluded.first END RETURNING name, id, epoch, top, first"
+         first = CASE WHEN excluded.first = channels.top + 1 THEN channels.first ELSE excluded.first END"
+    };
+}
+pub(super) use channels_conflict;
+
+macro_rules! channels_into {
+    () => {
+        "INSERT INTO channels (name, epoch, top, first, early) VALUES "
+    };
+}
+pub(super) use channels_into;
+
+macro_rules! returning {
+    () => {
+        " RETURNING name, id, epoch, top, first"
     };
 }
 
 static CHANNELS: LazyLock<[String; 4]> =
-    LazyLock::new(|| statements("INSERT INTO channels (name, epoch, top, first, early) VALUES ", "(?,?,?,?,?)", channels_conflict!()));
+    LazyLock::new(|| statements(channels_into!(), "(?,?,?,?,?)", concat!(channels_conflict!(), returning!())));
 
 const CHANNELS_UNNESTED: &str = concat!(
     "INSERT INTO channels (name, epoch, top, first, early) \
      SELECT * FROM UNNEST($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])",
-    channels_conflict!()
+    channels_conflict!(),
+    returning!()
 );
 
 pub(super) fn statements(head: &str, row: &str, tail: &str) -> [String; 4] {
@@ -75,13 +96,22 @@ macro_rules! in_chunks {
 }
 pub(super) use in_chunks;
 
+type SqliteQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
+
 /// A channel of a batch.
-struct Span<'e> {
-    name: &'e ChannelName,
-    epoch: i64,
-    first: i64,
-    top: i64,
+pub(super) struct Span<'e> {
+    pub(super) name: &'e ChannelName,
+    pub(super) epoch: i64,
+    /// The lowest and the highest offset.
+    pub(super) first: i64,
+    pub(super) top: i64,
     early: bool,
+}
+
+impl Span<'_> {
+    pub(super) fn bind<'q>(&self, query: SqliteQuery<'q>) -> SqliteQuery<'q> {
+        query.bind(self.name.as_str().to_owned()).bind(self.epoch).bind(self.top).bind(self.first).bind(i64::from(self.early))
+    }
 }
 
 /// Writes events in their order, within the caller's transaction. Says where it has left their channels.
@@ -106,7 +136,7 @@ pub(super) async fn channels(db: &mut Held, events: &[&Event], policies: &dyn Ch
             in_chunks!(&spans[..], |size, chunk| {
                 let mut query = sqlx::query(CHANNELS[size].as_str());
                 for span in chunk {
-                    query = query.bind(span.name.as_str()).bind(span.epoch).bind(span.top).bind(span.first).bind(i64::from(span.early));
+                    query = span.bind(query);
                 }
                 for row in query.fetch_all(&mut **db).await? {
                     noted.extend(note(&row)?);
@@ -144,7 +174,7 @@ pub(super) async fn standing(db: &mut Held, events: &[&Event]) -> sqlx::Result<V
     Ok(noted)
 }
 
-fn spans<'e>(events: &[&'e Event], policies: &dyn Channels) -> Vec<Span<'e>> {
+pub(super) fn spans<'e>(events: &[&'e Event], policies: &dyn Channels) -> Vec<Span<'e>> {
     let mut spans: Vec<Span<'_>> = Vec::new();
     let mut by_name: HashMap<&str, usize> = HashMap::new();
     for event in events {
@@ -172,26 +202,29 @@ where
     Ok(ChannelName::parse(row.try_get(0)?).map(|name| Noted { name, id, epoch, top, first }))
 }
 
+/// Binds what [`events_into`] names.
+pub(super) fn bind_event<'q>(query: SqliteQuery<'q>, channel: i64, event: &Event) -> SqliteQuery<'q> {
+    let (new, origin) = (&event.new, &event.new.origin);
+    query
+        .bind(event.seq.cast_signed())
+        .bind(channel)
+        .bind(event.offset.cast_signed())
+        .bind(event.epoch.cast_signed())
+        .bind(new.id.as_bytes().to_vec())
+        .bind(new.kind.to_string())
+        .bind(new.data.as_str().to_owned())
+        .bind(new.time_ms)
+        .bind(origin.source.clone())
+        .bind(origin.client.clone())
+        .bind(origin.user.clone())
+        .bind(origin.session.clone())
+        .bind(new.metadata.as_ref().map(|metadata| metadata.as_str().to_owned()))
+}
+
 async fn as_values(db: &mut SqliteConnection, rows: &[(i64, &Event)]) -> sqlx::Result<()> {
     in_chunks!(rows, |size, chunk| {
-        let mut query = sqlx::query(EVENTS[size].as_str());
-        for (channel, event) in chunk {
-            let (new, origin) = (&event.new, &event.new.origin);
-            query = query
-                .bind(event.seq.cast_signed())
-                .bind(channel)
-                .bind(event.offset.cast_signed())
-                .bind(event.epoch.cast_signed())
-                .bind(&new.id.as_bytes()[..])
-                .bind(&*new.kind)
-                .bind(new.data.as_str())
-                .bind(new.time_ms)
-                .bind(origin.source.clone())
-                .bind(origin.client.clone())
-                .bind(origin.user.clone())
-                .bind(origin.session.clone())
-                .bind(new.metadata.as_ref().map(|m| m.as_str()));
-        }
+        let query = sqlx::query(EVENTS[size].as_str());
+        let query = chunk.iter().fold(query, |query, (channel, event)| bind_event(query, *channel, event));
         query.execute(&mut *db).await?;
     });
     Ok(())

@@ -1,12 +1,19 @@
-//! The writer's hold on the database: one connection, transactions by hand, and a fresh connection after an error.
+//! The writer's hold on the database: one connection, transactions by hand, and a fresh connection after an error. A
+//! transaction that takes long is told, with what took the time.
 
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use futures_util::future::BoxFuture;
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{Executor, Sqlite};
 use tokio::time::timeout;
 
 use super::db::{Either, Held};
 use super::fault::Fault;
+use super::slow::Clock;
 use super::{postgres, sqlite};
 
 /// How long a whole transaction may take where the database is behind a network, which can swallow what is said.
@@ -15,21 +22,48 @@ const ANSWER_WAIT: Duration = Duration::from_secs(35);
 /// The writer's side of either database.
 pub(super) type Link = Either<sqlite::Link, postgres::Link>;
 
+/// A text for SQLite of one or more statements, with their parameters.
+type Sentence<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+/// A transaction under way. Whoever began it ends it.
+pub(super) struct Open {
+    held: Held,
+    clock: Clock,
+}
+
+impl Deref for Open {
+    type Target = Held;
+
+    fn deref(&self) -> &Held {
+        &self.held
+    }
+}
+
+impl DerefMut for Open {
+    fn deref_mut(&mut self) -> &mut Held {
+        &mut self.held
+    }
+}
+
 impl Link {
     /// The connection, outside a transaction.
     pub(super) async fn take(&mut self) -> Result<Held, Fault> {
         Ok(match self {
-            Either::Sqlite(link) => Held::Sqlite(link.pool.acquire().await?),
+            Either::Sqlite(link) => Held::Sqlite(link.take().await?),
             Either::Postgres(link) => Held::Postgres(link.take().await?),
         })
     }
 
-    /// The connection, within a transaction that writes.
-    pub(super) async fn begin(&mut self) -> Result<Held, Fault> {
+    /// The connection, within a transaction that writes so many rows, where that is known.
+    pub(super) async fn begin(&mut self, rows: usize) -> Result<Open, Fault> {
+        let mut clock = Clock::new(rows);
         let mut held = self.take().await?;
         let word = if self.is_remote() { "BEGIN" } else { "BEGIN IMMEDIATE" };
         match say(&mut held, word).await {
-            Ok(()) => Ok(held),
+            Ok(()) => {
+                clock.step();
+                Ok(Open { held, clock })
+            }
             Err(error) => {
                 self.discard(held);
                 Err(error.into())
@@ -39,30 +73,63 @@ impl Link {
 
     /// Commits what was done, or takes it back where it failed. By hand rather than as a transaction of sqlx's: a full disk
     /// ends a transaction on its own, which that one never learns.
-    pub(super) async fn end<T>(&mut self, mut held: Held, done: sqlx::Result<T>) -> Result<T, Fault> {
-        let word = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
-        let ended = say(&mut held, word).await;
-        match (done, ended) {
-            (Ok(done), Ok(())) => {
-                self.put_back(held);
-                // What was written to a file that nobody can find any more is not stored.
-                if self.is_there() { Ok(done) } else { Err(Fault::Gone) }
+    pub(super) async fn end<T>(&mut self, open: Open, done: sqlx::Result<T>) -> Result<T, Fault> {
+        let Open { mut held, mut clock } = open;
+        let done = match done {
+            Ok(done) => done,
+            Err(error) => return Err(self.undo(held, error).await),
+        };
+        clock.step();
+        match say(&mut held, "COMMIT").await {
+            Ok(()) => {
+                clock.step();
+                self.committed(held, &clock).map(|()| done)
             }
-            (Ok(_), Err(error)) => {
+            Err(error) => {
                 let undone = say(&mut held, "ROLLBACK").await;
                 tracing::debug!(?undone, "a commit failed");
                 self.discard(held);
                 Err(error.into())
             }
-            (Err(error), ended) => {
-                let fault = Fault::from(error);
-                match ended {
-                    Ok(()) if matches!(fault, Fault::Row(_)) => self.put_back(held),
-                    _ => self.discard(held),
-                }
-                Err(fault)
-            }
         }
+    }
+
+    /// [`begin`](Self::begin) on SQLite, with a text that begins with the word and says more.
+    pub(super) async fn begin_with(&mut self, rows: usize, text: Sentence<'_>) -> Result<Open, Fault> {
+        let clock = Clock::new(rows);
+        let held = self.take().await?;
+        self.go_on(Open { held, clock }, text).await
+    }
+
+    /// Says more. Where that fails, all is taken back.
+    pub(super) async fn go_on(&mut self, mut open: Open, text: Sentence<'_>) -> Result<Open, Fault> {
+        match each(&mut open, text).await {
+            Ok(()) => Ok(open),
+            Err(error) => Err(self.undo(open.held, error).await),
+        }
+    }
+
+    /// [`end`](Self::end) with a text whose last word is the commit.
+    pub(super) async fn end_with(&mut self, open: Open, text: Sentence<'_>) -> Result<(), Fault> {
+        let Open { held, clock } = self.go_on(open, text).await?;
+        self.committed(held, &clock)
+    }
+
+    fn committed(&mut self, held: Held, clock: &Clock) -> Result<(), Fault> {
+        clock.tell();
+        self.put_back(held);
+        // What was written to a file that nobody can find any more is not stored.
+        if self.is_there() { Ok(()) } else { Err(Fault::Gone) }
+    }
+
+    /// Takes back what was done before an error.
+    async fn undo(&mut self, mut held: Held, error: sqlx::Error) -> Fault {
+        let fault = Fault::from(error);
+        match say(&mut held, "ROLLBACK").await {
+            Ok(()) if matches!(fault, Fault::Row(_)) => self.put_back(held),
+            _ => self.discard(held),
+        }
+        fault
     }
 
     /// One transaction, or an error where the network has swallowed it. The connection is dropped with the work then.
@@ -87,8 +154,10 @@ impl Link {
 
     /// For the next transaction.
     pub(super) fn put_back(&mut self, held: Held) {
-        if let (Either::Postgres(link), Either::Postgres(db)) = (self, held) {
-            link.db = Some(db);
+        match (self, held) {
+            (Either::Sqlite(link), Either::Sqlite(db)) => link.put_back(db),
+            (Either::Postgres(link), Either::Postgres(db)) => link.db = Some(db),
+            _ => {}
         }
     }
 
@@ -104,11 +173,21 @@ impl Link {
 
     pub(super) async fn close(&mut self) -> sqlx::Result<()> {
         match self {
-            Either::Sqlite(link) => link.pool.close().await,
+            Either::Sqlite(link) => link.close().await,
             Either::Postgres(link) => link.close().await?,
         }
         Ok(())
     }
+}
+
+/// Says what one text holds to SQLite, and looks at the clock after each statement.
+async fn each(Open { held, clock }: &mut Open, text: Sentence<'_>) -> sqlx::Result<()> {
+    let Held::Sqlite(db) = held else { return Err(sqlx::Error::Protocol("a text for SQLite".into())) };
+    let mut said = (&mut **db).execute_many(text);
+    while said.try_next().await?.is_some() {
+        clock.step();
+    }
+    Ok(())
 }
 
 /// A word without parameters: SQLite keeps it prepared, to PostgreSQL it is one message there and back.

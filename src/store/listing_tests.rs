@@ -44,7 +44,7 @@ on_both! {
             let end = ConnectionEnd { closed_ms: 4_102_444_801_000, seen_ms: 4_102_444_800_500, code: 1000, reason: "bye".into(), messages_in: 1, ..ConnectionEnd::default() };
             rig.store.append_connection_closed(record(n), end);
         }
-        rig.store.committed(rig.store.ticket()).await.unwrap();
+        rig.store.settled().await;
         let named = |numbers: &[i64]| numbers.iter().map(|n| format!("c{n}")).collect::<Vec<_>>();
         let some = |text: &str| Some(text.into());
         assert_eq!(ids(&rig, closed()).await, named(&[9, 8, 7, 6, 5, 4, 3, 2, 1, 0]));

@@ -7,7 +7,8 @@
 //!
 //! In reading order:
 //! - handed in: `record`, `queue`, `channels`;
-//! - written: `writer`, `attempt` (how it bears with its database), `work`, `insert`, `aside`, `connections`, `known`, `link`, `fault`;
+//! - written: `writer`, `pace`, `attempt` (how it bears with its database), `work`, `whole`, `insert`, `aside`, `connections`, `known`,
+//!   `link`, `slow`, `fault`;
 //! - removed: `retention`, `trim`, `size`;
 //! - opened and put in order: `open`, `sqlite`, `postgres`, `db`, `recover`, `check`, `replace`, `salvage`;
 //! - asked: `filter`, `scan`, `history`, `after`, `listing`, `series`, on `read`, `row`, `names` and `cursor`.
@@ -30,6 +31,7 @@ mod link;
 mod listing;
 mod names;
 mod open;
+mod pace;
 mod postgres;
 mod queue;
 mod read;
@@ -42,8 +44,10 @@ mod salvage;
 mod scan;
 mod series;
 mod size;
+mod slow;
 mod sqlite;
 mod trim;
+mod whole;
 mod work;
 mod writer;
 
@@ -54,7 +58,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 pub use after::{LogPosition, Walk};
 pub use channels::{Channels, Policy};
@@ -70,7 +74,8 @@ pub use series::{STEPS_MAX, Series};
 pub use writer::Writer;
 
 use crate::config::plan::StorePlan;
-use crate::model::Now;
+use crate::model::{ChannelName, Now};
+use crate::telemetry::durations::{Durations, DurationsNow};
 
 /// How long [`Store::committed`] waits before it says that it does not know.
 const COMMIT_WAIT: Duration = Duration::from_secs(10);
@@ -89,6 +94,16 @@ struct Shared {
     /// Replaced where the writer opens another file.
     readers: RwLock<db::Pool>,
     progress: watch::Sender<Progress>,
+    /// What channels promise from now on, where that is to be noted.
+    promises: parking_lot::Mutex<Option<Promises>>,
+    /// How long transactions took.
+    commits: Durations,
+}
+
+/// What channels promise from now on: whether events are shown before they are committed.
+struct Promises {
+    early: Vec<(ChannelName, bool)>,
+    done: oneshot::Sender<Result<(), StoreError>>,
 }
 
 impl Shared {
@@ -112,6 +127,8 @@ pub struct Settled {
 struct Progress {
     /// Everything appended up to this ticket is in the database or was refused by it.
     committed: u64,
+    /// So many records of connections are in the database or were refused by it.
+    records: u64,
     /// Runs of tickets whose rows the database refused, oldest first.
     refused: std::collections::VecDeque<std::ops::Range<u64>>,
     /// The writer has ended.
@@ -159,6 +176,8 @@ pub struct StoreStats {
     pub refused_rows: u64,
     /// Connection records dropped because the queue was full.
     pub dropped_records: u64,
+    /// How long transactions took.
+    pub commits: DurationsNow,
 }
 
 impl Store {
@@ -179,6 +198,8 @@ impl Store {
             queue: queue::Queue::new(bounds, recovered.last_seq),
             readers: RwLock::new(database.readers),
             progress: watch::Sender::default(),
+            promises: parking_lot::Mutex::default(),
+            commits: Durations::default(),
         });
         let writer = Writer::new(shared.clone(), database.link, database.known, plan, &recovered);
         Ok((Store { shared }, writer, recovered))
@@ -200,7 +221,7 @@ impl Store {
         self.shared.queue.push_record(queue::Item::Closed(Box::new((record, end))));
     }
 
-    /// The ticket of what was appended last, by anyone.
+    /// The ticket of the event, or what else somebody waits for, that was appended last, by anyone.
     pub fn ticket(&self) -> Ticket {
         self.shared.queue.last()
     }
@@ -208,7 +229,6 @@ impl Store {
     /// Resolves when everything appended up to the ticket is committed: what an acknowledgement waits for. An error where the
     /// ticket's own row was refused, the writer has ended, or it takes too long; then the row may still be written.
     pub async fn committed(&self, ticket: Ticket) -> Result<(), StoreError> {
-        self.shared.queue.hasten(ticket);
         let mut progress = self.shared.progress.subscribe();
         let reached = progress.wait_for(|p| p.committed >= ticket.0 || p.ended);
         let seen = tokio::time::timeout(COMMIT_WAIT, reached).await.map_err(|_| StoreError::Slow)?.map_err(|_| StoreError::Ended)?;
@@ -221,8 +241,7 @@ impl Store {
         }
     }
 
-    /// Resolves when something after the ticket is settled, or nothing will be any more. Hastens nothing: the writer was woken
-    /// for every event.
+    /// Resolves when something after the ticket is settled, or nothing will be any more.
     pub async fn settled_beyond(&self, seen: Ticket) -> Settled {
         let mut progress = self.shared.progress.subscribe();
         match progress.wait_for(|p| p.committed > seen.0 || p.ended).await {
@@ -244,10 +263,9 @@ impl Store {
     /// Resolves when everything appended so far is settled, so that a query sees it. Does not wait for a store that cannot
     /// write: the query then shows what there is.
     pub async fn settled(&self) {
-        let last = self.ticket();
-        self.shared.queue.hasten(last);
+        let (last, records) = self.shared.queue.hasten();
         let mut progress = self.shared.progress.subscribe();
-        let reached = progress.wait_for(|p| p.committed >= last.0 || p.ended);
+        let reached = progress.wait_for(|p| (p.committed >= last.0 && p.records >= records) || p.ended);
         if self.state() == StoreState::Ok && tokio::time::timeout(SETTLE_WAIT, reached).await.is_err() {
             tracing::debug!("a query did not wait for the store any longer");
         }
@@ -268,6 +286,15 @@ impl Store {
         self.shared.queue.push_points(points);
     }
 
+    /// Notes in the database which channels may show events before they are committed. Once this resolves without an error a crash
+    /// treats them so; where it fails they must not begin to.
+    pub async fn note_promises(&self, early: Vec<(ChannelName, bool)>) -> Result<(), StoreError> {
+        let (done, noted) = oneshot::channel();
+        *self.shared.promises.lock() = Some(Promises { early, done });
+        self.shared.queue.wake();
+        tokio::time::timeout(COMMIT_WAIT, noted).await.map_err(|_| StoreError::Slow)?.map_err(|_| StoreError::Ended)?
+    }
+
     /// Whether events are being written.
     pub fn state(&self) -> StoreState {
         self.shared.queue.state()
@@ -280,6 +307,7 @@ impl Store {
             committed_rows: progress.rows,
             committed_batches: progress.batches,
             refused_rows: progress.rows_refused,
+            commits: self.shared.commits.get(),
             ..self.shared.queue.stats()
         }
     }

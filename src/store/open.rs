@@ -65,11 +65,11 @@ async fn on_file(mut place: DatabaseFile, now: Now) -> Result<(Database, Recover
     Ok((Database { link: with_place(link, place), readers, known }, recovered))
 }
 
-fn with_place(link: Link, place: DatabaseFile) -> Link {
-    match link {
-        Either::Sqlite(link) => Either::Sqlite(sqlite::Link { file: Some(place), ..link }),
-        Either::Postgres(_) => link,
+fn with_place(mut link: Link, place: DatabaseFile) -> Link {
+    if let Either::Sqlite(link) = &mut link {
+        link.file = Some(place);
     }
+    link
 }
 
 /// Says of which file it is.
@@ -82,7 +82,7 @@ fn located(error: StoreError, place: &DatabaseFile) -> StoreError {
 
 async fn try_file(place: &mut DatabaseFile, now: Now) -> Result<(Link, Pool, Known, Recovered), StoreError> {
     let (pool, readers) = place.connect().await?;
-    let mut link = Either::Sqlite(sqlite::Link { pool, file: None });
+    let mut link = Either::Sqlite(sqlite::Link::new(pool, None));
     let done = async {
         migrate(&mut link).await?;
         Ok(recover(&mut link, now).await?)

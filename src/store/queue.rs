@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::timeout_at;
 
 use super::record::{ConnectionEnd, ConnectionRecord, Point, SessionRecord};
 use super::{Shared, StoreState, StoreStats, Unavailable};
@@ -17,7 +18,7 @@ use crate::model::Event;
 /// A connection record's share of the queue's bytes.
 const RECORD_BYTES: usize = 512;
 
-/// Records that wait before the writer is woken for them alone: nobody waits for most, and together they cost less.
+/// Records of connections that wait before the writer is woken for them: nobody waits for most, and together they cost less.
 const RECORDS_HELD: usize = 512;
 
 /// Points that wait, at most: what is counted is counted in few series, and in minutes.
@@ -77,8 +78,14 @@ impl Item {
 pub(super) struct Batch {
     pub(super) first: u64,
     pub(super) items: Vec<Item>,
+    /// These are records of connections, which have numbers of their own in place of tickets.
+    pub(super) records: bool,
+    /// When the last of them was pushed.
+    pub(super) newest: Option<Instant>,
     /// Where each transaction ends; its items are refused together.
     ends: Vec<usize>,
+    /// What transactions rest on, in their order; most on nothing.
+    after: Vec<(usize, Box<[Ticket]>)>,
     bytes: usize,
 }
 
@@ -93,6 +100,13 @@ impl Batch {
         let end_of = |count: usize| count.checked_sub(1).map_or(0, |last| self.ends[last]);
         end_of(transactions.start)..end_of(transactions.end)
     }
+
+    /// The first of some transactions that rests on one that `was_refused`.
+    pub(super) fn misled(&self, transactions: &Range<usize>, was_refused: impl Fn(Ticket) -> bool) -> Option<usize> {
+        let from = self.after.partition_point(|(at, _)| *at < transactions.start);
+        let some = self.after[from..].iter().take_while(|(at, _)| *at < transactions.end);
+        some.into_iter().find_map(|(at, after)| after.iter().any(|ticket| was_refused(*ticket)).then_some(*at))
+    }
 }
 
 struct Waiting {
@@ -100,6 +114,8 @@ struct Waiting {
     since: Instant,
     /// What follows is of the same transaction: both are written together.
     more: bool,
+    /// What the transaction rests on; given with its last item.
+    after: Box<[Ticket]>,
 }
 
 pub(super) struct Queue {
@@ -111,8 +127,14 @@ pub(super) struct Queue {
 
 struct Inner {
     waiting: VecDeque<Waiting>,
-    /// How many of the newest of them the writer was not woken for: records only, fewer than [`RECORDS_HELD`].
-    held: usize,
+    /// How many have to wait before the writer is woken: it lets them come.
+    wanted: usize,
+    /// Records of connections.
+    records: VecDeque<Item>,
+    /// How many there ever were.
+    records_appended: u64,
+    /// They are to be written, however few they are.
+    records_due: bool,
     /// What was counted and is not written yet: by kind, name, metric and minute.
     points: HashMap<(&'static str, Arc<str>, &'static str, i64), u64>,
     /// The ticket of the last push.
@@ -138,7 +160,10 @@ impl Queue {
     pub(super) fn new(bounds: Bounds, seq: u64) -> Self {
         let inner = Inner {
             waiting: VecDeque::new(),
-            held: 0,
+            wanted: 0,
+            records: VecDeque::new(),
+            records_appended: 0,
+            records_due: false,
             points: HashMap::new(),
             appended: 0,
             seq,
@@ -155,8 +180,8 @@ impl Queue {
         Self { bounds, inner: Mutex::new(inner), wake: Notify::new() }
     }
 
-    /// Records may fill half of the rows: a storm of connections must not keep events out. They are written with the next
-    /// events, at the writer's next look, when somebody [waits](Self::hasten) for them, or when there are many.
+    /// Records may fill half of the rows: a storm of connections must not keep events out. They are written by themselves, at
+    /// the writer's next look, when somebody [waits](Self::hasten) for them, or when there are many.
     pub(super) fn push_record(&self, item: Item) {
         let mut inner = self.inner.lock();
         if !inner.open || inner.rows >= self.bounds.rows / 2 || inner.bytes + RECORD_BYTES > self.bounds.bytes {
@@ -165,22 +190,26 @@ impl Queue {
         }
         inner.rows += 1;
         inner.bytes += RECORD_BYTES;
-        let held = inner.held + 1;
-        inner.push(item, false);
-        if held < RECORDS_HELD {
-            inner.held = held;
-        } else {
+        inner.records.push_back(item);
+        inner.records_appended += 1;
+        if inner.records.len() == RECORDS_HELD {
             self.wake.notify_one();
         }
     }
 
-    /// Somebody waits for what was appended up to the ticket: wakes the writer where it was not yet.
-    pub(super) fn hasten(&self, ticket: Ticket) {
+    /// Somebody waits for all that was appended so far: the last ticket, and how many records there were.
+    pub(super) fn hasten(&self) -> (Ticket, u64) {
         let mut inner = self.inner.lock();
-        if inner.held > 0 && ticket.0 > inner.appended - inner.held as u64 {
-            inner.held = 0;
-            self.wake.notify_one();
-        }
+        inner.wanted = 0;
+        inner.records_due = !inner.records.is_empty();
+        self.wake.notify_one();
+        (Ticket(inner.appended), inner.records_appended)
+    }
+
+    /// The records that wait are to be written.
+    pub(super) fn write_records(&self) {
+        let mut inner = self.inner.lock();
+        inner.records_due = !inner.records.is_empty();
     }
 
     /// Adds to what waits to be written. Never refused; what is counted for the same minute is one.
@@ -219,6 +248,25 @@ impl Queue {
         self.wake.notified().await;
     }
 
+    /// Where something waits: resolves when so many rows do, or somebody wants them to be written, or it is time.
+    pub(super) async fn gathered(&self, rows: usize, until: Instant) {
+        let ready = |wanted: Option<usize>| {
+            let mut inner = self.inner.lock();
+            inner.wanted = wanted.unwrap_or(inner.wanted);
+            inner.waiting.is_empty() || inner.waiting.len() >= inner.wanted || !inner.open
+        };
+        let gathered = async {
+            let mut is_ready = ready(Some(rows));
+            while !is_ready {
+                self.wake.notified().await;
+                is_ready = ready(None);
+            }
+        };
+        // Late is as good.
+        drop(timeout_at(until.into(), gathered).await);
+        ready(Some(0));
+    }
+
     /// The next batch, oldest first; empty where nothing waits.
     pub(super) fn take(&self) -> Batch {
         let mut inner = self.inner.lock();
@@ -226,28 +274,48 @@ impl Queue {
         let (rows, bytes) = inner.whole_transactions(&self.bounds);
         inner.taken_rows = rows;
         inner.taken_since = inner.waiting.front().map(|waiting| waiting.since);
+        let (mut ends, mut after, mut newest) = (Vec::with_capacity(rows), Vec::new(), None);
         let mut items = Vec::with_capacity(rows);
-        let mut ends = Vec::with_capacity(rows);
         for waiting in inner.waiting.drain(..rows) {
             items.push(waiting.item);
+            newest = Some(waiting.since);
             if !waiting.more {
+                if !waiting.after.is_empty() {
+                    after.push((ends.len(), waiting.after));
+                }
                 ends.push(items.len());
             }
         }
-        inner.held = inner.held.min(inner.waiting.len());
-        Batch { first, items, ends, bytes }
+        Batch { first, items, records: false, newest, ends, after, bytes }
     }
 
-    /// The batch is done with: its room is free again. Wakes the writer where more waits that it was woken for.
+    /// The next records of connections, if it is time to write them.
+    pub(super) fn take_records(&self) -> Batch {
+        let mut inner = self.inner.lock();
+        let is_time = inner.records_due || !inner.open || inner.records.len() >= RECORDS_HELD;
+        let rows = if is_time { inner.records.len().min(self.bounds.batch_rows) } else { 0 };
+        let first = inner.records_appended + 1 - inner.records.len() as u64;
+        let items: Vec<Item> = inner.records.drain(..rows).collect();
+        inner.records_due &= !inner.records.is_empty();
+        inner.taken_rows = rows;
+        Batch { first, items, records: true, newest: None, ends: (1..=rows).collect(), after: Vec::new(), bytes: rows * RECORD_BYTES }
+    }
+
+    /// The batch is done with: its room is free again. Wakes the writer where there is more to write.
     pub(super) fn release(&self, batch: &Batch) {
         let mut inner = self.inner.lock();
         inner.rows -= batch.items.len();
         inner.bytes -= batch.bytes;
         inner.taken_rows = 0;
         inner.taken_since = None;
-        if inner.waiting.len() > inner.held {
+        if !inner.waiting.is_empty() || inner.records_due || inner.records.len() >= RECORDS_HELD {
             self.wake.notify_one();
         }
+    }
+
+    /// There is something to do that is not in the queue.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
     }
 
     /// Takes reservations from now on.
@@ -258,7 +326,7 @@ impl Queue {
     /// Takes no more reservations.
     pub(super) fn stop(&self) {
         let mut inner = self.inner.lock();
-        (inner.open, inner.held) = (false, 0);
+        inner.open = false;
         drop(inner);
         self.wake.notify_one();
     }
@@ -266,7 +334,7 @@ impl Queue {
     /// Whether nothing waits and nobody holds a reservation any more.
     pub(super) fn is_done(&self) -> bool {
         let inner = self.inner.lock();
-        inner.waiting.is_empty() && inner.points.is_empty() && inner.reserved_rows == 0
+        inner.waiting.is_empty() && inner.records.is_empty() && inner.points.is_empty() && inner.reserved_rows == 0
     }
 
     pub(super) fn state(&self) -> StoreState {
@@ -281,7 +349,7 @@ impl Queue {
         let inner = self.inner.lock();
         let oldest = inner.taken_since.or_else(|| inner.waiting.front().map(|waiting| waiting.since));
         StoreStats {
-            queued_rows: inner.waiting.len() + inner.taken_rows,
+            queued_rows: inner.waiting.len() + inner.records.len() + inner.taken_rows,
             queued_bytes: inner.bytes - inner.reserved_bytes,
             lag: oldest.map_or_else(Default::default, |since| since.elapsed()),
             dropped_records: inner.dropped_records,
@@ -291,10 +359,9 @@ impl Queue {
 }
 
 impl Inner {
-    fn push(&mut self, item: Item, more: bool) {
+    fn push(&mut self, item: Item, more: bool, after: &[Ticket]) {
         self.appended += 1;
-        self.held = 0;
-        self.waiting.push_back(Waiting { item, since: Instant::now(), more });
+        self.waiting.push_back(Waiting { item, since: Instant::now(), more, after: after.into() });
     }
 
     fn give_back(&mut self, rows: &mut usize, bytes: &mut usize) {
@@ -365,7 +432,10 @@ impl Permit {
     /// Appends the events of one transaction, which are written together or not at all. Call it under the locks of their
     /// channels, so that those of one channel stand in the order of their offsets. It never fails: what exceeds the reservation
     /// is taken all the same.
-    pub fn append(mut self, events: Vec<Event>, _after: &[Ticket]) -> Appended {
+    ///
+    /// `after` are tickets of earlier transactions that this one rests on, as it read their events before they were stored: one
+    /// ticket of each is enough. Where one of them is refused, so is this, without being tried.
+    pub fn append(mut self, events: Vec<Event>, after: &[Ticket]) -> Appended {
         let queue = &self.shared.queue;
         let mut inner = queue.inner.lock();
         let first = inner.appended + 1;
@@ -378,14 +448,18 @@ impl Permit {
             bytes += event.cost_bytes();
             let event = Arc::new(event);
             shared.push(event.clone());
-            inner.push(Item::Event(event), index + 1 < count);
+            let more = index + 1 < count;
+            inner.push(Item::Event(event), more, if more { &[] } else { after });
         }
         inner.rows += count;
         inner.bytes += bytes;
         let last = inner.appended;
         inner.give_back(&mut self.rows, &mut self.bytes);
+        let is_enough = inner.waiting.len() >= inner.wanted;
         drop(inner);
-        queue.wake.notify_one();
+        if is_enough {
+            queue.wake.notify_one();
+        }
         Appended { events: shared, first: Ticket(first), last: Ticket(last) }
     }
 }
@@ -396,7 +470,7 @@ pub(super) fn append_one(shared: &Arc<Shared>, item: Item) -> Result<Ticket, Una
     let mut inner = shared.queue.inner.lock();
     inner.rows += 1;
     inner.bytes += item.bytes();
-    inner.push(item, false);
+    inner.push(item, false, &[]);
     inner.give_back(&mut permit.rows, &mut permit.bytes);
     let ticket = Ticket(inner.appended);
     drop(inner);

@@ -58,7 +58,7 @@ pub struct Total {
 /// Reads what the last run left and puts it in order, in one transaction. After it the database is clean until the writer
 /// begins, so a start that fails for another reason costs no epoch.
 pub(super) async fn recover(link: &mut Link, now: Now) -> Result<(Recovered, Known), Fault> {
-    let mut held = link.begin().await?;
+    let mut held = link.begin(0).await?;
     let done = in_order(&mut held, now).await;
     link.end(held, done).await
 }

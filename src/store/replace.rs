@@ -75,7 +75,7 @@ pub(super) async fn replace(
     }
     place.note().map_err(folder_failed)?;
     if let Either::Sqlite(fresh) = fresh {
-        let old = std::mem::replace(&mut link.pool, fresh.pool);
+        let old = link.replace(fresh.pool);
         *shared.readers.write() = fresh_readers;
         close(&old, &readers).await;
     }
@@ -84,7 +84,7 @@ pub(super) async fn replace(
 
 async fn open(place: &mut DatabaseFile) -> Result<(Link, Pool), Fault> {
     let (pool, readers) = place.connect().await?;
-    let mut link = Either::Sqlite(sqlite::Link { pool, file: None });
+    let mut link = Either::Sqlite(sqlite::Link::new(pool, None));
     match migrate(&mut link).await {
         Ok(()) => Ok((link, readers)),
         Err(error) => {
@@ -112,7 +112,7 @@ async fn close(writer: &SqlitePool, readers: &SqlitePool) {
 /// Writes what the log is and where its channels stand. A channel of whom the file knows less begins anew after its top.
 /// `true`: the file was empty.
 async fn adopt(link: &mut Link, known: &Known, identity: &Identity<'_>) -> Result<(Vec<Noted>, bool), Fault> {
-    let mut held = link.begin().await?;
+    let mut held = link.begin(known.len()).await?;
     let done = take_over(&mut held, known, identity).await;
     let foreign = || Fault::Unable("another log's database was put in the place of this one; restart the server to use that".into());
     let adopted = link.end(held, done).await?.ok_or_else(foreign)?;

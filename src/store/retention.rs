@@ -137,7 +137,7 @@ impl Retention {
         channels: &dyn Channels,
         now_ms: i64,
     ) -> Result<Vec<(ChannelName, u64)>, Fault> {
-        let mut held = link.begin().await?;
+        let mut held = link.begin(0).await?;
         let mut done = Vec::new();
         let mut left = CHUNK;
         let work = async {
@@ -170,7 +170,7 @@ impl Retention {
 
     async fn round(&mut self, link: &mut Link, now_ms: i64) -> Result<(), Fault> {
         let Some(round) = self.rounds.front().copied() else { return Ok(()) };
-        let mut held = link.begin().await?;
+        let mut held = link.begin(0).await?;
         let before = |kept| cutoff(now_ms, kept);
         let done = match round {
             Round::Connections => trim::connections(&mut held, before(CONNECTIONS_KEPT)).await,

@@ -57,7 +57,7 @@ async fn between(old: &mut SqliteConnection, link: &mut Link) {
 }
 
 async fn copy(link: &mut Link, sessions: &[Session], series: &[Series], mark: Option<&str>) -> Result<(), Fault> {
-    let mut held = link.begin().await?;
+    let mut held = link.begin(sessions.len() + series.len()).await?;
     let done = fill(&mut held, sessions, series, mark).await;
     link.end(held, done).await
 }

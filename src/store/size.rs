@@ -31,7 +31,7 @@ impl Size {
     /// Removes some of the oldest events, where the database is too large. Where not, there is no more to do for now. `rows`:
     /// how many events there are.
     pub(super) async fn chunk(&mut self, link: &mut Link, rows: u64) -> Result<Vec<Trimmed>, Fault> {
-        let mut held = link.begin().await?;
+        let mut held = link.begin(0).await?;
         let done = remove(&mut held, self.most, rows).await;
         let trimmed = link.end(held, done).await?;
         self.measure = !trimmed.is_empty();

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Sqlite};
 
 use super::StoreError;
 use super::db::{Either, Pool};
@@ -24,6 +26,8 @@ const BUSY_WAIT: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 20
 const CHECKPOINT_PAGES: &str = "4096";
 /// Rows read ahead per query. Few, because one row may be as large as a protocol's largest message.
 const ROWS_AHEAD: usize = 8;
+/// Statements that stay prepared: more than there are texts.
+const STATEMENTS: usize = 256;
 /// How every SQLite file begins.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
@@ -31,8 +35,55 @@ const MAGIC: &[u8] = b"SQLite format 3\0";
 pub(super) struct Link {
     /// One connection, which only the writer uses. In memory it is the readers' too.
     pub(super) pool: SqlitePool,
+    /// The connection between two transactions on a file: to give it back each time would be another errand to its thread.
+    kept: Option<PoolConnection<Sqlite>>,
     /// None in memory.
     pub(super) file: Option<DatabaseFile>,
+    /// What a test wants to be said before the next transaction.
+    #[cfg(test)]
+    pub(super) said: std::sync::Arc<parking_lot::Mutex<Vec<&'static str>>>,
+}
+
+impl Link {
+    pub(super) fn new(pool: SqlitePool, file: Option<DatabaseFile>) -> Self {
+        Self {
+            pool,
+            kept: None,
+            file,
+            #[cfg(test)]
+            said: std::sync::Arc::default(),
+        }
+    }
+
+    pub(super) async fn take(&mut self) -> sqlx::Result<PoolConnection<Sqlite>> {
+        #[cfg_attr(not(test), expect(unused_mut))]
+        let mut db = match self.kept.take() {
+            Some(db) => db,
+            None => self.pool.acquire().await?,
+        };
+        #[cfg(test)]
+        let said = std::mem::take(&mut *self.said.lock());
+        #[cfg(test)]
+        for word in said {
+            sqlx::query(word).execute(&mut *db).await?;
+        }
+        Ok(db)
+    }
+
+    pub(super) fn put_back(&mut self, db: PoolConnection<Sqlite>) {
+        self.kept = self.file.is_some().then_some(db);
+    }
+
+    /// Goes on with another pool.
+    pub(super) fn replace(&mut self, pool: SqlitePool) -> SqlitePool {
+        self.kept = None;
+        std::mem::replace(&mut self.pool, pool)
+    }
+
+    pub(super) async fn close(&mut self) {
+        self.kept = None;
+        self.pool.close().await;
+    }
 }
 
 /// A file that only this process uses.
@@ -73,7 +124,7 @@ fn pool(connections: u32) -> SqlitePoolOptions {
 pub(super) async fn memory() -> Result<(Link, Pool), StoreError> {
     let options = tuned(SqliteConnectOptions::from_str("sqlite::memory:")?).shared_cache(false);
     let pool = pool(1).connect_with(options).await?;
-    Ok((Link { pool: pool.clone(), file: None }, Pool::new(Either::Sqlite(pool))))
+    Ok((Link::new(pool.clone(), None), Pool::new(Either::Sqlite(pool))))
 }
 
 /// For reading one file outside the pool.
@@ -118,7 +169,10 @@ impl DatabaseFile {
             // An acknowledgement must outlive the power. Grouped into batches this costs next to nothing.
             .synchronous(SqliteSynchronous::Full)
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
-            .pragma("journal_size_limit", "67108864");
+            .pragma("journal_size_limit", "67108864")
+            .statement_cache_capacity(STATEMENTS)
+            // The writer tells what took long, and without the text of the statement.
+            .disable_statement_logging();
         let writer = pool(1).connect_with(writing).await?;
         let readers = pool(READERS).connect_with(reading(&self.path)).await?;
         Ok((writer, Pool::new(Either::Sqlite(readers))))

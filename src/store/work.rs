@@ -6,13 +6,14 @@ use sqlx::Row;
 use super::channels::Channels;
 use super::db::{Held, both};
 use super::fault::Fault;
-use super::known::Noted;
+use super::known::{Known, Noted};
 use super::link::Link;
 use super::queue::Item;
 use super::record::Point;
 use super::recover::{meta, set_meta};
+use super::whole::Whole;
 use super::{aside, insert};
-use crate::model::Event;
+use crate::model::{ChannelName, Event};
 
 /// A transaction.
 pub(super) enum Work<'a> {
@@ -25,6 +26,19 @@ pub(super) enum Work<'a> {
 }
 
 impl Work<'_> {
+    fn rows(&self) -> usize {
+        match self {
+            Self::Items(items) | Self::Refused(items) => items.len(),
+            Self::Points(points) => points.len(),
+        }
+    }
+
+    /// As events of known channels, if it is nothing else.
+    fn whole(&self, channels: &dyn Channels, known: &Known) -> Option<Whole<'_>> {
+        let Self::Items(items) = self else { return None };
+        Whole::of(&items.iter().map(event).collect::<Option<Vec<_>>>()?, known, channels)
+    }
+
     /// The newest place in the log that it gives out.
     pub(super) fn last_seq(&self) -> u64 {
         match self {
@@ -40,12 +54,17 @@ pub(super) async fn perform(
     link: &mut Link,
     work: &Work<'_>,
     channels: &dyn Channels,
+    known: &Known,
     again: bool,
     mark: u64,
 ) -> Result<Vec<Noted>, Fault> {
     let is_remote = link.is_remote();
     let work = async {
-        let mut held = link.begin().await?;
+        // Not again, as the first try may have come through.
+        if let Some(whole) = work.whole(channels, known).filter(|_| !again && !is_remote) {
+            return whole.write(link).await;
+        }
+        let mut held = link.begin(work.rows()).await?;
         let done = once(&mut held, work, channels, again, mark).await;
         link.end(held, done).await
     };
@@ -105,7 +124,7 @@ async fn is_written(db: &mut Held, event: &Event) -> sqlx::Result<bool> {
 
 /// Notes that the log is in use and by whom, and which channels promise what: a crash of this run must treat them right.
 pub(super) async fn begin(link: &mut Link, channels: &dyn Channels, run: &str) -> Result<(), Fault> {
-    let mut held = link.begin().await?;
+    let mut held = link.begin(0).await?;
     let done = note_begin(&mut held, channels, run).await;
     link.end(held, done).await?;
     if let Link::Postgres(link) = link {
@@ -129,9 +148,26 @@ async fn note_begin(db: &mut Held, channels: &dyn Channels, run: &str) -> sqlx::
     Ok(())
 }
 
+/// Notes which of these channels may show events before they are committed.
+pub(super) async fn note_promises(link: &mut Link, early: &[(ChannelName, bool)]) -> Result<(), Fault> {
+    let mut held = link.begin(early.len()).await?;
+    let done = note_early(&mut held, early).await;
+    link.end(held, done).await
+}
+
+async fn note_early(db: &mut Held, early: &[(ChannelName, bool)]) -> sqlx::Result<()> {
+    both!(db, db => {
+        for (name, early) in early {
+            let query = sqlx::query("UPDATE channels SET early = $2 WHERE name = $1").bind(name.as_str()).bind(i64::from(*early));
+            query.execute(&mut **db).await?;
+        }
+    });
+    Ok(())
+}
+
 /// Notes that this was an orderly end.
 pub(super) async fn say_clean(link: &mut Link, seq: u64) -> Result<(), Fault> {
-    let mut held = link.begin().await?;
+    let mut held = link.begin(0).await?;
     let done = async {
         set_meta(&mut held, "seq", &seq.to_string()).await?;
         set_meta(&mut held, "clean", "1").await
@@ -139,7 +175,7 @@ pub(super) async fn say_clean(link: &mut Link, seq: u64) -> Result<(), Fault> {
     let done = done.await;
     link.end(held, done).await?;
     if let Link::Sqlite(link) = link {
-        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&link.pool).await?;
+        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut *link.take().await?).await?;
     }
     Ok(())
 }
@@ -151,7 +187,7 @@ pub(super) async fn probe(link: &mut Link, write: bool) -> Result<(), Fault> {
         if !link.is_there() {
             return Err(Fault::Gone);
         }
-        let mut held = link.begin().await?;
+        let mut held = link.begin(0).await?;
         let done = async {
             if write {
                 set_meta(&mut held, "probe", "").await?;

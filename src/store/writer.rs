@@ -1,6 +1,6 @@
 //! The one task that writes. It takes what is queued, commits it as one transaction, then lets those know who wait: while one
-//! commit is on its way to the disk the next batch gathers, so batches grow with the load and no timer delays anyone. Only
-//! records nobody waits for are left to the next batch or tick.
+//! commit is on its way to the disk the next batch gathers, so batches grow with the load, and the [pace](super::pace) sees to it
+//! that they are worth their commit. Records of connections, for which nobody waits, are left to the next tick.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -15,11 +15,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::channels::Channels;
 use super::known::Known;
 use super::link::Link;
+use super::pace::Pace;
 use super::queue::{Batch, Item};
 use super::record::Point;
 use super::retention::Retention;
-use super::work::{Work, begin, say_clean};
-use super::{Recovered, Shared, StoreError, StoreState, check};
+use super::work::{Work, begin, note_promises, say_clean};
+use super::{Promises, Recovered, Shared, StoreError, StoreState, check};
 use crate::config::plan::StorePlan;
 use crate::model::chance;
 use crate::model::{Event, Now};
@@ -39,6 +40,7 @@ pub struct Writer {
     pub(super) retention: Retention,
     /// None before it began.
     pub(super) channels: Option<Arc<dyn Channels>>,
+    pace: Pace,
     /// The log's name, and this run's.
     pub(super) log: u64,
     pub(super) run: String,
@@ -62,7 +64,7 @@ impl Writer {
         let check = if recovered.clean { None } else { check::spawn(&link, shared.readers()) };
         let retention = Retention::new(plan.size);
         let run = chance::epoch().to_string();
-        Self { shared, link, known, retention, channels: None, log: recovered.log, run, proven: true, check }
+        Self { shared, link, known, retention, channels: None, pace: Pace::default(), log: recovered.log, run, proven: true, check }
     }
 
     /// Notes in the database that it is in use and which channels promise what, and takes reservations from now on. Last step
@@ -98,9 +100,10 @@ impl Writer {
         self.end(gave_up).await;
     }
 
-    /// Looks whether the database can be written to, and which events have to go.
+    /// Looks whether the database can be written to, which events have to go, and that records do not wait for long.
     async fn tick(&mut self, channels: &dyn Channels) {
         self.probe(channels).await;
+        self.shared.queue.write_records();
         self.retention.tick(&self.known, channels, Now::read().wall_ms);
     }
 
@@ -122,14 +125,26 @@ impl Writer {
         stop.until = Some(Instant::now() + STOP_WAIT);
     }
 
-    /// Writes the next batch and what was counted. One only, so that a stop is seen while publishers keep the queue filled.
+    /// Writes the next batch, records that are due and what was counted. One only, so that a stop is seen while publishers keep
+    /// the queue filled.
     async fn step(&mut self, channels: &dyn Channels, stop: &mut Stop<'_>) -> Result<(), GaveUp> {
+        self.note_promises(channels).await;
+        if let Some((rows, until)) = self.pace.wanted() {
+            self.shared.queue.gathered(rows, until).await;
+        }
         let batch = self.shared.queue.take();
-        if !batch.items.is_empty() {
+        if let Some(newest) = batch.newest {
+            self.pace.took(batch.items.len(), newest, std::time::Instant::now());
             let refused = self.write(&batch, channels, stop).await?;
             self.shared.queue.release(&batch);
             channels.committed(&mut stored(&batch, &refused));
             self.tell(&batch, refused);
+        }
+        let records = self.shared.queue.take_records();
+        if !records.items.is_empty() {
+            let refused = self.write(&records, channels, stop).await?;
+            self.shared.queue.release(&records);
+            self.tell(&records, refused);
         }
         let points = self.shared.queue.take_points();
         if !points.is_empty() {
@@ -138,31 +153,76 @@ impl Writer {
         Ok(())
     }
 
+    /// Notes what channels promise from now on, where somebody waits for that.
+    async fn note_promises(&mut self, channels: &dyn Channels) {
+        let Some(Promises { early, done }) = self.shared.promises.lock().take() else { return };
+        let noted = match note_promises(&mut self.link, &early).await {
+            Ok(()) => Ok(()),
+            Err(fault) => {
+                self.failed(&fault, channels).await;
+                Err(StoreError::Unable(fault.to_string().into()))
+            }
+        };
+        // Whoever asked may have gone.
+        done.send(noted).ok();
+    }
+
     /// Writes one batch, however long the database cannot. Where it refuses the batch for what is in it, halves are tried, then
-    /// single transactions. Gives the tickets of what was refused.
+    /// single transactions; and what rests on a refused one is refused with it. Gives the tickets of what was refused, in order.
     async fn write(&mut self, batch: &Batch, channels: &dyn Channels, stop: &mut Stop<'_>) -> Result<Vec<Range<u64>>, GaveUp> {
         let all = 0..batch.len();
         let mut pieces = VecDeque::from([all.clone()]);
-        let mut refused = Vec::new();
+        let mut refused: Vec<Range<u64>> = Vec::new();
         while let Some(piece) = pieces.pop_front() {
-            let places = batch.places(&piece);
-            let items = &batch.items[places.clone()];
-            match self.attempt(&Work::Items(items), channels, stop).await? {
-                Ok(()) => {}
-                Err(error) if piece.len() == 1 => {
-                    let tickets = batch.first + places.start as u64..batch.first + places.end as u64;
-                    let what = items.first().map(describe);
-                    tracing::error!(ticket = tickets.start, rows = items.len(), %error, what, "the store refused a transaction; it is lost");
-                    // Its offsets were given, and may have been seen: they count as used.
-                    if let Err(error) = self.attempt(&Work::Refused(items), channels, stop).await? {
-                        tracing::error!(%error, "the store refused the offsets of a refused transaction too");
-                    }
-                    refused.push(tickets);
+            // All that stands before the piece is decided.
+            let misled = batch.misled(&piece, |ticket| {
+                let at = refused.partition_point(|tickets| tickets.end <= ticket.0);
+                refused.get(at).is_some_and(|tickets| tickets.contains(&ticket.0))
+                    || self.shared.progress.borrow().has_refused(ticket, ticket)
+            });
+            let error = match misled {
+                Some(at) if piece.len() > 1 => {
+                    let parts = [piece.start..at, at..at + 1, at + 1..piece.end];
+                    parts.into_iter().rev().filter(|part| !part.is_empty()).for_each(|part| pieces.push_front(part));
+                    continue;
                 }
-                Err(_) => split(piece, &all).into_iter().rev().for_each(|p| pieces.push_front(p)),
+                Some(_) => None,
+                None => match self.attempt(&Work::Items(&batch.items[batch.places(&piece)]), channels, stop).await? {
+                    Ok(()) => continue,
+                    Err(error) => Some(error),
+                },
+            };
+            if piece.len() > 1 {
+                split(piece, &all).into_iter().rev().for_each(|part| pieces.push_front(part));
+            } else {
+                refused.push(self.refuse(batch, &piece, error, channels, stop).await?);
             }
         }
         Ok(refused)
+    }
+
+    /// One transaction is not stored: the database refused it, or one that it rests on. Gives its tickets.
+    async fn refuse(
+        &mut self,
+        batch: &Batch,
+        transaction: &Range<usize>,
+        error: Option<sqlx::Error>,
+        channels: &dyn Channels,
+        stop: &mut Stop<'_>,
+    ) -> Result<Range<u64>, GaveUp> {
+        let places = batch.places(transaction);
+        let items = &batch.items[places.clone()];
+        let tickets = batch.first + places.start as u64..batch.first + places.end as u64;
+        let (rows, what) = (items.len(), items.first().map(describe));
+        match error {
+            Some(error) => tracing::error!(ticket = tickets.start, rows, %error, what, "the store refused a transaction; it is lost"),
+            None => tracing::error!(ticket = tickets.start, rows, what, "a transaction rests on one that the store refused; it is lost"),
+        }
+        // Its offsets were given, and may have been seen: they count as used.
+        if let Err(error) = self.attempt(&Work::Refused(items), channels, stop).await? {
+            tracing::error!(%error, "the store refused the offsets of a refused transaction too");
+        }
+        Ok(tickets)
     }
 
     async fn write_points(&mut self, points: &[Point], channels: &dyn Channels, stop: &mut Stop<'_>) -> Result<(), GaveUp> {
@@ -175,11 +235,16 @@ impl Writer {
     fn tell(&self, batch: &Batch, refused: Vec<Range<u64>>) {
         self.shared.progress.send_modify(|progress| {
             let lost: u64 = refused.iter().map(|tickets| tickets.end - tickets.start).sum();
-            progress.committed = batch.first + batch.items.len() as u64 - 1;
+            let last = batch.first + batch.items.len() as u64 - 1;
+            if batch.records {
+                progress.records = last
+            } else {
+                progress.committed = last
+            }
             progress.rows += batch.items.len() as u64 - lost;
             progress.rows_refused += lost;
             progress.batches += 1;
-            for tickets in refused {
+            for tickets in refused.into_iter().filter(|_| !batch.records) {
                 match progress.refused.back_mut().filter(|last| last.end == tickets.start) {
                     Some(last) => last.end = tickets.end,
                     None => progress.refused.push_back(tickets),

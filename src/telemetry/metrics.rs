@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::conflation::ConflationCounters;
-pub use super::prometheus::{Kind, Sample};
+pub use super::prometheus::{Kind, Sample, Timed};
 pub use super::rates::Flow;
 use super::rates::Window;
 use crate::model::fault::Code;
@@ -184,9 +184,9 @@ impl ProtocolMetrics {
         self.connections_total.inc();
     }
 
-    /// Messages came in.
-    pub fn messages_in(&self, messages: u64, bytes: u64, now_ms: i64) {
-        self.messages_in.add(messages);
+    /// A message came in.
+    pub fn message_in(&self, bytes: u64, now_ms: i64) {
+        self.messages_in.inc();
         self.bytes_in.add(bytes);
         self.last_activity_ms.store(now_ms, std::sync::atomic::Ordering::Relaxed);
     }
@@ -404,7 +404,7 @@ impl Metrics {
     }
 
     /// For Prometheus, with further numbers from the caller.
-    pub fn prometheus(&self, now: Now, more: &[Sample]) -> String {
+    pub fn prometheus(&self, now: Now, more: &[Sample], timed: &[Timed]) -> String {
         let (patterns, protocols) = (snapshot(&self.patterns), snapshot(&self.protocols));
         let (routes, sources) = (snapshot(&self.routes), snapshot(&self.sources));
         super::prometheus::render(&super::prometheus::Counted {
@@ -416,6 +416,7 @@ impl Metrics {
             routes: &routes,
             sources: &sources,
             more,
+            timed,
         })
     }
 

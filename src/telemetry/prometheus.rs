@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use super::conflation::Conflation;
+use super::durations::DurationsNow;
 use super::metrics::{ChannelMetrics, PatternMetrics, ProtocolMetrics, RouteMetrics, SocketMetrics, SourceMetrics};
 
 /// How a number changes.
@@ -13,6 +14,19 @@ pub enum Kind {
     Counter,
     /// Rises and falls.
     Gauge,
+    /// Counts of what took no longer than each of some bounds. Its name ends with `_seconds`.
+    Histogram,
+}
+
+/// How often something happened that takes time, and how long it took.
+#[derive(Debug, Clone)]
+pub struct Timed {
+    /// Its name without the leading `tramline_`; it ends with `_seconds`.
+    pub name: &'static str,
+    /// What takes the time, in one line.
+    pub help: &'static str,
+    /// How long it took.
+    pub took: DurationsNow,
 }
 
 /// One number from the caller. Numbers with the same name must follow each other.
@@ -40,6 +54,7 @@ pub(super) struct Counted<'a> {
     pub(super) routes: &'a [(Arc<str>, Arc<RouteMetrics>)],
     pub(super) sources: &'a [(Arc<str>, Arc<SourceMetrics>)],
     pub(super) more: &'a [Sample],
+    pub(super) timed: &'a [Timed],
 }
 
 pub(super) fn render(counted: &Counted<'_>) -> String {
@@ -77,7 +92,18 @@ pub(super) fn render(counted: &Counted<'_>) -> String {
         let labels: Vec<(&str, &str)> = sample.labels.iter().map(|(name, value)| (*name, &**value)).collect();
         line(&mut out, sample.name, &labels, sample.value);
     }
+    counted.timed.iter().for_each(|timed| histogram(&mut out, timed));
     out
+}
+
+fn histogram(out: &mut String, Timed { name, help, took }: &Timed) {
+    family(out, name, help, Kind::Histogram);
+    for (bound, count) in took.up_to() {
+        let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
+        line(out, &format!("{name}_bucket"), &[("le", &bound)], count as f64);
+    }
+    line(out, &format!("{name}_sum"), &[], took.sum.as_secs_f64());
+    line(out, &format!("{name}_count"), &[], took.count() as f64);
 }
 
 fn sockets(out: &mut String, sockets: &SocketMetrics) {
@@ -172,7 +198,11 @@ fn each<T>(
 }
 
 fn family(out: &mut String, name: &str, help: &str, kind: Kind) {
-    let kind = if kind == Kind::Counter { "counter" } else { "gauge" };
+    let kind = match kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+        Kind::Histogram => "histogram",
+    };
     out.push_str(&format!("# HELP tramline_{name} {help}\n# TYPE tramline_{name} {kind}\n"));
 }
 
@@ -205,10 +235,12 @@ fn line(out: &mut String, name: &str, labels: &[(&str, &str)], value: f64) {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::time::Duration;
 
     use super::*;
     use crate::model::Now;
     use crate::model::fault::Code;
+    use crate::telemetry::durations::Durations;
     use crate::telemetry::metrics::{DropReason, Metrics};
 
     #[test]
@@ -226,7 +258,15 @@ mod tests {
             labels: vec![("plugin", plugin.to_owned())],
             value: 0.25,
         });
-        let text = metrics.prometheus(now, &more);
+        let took = Durations::default();
+        took.add(Duration::from_millis(3));
+        let timed = Timed { name: "script_call_seconds", help: "Calls of scripts.", took: took.get() };
+        let text = metrics.prometheus(now, &more, &[timed]);
+        let (family, bucket) = ("# TYPE tramline_script_call_seconds histogram\n", "tramline_script_call_seconds_bucket");
+        assert!(text.contains(&format!("{family}{bucket}{{le=\"0.0005\"}} 0\n")), "{text}");
+        assert!(text.contains(&format!("{bucket}{{le=\"0.0025\"}} 0\n{bucket}{{le=\"0.005\"}} 1\n")), "{text}");
+        let end = "{le=\"+Inf\"} 1\ntramline_script_call_seconds_sum 0.003\ntramline_script_call_seconds_count 1\n";
+        assert!(text.ends_with(&format!("{bucket}{end}")), "{text}");
         assert!(text.contains("tramline_faults_total{protocol=\"canvas\",code=\"rate_limited\"} 1\n"));
         assert!(text.contains("tramline_messages_received_total{protocol=\"agent\"} 1000000000000\n"));
         assert!(text.contains("tramline_route_calls_total{route=\"canvas.messages.\\\"a\\\\b\\nc\\\"\"} 1\n"));
@@ -237,7 +277,7 @@ mod tests {
         let line =
             regex::Regex::new(r#"^(tramline_[a-z_]+)(\{[a-z]+="([^"\\\n]|\\[\\"n])*"(,[a-z]+="([^"\\\n]|\\[\\"n])*")*\})? [0-9.]+$"#)
                 .unwrap();
-        let (mut announced, mut seen, mut current) = (HashSet::new(), HashSet::new(), String::new());
+        let (mut announced, mut seen, mut current, mut is_histogram) = (HashSet::new(), HashSet::new(), String::new(), false);
         for text in text.lines() {
             if let Some(rest) = text.strip_prefix("# HELP ") {
                 current = rest.split(' ').next().unwrap().to_owned();
@@ -245,8 +285,12 @@ mod tests {
             } else if let Some(rest) = text.strip_prefix("# TYPE ") {
                 assert_eq!(rest.split(' ').next().unwrap(), current);
                 assert_eq!(rest.ends_with(" counter"), current.ends_with("_total"), "{text}");
+                is_histogram = rest.ends_with(" histogram");
             } else {
-                assert_eq!(line.captures(text).expect(text)[1], current);
+                let name = &line.captures(text).expect(text)[1];
+                let ends = ["_bucket", "_sum", "_count"];
+                let name = ends.iter().find_map(|end| name.strip_suffix(end).filter(|_| is_histogram)).unwrap_or(name);
+                assert_eq!(name, current);
                 assert!(seen.insert(text.to_owned()), "{text}");
             }
         }

@@ -28,6 +28,8 @@ pub struct Plan {
     pub store: StorePlan,
     /// The REST interface.
     pub api: ApiPlan,
+    /// Whether a change of the files takes effect by itself.
+    pub reload: bool,
     /// In the order of the file.
     pub channels: Vec<Arc<ChannelPlan>>,
     /// In the order of the file.
@@ -41,6 +43,15 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The certificates of all listeners; those on one address have the same.
+    pub fn tls(&self) -> impl Iterator<Item = &TlsPlan> {
+        let sources = self.sources.iter().filter_map(|source| match &source.kind {
+            SourceKind::Http { tls, .. } => tls.as_ref(),
+            SourceKind::Every { .. } => None,
+        });
+        self.api.tls.iter().chain(self.protocols.iter().filter_map(|protocol| protocol.tls.as_ref())).chain(sources)
+    }
+
     /// All rows.
     pub fn rows(&self) -> impl Iterator<Item = &Row> {
         let of_protocols = self.protocols.iter().flat_map(|p| {

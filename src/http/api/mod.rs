@@ -1,5 +1,6 @@
 //! The REST interface, for the application. Access is checked first, in the same way for every call.
 
+mod config;
 mod connections;
 mod docs;
 mod events;
@@ -40,6 +41,7 @@ use crate::http::routes::{allow_methods, json, name_origin};
 use crate::http::sessions::Sessions;
 use crate::live::Live;
 use crate::model::Json;
+use crate::reload::Reloader;
 use crate::sources::Supervisor;
 
 /// What the calls share.
@@ -47,6 +49,7 @@ pub struct Api {
     live: Arc<Live>,
     sessions: Arc<Sessions>,
     sources: Arc<Supervisor>,
+    reloader: Arc<Reloader>,
     stop: CancellationToken,
     recent: publish::RecentIds,
     exports: Arc<Semaphore>,
@@ -59,11 +62,18 @@ pub struct Api {
 
 impl Api {
     /// What the calls share. Once `stop` fires the server is not ready.
-    pub fn new(live: Arc<Live>, sessions: Arc<Sessions>, sources: Arc<Supervisor>, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(
+        live: Arc<Live>,
+        sessions: Arc<Sessions>,
+        sources: Arc<Supervisor>,
+        reloader: Arc<Reloader>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
             live,
             sessions,
             sources,
+            reloader,
             stop,
             recent: publish::RecentIds::default(),
             exports: Arc::new(Semaphore::new(history::EXPORTS_MAX)),
@@ -142,6 +152,8 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(sessions::one_session, sessions::end))
         .routes(routes!(live::routes))
         .routes(routes!(live::plugins))
+        .routes(routes!(config::config))
+        .routes(routes!(config::reload))
         .routes(routes!(stats::stats))
         .routes(routes!(live::healthz))
         .routes(routes!(live::readyz))

@@ -63,15 +63,15 @@ async fn a_full_disk_degrades_it_and_room_brings_it_back() {
     for plan in [memory(), base.plan.clone()] {
         let rig = Rig::open(&plan).await;
         rig.write([event("a", 1, 1, "x")]).await;
-        let writing = rig.writing.clone().unwrap();
-        sqlx::query("PRAGMA max_page_count = 1").execute(&writing).await.unwrap();
+        let saying = rig.saying.clone().unwrap();
+        saying.lock().push("PRAGMA max_page_count = 1");
         let mut large = event("a", 2, 1, "x");
         large.new.data = Json::string(&"x".repeat(1 << 20));
         let ticket = append(&rig.store, large).unwrap();
         assert_eq!(&*rig.degraded().await, "the disk is full");
         assert!(matches!(rig.store.reserve(1, 1), Err(Unavailable::Degraded(reason)) if reason.contains("full")));
         assert_eq!(all(&rig.store).await.len(), 1);
-        sqlx::query("PRAGMA max_page_count = 100000").execute(&writing).await.unwrap();
+        saying.lock().push("PRAGMA max_page_count = 100000");
         rig.store.committed(ticket).await.unwrap();
         assert_eq!(rig.store.state(), StoreState::Ok);
         rig.write([event("a", 3, 1, "x")]).await;

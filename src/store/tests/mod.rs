@@ -184,6 +184,70 @@ on_both! {
         rig.stop().await;
     }
 
+    async fn what_rests_on_a_refused_transaction_is_refused_with_it(base) {
+        let rig = Rig::of(base).await;
+        rig.write([event("a", 1, 1, "x"), event("b", 1, 1, "x")]).await;
+        let append = |events: Vec<Event>, after: &[Ticket]| rig.store.reserve(events.len(), 0).unwrap().append(events, after).last;
+        // All of these are one batch, because nothing yields in between; offset 1 of `a` is taken.
+        let sound = append(vec![event("b", 2, 1, "x")], &[]);
+        let bad = append(vec![event("a", 2, 1, "x"), event("a", 1, 1, "taken")], &[]);
+        let misled = append(vec![event("b", 3, 1, "x"), event("a", 3, 1, "x")], &[sound, bad]);
+        let of_misled = append(vec![event("c", 1, 1, "x")], &[misled]);
+        let apart = append(vec![event("a", 4, 1, "x"), event("b", 4, 1, "x")], &[sound]);
+        for ticket in [bad, misled, of_misled] {
+            assert!(matches!(rig.store.committed(ticket).await, Err(StoreError::RowRefused)));
+        }
+        rig.store.committed(sound).await.unwrap();
+        rig.store.committed(apart).await.unwrap();
+        // In a batch of its own, between two that are sound.
+        let before = append(vec![event("a", 5, 1, "x")], &[apart]);
+        let late = append(vec![event("b", 5, 1, "x")], &[apart, of_misled]);
+        let after = append(vec![event("a", 6, 1, "x"), event("d", 1, 1, "x")], &[before]);
+        assert!(matches!(rig.store.committed(late).await, Err(StoreError::RowRefused)));
+        rig.store.committed(before).await.unwrap();
+        rig.store.committed(after).await.unwrap();
+        let place = |name: &str, offset| (name.to_owned(), offset);
+        let there = [("a", 1), ("b", 1), ("b", 2), ("a", 4), ("b", 4), ("a", 5), ("a", 6), ("d", 1)];
+        assert_eq!(places(base).await, there.map(|(name, offset)| place(name, offset)));
+        assert_eq!(rig.store.stats().refused_rows, 6);
+        rig.stop().await;
+        let rig = Rig::of(base).await;
+        let mut tops: Vec<_> = rig.recovered.channels.iter().map(|c| (c.name.as_str().to_owned(), c.top as i64)).collect();
+        tops.sort();
+        assert_eq!(tops, [("a", 6), ("b", 5), ("c", 1), ("d", 1)].map(|(name, top)| place(name, top)), "no offset is given twice");
+        rig.stop().await;
+    }
+
+    async fn batches_of_any_size_over_many_channels_are_there_in_order(base) {
+        let rig = Rig::of(base).await;
+        let (mut tops, mut expected) = ([0u64; 70], Vec::new());
+        // First the channels become known; then sizes around those of the statements.
+        for size in [70, 1, 2, 31, 32, 33, 64, 65, 97, 512, 513, 700] {
+            let events: Vec<Event> = (0..size)
+                .map(|n| {
+                    let channel = (n * 7 + size) % tops.len();
+                    tops[channel] += 1;
+                    expected.push((format!("c{channel}"), tops[channel] as i64));
+                    event(&format!("c{channel}"), tops[channel], 1, "x")
+                })
+                .collect();
+            let appended = rig.store.reserve(size, 0).unwrap().append(events, &[]);
+            rig.store.committed(appended.last).await.unwrap();
+        }
+        assert_eq!(places(base).await, expected);
+        let stats = rig.store.stats();
+        assert_eq!((stats.commits.count(), stats.committed_rows), (12, expected.len() as u64));
+        assert!(stats.commits.longest >= stats.commits.mean() && stats.commits.mean() > Duration::ZERO);
+        rig.stop().await;
+        let rig = Rig::of(base).await;
+        for channel in &rig.recovered.channels {
+            let index: usize = channel.name.as_str()[1..].parse().unwrap();
+            assert_eq!((channel.top, channel.first), (tops[index], 1), "{channel:?}");
+        }
+        assert_eq!(rig.recovered.channels.len(), tops.len());
+        rig.stop().await;
+    }
+
     async fn the_older_part_of_a_channel_with_a_hole_counts_as_gone(base) {
         let rig = Rig::of(base).await;
         rig.write([event("a", 1, 1, "x"), event("a", 2, 1, "x"), event("b", 1, 1, "x")]).await;
@@ -203,8 +267,8 @@ on_both! {
         let items: Vec<queue::Item> = appended.events.iter().cloned().map(queue::Item::Event).collect();
         let points = [Point { kind: "k", name: "n".into(), metric: "m", minute_s: 60, delta: 2 }];
         for again in [false, true, true] {
-            work::perform(&mut writer.link, &work::Work::Items(&items), &*policies, again, 1).await.unwrap();
-            work::perform(&mut writer.link, &work::Work::Points(&points), &*policies, again, 2).await.unwrap();
+            work::perform(&mut writer.link, &work::Work::Items(&items), &*policies, &writer.known, again, 1).await.unwrap();
+            work::perform(&mut writer.link, &work::Work::Points(&points), &*policies, &writer.known, again, 2).await.unwrap();
         }
         assert_eq!(places(base).await.len(), 3);
         let mut db = base.stranger().await;
@@ -214,7 +278,7 @@ on_both! {
         let mut other = (*appended.events[0]).clone();
         other.new.id = uuid::Uuid::now_v7();
         let other = [queue::Item::Event(other.into())];
-        let done = work::perform(&mut writer.link, &work::Work::Items(&other), &*policies, true, 3).await;
+        let done = work::perform(&mut writer.link, &work::Work::Items(&other), &*policies, &writer.known, true, 3).await;
         assert!(matches!(done, Err(fault::Fault::Row(_))), "{done:?}");
     }
 }

@@ -125,7 +125,7 @@ on_both! {
                 model.apply(&items[items.len() - 1]);
             }
             for again in [false, true] {
-                work::perform(&mut writer.link, &work::Work::Items(&items), &*policies, again, mark).await.unwrap();
+                work::perform(&mut writer.link, &work::Work::Items(&items), &*policies, &writer.known, again, mark).await.unwrap();
             }
             let sql = "SELECT client, protocol, \"user\", session, opened_ms, seen_ms, closed_ms, code, reason, messages_in, dropped \
                        FROM connections ORDER BY id";
@@ -137,38 +137,70 @@ on_both! {
         assert!(count(true) > 300 && count(false) > 10, "{} closed, {} open", count(true), count(false));
     }
 
-    async fn records_alone_wait_until_somebody_asks_or_many_wait(base) {
+    async fn records_wait_until_somebody_asks_or_many_wait(base) {
         let (store, mut writer, _) = Store::open(&base.plan, Now::read()).await.unwrap();
         writer.begin(Policies::early(&[])).await.unwrap();
         let queue = &store.shared.queue;
         let woken = || futures_util::FutureExt::now_or_never(queue.woken()).is_some();
+        let taken = || {
+            let batch = queue.take_records();
+            queue.release(&batch);
+            (batch.first, batch.items.len())
+        };
         let opened = |n: usize| {
             let client = format!("c{n}").into();
             store.append_connection_opened(ConnectionRecord { client, protocol: "p".into(), user: None, session: None, address: "::1".into(), opened_ms: 1 });
         };
         (0..511).for_each(opened);
-        assert!(!woken(), "nobody waits");
+        assert!(!woken() && taken().1 == 0, "nobody waits");
+        append(&store, event("a", 1, 1, "x")).unwrap();
+        assert!(woken() && taken().1 == 0, "an event waits for nothing, and they not for it");
+        assert_eq!(queue.take().items.len(), 1);
         opened(511);
         assert!(woken(), "many wait");
+        assert_eq!(taken(), (1, 512));
+        assert!(!woken() && taken().1 == 0);
         opened(512);
-        let ticket = store.ticket();
-        queue.hasten(Ticket(ticket.0 - 1));
-        assert!(!woken(), "it was woken for that one");
-        queue.hasten(ticket);
+        assert_eq!(queue.hasten(), (Ticket(1), 513));
         assert!(woken(), "somebody waits");
-        queue.hasten(ticket);
-        assert!(!woken(), "once is enough");
+        assert_eq!(taken(), (513, 1));
         opened(513);
-        append(&store, event("a", 1, 1, "x")).unwrap();
-        assert!(woken(), "an event waits for nothing");
-        let batch = queue.take();
+        queue.write_records();
+        assert_eq!(taken(), (514, 1), "the writer looks");
         opened(514);
-        queue.release(&batch);
-        assert!(!woken() && batch.items.len() == 515, "what came meanwhile can wait too");
-        store.end_session("s".into()).unwrap();
-        assert!(woken(), "whoever ends a session waits for it");
-        opened(515);
         queue.stop();
-        assert!(woken(), "a stop writes all");
+        assert!(woken() && taken() == (515, 1), "a stop writes all");
+    }
+
+    async fn a_batch_is_let_gather_until_enough_wait_or_it_is_time_or_somebody_asks(base) {
+        let (store, mut writer, _) = Store::open(&base.plan, Now::read()).await.unwrap();
+        writer.begin(Policies::early(&[])).await.unwrap();
+        let queue = &store.shared.queue;
+        let (long, short) = (Duration::from_secs(60), Duration::from_millis(1));
+        let gathered = |within: Duration| queue.gathered(3, std::time::Instant::now() + within);
+        // Whoever takes longer than the time of this test has not been woken.
+        let in_time = |gathered| tokio::time::timeout(Duration::from_secs(30), gathered);
+        in_time(gathered(long)).await.expect("nothing waits");
+        append(&store, event("a", 1, 1, "x")).unwrap();
+        gathered(short).await;
+        let (_, two) = tokio::join!(in_time(gathered(long)), async {
+            append(&store, event("a", 2, 1, "x")).unwrap();
+            tokio::task::yield_now().await;
+            let two = store.stats().queued_rows;
+            append(&store, event("a", 3, 1, "x")).unwrap();
+            two
+        });
+        assert_eq!((two, queue.take().items.len()), (2, 3), "three are enough");
+        append(&store, event("a", 4, 1, "x")).unwrap();
+        let (gathering, ()) = tokio::join!(in_time(gathered(long)), async {
+            tokio::task::yield_now().await;
+            queue.hasten();
+        });
+        gathering.expect("somebody asks");
+        let (gathering, ()) = tokio::join!(in_time(gathered(long)), async {
+            tokio::task::yield_now().await;
+            queue.stop();
+        });
+        gathering.expect("it is to stop");
     }
 }

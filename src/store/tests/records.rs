@@ -34,7 +34,7 @@ on_both! {
         rig.store.append_connection_opened(record("ended"));
         rig.store.append_connection_closed(ConnectionRecord { user: Some("u".into()), ..record("ended") }, end.clone());
         rig.store.append_connection_closed(record("unseen"), end);
-        rig.store.committed(rig.store.ticket()).await.unwrap();
+        rig.store.settled().await;
         rig.crash().await;
         let rig = Rig::of(base).await;
         type Line = (String, Option<String>, i64, i64, i64, String, i64);
@@ -64,7 +64,7 @@ on_both! {
         rig.store.committed(ticket).await.unwrap();
         rig.store.put_session(SessionRecord { name: Some("n".into()), ..session("s") }).unwrap();
         rig.store.end_session("t".into()).unwrap();
-        rig.store.committed(rig.store.ticket()).await.unwrap();
+        rig.store.settled().await;
         type Line = (String, Option<String>, Option<String>, Option<String>, i64, i64, Option<i64>);
         let sql = "SELECT id, \"user\", name, meta, created_ms, expires_ms, seen_ms FROM sessions ORDER BY id";
         let lines: Vec<Line> = base.stranger().await.rows(sql).await;

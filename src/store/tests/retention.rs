@@ -112,7 +112,7 @@ on_both! {
         let young = now_ms / 60_000 * 60;
         rig.store.append_points(vec![point(hour, 1), point(hour + 60, 2), point(hour + 3540, 4), point(hour + hour_s, 8)]);
         rig.store.append_points(vec![point(day + 60, 16), point(day + 7200, 32), point(young, 64)]);
-        rig.store.committed(rig.store.ticket()).await.unwrap();
+        rig.store.settled().await;
         rig.stop().await;
         // The round comes with the start.
         let rig = Rig::of(base).await;

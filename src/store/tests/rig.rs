@@ -47,8 +47,8 @@ pub(in crate::store) struct Rig {
     pub(in crate::store) recovered: Recovered,
     pub(in crate::store) stop: oneshot::Sender<()>,
     pub(in crate::store) task: JoinHandle<()>,
-    /// The writer's own connection, where it is SQLite's.
-    pub(in crate::store) writing: Option<sqlx::SqlitePool>,
+    /// What is said by the writer's own connection before its next transaction, where it is SQLite's.
+    pub(in crate::store) saying: Option<Arc<Mutex<Vec<&'static str>>>>,
 }
 
 impl Rig {
@@ -59,10 +59,10 @@ impl Rig {
     pub(in crate::store) async fn open_with(plan: &StorePlan, bounds: Bounds, policies: Arc<Policies>) -> Self {
         let (store, mut writer, recovered) = Store::open_with(plan, Now::read(), bounds).await.unwrap();
         writer.begin(policies).await.unwrap();
-        let writing = if let db::Either::Sqlite(link) = &writer.link { Some(link.pool.clone()) } else { None };
+        let saying = if let db::Either::Sqlite(link) = &writer.link { Some(link.said.clone()) } else { None };
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(writer.run(async { drop(stopped.await) }));
-        Self { store, recovered, stop, task, writing }
+        Self { store, recovered, stop, task, saying }
     }
 
     pub(in crate::store) async fn of(base: &Base) -> Self {

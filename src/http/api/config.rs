@@ -1,0 +1,93 @@
+//! The configuration that is in use, and putting another in its place: `GET /api/config`, `POST /api/reload`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::IF_MATCH;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use serde::Serialize;
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use crate::http::api::openapi::BadQuery;
+use crate::http::api::query::{Known, Query};
+use crate::http::api::{Answer, Api, ok};
+use crate::http::problem::{self, Problem};
+use crate::reload::report::{Current, Refusal, Report, Why};
+use crate::reload::{Asked, Status};
+
+/// The configuration in use.
+#[derive(Serialize, ToSchema)]
+struct Config {
+    #[serde(flatten)]
+    current: Current,
+    /// Why the last reload since then was refused.
+    #[schema(required)]
+    refused: Option<Refusal>,
+}
+
+/// A reload that was refused.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only described: it is written as a problem with a member more")]
+struct Refused {
+    #[schema(inline)]
+    #[serde(flatten)]
+    problem: problem::Refusal,
+    /// Why, and when.
+    refusal: Refusal,
+}
+
+/// Show the configuration in use
+///
+/// Which generation it is, since when, from which files, and why the last reload was refused, if one was.
+#[utoipa::path(get, path = "/api/config", tag = "state", responses((status = 200, description = "What is in use.", body = Config), BadQuery))]
+pub(super) async fn config(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
+    Query::nothing(&uri)?;
+    let Status { current, refused } = api.reloader.status();
+    let etag = format!("\"{}\"", current.generation);
+    let mut answer = ok(&Config { current, refused })?;
+    if let Ok(value) = HeaderValue::from_str(&etag) {
+        answer.headers_mut().insert("etag", value);
+    }
+    Ok(answer)
+}
+
+/// Reload the configuration
+///
+/// Reads the files again and puts what they say in place of what is in use: all of it, or nothing where anything is wrong. Answered
+/// once it is done. With `dry=true` nothing changes, and the answer says what would.
+#[utoipa::path(post, path = "/api/reload", tag = "state",
+    params(("dry" = Option<bool>, Query, description = "Only say what would happen."),
+        ("If-Match" = Option<String>, Header, description = "The generation that must be in use, in quotes, as `ETag` of `GET /api/config` has it.", example = "\"3\"")),
+    responses((status = 200, description = "What is in use now, what is different, and what ended.", body = Report),
+        (status = 409, description = "It was refused: why. What was in use stays in use.", body = Refused, content_type = "application/problem+json"),
+        (status = 412, description = "Another generation is in use.", body = Refused, content_type = "application/problem+json"), BadQuery))]
+pub(super) async fn reload(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap) -> Answer {
+    let since = Instant::now();
+    let mut query = Query::of(&uri, &Known { names: &["dry"], repeated: &[], data: false });
+    let dry = query.take("dry", |text| text.parse().map_err(|_| "must be `true` or `false`".into())).unwrap_or(false);
+    query.done()?;
+    let generation = headers.get(IF_MATCH).map(generation).transpose()?.flatten();
+    // A task of its own: it is done in full even if whoever asked has gone.
+    let reloader = api.reloader.clone();
+    let done = tokio::spawn(async move { reloader.reload(Asked { dry, generation }, since).await });
+    match done.await {
+        Ok(Ok(report)) => ok(&report),
+        Ok(Err(refusal)) => {
+            let status = if refusal.why == Why::Outdated { StatusCode::PRECONDITION_FAILED } else { StatusCode::CONFLICT };
+            Err(Problem::new(status, refusal.diagnostics.trim_end()).extension("refusal", &refusal))
+        }
+        Err(_) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the reload ended in an error of ours, which the log tells")),
+    }
+}
+
+/// `"3"`; `*` is any.
+fn generation(value: &HeaderValue) -> Result<Option<u64>, Problem> {
+    let text = value.to_str().unwrap_or("").trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let number = text.trim_start_matches("W/").trim_matches('"').parse();
+    let wrong = |_| Problem::new(StatusCode::BAD_REQUEST, "`If-Match` must be a generation in quotes, such as `\"3\"`, or `*`");
+    number.map(Some).map_err(wrong)
+}

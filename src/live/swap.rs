@@ -1,0 +1,108 @@
+//! Putting the next configuration in place of the one before, and ending what it no longer has.
+
+use std::sync::{Arc, Weak};
+
+use super::Live;
+use crate::hub::Connection;
+use crate::limits::SharedLimits;
+use crate::model::{ChannelName, Close, Now};
+use crate::pipeline::publish::unknown;
+use crate::pipeline::{Snapshot, fault_reply};
+use crate::runtime::{Counters, Runtime};
+
+/// How many connections are handled before other tasks get their turn.
+const TURN: usize = 256;
+
+/// What ended with a configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retired {
+    /// Connections whose protocol is gone.
+    pub connections: usize,
+    /// Subscriptions that are no longer allowed.
+    pub subscriptions: usize,
+    turns: usize,
+}
+
+/// Lets other tasks have their turn, now and then.
+async fn turn(turns: &mut usize) {
+    *turns += 1;
+    if turns.is_multiple_of(TURN) {
+        tokio::task::yield_now().await;
+    }
+}
+
+impl Live {
+    /// Installs a configuration for every input from now on, and returns the previous one.
+    pub fn swap(&self, runtime: Runtime, now: Now) -> Arc<Snapshot> {
+        let before = self.current.load_full();
+        let limits = SharedLimits::new(&runtime.plan, Some(&before.limits), now);
+        let counters = Counters::new(&runtime.plan, &self.metrics, before.counters.started);
+        let mut retired = self.retired.lock();
+        // A protocol that is back is no longer retired, and one without connections needs nothing.
+        retired.retain(|(id, _)| runtime.protocol(*id).is_none() && self.hub.connection_count(Some(*id)) > 0);
+        for plan in &before.runtime.plan.protocols {
+            if runtime.protocol(plan.id).is_none() {
+                retired.push((plan.id, before.clone()));
+            }
+        }
+        let next = Snapshot::new(Arc::new(runtime), limits.into(), counters.into(), self.hub.clone());
+        self.current.store(Arc::new(next));
+        *self.before.lock() = Arc::downgrade(&before);
+        before
+    }
+
+    /// Ends what the previous configuration had and the current one does not, and brings everything else up to date. Others have their
+    /// turn in between.
+    pub async fn retire(&self, before: &Snapshot) -> Retired {
+        let current = self.current();
+        let mut retired = Retired::default();
+        for plan in &before.runtime.plan.protocols {
+            let is_same = current.runtime.protocol(plan.id).map(|protocol| Arc::ptr_eq(&protocol.plan, plan));
+            for connection in self.hub.connections(Some(plan.id)) {
+                match is_same {
+                    None => {
+                        self.end(&connection, Close::Retired);
+                        retired.connections += 1;
+                    }
+                    // Its task notices the change.
+                    Some(false) => connection.outbox.wake(),
+                    Some(true) => break,
+                }
+                turn(&mut retired.turns).await;
+            }
+        }
+        let plan = |name: &str| current.runtime.channels.resolve(name).map(|(_, plan)| plan);
+        for (connection, channel) in self.hub.replan(plan) {
+            self.tell_gone(&current, &connection, &channel);
+            retired.subscriptions += 1;
+            turn(&mut retired.turns).await;
+        }
+        retired
+    }
+
+    /// Ends what was begun under an older configuration just before the swap. Called now and then.
+    pub fn sweep(&self) {
+        // Checked first: nothing can begin under it afterwards.
+        let in_use = std::mem::take(&mut *self.before.lock());
+        if in_use.strong_count() > 0 {
+            *self.before.lock() = in_use.clone();
+        } else if in_use.ptr_eq(&Weak::new()) {
+            return;
+        }
+        let current = self.current();
+        for (connection, channel) in self.hub.replan(|name| current.runtime.channels.resolve(name).map(|(_, plan)| plan)) {
+            self.tell_gone(&current, &connection, &channel);
+        }
+        self.retired.lock().retain(|(id, _)| self.hub.connection_count(Some(*id)) > 0);
+    }
+
+    /// A subscription has ended because the configuration no longer allows it: its protocol's `error` says so.
+    fn tell_gone(&self, snapshot: &Snapshot, connection: &Arc<Connection>, channel: &ChannelName) {
+        let Some(protocol) = snapshot.runtime.protocol(connection.protocol) else { return };
+        let fault = unknown(channel.as_str());
+        if let Some(frame) = fault_reply(&protocol.plan, &fault, None, &connection.view(), Now::read()) {
+            connection.send(&frame);
+            self.hub.flush.one(connection);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Reads a configuration whole: again if it changed meanwhile, and again a little later if something is wrong with it, because
+//! an editor or a copy may be halfway through. What is built from it is the caller's business.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::Builder;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+use crate::config::diagnostic::{self, Diagnostic};
+use crate::config::{Inputs, Loaded, Outline};
+use crate::script::Scripts;
+
+/// How often files are read that change while they are read.
+const READS_MAX: usize = 5;
+/// How long they are left alone before they are read again.
+const READ_AGAIN: Duration = Duration::from_millis(50);
+/// A fault that is gone after this was never one.
+const FAULT_STANDS: Duration = Duration::from_millis(300);
+/// Loading compiles scripts, whose nesting needs more than the usual 2 MiB.
+const STACK_BYTES: usize = 16 << 20;
+
+/// A configuration without fault.
+#[derive(Debug)]
+pub struct Fresh<T> {
+    /// What was built from it.
+    pub built: T,
+    /// The files it was read from.
+    pub inputs: Inputs,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub enum Unusable {
+    /// Something is wrong with it.
+    Unsound {
+        /// Everything that is, one after the other as people read it.
+        diagnostics: String,
+        /// How many different things.
+        count: usize,
+        /// The files it was read from, and those that should have been there.
+        inputs: Inputs,
+    },
+    /// It changed each time it was read.
+    Unsteady {
+        /// A file that did.
+        file: String,
+        /// The files it was read from.
+        inputs: Inputs,
+    },
+    /// Loading it ended in a panic, which the log tells.
+    Panicked,
+}
+
+impl Unusable {
+    /// The files to look at for the next try.
+    pub fn inputs(&self) -> Option<&Inputs> {
+        match self {
+            Self::Unsound { inputs, .. } | Self::Unsteady { inputs, .. } => Some(inputs),
+            Self::Panicked => None,
+        }
+    }
+}
+
+/// Reads a configuration with `read` and builds with `build`, both on a thread that may wait and has room for scripts.
+pub async fn load<T: Send + 'static>(
+    read: impl Fn() -> Loaded + Send + Sync + 'static,
+    build: impl Fn(Loaded) -> Result<T, Vec<Diagnostic>> + Send + Sync + 'static,
+) -> Result<Fresh<T>, Unusable> {
+    let attempt = Arc::new(move || attempt(&read, &build));
+    let refused = match steady(&attempt).await {
+        Err(refused @ Unusable::Unsound { .. }) => refused,
+        other => return other,
+    };
+    sleep(FAULT_STANDS).await;
+    let Unusable::Unsound { diagnostics, count, inputs } = refused else { return Err(refused) };
+    let (same, inputs) = on_a_thread(move || (inputs.changed().is_none(), inputs)).await.ok_or(Unusable::Panicked)?;
+    if same { Err(Unusable::Unsound { diagnostics, count, inputs }) } else { steady(&attempt).await }
+}
+
+/// Tries until the files hold still.
+async fn steady<T: Send + 'static>(
+    attempt: &Arc<impl Fn() -> Result<Fresh<T>, Unusable> + Send + Sync + 'static>,
+) -> Result<Fresh<T>, Unusable> {
+    let mut reads = 1;
+    loop {
+        let attempt = attempt.clone();
+        match on_a_thread(move || attempt()).await.ok_or(Unusable::Panicked)? {
+            Err(Unusable::Unsteady { .. }) if reads < READS_MAX => reads += 1,
+            other => return other,
+        }
+        sleep(READ_AGAIN).await;
+    }
+}
+
+fn attempt<T>(read: &impl Fn() -> Loaded, build: &impl Fn(Loaded) -> Result<T, Vec<Diagnostic>>) -> Result<Fresh<T>, Unusable> {
+    let loaded = read();
+    let (inputs, files) = (loaded.inputs.clone(), loaded.files.clone());
+    if let Some(file) = inputs.changed() {
+        let file = file.display().to_string();
+        return Err(Unusable::Unsteady { file, inputs });
+    }
+    match build(loaded) {
+        Ok(built) => Ok(Fresh { built, inputs }),
+        Err(found) => {
+            let (diagnostics, count) = (diagnostic::render(&found, &files), diagnostic::distinct(&found));
+            Err(Unusable::Unsound { diagnostics, count, inputs })
+        }
+    }
+}
+
+/// None: it panicked, or there is no thread.
+async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, result) = oneshot::channel();
+    // Nobody waits any more: then nobody wants the result.
+    let run = move || drop(done.send(work()));
+    Builder::new().name("load".into()).stack_size(STACK_BYTES).spawn(run).ok()?;
+    result.await.ok()
+}
+
+/// Compiles the scripts, and gives the whole configuration as people compare it.
+pub fn outline(loaded: Loaded) -> Result<Outline, Vec<Diagnostic>> {
+    let (scripts, found) = Scripts::build(&loaded.plugins, &loaded.functions, &loaded.expressions, None);
+    let mut diagnostics = loaded.diagnostics;
+    diagnostics.extend(found);
+    if diagnostics.is_empty() { Ok(loaded.outline.with_plugins(scripts.outlines())) } else { Err(diagnostics) }
+}
+
+/// Reads a routes file with the environment of this process.
+pub fn from_disk(path: &Path) -> impl Fn() -> Loaded + Send + Sync + 'static {
+    let path = path.to_owned();
+    move || crate::config::load(&path, &|name| std::env::var(name).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const SOUND: &str = "version: 1\nchannels: { a: {} }\n";
+
+    fn folder(text: &str) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("routes.yaml"), text).unwrap();
+        folder
+    }
+
+    /// Loads, and does something after each time the files were read.
+    async fn loaded(folder: &TempDir, after: impl Fn(usize, &Path) + Send + Sync + 'static) -> (Result<Fresh<Outline>, Unusable>, usize) {
+        let path = folder.path().join("routes.yaml");
+        let reads = Arc::new(AtomicUsize::new(0));
+        let count = reads.clone();
+        let disk = from_disk(&path);
+        let read = move || {
+            let loaded = disk();
+            after(count.fetch_add(1, Ordering::SeqCst) + 1, &path);
+            loaded
+        };
+        let result = load(read, outline).await;
+        (result, reads.load(Ordering::SeqCst))
+    }
+
+    #[tokio::test]
+    async fn what_is_sound_is_read_once() {
+        let place = folder(SOUND);
+        let (result, reads) = loaded(&place, |_, _| {}).await;
+        assert!(result.unwrap().inputs.changed().is_none());
+        assert_eq!(reads, 1);
+    }
+
+    #[tokio::test]
+    async fn what_changes_while_it_is_read_is_read_again() {
+        let text = |n: usize| format!("version: 1\nchannels: {{ c{n}: {{}} }}\n");
+        let change = move |n: usize, path: &Path| {
+            if n < 3 {
+                fs::write(path, text(n)).unwrap();
+            }
+        };
+        let (result, reads) = loaded(&folder(SOUND), change).await;
+        assert_eq!(reads, 3);
+        let (last, _) = loaded(&folder(&text(2)), |_, _| {}).await;
+        assert_eq!(result.unwrap().built, last.unwrap().built);
+    }
+
+    #[tokio::test]
+    async fn what_never_holds_still_is_given_up() {
+        let change = |n: usize, path: &Path| fs::write(path, format!("version: 1\n# {n}\n")).unwrap();
+        let (result, reads) = loaded(&folder(SOUND), change).await;
+        assert_eq!(reads, READS_MAX);
+        let Unusable::Unsteady { file, inputs } = result.unwrap_err() else { panic!("it held still") };
+        assert!(file.ends_with("routes.yaml") && inputs.changed().is_some(), "{file}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fault_that_is_gone_was_never_one() {
+        // The plugin is there in full only when the file was read already.
+        let place = folder(&format!(
+            "{SOUND}protocols: {{ p: {{ listen: localhost:1/, codec: json, type: /type, validate: v, messages: {{ m: {{ reply: 1 }} }} }} }}\n"
+        ));
+        fs::create_dir(place.path().join("plugins")).unwrap();
+        fs::write(place.path().join("plugins/p.rhai"), "fn v(msg) { tr").unwrap();
+        let (refused, reads) = loaded(&place, |_, _| {}).await;
+        let Unusable::Unsound { diagnostics, count, .. } = refused.unwrap_err() else { panic!("it is sound") };
+        assert!(diagnostics.contains("plugins/p.rhai:1:") && count == 1, "{diagnostics}");
+        assert_eq!(reads, 1, "what did not change is not read again");
+        // Mended by whoever wrote it, once the first reading is over.
+        let (begun, path) = (tokio::time::Instant::now(), place.path().to_owned());
+        let build = move |loaded| outline(loaded).inspect_err(|_| fs::write(path.join("plugins/p.rhai"), "fn v(msg) { true }").unwrap());
+        let result = load(from_disk(&place.path().join("routes.yaml")), build).await;
+        assert!(result.is_ok(), "{result:?}");
+        assert!(begun.elapsed() >= FAULT_STANDS);
+    }
+
+    #[tokio::test]
+    async fn a_panic_while_building_is_an_answer() {
+        let place = folder(SOUND);
+        let result = load(from_disk(&place.path().join("routes.yaml")), |_| -> Result<(), _> { panic!("a bug") }).await;
+        assert!(matches!(result, Err(Unusable::Panicked)));
+    }
+}

@@ -1,0 +1,174 @@
+//! What is told of a reload: the same in the log, over REST and on the command line.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::load::Unusable;
+use crate::config::Inputs;
+use crate::config::diff::{Change, Ended, What};
+use crate::model::clock;
+
+/// A reload that took effect, or would.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Report {
+    /// Whether it was only asked what would happen. Then what is in use is told, and what would end.
+    pub dry: bool,
+    /// What is in use now.
+    #[serde(flatten)]
+    pub current: Current,
+    /// What is different from what was in use before.
+    pub changes: Vec<Change>,
+    /// What ended.
+    pub ended: Ended,
+    /// How long it took, from when the files were last seen to change.
+    pub milliseconds: u64,
+}
+
+/// The configuration in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Current {
+    /// Counts from 1, the start. A reload that changes nothing counts too.
+    pub generation: u64,
+    /// SHA-256 of everything it says but for secrets.
+    pub hash: String,
+    /// Since when.
+    #[schema(format = DateTime)]
+    pub since: String,
+    /// The files it was read from.
+    pub files: Vec<String>,
+}
+
+impl Current {
+    /// A configuration with its time in milliseconds since the Unix epoch.
+    pub fn new(generation: u64, hash: String, since_ms: i64, inputs: &Inputs) -> Self {
+        let files = inputs.files().map(|path| path.display().to_string()).collect();
+        Self { generation, hash, since: clock::iso(since_ms), files }
+    }
+}
+
+/// How many there are of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// New.
+    pub added: usize,
+    /// Another.
+    pub changed: usize,
+    /// Gone.
+    pub removed: usize,
+}
+
+impl Counts {
+    /// Counts changes.
+    pub fn of(changes: &[Change]) -> Self {
+        let mut counts = Self::default();
+        for change in changes {
+            match change.what {
+                What::Added { .. } => counts.added += 1,
+                What::Removed => counts.removed += 1,
+                _ => counts.changed += 1,
+            }
+        }
+        counts
+    }
+}
+
+impl Report {
+    /// Says it in the log.
+    pub fn log(&self) {
+        let Counts { added, changed, removed } = Counts::of(&self.changes);
+        let Current { generation, hash, .. } = &self.current;
+        let Ended { connections, subscriptions, sources, listeners } = self.ended;
+        let ms = self.milliseconds;
+        tracing::info!(generation, hash, added, changed, removed, connections, subscriptions, sources, listeners, ms, "reloaded");
+    }
+}
+
+/// Why a reload changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Refusal {
+    /// What kind of reason it is.
+    pub why: Why,
+    /// When.
+    #[schema(format = DateTime)]
+    pub when: String,
+    /// What is wrong and where, as `tramline check` tells it.
+    pub diagnostics: String,
+}
+
+/// The kinds of reasons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// The files are wrong.
+    Unsound,
+    /// The files changed each time they were read.
+    Unsteady,
+    /// What they change cannot change while the server runs.
+    NeedsRestart,
+    /// The store cannot take note of what its channels promise from now on.
+    StoreUnavailable,
+    /// An address cannot be listened at.
+    CannotListen,
+    /// Somebody else's reload came first: the generation is not the one that was asked for.
+    Outdated,
+    /// A fault of ours, which the log tells.
+    Internal,
+}
+
+impl Refusal {
+    /// A refusal for a reason, in milliseconds since the Unix epoch.
+    pub fn new(why: Why, when_ms: i64, diagnostics: impl Into<String>) -> Self {
+        Self { why, when: clock::iso(when_ms), diagnostics: diagnostics.into() }
+    }
+
+    /// That of files that cannot be used.
+    pub fn of(unusable: &Unusable, when_ms: i64) -> Self {
+        match unusable {
+            Unusable::Unsound { diagnostics, .. } => Self::new(Why::Unsound, when_ms, diagnostics.as_str()),
+            Unusable::Unsteady { file, .. } => {
+                Self::new(Why::Unsteady, when_ms, format!("{file} changed each time it was read; it is read again when it changes next\n"))
+            }
+            Unusable::Panicked => Self::new(Why::Internal, when_ms, "loading ended in a panic, which the log tells\n"),
+        }
+    }
+
+    /// Says it in the log, each diagnostic as it was rendered.
+    pub fn log(&self) {
+        let (why, diagnostics) = (self.why, self.diagnostics.trim_end());
+        tracing::error!(?why, "the changed configuration is not used, the one before stays in use:\n{diagnostics}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_report_is_one_object_and_can_be_read_again() {
+        let current = Current::new(4, "3f9a".into(), 0, &Inputs::default());
+        let change = Change { path: "channels.a".into(), what: What::Removed, ends: Ended { subscriptions: 41, ..Ended::default() } };
+        let report = Report { dry: true, current, changes: vec![change], ended: Ended::default(), milliseconds: 12 };
+        let written = serde_json::to_value(&report).unwrap();
+        assert_eq!(
+            written,
+            json!({
+                "dry": true, "generation": 4, "hash": "3f9a", "since": "1970-01-01T00:00:00.000Z", "files": [],
+                "changes": [{ "path": "channels.a", "change": "removed", "ends": { "subscriptions": 41, "connections": 0, "sources": 0, "listeners": 0 } }],
+                "ended": { "subscriptions": 0, "connections": 0, "sources": 0, "listeners": 0 },
+                "milliseconds": 12,
+            })
+        );
+        assert_eq!(serde_json::from_value::<Report>(written).unwrap(), report);
+        assert_eq!(Counts::of(&report.changes), Counts { removed: 1, ..Counts::default() });
+    }
+
+    #[test]
+    fn a_refusal_says_why_and_when() {
+        let unsteady = Unusable::Unsteady { file: "routes.yaml".into(), inputs: Inputs::default() };
+        let written = serde_json::to_value(Refusal::of(&unsteady, 0)).unwrap();
+        let told = "routes.yaml changed each time it was read; it is read again when it changes next\n";
+        assert_eq!(written, json!({ "why": "unsteady", "when": "1970-01-01T00:00:00.000Z", "diagnostics": told }));
+    }
+}

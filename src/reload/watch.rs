@@ -1,0 +1,204 @@
+//! Says when the files of a configuration are no longer what was read. Watches the folders of every name on the way to each
+//! file, links followed, so that it sees a link swapped, a file renamed over another, and a folder that comes back.
+//! Knows nothing of what is in the files.
+//!
+//! An event only means "look": whether anything is different is found by comparing what is in the files with what was read. So
+//! neither a lost event nor one too many does harm, as long as there is one after the last change.
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::ffi::OsString;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::Inputs;
+
+/// Changes that follow each other so closely are one.
+const QUIET: Duration = Duration::from_millis(100);
+/// After this it is looked at although it still changes.
+const UNREST_MAX: Duration = Duration::from_millis(500);
+/// How many links a path may lead through, as in Linux.
+const LINKS_MAX: usize = 40;
+
+/// The files of the configuration in use, watched.
+pub struct Watcher {
+    inputs: Arc<Inputs>,
+    kernel: Option<RecommendedWatcher>,
+    /// One is enough: it says that something happened, not what.
+    signal: Sender<()>,
+    signals: Receiver<()>,
+    /// Whether something may have happened since the files were last compared.
+    stirred: bool,
+}
+
+impl Default for Watcher {
+    fn default() -> Self {
+        let (signal, signals) = channel(1);
+        Self { inputs: Arc::default(), kernel: None, signal, signals, stirred: false }
+    }
+}
+
+impl Watcher {
+    /// Watches what a configuration was read from, instead of what was watched before. What changed between the reading and
+    /// now is found too. On an error, what was watched before still is.
+    pub async fn follow(&mut self, inputs: Inputs) -> notify::Result<()> {
+        let inputs = Arc::new(inputs);
+        let (kernel, changed) = look(inputs.clone(), self.signal.clone()).await;
+        self.kernel = Some(kernel?);
+        self.inputs = inputs;
+        self.stirred = changed;
+        Ok(())
+    }
+
+    /// Waits until something is different from what was read, and has held still. Can be dropped and called again.
+    pub async fn changed(&mut self) {
+        loop {
+            if !self.stirred {
+                // It is never closed: a sender is in `self`.
+                self.signals.recv().await;
+                self.stirred = true;
+            }
+            settle(&mut self.signals).await;
+            // Watched anew, because the system forgets folders that are removed, and links may lead elsewhere now.
+            let (kernel, changed) = look(self.inputs.clone(), self.signal.clone()).await;
+            match kernel {
+                Ok(kernel) => self.kernel = Some(kernel),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot watch the configuration's files: a change may go unseen until a reload is asked for");
+                }
+            }
+            self.stirred = false;
+            if changed {
+                return;
+            }
+        }
+    }
+}
+
+/// Begins to watch, then says whether anything is different: in this order nothing is missed.
+async fn look(inputs: Arc<Inputs>, signal: Sender<()>) -> (notify::Result<RecommendedWatcher>, bool) {
+    let looked = spawn_blocking(move || (watch(&inputs, signal), inputs.changed().is_some())).await;
+    looked.unwrap_or_else(|panic| (Err(notify::Error::generic(&panic.to_string())), true))
+}
+
+/// Waits until there were no signals for a while, but not for ever.
+async fn settle(signals: &mut Receiver<()>) {
+    let end = Instant::now() + UNREST_MAX;
+    while Instant::now() < end && timeout_at((Instant::now() + QUIET).min(end), signals.recv()).await.is_ok() {}
+}
+
+/// Begins to watch.
+fn watch(inputs: &Inputs, signal: Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let trail = Trail::of(inputs);
+    let folders: BTreeSet<PathBuf> = trail.folders();
+    let (needed, names, plugins) = (trail.last, trail.names, trail.plugins);
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        let about_us = event.map_or_else(
+            |error| {
+                tracing::warn!(%error, "a change of files may not have been seen: all are looked at");
+                true
+            },
+            |event| concerns(&event, &names, plugins.as_deref()),
+        );
+        if about_us {
+            // Full: there is a signal that nobody has taken yet.
+            signal.try_send(()).ok();
+        }
+    })?;
+    for folder in folders {
+        match watcher.watch(&folder, RecursiveMode::NonRecursive) {
+            // Not there, or not for our eyes: then what is above it tells when that changes.
+            Err(error) if needed.contains(&folder) && folder.is_dir() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(watcher)
+}
+
+/// Whether an event may mean that a file is different. That the files are read is an event too.
+fn concerns(event: &Event, names: &HashSet<PathBuf>, plugins: Option<&Path>) -> bool {
+    let read = matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
+    let plugin = |path: &Path| path.parent() == plugins && path.extension().is_some_and(|ext| ext == "rhai");
+    event.need_rescan() || (!read && event.paths.iter().any(|path| names.contains(path) || plugin(path)))
+}
+
+/// Every name on the way to some files.
+#[derive(Debug, Default)]
+struct Trail {
+    /// Names of files, folders and links, each in a folder that has no link in its own path.
+    names: HashSet<PathBuf>,
+    /// The folders that files are in.
+    last: HashSet<PathBuf>,
+    /// The folder of the plugins, where any name that looks like one counts.
+    plugins: Option<PathBuf>,
+}
+
+impl Trail {
+    fn of(inputs: &Inputs) -> Self {
+        let mut trail = Self::default();
+        for file in inputs.files() {
+            trail.walk(file);
+        }
+        trail.plugins = inputs.plugin_folder().and_then(|folder| trail.walk(folder));
+        trail.last.extend(trail.plugins.clone());
+        trail
+    }
+
+    /// Goes to a path step by step, and says where it leads. What is not there is taken for what it is called.
+    fn walk(&mut self, path: &Path) -> Option<PathBuf> {
+        let mut here = std::path::absolute(".").ok()?.ancestors().last()?.to_owned();
+        let mut steps: VecDeque<Step> = steps(&std::path::absolute(path).ok()?).collect();
+        let mut links = 0;
+        while let Some(step) = steps.pop_front() {
+            match step {
+                Step::Root => here = here.ancestors().last()?.to_owned(),
+                Step::Up => drop(here.pop()),
+                Step::To(name) => {
+                    let named = here.join(name);
+                    self.names.insert(named.clone());
+                    match std::fs::read_link(&named) {
+                        Ok(target) if links < LINKS_MAX => {
+                            links += 1;
+                            steps = self::steps(&target).chain(steps).collect();
+                        }
+                        _ => here = named,
+                    }
+                }
+            }
+        }
+        self.last.extend(here.parent().map(Path::to_owned));
+        Some(here)
+    }
+
+    fn folders(&self) -> BTreeSet<PathBuf> {
+        self.names.iter().filter_map(|name| name.parent()).chain(self.plugins.as_deref()).map(Path::to_owned).collect()
+    }
+}
+
+enum Step {
+    Root,
+    Up,
+    To(OsString),
+}
+
+fn steps(path: &Path) -> impl Iterator<Item = Step> + use<> {
+    let steps: Vec<Step> = path
+        .components()
+        .filter_map(|part| match part {
+            Component::RootDir => Some(Step::Root),
+            Component::ParentDir => Some(Step::Up),
+            Component::Normal(name) => Some(Step::To(name.to_owned())),
+            Component::CurDir | Component::Prefix(_) => None,
+        })
+        .collect();
+    steps.into_iter()
+}
+
+#[cfg(test)]
+mod tests;
