@@ -1,6 +1,6 @@
 //! What the log costs: durable publishes a second and how long each waits, and how long questions take while others write.
-//! The release binary is asked through its doors. A bare loop of SQLite inserts on the same disk in the same run is the measure:
-//! figures of two machines compare only as ratios to it. Client and server share the machine.
+//! The release binary is used through its public interfaces. A bare loop of SQLite inserts on the same disk in the same run is the
+//! measure: figures of two machines compare only as ratios to it. Client and server share the machine.
 //!
 //! `make bench-store`, or `cargo bench --bench store -- [publish] [query] [ROWS…]`.
 #![allow(

@@ -1,5 +1,5 @@
-//! Everything that runs, started and watched in one place, and taken down in order. The only owner of tasks. Embeddable: a test
-//! or a command starts one as the server does.
+//! Starts everything that runs, watches it, and stops it in order. The only owner of tasks. Embeddable: a test or a command
+//! starts an engine as the server does.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use crate::telemetry::metrics::Metrics;
 /// How often limiters forget keys that would pass anyway.
 const SWEEP_SECONDS: u64 = 30;
 
-/// The running whole.
+/// A running server.
 pub struct Engine {
     live: Arc<Live>,
     statistics: Arc<Statistics>,
@@ -41,7 +41,7 @@ pub struct Engine {
     reloader: Arc<Reloader>,
     core: Core,
     ends: Ends,
-    /// Connections, requests and sources; not what they all stand on.
+    /// Connections, requests and sources; not the tasks they depend on.
     tasks: TaskTracker,
     stop: CancellationToken,
     write_until: CancellationToken,
@@ -54,22 +54,22 @@ pub type Log = (Store, Writer, Recovered);
 /// Why a server has ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// It could not begin.
+    /// It could not start.
     #[error("{0:#}")]
     Start(#[from] anyhow::Error),
-    /// A task that everything stands on ended.
-    #[error("the task `{0}` ended, which it must not; everything was stopped")]
+    /// A task that the server cannot run without ended.
+    #[error("the task `{0}` ended, but the server cannot run without it; the server was stopped")]
     Task(Arc<str>),
 }
 
 impl Engine {
-    /// Starts what everything stands on, binds every address and serves. Where an address cannot be bound nothing was begun: the
-    /// log is as it was.
+    /// Starts the essential tasks, binds every address and serves. If an address cannot be bound nothing is started, and the log
+    /// is unchanged.
     pub async fn start(configuration: Configuration, log: Log, metrics: &Arc<Metrics>, now: Now) -> anyhow::Result<Self> {
         let Configuration { runtime, outline, inputs, read } = configuration;
         let (store, mut writer, recovered) = log;
         if !recovered.clean {
-            tracing::warn!("the last run did not stop in order: channels with an early promise begin new epochs");
+            tracing::warn!("the last run did not stop cleanly: channels that deliver early begin new epochs");
         }
         let totals = recovered.totals;
         let hub = Arc::new(Hub::new(recovered.channels));
@@ -87,7 +87,7 @@ impl Engine {
         let snapshot = live.current();
         let prepared = listeners.prepare(&snapshot.runtime).await?;
         // Only now, so that a start that fails for an address leaves the store as it was.
-        writer.begin(Arc::new(live.log_channels())).await.context("the log cannot be begun")?;
+        writer.begin(Arc::new(live.log_channels())).await.context("cannot start the log")?;
         let write_until = CancellationToken::new();
         let written = core.spawn("store writer", writer.run(write_until.clone().cancelled_owned()));
         let own = live.clone();
@@ -107,7 +107,7 @@ impl Engine {
         Ok(Self { live, statistics, listeners, reloader, core, ends, tasks, stop, write_until, written })
     }
 
-    /// What the doors use.
+    /// What listeners, connections and sources use.
     pub fn live(&self) -> &Arc<Live> {
         &self.live
     }
@@ -122,7 +122,7 @@ impl Engine {
         &self.core
     }
 
-    /// What is served where, by the configuration's names, the REST interface last.
+    /// The name and address of everything that is served, the REST interface last.
     pub fn served(&self) -> Vec<(Arc<str>, String)> {
         let snapshot = self.live.current();
         let plan = &snapshot.runtime.plan;
@@ -154,18 +154,18 @@ impl Engine {
         lines
     }
 
-    /// The name of a task that has ended though everything stands on it; never, where all is well.
+    /// The name of an essential task that has ended; never resolves if all is well.
     pub async fn ended(&mut self) -> Arc<str> {
         self.ends.next().await
     }
 
-    /// Stops in order: accepts nothing more, closes connections, writes what was accepted. What does not end in time is named and
-    /// left. `hurry` resolves where nobody wants to wait for connections any more.
+    /// Stops in order: accepts nothing more, closes connections, writes accepted events. Tasks that do not end in time are logged
+    /// and left. `hurry` resolves when connections should not be waited for any longer.
     pub async fn stop(self, hurry: impl Future<Output = &'static str>) {
         let deadline = Instant::now() + self.live.current().runtime.plan.stop_within;
         tokio::select! {
             () = self.close(deadline) => {}
-            // What was accepted is written all the same.
+            // Accepted events are still written.
             why = hurry => tracing::warn!(why, clients = self.live.hub.connection_count(None), "not waiting for connections to close"),
         }
         self.statistics.collect(Now::read());
@@ -246,7 +246,7 @@ async fn follow(reloader: Arc<Reloader>, live: Arc<Live>, stop: CancellationToke
     }
 }
 
-/// Runs an engine until `shutdown` says why it is to stop, or a task ends that must not. `hurry` is asked for while it stops.
+/// Runs an engine until `shutdown` says why to stop, or an essential task ends. `hurry` is awaited while it stops.
 pub async fn serve(mut engine: Engine, shutdown: &mut impl Shutdown) -> Result<(), Failure> {
     let failed = tokio::select! {
         why = shutdown.next() => {
@@ -254,7 +254,7 @@ pub async fn serve(mut engine: Engine, shutdown: &mut impl Shutdown) -> Result<(
             None
         }
         task = engine.ended() => {
-            tracing::error!(%task, "a task that everything stands on has ended: stopping");
+            tracing::error!(%task, "a task that the server cannot run without has ended: stopping");
             Some(task)
         }
     };
@@ -264,7 +264,7 @@ pub async fn serve(mut engine: Engine, shutdown: &mut impl Shutdown) -> Result<(
 
 /// Says when to stop.
 pub trait Shutdown: Send {
-    /// Why, once it is time; the second time nobody wants to wait any more.
+    /// Resolves with the reason to stop; the second time it means not to wait any longer.
     fn next(&mut self) -> impl Future<Output = &'static str> + Send;
 }
 
@@ -273,12 +273,12 @@ fn shown(listen: &Listen, address: Option<SocketAddr>) -> Listen {
     Listen { port: address.map_or(listen.port, |address| address.port()), ..listen.clone() }
 }
 
-/// What a scheme ends with.
+/// The `s` of `https` and `wss`.
 fn secure(tls: Option<&TlsPlan>) -> &'static str {
     if tls.is_some() { "s" } else { "" }
 }
 
-/// What is to be done now and then.
+/// Regular maintenance.
 async fn housekeep(live: Arc<Live>, statistics: Arc<Statistics>, stop: CancellationToken) {
     let mut ticks = interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

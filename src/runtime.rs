@@ -1,4 +1,4 @@
-//! A configuration made ready to run: names indexed, scripts compiled, what each row reads worked out. Built beside the running
+//! A configuration made ready to run: names indexed, scripts compiled, the reads of each row determined. Built beside the running
 //! one and never changed. What changes under it lives elsewhere: in the hub, the store, the limiters and the counters.
 
 use std::sync::Arc;
@@ -33,14 +33,14 @@ pub struct Runtime {
 pub struct Protocol {
     /// Its configuration.
     pub plan: Arc<ProtocolPlan>,
-    /// What the function reads that every message passes.
+    /// What the function reads that is called for every message.
     pub reads: Reads,
 }
 
-/// What a row reads of the world.
+/// What a row reads besides its message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reads {
-    /// Where a channel stands: `recover`.
+    /// The position of a channel: `recover`.
     pub positions: bool,
     /// What its scripts ask: `history`, `members`, `connections`, `statistics`.
     pub world: bool,
@@ -66,7 +66,7 @@ impl Reads {
     }
 }
 
-/// Compiles what was loaded. Everything that is wrong, with the configuration or the scripts, is told together. Plugins that
+/// Compiles what was loaded. All mistakes, in the configuration and in the scripts, are reported together. Plugins that
 /// are the same as in `previous` keep their health.
 pub fn build(loaded: Loaded, previous: Option<&Runtime>) -> Result<Runtime, Vec<Diagnostic>> {
     let (scripts, found) = Scripts::build(&loaded.plugins, &loaded.functions, &loaded.expressions, previous.map(|before| &*before.scripts));
@@ -108,8 +108,8 @@ impl Runtime {
     }
 }
 
-/// What is counted under a configuration, by its names. The objects themselves live as long as the process: what a name counted
-/// goes on over reloads.
+/// The counters of a configuration, by its names. The objects themselves live as long as the process, so counts continue over
+/// reloads.
 pub struct Counters {
     /// All there is.
     pub metrics: Arc<Metrics>,
@@ -153,8 +153,8 @@ impl Counters {
         self.patterns.get(channel.id).cloned().unwrap_or_else(|| self.metrics.pattern(channel.pattern.as_str()))
     }
 
-    /// Counts an event with what became of it. `channel`: what the configuration says of its channel; none: it went to
-    /// connections directly.
+    /// Counts an event and its deliveries. `channel`: the configuration of its channel; none if it went to connections
+    /// directly.
     pub fn published(&self, channel: Option<&ChannelPlan>, published: &Published) {
         self.channels.published.inc();
         self.channels.delivered.add(published.delivered as u64);

@@ -1,4 +1,4 @@
-//! Tasks that must not end: each is known by its name, and whoever runs the server hears of one that does.
+//! Tasks that must not end: each has a name, and the engine learns of one that ends.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Ends that wait to be heard of. The first is what matters.
+/// How many ends can wait to be read. Only the first matters.
 const ENDS_MAX: usize = 16;
 
 /// Starts tasks that must not end.
@@ -14,18 +14,18 @@ const ENDS_MAX: usize = 16;
 pub struct Core {
     ended: Sender<Arc<str>>,
     tasks: TaskTracker,
-    /// From here on they may end.
+    /// Once this fires they may end.
     stopping: CancellationToken,
     abort: CancellationToken,
     #[cfg(debug_assertions)]
     broken: tokio::sync::watch::Sender<Option<Arc<str>>>,
 }
 
-/// Says which task has ended that must not.
+/// Reports which task has ended though it must not.
 pub struct Ends(Receiver<Arc<str>>);
 
 impl Core {
-    /// Nothing runs yet. Once `stopping` fires an end is not told any more.
+    /// Nothing runs yet. Once `stopping` fires, ends are no longer reported.
     pub fn new(stopping: CancellationToken) -> (Self, Ends) {
         let (ended, ends) = channel(ENDS_MAX);
         let core = Self {
@@ -39,7 +39,7 @@ impl Core {
         (core, Ends(ends))
     }
 
-    /// Starts a task. However it ends, by a panic too, that is told under this name.
+    /// Starts a task. If it ends, even by a panic, the end is reported under this name.
     pub fn spawn(&self, name: impl Into<Arc<str>>, task: impl Future<Output = ()> + Send + 'static) -> tokio::task::JoinHandle<()> {
         self.spawn_until(name, self.stopping.clone(), task)
     }
@@ -64,12 +64,12 @@ impl Core {
         })
     }
 
-    /// Ends all that are left, wherever they are.
+    /// Aborts all that are left.
     pub fn abort(&self) {
         self.abort.cancel();
     }
 
-    /// Lets a task panic, to see what becomes of everything else. There in debug builds only, for tests.
+    /// Makes a task panic, to test what happens to everything else. Only in debug builds.
     #[cfg(debug_assertions)]
     pub fn break_down(&self, name: &str) {
         self.broken.send_replace(Some(name.into()));
@@ -77,7 +77,7 @@ impl Core {
 }
 
 impl Ends {
-    /// The name of the next one; never, where all is well.
+    /// The name of the next task that ends; never resolves if all is well.
     pub async fn next(&mut self) -> Arc<str> {
         match self.0.recv().await {
             Some(name) => name,
@@ -95,7 +95,7 @@ struct Told {
 impl Drop for Told {
     fn drop(&mut self) {
         if !self.stopping.iter().any(CancellationToken::is_cancelled) {
-            // Full: others have ended before, and the first is what matters.
+            // Full: others have ended before, and only the first matters.
             self.ended.try_send(self.name.clone()).ok();
         }
     }
@@ -105,7 +105,7 @@ impl Drop for Told {
 async fn breakable(name: Arc<str>, mut broken: tokio::sync::watch::Receiver<Option<Arc<str>>>, task: impl Future<Output = ()>) {
     let told = async {
         if broken.wait_for(|broken| broken.as_deref() == Some(&*name)).await.is_err() {
-            // Nobody is left who could tell.
+            // Every sender is gone, so nothing more can end.
             std::future::pending::<()>().await;
         }
     };

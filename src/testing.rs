@@ -1,4 +1,4 @@
-//! For unit tests: a live out of a few lines of YAML, connections without sockets, a socket that does what it is told.
+//! For unit tests: a `Live` from a few lines of YAML, connections without sockets, a scripted socket.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(crate) fn runtime(yaml: &str, plugins: &[(&str, &str)]) -> Runtime {
     runtime::build(loaded, None).unwrap_or_else(|found| panic!("{}", config::diagnostic::render(&found, &files)))
 }
 
-/// The running whole on a database in memory, whose writer does not run yet.
+/// A `Live` on a database in memory, whose writer does not run yet.
 pub(crate) async fn paused(yaml: &str, plugins: &[(&str, &str)]) -> (Arc<Live>, Writer) {
     let runtime = Arc::new(runtime(yaml, plugins));
     let now = Now::read();
@@ -89,7 +89,7 @@ pub(crate) fn connect(live: &Live, id: &str) -> Arc<Connection> {
     connection
 }
 
-/// A client without a socket: what it says is decided and applied at once, what it is told waits in its outbox.
+/// A client without a socket: its messages are decided and applied at once, messages to it wait in its outbox.
 pub(crate) struct Client {
     pub(crate) live: Arc<Live>,
     pub(crate) connection: Arc<Connection>,
@@ -118,7 +118,7 @@ impl Client {
         self.input(Moment::Message(&Frame::Text(text.into())));
     }
 
-    /// Everything it was told since the last look.
+    /// Everything that was sent to it since the last look.
     pub(crate) fn told(&self) -> Vec<String> {
         told(&self.connection.outbox.take())
     }

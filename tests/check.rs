@@ -1,4 +1,4 @@
-//! What `tramline check` says of sound and of broken files: every file in `check/cases` has a snapshot, every code a case.
+//! What `tramline check` says of valid and of broken files: every file in `check/cases` has a snapshot, every code a case.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ fn cases() -> Vec<(String, PathBuf)> {
 }
 
 #[test]
-fn the_shipped_file_is_sound() {
+fn the_shipped_file_is_valid() {
     let loaded = load(Path::new("routes.yaml"), &nothing);
     assert_eq!(told(&loaded), "");
     let plan = loaded.plan.unwrap();
@@ -261,7 +261,7 @@ fn links_do_not_lead_out() {
     std::fs::write(folder.path().join("routes.yaml"), "version: 1\ninclude: part.yaml\n").unwrap();
     let loaded = load(&folder.path().join("routes.yaml"), &nothing);
     let mut codes: Vec<_> =
-        loaded.diagnostics.iter().map(|d| (d.code, d.message.contains("leads out"), d.message.contains("larger"))).collect();
+        loaded.diagnostics.iter().map(|d| (d.code, d.message.contains("points outside"), d.message.contains("larger"))).collect();
     codes.sort_unstable();
     assert_eq!(codes, [("R023", true, false), ("R031", false, true), ("R031", true, false)]);
     assert!(loaded.plugins.sources.is_empty());
@@ -282,7 +282,7 @@ fn one_mistake_is_told_once() {
     }
 }
 
-/// Cuts, doubles, swaps and replaces pieces of a sound file.
+/// Cuts, doubles, swaps and replaces pieces of a valid file.
 fn mutated() -> impl Strategy<Value = String> {
     let edit = (any::<prop::sample::Index>(), 0usize..12, "[ \n:{}\\[\\],&*!$?#'\"a-c0-9<|>%@-]{0,6}");
     prop::collection::vec(edit, 1..6).prop_map(|edits| {

@@ -56,7 +56,7 @@ fn a_server_whose_log_is_off_serves_until_it_is_told_to_stop() {
 }
 
 #[test]
-fn the_shipped_routes_are_sound_and_shown_as_one_table() {
+fn the_shipped_routes_are_valid_and_shown_as_one_table() {
     let check = tramline(&["check"]);
     assert!(check.status.success(), "{check:?}");
     assert_eq!(text(&check.stdout), "routes.yaml is valid: 3 protocols, 13 channels, 2 sources\n");

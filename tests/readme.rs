@@ -243,12 +243,12 @@ fn when(close: &Close) -> &'static str {
         Close::ProtocolError => "a frame broke the WebSocket protocol",
         Close::InvalidUtf8 => "a text frame was not UTF-8",
         Close::TooLarge => "a message was larger than `limits.message`",
-        Close::Flooding => "ten times over a rate, or its messages go on driving scripts over their budgets",
-        Close::Unauthorized => "no token, or one that does not hold",
-        Close::Expired => "the token ran out while the connection was open",
+        Close::Flooding => "ten times over a rate, or it keeps sending messages that exceed the budgets of scripts",
+        Close::Unauthorized => "no token, or one that is not valid",
+        Close::Expired => "the token expired while the connection was open",
         Close::Slow(..) => "the outbox was full (`limits.slow` sets code and reason)",
         Close::Displaced(..) => "a newer connection took its place (`limits.connections.close` sets code and reason)",
-        Close::PositionLost => "what a subscription had yet to be given is gone: subscribe again with the last position",
+        Close::PositionLost => "events that a subscription had yet to get are gone: subscribe again with the last position",
         Close::Retired => "a reload took the protocol away",
         Close::Idle => "the client sent nothing for longer than `idle` allows",
         Close::PingTimeout => "no answer to a ping; nothing is sent",
@@ -286,7 +286,7 @@ fn every_close_code_is_listed() {
     let ranges = no
         .chunk_by(|a, b| a + 1 == *b)
         .map(|run| if run.len() == 1 { run[0].to_string() } else { format!("{}–{}", run[0], run[run.len() - 1]) });
-    let retry = format!("yes, but for {}", ranges.collect::<Vec<_>>().join(", "));
+    let retry = format!("yes, except for {}", ranges.collect::<Vec<_>>().join(", "));
     for close in [asked(4000), Close::ByClient(1000, String::new())] {
         rows.push(vec!["any".into(), "its own".into(), when(&close).to_owned(), retry.clone()]);
     }

@@ -130,7 +130,7 @@ fn nothing_is_left_undone_or_unsafe() {
 /// Every word of the shipped protocols: names, message types, event types, channels.
 fn words() -> BTreeSet<String> {
     let loaded = load(Path::new("routes.yaml"), &|_| None);
-    let plan = loaded.plan.expect("the shipped file is sound");
+    let plan = loaded.plan.expect("the shipped file is valid");
     let mut words = BTreeSet::new();
     let mut table = |table: &Table| {
         words.extend(table.exact.keys().map(|key| key.to_string()));

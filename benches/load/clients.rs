@@ -29,7 +29,7 @@ pub struct Address {
 impl Address {
     /// Of `ws://127.0.0.1:PORT/…`.
     pub fn parse(url: &str) -> Result<Self> {
-        let rest = url.strip_prefix("ws://").with_context(|| format!("{url} is no address of a WebSocket"))?;
+        let rest = url.strip_prefix("ws://").with_context(|| format!("{url} is not a valid address of a WebSocket"))?;
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
         Ok(Self { socket: host.parse().with_context(|| format!("in {url}"))?, target: format!("/{path}") })
     }

@@ -1,4 +1,4 @@
-//! The command line: what a person can ask the binary to do. Each command has a file of its own.
+//! The command line: the commands of the binary. Each has a file of its own.
 
 mod check;
 mod plan;
@@ -22,7 +22,7 @@ pub const STACK_BYTES: usize = 16 << 20;
 #[derive(Debug, Parser)]
 #[command(name = "tramline", version, about, long_about = LONG, after_help = AFTER, disable_help_subcommand = true)]
 pub struct Cli {
-    /// What to do; `serve` unless said.
+    /// What to do; `serve` by default.
     #[command(subcommand)]
     pub command: Option<Command>,
 
@@ -30,7 +30,8 @@ pub struct Cli {
     #[arg(long, short, global = true, value_name = "FILE", default_value = "routes.yaml")]
     pub config: PathBuf,
 
-    /// How to write the log, which goes to standard error. RUST_LOG chooses what: `RUST_LOG=debug`, `RUST_LOG=tramline::http=trace`.
+    /// How to write the log, which goes to standard error. RUST_LOG chooses what: `RUST_LOG=debug`,
+    /// `RUST_LOG=tramline::http=trace`.
     #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log: LogFormat,
 }
@@ -40,7 +41,7 @@ pub struct Cli {
 pub enum Command {
     /// Start the router (the default).
     Serve,
-    /// Say whether the routes file and its plugins are sound; exit with 1 and every fault if not.
+    /// Check the routes file and its plugins; if they are not valid, print every error and exit with 1.
     Check,
     /// Show the routing table: from where, through which limit and script, to which channels.
     Routes,
@@ -103,7 +104,7 @@ fn faults(found: &[Diagnostic], files: &Files) -> String {
     format!("{}{count} {noun}\n", diagnostic::render(found, files))
 }
 
-/// Writes to standard output. A reader that has gone is no error of ours.
+/// Writes to standard output. It is not an error if the reader has gone.
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();

@@ -1,4 +1,4 @@
-//! `tramline serve`: starts an engine as the command line says and runs it until it is told to stop.
+//! `tramline serve`: starts an engine as the command line says and runs it until a signal stops it.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::store::Store;
 use crate::telemetry::log::{self, Format};
 use crate::telemetry::metrics::Metrics;
 
-/// Tasks that have their turn before sockets are looked at again and what they published is written. With tokio's 61, one
+/// Tasks that run before sockets are polled again and published messages are written. With tokio's 61, one
 /// round of a few hundred busy clients is several, and each client is written to in each of them.
 const ROUND_TASKS: u32 = 512;
 
@@ -28,7 +28,7 @@ pub(super) fn run(cli: &Cli) -> ExitCode {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     });
-    // A panic is a fault of ours: it belongs in the log, as one line. What it broke is cleaned up where it is caught.
+    // A panic is a bug: it is logged as one line. The code that catches it cleans up.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panicked")));
     let built = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).event_interval(ROUND_TASKS).build();
     let runtime = match built {
@@ -39,7 +39,7 @@ pub(super) fn run(cli: &Cli) -> ExitCode {
         }
     };
     let ended = runtime.block_on(serve(cli));
-    // What did not end in time was named; it is not waited for again.
+    // Tasks that did not end in time were logged; they are not waited for again.
     runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -55,9 +55,11 @@ async fn serve(cli: &Cli) -> Result<(), Failure> {
     let read = from_disk(&cli.config);
     let configuration = Configuration::load(Arc::new(read))
         .map_err(|(found, files)| anyhow::anyhow!("{} is not valid\n{}", cli.config.display(), faults(&found, &files)))?;
-    // A socket is a file to the system, and its usual first limit of 1024 is less than one protocol's clients.
+    // A socket counts as a file, and the usual soft limit of 1024 is less than the clients of one protocol.
     match rlimit::increase_nofile_limit(FILES_WANTED) {
-        Ok(files) if files < FILES_WANTED => tracing::info!(files, "the system allows no more open files: that many sockets at most"),
+        Ok(files) if files < FILES_WANTED => {
+            tracing::info!(files, "the system allows only this many open files, which also limits the sockets");
+        }
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
@@ -72,7 +74,7 @@ async fn serve(cli: &Cli) -> Result<(), Failure> {
     engine::serve(engine, &mut signals).await
 }
 
-/// Says what is served where: as a table for people, as log lines for programs.
+/// Prints what is served at which address: as a table for people, as log lines for programs.
 fn announce(cli: &Cli, engine: &Engine) {
     let lines = engine.served();
     match cli.log {
@@ -129,7 +131,7 @@ fn reload_on_signal(reloader: Arc<Reloader>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// SIGUSR2 lets the task panic that `TRAMLINE_BREAK_DOWN` names. For tests: there in debug builds only.
+/// SIGUSR2 makes the task panic that `TRAMLINE_BREAK_DOWN` names. For tests, only in debug builds.
 #[cfg(debug_assertions)]
 fn break_on_signal(core: crate::tasks::Core) -> anyhow::Result<()> {
     let mut told = signal(SignalKind::user_defined2()).context("cannot catch signals")?;

@@ -1,4 +1,5 @@
-//! Reads a certificate and its key from PEM files, or says what to do about them. At load, and again when the files change.
+//! Reads a certificate and its key from PEM files, or explains what is wrong with them. Used at load, and again when the files
+//! change.
 
 use std::path::Path;
 use std::time::Duration;
@@ -29,7 +30,7 @@ pub enum Which {
 /// Why a pair cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
-pub struct Unsound {
+pub struct InvalidCertificate {
     /// The file at fault.
     pub which: Which,
     /// Names the file and what is wrong.
@@ -38,30 +39,30 @@ pub struct Unsound {
     pub hint: Option<&'static str>,
 }
 
-/// Reads a pair whose key fits the certificate.
-pub fn read(plan: &TlsPlan) -> Result<CertifiedKey, Unsound> {
+/// Reads a certificate and a key that belong together.
+pub fn read(plan: &TlsPlan) -> Result<CertifiedKey, InvalidCertificate> {
     let chain = chain(&plan.cert)?;
     let key = key(&plan.key)?;
     CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => Unsound {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => InvalidCertificate {
             which: Which::Key,
             why: format!("the key in {} does not belong to the certificate in {}", plan.key.display(), plan.cert.display()),
-            hint: Some("the first certificate of `cert` must be the one that was made for this key, those above it follow"),
+            hint: Some("the first certificate in `cert` must be the one for this key; those of its issuers follow"),
         },
-        rustls::Error::InvalidCertificate(why) => Unsound {
+        rustls::Error::InvalidCertificate(why) => InvalidCertificate {
             which: Which::Certificate,
-            why: format!("the first certificate in {} is none that can be used: {}", plan.cert.display(), told(&why)),
+            why: format!("the first certificate in {} cannot be used: {}", plan.cert.display(), told(&why)),
             hint: None,
         },
-        other => Unsound {
+        other => InvalidCertificate {
             which: Which::Key,
-            why: format!("the key in {} is none that can be used: {other}", plan.key.display()),
-            hint: Some("RSA of 2048 bits or more, ECDSA on P-256 or P-384 and Ed25519 are understood"),
+            why: format!("the key in {} cannot be used: {other}", plan.key.display()),
+            hint: Some("supported are RSA of at least 2048 bits, ECDSA on P-256 or P-384, and Ed25519"),
         },
     })
 }
 
-/// When the first of these certificates to expire does, since the Unix epoch. None: none of them can be read.
+/// The earliest expiry of these certificates, since the Unix epoch. None if none of them can be read.
 pub fn expires(pair: &CertifiedKey) -> Option<Duration> {
     pair.cert.iter().filter_map(|certificate| not_after(certificate).ok()).min()
 }
@@ -86,32 +87,32 @@ fn not_after(certificate: &[u8]) -> der::Result<Duration> {
 }
 
 fn told(why: &CertificateError) -> String {
-    if *why == CertificateError::BadEncoding { "it is not encoded as X.509 says".into() } else { why.to_string() }
+    if *why == CertificateError::BadEncoding { "it is not valid X.509".into() } else { why.to_string() }
 }
 
-fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Unsound> {
-    let unsound = |why: String, hint| Unsound { which: Which::Certificate, why: format!("{}: {why}", path.display()), hint };
-    let text = text(path).map_err(|error| unsound(error.to_string(), readable(&error)))?;
+fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, InvalidCertificate> {
+    let invalid = |why: String, hint| InvalidCertificate { which: Which::Certificate, why: format!("{}: {why}", path.display()), hint };
+    let text = text(path).map_err(|error| invalid(error.to_string(), readable(&error)))?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-    let chain = chain.map_err(|error| unsound(format!("not PEM: {}", broken(&error)), None))?;
+    let chain = chain.map_err(|error| invalid(format!("it is not valid PEM: {}", broken(&error)), None))?;
     if chain.is_empty() {
-        let hint = "`cert` names a PEM file with `-----BEGIN CERTIFICATE-----`, the server's own certificate first";
-        return Err(unsound("no certificate in it".into(), Some(hint)));
+        let hint = "`cert` must name a PEM file with `-----BEGIN CERTIFICATE-----`, the server's own certificate first";
+        return Err(invalid("it contains no certificate".into(), Some(hint)));
     }
     Ok(chain)
 }
 
-fn key(path: &Path) -> Result<PrivateKeyDer<'static>, Unsound> {
-    let unsound = |why: String, hint| Unsound { which: Which::Key, why: format!("{}: {why}", path.display()), hint };
-    let text = text(path).map_err(|error| unsound(error.to_string(), readable(&error)))?;
+fn key(path: &Path) -> Result<PrivateKeyDer<'static>, InvalidCertificate> {
+    let invalid = |why: String, hint| InvalidCertificate { which: Which::Key, why: format!("{}: {why}", path.display()), hint };
+    let text = text(path).map_err(|error| invalid(error.to_string(), readable(&error)))?;
     PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| match error {
         pem::Error::NoItemsFound if text.contains("BEGIN ENCRYPTED PRIVATE KEY") => {
-            unsound("the key in it is encrypted".into(), Some("decrypt it: `openssl pkey -in KEY -out PLAIN`"))
+            invalid("its private key is encrypted".into(), Some("decrypt it: `openssl pkey -in KEY -out PLAIN`"))
         }
         pem::Error::NoItemsFound => {
-            unsound("no private key in it".into(), Some("`key` names a PEM file with `-----BEGIN PRIVATE KEY-----`"))
+            invalid("it contains no private key".into(), Some("`key` must name a PEM file with `-----BEGIN PRIVATE KEY-----`"))
         }
-        other => unsound(format!("not PEM: {}", broken(&other)), None),
+        other => invalid(format!("it is not valid PEM: {}", broken(&other)), None),
     })
 }
 
@@ -124,10 +125,11 @@ fn text(path: &Path) -> Result<String, files::Error> {
 }
 
 fn readable(error: &files::Error) -> Option<&'static str> {
-    matches!(error, files::Error::Io(_)).then_some("paths start at the folder of the file they stand in; the server must be let read them")
+    matches!(error, files::Error::Io(_))
+        .then_some("paths are relative to the folder of the routes file that contains them; the server must be allowed to read them")
 }
 
-/// What is wrong, without the bytes: they may be of a key.
+/// What is wrong, without the bytes, because they may belong to a key.
 fn broken(error: &pem::Error) -> &'static str {
     match error {
         pem::Error::MissingSectionEnd { .. } => "a section has no end",

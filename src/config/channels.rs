@@ -1,4 +1,4 @@
-//! `channels:`, and the questions the rest of the file asks of them: which channel a name or text can mean, and who may use it.
+//! `channels:`, and look-ups for the rest of the file: which channel a name or text can mean, and who may use it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -60,12 +60,16 @@ impl Channels {
         let (written, at) = (&*entry.key, &entry.key_span);
         let pattern = match Pattern::channel(written) {
             Ok(pattern) => pattern,
-            Err(why) => return all.fail(codes::PATTERN, at, format!("`{written}` is no channel pattern: {why}")),
+            Err(why) => return all.fail(codes::PATTERN, at, format!("`{written}` is not a valid channel pattern: {why}")),
         };
         if ChannelName::parse(&pattern.fill("x")).is_none() {
-            return all.fail(codes::NAME, at, format!("`{written}` is no channel name: at most 256 bytes, no control characters, no `*`"));
+            return all.fail(
+                codes::NAME,
+                at,
+                format!("`{written}` is not a valid channel name: at most 256 bytes, no control characters, no `*`"),
+            );
         }
-        // The same text twice is a name that is taken, which is told elsewhere.
+        // The same text twice is a name that is already taken, which is reported elsewhere.
         if let Some((_, first)) = self.shapes.insert(shape(&pattern), (written.into(), at.clone())).filter(|(text, _)| **text != *written) {
             let message = format!("`{written}` matches the same names as an entry before it");
             all.report(
@@ -97,7 +101,7 @@ impl Channels {
         fields.finish();
         if let (Some(_), Some(at), captures @ (0 | 2..)) = (plan.audience, audience_at, plan.pattern.captures().count()) {
             let message = format!("`audience` needs a pattern with exactly one capture; `{written}` has {captures}");
-            all.report(Diagnostic::new(codes::AUDIENCE, at.clone(), message).hint("as in `\"user:{id}\"`"));
+            all.report(Diagnostic::new(codes::AUDIENCE, at.clone(), message).hint("for example `\"user:{id}\"`"));
         }
         Some(plan)
     }
@@ -110,7 +114,7 @@ impl Channels {
         Some(found)
     }
 
-    /// Reports names in `join` and `publish` lists that nothing has.
+    /// Reports names in `join` and `publish` lists that are not declared.
     pub(super) fn check_names(&self, all: &Collected, protocols: &[&str], sources: &[&str]) {
         if all.names_uncertain.get() {
             return;
@@ -125,7 +129,7 @@ impl Channels {
             let known: Vec<&str> = if *key == "join" { protocols.to_vec() } else { [protocols, sources, &["api"]].concat() };
             let what = if *key == "join" { "protocol" } else { "protocol or source" };
             let near = nearest(name, known.iter().copied());
-            let hint = near.map_or_else(|| format!("there is {}", known.join(", ")), |near| format!("did you mean `{near}`?"));
+            let hint = near.map_or_else(|| format!("known here: {}", known.join(", ")), |near| format!("did you mean `{near}`?"));
             all.report(Diagnostic::new(codes::WHO, span.clone(), format!("no {what} is named `{name}`")).hint(hint));
         }
     }
@@ -135,7 +139,7 @@ impl Channels {
         let constant = text.as_constant();
         let glob = access == Access::Leave && constant.is_some_and(Glob::is_glob);
         if let Some(name) = constant.filter(|name| !glob && ChannelName::parse(name).is_none()) {
-            return all.fail(codes::NAME, at, format!("`{name}` is no channel name"));
+            return all.fail(codes::NAME, at, format!("`{name}` is not a valid channel name"));
         }
         if all.channels_uncertain.get() {
             return Some(());
@@ -160,7 +164,7 @@ impl Channels {
         }
         let (plan, key, verb) = if access == Access::Join { (possible[0], "join", "join") } else { (possible[0], "publish", "publish to") };
         let message = format!("`{actor}` may not {verb} `{}`", plan.pattern);
-        let hint = format!("`{key}` of the channel {} does not name it", elsewhere(&plan.at, at));
+        let hint = format!("`{key}` of the channel {} does not list it", elsewhere(&plan.at, at));
         all.report(Diagnostic::new(codes::NOT_ALLOWED, at.clone(), message).hint(hint));
         None
     }
@@ -190,7 +194,7 @@ impl Channels {
             Some(plan) => format!("a channel named `{}` is declared {}", plan.pattern, elsewhere(&plan.at, at)),
             None => "declare it under `channels`".into(),
         };
-        let message = if whole { format!("unknown channel `{written}`") } else { format!("no channel can be named `{written}…`") };
+        let message = if whole { format!("unknown channel `{written}`") } else { format!("no channel matches `{written}…`") };
         all.report(Diagnostic::new(codes::CHANNEL, at.clone(), message).hint(hint));
     }
 }
@@ -219,7 +223,7 @@ fn keep(all: &Collected, node: &Node) -> Option<Keep> {
     Some(keep)
 }
 
-/// `deliver:` and `durability:`. What is acknowledged before the commit is delivered before it too.
+/// `deliver:` and `durability:`. Events that are acknowledged before the commit are delivered before it too.
 fn promise(fields: &mut Fields<'_>) -> Promise {
     fields.exclude("deliver", &["durability"]);
     let words = [("committed", Promise::Committed), ("early", Promise::Early)];
@@ -232,12 +236,12 @@ fn promise(fields: &mut Fields<'_>) -> Promise {
 /// A word, `{ latest_by: $event.data.id }` or `{ concat: field }`.
 fn on_slow(all: &Collected, node: &Node) -> Option<OnSlow> {
     let hint = match node.as_text() {
-        Some("latest_by") => Some("it needs a key: `{ latest_by: $event.data.id }`"),
-        Some("concat") => Some("it needs the name of a text in the data: `{ concat: delta }`"),
+        Some("latest_by") => Some("write the key: `{ latest_by: $event.data.id }`"),
+        Some("concat") => Some("name a text in the data: `{ concat: delta }`"),
         _ => None,
     };
     if let Some(hint) = hint {
-        let message = format!("`{}` is no word for itself", node.as_text().unwrap_or_default());
+        let message = format!("`{}` needs a value", node.as_text().unwrap_or_default());
         all.report(Diagnostic::new(codes::VALUE, node.span.clone(), message).hint(hint));
         return None;
     }
@@ -252,7 +256,7 @@ fn on_slow(all: &Collected, node: &Node) -> Option<OnSlow> {
     let latest = fields.get("latest_by").map(|node| latest_by(all, node));
     let concat = fields.get("concat").map(|node| concat(all, node));
     if fields.finish() && latest.is_none() && concat.is_none() {
-        return all.fail(codes::MISSING, &node.span, "`on_slow` needs `latest_by` or `concat`, or is a word");
+        return all.fail(codes::MISSING, &node.span, "`on_slow` needs `latest_by` or `concat`");
     }
     latest.or(concat)?
 }
@@ -261,7 +265,7 @@ fn latest_by(all: &Collected, node: &Node) -> Option<OnSlow> {
     let text = template::text(all, node, AllowedRefs::EVENT)?;
     if let Some(constant) = text.as_constant() {
         let message = format!("`{constant}` is the same for every event");
-        all.report(Diagnostic::new(codes::VALUE, node.span.clone(), message).hint("write a reference, as `$event.data.id`"));
+        all.report(Diagnostic::new(codes::VALUE, node.span.clone(), message).hint("write a reference, for example `$event.data.id`"));
         return None;
     }
     Some(OnSlow::LatestBy(text))
@@ -271,16 +275,14 @@ fn latest_by(all: &Collected, node: &Node) -> Option<OnSlow> {
 fn concat(all: &Collected, node: &Node) -> Option<OnSlow> {
     let written = values::text(all, node)?;
     if written.starts_with('$') || written.split('.').any(str::is_empty) {
-        let message = format!("`{written}` is no name of a member of the data");
-        all.report(
-            Diagnostic::new(codes::VALUE, node.span.clone(), message).hint("write `delta`, or `choice.text` for one further inside"),
-        );
+        let message = format!("`{written}` is not the path of a member of the data");
+        all.report(Diagnostic::new(codes::VALUE, node.span.clone(), message).hint("write `delta`, or `choice.text` for a nested one"));
         return None;
     }
     Some(OnSlow::Concat(written.split('.').map(Box::from).collect()))
 }
 
-/// Schemas by type; `_` is for all others, wherever it stands.
+/// Schemas by type; `_` is for all others, wherever it is in the map.
 fn schemas(all: &Collected, node: &Node) -> Option<Vec<(Glob, Arc<Schema>)>> {
     let Yaml::Map(entries) = &node.value else { return all.wrong_type(node, "a map of schemas by event type") };
     let (others, named): (Vec<&Entry>, Vec<&Entry>) = entries.iter().partition(|entry| &*entry.key == "_");

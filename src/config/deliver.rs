@@ -11,7 +11,7 @@ use super::template::{self, AllowedRefs};
 use super::values::flag;
 use crate::model::template::{Reference, Root};
 
-/// One form for all events, or a list of rows of which the first counts that holds.
+/// One form for all events, or a list of rows, of which the first whose `when` holds applies.
 pub(super) fn deliver(rows: &Rows<'_>, node: &Node) -> Vec<DeliverRow> {
     let Yaml::List(items) = &node.value else {
         return form(rows, node).map(always).into_iter().collect();

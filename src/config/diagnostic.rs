@@ -1,4 +1,4 @@
-//! What a person reads when a file is wrong: what, where, why, and what to do. Rendering is the only thing it does.
+//! What a person reads if a file is not valid: what is wrong, where, why, and what to do. Only renders; checks nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ pub struct Diagnostic {
     pub at: Option<SourceSpan>,
     /// What happened.
     pub message: String,
-    /// What to do, or what is near. Shown behind the caret.
+    /// What to do, or a similar name. Shown after the caret.
     pub hint: Option<String>,
 }
 
@@ -55,7 +55,7 @@ pub fn render(diagnostics: &[Diagnostic], files: &Files) -> String {
     out
 }
 
-/// How many different things [`render`] tells.
+/// How many different diagnostics [`render`] shows.
 pub fn distinct(diagnostics: &[Diagnostic]) -> usize {
     sorted(diagnostics).len()
 }
@@ -78,7 +78,7 @@ fn render_one(diagnostic: &Diagnostic, files: &Files, out: &mut String) {
     let number = span.location.line.to_string();
     let line =
         files.get(&span.location.file).and_then(|text| text.lines().nth((span.location.line as usize).saturating_sub(1))).unwrap_or("");
-    // A long line is shown around the place, so that the caret stays under what it means.
+    // A long line is cut around the place, so that the caret stays under it.
     const WIDTH: usize = 120;
     let column = (span.location.column as usize).saturating_sub(1);
     let skip = if column > WIDTH - 40 { column - 40 } else { 0 };

@@ -65,7 +65,7 @@ pub(super) fn join(rows: &Rows<'_>, node: &Node, allowed: AllowedRefs) -> Option
     };
     let joins: Vec<Join> = each(node).iter().filter_map(one).collect();
     if joins.iter().filter(|join| join.recover.is_some()).count() > 1 {
-        return rows.all.fail(codes::CONFLICT, &node.span, "`recover` stands in more than one entry of `join`: one of them only");
+        return rows.all.fail(codes::CONFLICT, &node.span, "only one entry of `join` may have `recover`");
     }
     Some(joins)
 }
@@ -85,7 +85,7 @@ fn channel(rows: &Rows<'_>, node: &Node, allowed: AllowedRefs, access: Access) -
     Some(text)
 }
 
-/// What a row says of all its targets; a target may say otherwise.
+/// What a row sets for all its targets; a target may override it.
 #[derive(Clone)]
 struct Shape {
     kind: Option<Text>,
@@ -119,7 +119,7 @@ impl Shape {
 
     fn publish(self, target: Target) -> Publish {
         let Self { kind, data, metadata, priority, except_sender } = self;
-        // It travels with the event: whoever gets it later, from the log, gets it with the same priority.
+        // It is part of the event, so that those who read it later from the log see the same priority.
         let metadata = match priority.map(|priority| Entry::Field("priority".into(), Template::constant(&priority.as_str().into()))) {
             Some(priority) => Some(Template::Object(metadata.map(Entry::Spread).into_iter().chain([priority]).collect())),
             None => metadata,
@@ -135,8 +135,8 @@ pub(super) fn publish(rows: &Rows<'_>, fields: &mut Fields<'_>, allowed: Allowed
     let Some(to) = fields.get("to") else {
         for key in ["as", "data", "metadata", "priority", "except"] {
             if let Some(at) = fields.key_span(key) {
-                let message = format!("`{key}` says what is published, and nothing is");
-                rows.all.report(Diagnostic::new(codes::MISSING, at.clone(), message).hint("`to` is missing"));
+                let message = format!("`{key}` has no effect: nothing is published");
+                rows.all.report(Diagnostic::new(codes::MISSING, at.clone(), message).hint("add `to`"));
                 break;
             }
         }
@@ -148,7 +148,7 @@ pub(super) fn publish(rows: &Rows<'_>, fields: &mut Fields<'_>, allowed: Allowed
             _ => (Target::Channel(channel(rows, item, allowed, Access::Publish)?), None, false),
         };
         if !has_message && !said_as && !own_as {
-            let message = "`to` needs `as` where no message has come in: nothing else gives the event its type";
+            let message = "`to` needs `as` where there is no message: nothing else gives the event a type";
             return rows.all.fail(codes::MISSING, &item.span, message);
         }
         Some(own.map_or_else(|| shape.clone(), |own| own.over(&shape)).publish(target))
@@ -185,7 +185,7 @@ pub(super) fn reply(rows: &Rows<'_>, node: &Node, allowed: AllowedRefs) -> Optio
 pub(super) fn status(all: &Collected, node: &Node) -> Option<u16> {
     match values::count(all, node)? {
         code @ 200..=599 => u16::try_from(code).ok(),
-        code => all.fail(codes::VALUE, &node.span, format!("`{code}` is no status: 200 to 599")),
+        code => all.fail(codes::VALUE, &node.span, format!("`{code}` is not a valid status: it must be from 200 to 599")),
     }
 }
 

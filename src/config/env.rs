@@ -22,7 +22,7 @@ pub(super) fn substitute(text: &str, env: Env<'_>) -> Result<Option<String>, Str
         let end = inner.find('}').ok_or("`${` without `}`; a literal `${` is written `$${`")?;
         let (name, default) = inner[..end].split_once(":-").map_or((&inner[..end], None), |(name, default)| (name, Some(default)));
         if !is_name(name) {
-            return Err(format!("`{name}` is no name of an environment variable; a literal `${{` is written `$${{`"));
+            return Err(format!("`{name}` is not a valid name of an environment variable; a literal `${{` is written `$${{`"));
         }
         let value = env(name).filter(|value| default.is_none() || !value.is_empty());
         match (value, default) {
@@ -69,7 +69,7 @@ mod tests {
     fn what_is_missing_is_named() {
         assert!(substitute("${B}", &env).unwrap_err().contains("`B` is not set"));
         assert!(substitute("${B", &env).unwrap_err().contains("without"));
-        assert!(substitute("${a b}", &env).unwrap_err().contains("no name"));
+        assert!(substitute("${a b}", &env).unwrap_err().contains("not a valid name"));
     }
 
     proptest! {

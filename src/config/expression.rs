@@ -1,4 +1,4 @@
-//! `when:`: Rhai over the language's references. Here `$.x` becomes `msg.x` and so on; compiling is the scripts' business.
+//! `when:`: Rhai expressions with the references of the language. Here `$.x` becomes `msg.x` and so on; `script` compiles them.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ pub(super) const CONNECTION: &[&str] = &["conn"];
 /// What an expression of `deliver` looks at.
 pub(super) const DELIVER: &[&str] = &["event", "sub", "conn"];
 
-/// The longest expression. More is a function of a plugin.
+/// The longest expression. Anything longer belongs in a function of a plugin.
 const BYTES_MAX: usize = 4096;
 
-/// Words that Rhai keeps for itself, so that they cannot stand behind a dot.
+/// Reserved words of Rhai, which are not allowed after a dot.
 const RESERVED: &str = " as async await break case catch const continue default do else eval exit export false fn for global go goto if import in let loop match module new nil null package private protected public return shared spawn static super switch sync this thread throw true try until use var void while with yield ";
 
 /// An expression that was read.
@@ -43,7 +43,7 @@ pub(super) fn when(
         None => return all.wrong_type(node, "an expression"),
     };
     if source.trim().is_empty() || source.len() > BYTES_MAX {
-        return all.fail(codes::EXPRESSION, &node.span, format!("an expression has 1 to {BYTES_MAX} bytes"));
+        return all.fail(codes::EXPRESSION, &node.span, format!("an expression must have 1 to {BYTES_MAX} bytes"));
     }
     match rewrite(&source, allowed) {
         Ok(Rewritten { source, per_subscription }) => {
@@ -105,7 +105,7 @@ fn root(name: &str, allowed: AllowedRefs) -> Result<Root, Wrong> {
     Ok(*root)
 }
 
-/// What a root is called in Rhai; empty: it is nothing there.
+/// The name of a root in Rhai; empty if it has none.
 fn variable(root: Root) -> &'static str {
     match root {
         Root::Message => "msg",
@@ -125,7 +125,7 @@ fn variable(root: Root) -> &'static str {
     }
 }
 
-/// Copies the path behind a reference. Reserved words and indexes cannot stand behind a dot in Rhai; they go into brackets.
+/// Copies the path after a reference. Reserved words and indexes are not allowed after a dot in Rhai; they go into brackets.
 fn path<'s>(mut rest: &'s str, out: &mut String) -> &'s str {
     loop {
         let dot = if rest.starts_with("?.") { 2 } else { usize::from(rest.starts_with('.') && !rest.starts_with("..")) };

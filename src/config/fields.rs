@@ -1,4 +1,5 @@
-//! The cursor over a map: which keys are asked for is which keys there may be. Everything wrong is collected, nothing stops.
+//! Reads a map key by key: the keys that are asked for are the keys that are allowed. Collects every mistake and never stops
+//! early.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -11,10 +12,10 @@ use super::node::{Entry, Node, Yaml};
 use super::plan::{ExpressionUse, FnRef, FunctionUse, Role, SourceSpan};
 use crate::model::SourceLocation;
 
-/// A file that is wrong in more places than this is wrong as a whole.
+/// More mistakes than this in one file are not reported.
 const DIAGNOSTICS_MAX: usize = 200;
 
-/// What reading gathers besides the plan.
+/// What reading collects besides the plan.
 #[derive(Default)]
 pub(super) struct Collected {
     pub(super) diagnostics: RefCell<Vec<Diagnostic>>,
@@ -33,7 +34,7 @@ pub(super) struct Collected {
 }
 
 impl Collected {
-    /// Keeps a diagnostic. Aliases make one mistake appear at several places of the plan; it is told once.
+    /// Keeps a diagnostic. With aliases one mistake can appear at several places of the plan; it is reported once.
     pub(super) fn report(&self, diagnostic: Diagnostic) {
         let mut all = self.diagnostics.borrow_mut();
         if all.len() < DIAGNOSTICS_MAX && !all.contains(&diagnostic) {
@@ -137,7 +138,7 @@ impl<'a> Fields<'a> {
         self.entries.iter().find(|entry| &*entry.key == key).map(|entry| &entry.key_span)
     }
 
-    /// Reports keys that exclude each other, if both are there. That is all that is said of them.
+    /// Reports keys that exclude each other, if both are present, and nothing else about them.
     pub(super) fn exclude(&mut self, key: &'static str, others: &[&'static str]) {
         for other in others {
             if !self.has(key) {
@@ -146,12 +147,12 @@ impl<'a> Fields<'a> {
             if let Some(span) = self.key_span(other) {
                 self.raw(key);
                 self.raw(other);
-                self.all.report(Diagnostic::new(codes::CONFLICT, span.clone(), format!("`{other}` beside `{key}`: one of them only")));
+                self.all.report(Diagnostic::new(codes::CONFLICT, span.clone(), format!("`{other}` cannot be used together with `{key}`")));
             }
         }
     }
 
-    /// Reports keys that nothing asked for and keys that are missing. Says whether all was well.
+    /// Reports unknown keys and missing keys. Returns whether all was well.
     pub(super) fn finish(self) -> bool {
         let unknown = self.entries.iter().filter(|entry| !self.asked.contains(&&*entry.key));
         let (mut well, mut meant) = (true, Vec::new());
@@ -173,7 +174,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Where something else stands, as seen from a place: the line, and the file if it is another.
+/// The place of something else as seen from a place: the line, and the file if it is another one.
 pub(super) fn elsewhere(other: &SourceLocation, from: &SourceSpan) -> String {
     if other.file == from.location.file { format!("on line {}", other.line) } else { format!("at {other}") }
 }

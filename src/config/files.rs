@@ -1,4 +1,4 @@
-//! Reads files that may be anything: bounded in size, and not through links that lead elsewhere.
+//! Reads files that are not trusted: bounded in size, and never through links that lead outside.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,7 +13,7 @@ pub(super) enum Error {
     TooLarge(usize),
     #[error("not UTF-8")]
     NotText,
-    #[error("it leads out of the folder it must stay in")]
+    #[error("it points outside the folder it must stay in")]
     Outside,
     #[error("not a regular file")]
     NotAFile,

@@ -87,7 +87,7 @@ impl<'a> Reader<'a> {
         self.open.pop();
     }
 
-    /// What was not read may have declared anything.
+    /// A file that was not read may have declared anything.
     fn incomplete(&self) {
         self.all.channels_uncertain.set(true);
         self.all.names_uncertain.set(true);
@@ -96,7 +96,7 @@ impl<'a> Reader<'a> {
     fn include(&mut self, from: &Path, name: &str) -> Result<(), String> {
         let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
         if !plain {
-            return Err("a path below the folder of the main file, without `..`, belongs here".into());
+            return Err("it must be a path below the folder of the main file, without `..`".into());
         }
         let relative: PathBuf =
             from.parent().unwrap_or(Path::new("")).join(name).components().filter(|c| *c != Component::CurDir).collect();
@@ -108,10 +108,10 @@ impl<'a> Reader<'a> {
             return Err("it includes itself".into());
         }
         if self.open.len() >= DEPTH_MAX || self.seen.len() > FILES_MAX {
-            return Err(format!("at most {FILES_MAX} files, {DEPTH_MAX} deep"));
+            return Err(format!("at most {FILES_MAX} files can be included, at most {DEPTH_MAX} deep"));
         }
         if !self.seen.insert(path.clone()) {
-            return Err("it is included already".into());
+            return Err("it is already included".into());
         }
         let text = files::read(&path, BYTES_MAX).map_err(|e| e.to_string())?;
         let shown = named.to_string_lossy().into();

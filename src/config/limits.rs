@@ -14,7 +14,7 @@ const MIB: usize = 1 << 20;
 const CONNECTIONS: usize = 10_000;
 const HEARTBEAT: Duration = Duration::from_secs(30);
 
-/// The limits of a protocol that says nothing.
+/// The default limits of a protocol.
 pub(super) fn default_limits() -> LimitsPlan {
     LimitsPlan {
         message: MIB,
@@ -72,7 +72,7 @@ fn connections(all: &Collected, node: &Node) -> Option<Connections> {
     let close = fields.read("close", values::fixed_close);
     let plan = Connections { max: fields.read("max", count), per_address: fields.read("per_address", count), full: None };
     if let (Some(at), false) = (close_at, closes_oldest.unwrap_or(fields.has("full"))) {
-        let message = "`close` is for `full: close_oldest`; who is refused gets 503";
+        let message = "`close` needs `full: close_oldest`: connections that are refused get 503";
         all.report(Diagnostic::new(codes::CONFLICT, at.clone(), message));
     }
     fields.finish();
@@ -83,7 +83,7 @@ fn connections(all: &Collected, node: &Node) -> Option<Connections> {
     Some(Connections { full, ..plan })
 }
 
-/// The heartbeat of a protocol that says nothing.
+/// The default heartbeat of a protocol.
 pub(super) const DEFAULT_HEARTBEAT: HeartbeatPlan = HeartbeatPlan { every: HEARTBEAT, timeout: HEARTBEAT };
 
 /// `heartbeat:` a map, a duration, or `false`.
@@ -101,7 +101,7 @@ pub(super) fn heartbeat(all: &Collected, node: &Node) -> Option<Option<Heartbeat
     }
 }
 
-/// What is compressed where a protocol says no more than that: less does not pay, and a kilobyte is what others choose too.
+/// The default size from which messages are compressed: below it compression does not pay, and others chose a kilobyte too.
 const COMPRESS_ABOVE: usize = 1024;
 
 /// `compress:` a map, a size, `true` or `false`: the size in bytes from which messages are compressed.
@@ -119,20 +119,20 @@ pub(super) fn compress(all: &Collected, node: &Node) -> Option<Option<usize>> {
     }
 }
 
-/// Only `false`: with a context of each connection's own, nothing could be compressed once for all.
+/// Only `false`: if each connection had its own context, no message could be compressed once for all.
 fn no_takeover(all: &Collected, node: &Node) -> Option<()> {
     match &node.value {
         Yaml::Bool(false) => Some(()),
         Yaml::Bool(true) => all.fail(
             codes::NOT_YET,
             &node.span,
-            "a context that outlives a message is not supported: each is compressed once for all who receive it",
+            "`context_takeover: true` is not supported: each message is compressed once for all its receivers",
         ),
         _ => all.wrong_type(node, "`false`"),
     }
 }
 
-/// `auth: { jwt: … }`. Neither a secret nor keys: open, as if it were not there.
+/// `auth: { jwt: … }`. Without a secret and without keys the protocol is open, as if `auth` were absent.
 pub(super) fn auth(all: &Collected, node: &Node) -> Option<Option<AuthPlan>> {
     let mut fields = Fields::of(all, node, "`auth`")?;
     let plan = fields.read("jwt", jwt);
@@ -165,7 +165,7 @@ fn token_from(all: &Collected, word: &str, at: &super::plan::SourceSpan) -> Opti
         Some(("header", name)) if !name.is_empty() => Some(TokenFrom::Header(name.to_lowercase().into())),
         Some(("cookie", name)) if !name.is_empty() => Some(TokenFrom::Cookie(name.into())),
         _ => {
-            let message = format!("`{word}` is no place for a token");
+            let message = format!("`{word}` is not a place for a token");
             all.report(Diagnostic::new(codes::VALUE, at.clone(), message).hint("write `query.NAME`, `header.NAME` or `cookie.NAME`"));
             None
         }
@@ -178,15 +178,15 @@ fn keys(all: &Collected, node: &Node) -> Option<Arc<str>> {
     all.secret(node);
     let parsed = match &node.value {
         Yaml::Text(text) => serde_json::from_str(text).map_err(|e| e.to_string()),
-        _ => node.to_json().map_err(|_| "JSON has no such value".into()),
+        _ => node.to_json().map_err(|_| "JSON cannot represent this value".into()),
     };
     let set: serde_json::Value = match parsed {
         Ok(set) => set,
-        Err(why) => return all.fail(codes::KEYS, &node.span, format!("no JSON Web Key Set: {why}")),
+        Err(why) => return all.fail(codes::KEYS, &node.span, format!("not a valid JSON Web Key Set: {why}")),
     };
     let is_key = |key: &serde_json::Value| key.get("kty").is_some_and(serde_json::Value::is_string);
     match set.get("keys").and_then(serde_json::Value::as_array) {
         Some(keys) if !keys.is_empty() && keys.iter().all(is_key) => Some(set.to_string().into()),
-        _ => all.fail(codes::KEYS, &node.span, "no JSON Web Key Set: it is a map with a list `keys`, each with its `kty`"),
+        _ => all.fail(codes::KEYS, &node.span, "not a valid JSON Web Key Set: it must be a map with a list `keys`, each with a `kty`"),
     }
 }

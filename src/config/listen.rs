@@ -20,7 +20,7 @@ pub(super) fn address(all: &Collected, node: &Node) -> Option<Listen> {
     if path.is_empty() {
         Some(listen)
     } else {
-        all.fail(codes::ADDRESS, &node.span, format!("no path belongs here, only an address: `{listen}`"))
+        all.fail(codes::ADDRESS, &node.span, format!("only an address is allowed here, without a path: `{listen}`"))
     }
 }
 
@@ -30,7 +30,7 @@ pub(super) fn address_and_path(all: &Collected, node: &Node) -> Option<(Listen, 
     Some((listen, self::path(all, if path.is_empty() { "/" } else { &path }, &node.span)?))
 }
 
-/// What stands for an address that was reported, so that the rest is still read.
+/// A placeholder for an address that is not valid, so that the rest is still checked.
 pub(super) fn nowhere() -> Option<(Listen, Pattern)> {
     Some((Listen { host: "localhost".into(), port: 0 }, Pattern::path("/").ok()?))
 }
@@ -39,9 +39,13 @@ pub(super) fn nowhere() -> Option<(Listen, Pattern)> {
 pub(super) fn path(all: &Collected, written: &str, at: &SourceSpan) -> Option<Pattern> {
     let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '%' | '"' | '<' | '>' | '\\');
     if !written.starts_with('/') || !written.chars().all(plain) {
-        return all.fail(codes::ADDRESS, at, format!("`{written}` is no path: it begins with `/` and has no spaces, `?`, `#` or `%`"));
+        return all.fail(
+            codes::ADDRESS,
+            at,
+            format!("`{written}` is not a valid path: it must begin with `/` and have no spaces, `?`, `#` or `%`"),
+        );
     }
-    Pattern::path(written).map_or_else(|why| all.fail(codes::PATTERN, at, format!("`{written}` is no path pattern: {why}")), Some)
+    Pattern::path(written).map_or_else(|why| all.fail(codes::PATTERN, at, format!("`{written}` is not a valid path pattern: {why}")), Some)
 }
 
 fn split(all: &Collected, node: &Node) -> Option<(Listen, String)> {
@@ -50,8 +54,8 @@ fn split(all: &Collected, node: &Node) -> Option<(Listen, String)> {
     match parse(address) {
         Some(listen) => Some((listen, path.into())),
         None => {
-            let message = format!("`{address}` is no address");
-            let hint = "write `localhost:3000`, `0.0.0.0:3000` or `[::]:3000`, and a path behind it where one belongs";
+            let message = format!("`{address}` is not a valid address");
+            let hint = "write `localhost:3000`, `0.0.0.0:3000` or `[::]:3000`, followed by a path where one is needed";
             all.report(Diagnostic::new(codes::ADDRESS, node.span.clone(), message).hint(hint));
             None
         }
@@ -69,7 +73,7 @@ fn parse(address: &str) -> Option<Listen> {
     Some(Listen { host, port })
 }
 
-/// Whether two listeners that are not the same would get in each other's way.
+/// Whether two different listeners cannot both be bound.
 pub(super) fn overlap(a: &Listen, b: &Listen) -> bool {
     let ips = |listen: &Listen| -> Vec<IpAddr> {
         listen.host.parse().map_or_else(|_| vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], |ip| vec![ip])
@@ -91,7 +95,7 @@ pub(super) fn shape(pattern: &Pattern) -> String {
     out
 }
 
-/// Everything that listens, gathered while reading, to find what clashes.
+/// All listeners, collected while reading, to find conflicts.
 #[derive(Default)]
 pub(super) struct Listeners {
     listeners: Vec<Listener>,
@@ -113,7 +117,7 @@ impl Listeners {
         self.listeners.push(Listener { listen: listen.clone(), method: method.into(), path: path.clone(), owner, at: at.clone() });
     }
 
-    /// Reports every door that an earlier one, or `api`, stands in the way of.
+    /// Reports every listener that conflicts with an earlier one or with `api`.
     pub(super) fn check(&self, all: &Collected, api: &Listen) {
         self.covers.check(all);
         let mut by_port: HashMap<u16, Vec<&Listener>> = HashMap::new();
@@ -121,7 +125,7 @@ impl Listeners {
         for listener in self.listeners.iter().filter(|listener| listener.listen.port != 0) {
             if overlap(&listener.listen, api) {
                 let message = format!("{} listens on the address of `api`, {api}", listener.owner);
-                all.report(Diagnostic::new(codes::API_SHARED, listener.at.clone(), message).hint("give one of them another port"));
+                all.report(Diagnostic::new(codes::API_SHARED, listener.at.clone(), message).hint("use another port for one of them"));
             }
             let told = |other: &Listener, message: String| {
                 let hint = format!("{} is {}", other.owner, elsewhere(&other.at.location, &listener.at));
@@ -130,13 +134,13 @@ impl Listeners {
             let same_port = by_port.entry(listener.listen.port).or_default();
             if !same_port.iter().any(|other| other.listen == listener.listen) {
                 if let Some(other) = same_port.iter().find(|other| overlap(&other.listen, &listener.listen)) {
-                    told(other, format!("{} and {} cannot both be bound; write the same address", listener.listen, other.listen));
+                    told(other, format!("{} and {} cannot both be bound; write the same address for both", listener.listen, other.listen));
                 }
                 same_port.push(listener);
             }
             match taken.entry((&listener.listen, &listener.method, shape(&listener.path))) {
                 Entry::Occupied(other) => {
-                    told(other.get(), format!("{} {} on {} is taken", listener.method, listener.path, listener.listen))
+                    told(other.get(), format!("{} {} on {} is already taken", listener.method, listener.path, listener.listen));
                 }
                 Entry::Vacant(free) => {
                     free.insert(listener);

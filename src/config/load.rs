@@ -25,7 +25,7 @@ const CHANNELS_MAX: usize = 1000;
 const VERSION: usize = 1;
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
-/// What came of reading a configuration.
+/// The result of reading a configuration.
 #[derive(Debug)]
 pub struct Loaded {
     /// None when anything is wrong.
@@ -101,7 +101,7 @@ fn plan(all: &Collected, trees: &[Node], folder: &Path) -> Option<Plan> {
     no_name_twice(all, "protocol or source", &speakers);
 
     if let Some(first_over) = sections.channels.get(CHANNELS_MAX) {
-        // Every name in the file is held against every channel: unbounded, a small file could take minutes.
+        // Every name in the file is compared with every channel: without a bound, a small file could take minutes.
         let message = format!("more than {CHANNELS_MAX} channels are declared");
         all.report(
             Diagnostic::new(codes::BOUNDS, first_over.key_span.clone(), message).hint("one pattern, `name:{id}`, allows any number"),
@@ -138,7 +138,7 @@ fn read_sections<'a>(all: &Collected, mut fields: Fields<'a>, sections: &mut Sec
             }
         }
     }
-    // A section under a misspelt key is not there; what it would have declared is not missed besides.
+    // If a section has a misspelt key, the names it would have declared are not reported as missing.
     if !fields.finish() {
         all.channels_uncertain.set(true);
         all.names_uncertain.set(true);
@@ -150,7 +150,7 @@ fn no_name_twice(all: &Collected, what: &str, entries: &[&Entry]) {
     let mut seen: HashMap<&str, &SourceLocation> = HashMap::new();
     for entry in entries {
         if let Some(first) = seen.insert(&entry.key, &entry.key_span.location) {
-            let message = format!("a {what} named `{}` is declared already", entry.key);
+            let message = format!("a {what} named `{}` is already declared", entry.key);
             all.report(
                 Diagnostic::new(codes::DUPLICATE_NAME, entry.key_span.clone(), message)
                     .hint(format!("the first is {}", elsewhere(first, &entry.key_span))),
@@ -185,7 +185,7 @@ fn version(all: &Collected, node: &Node) -> Option<()> {
     if written == VERSION {
         return Some(());
     }
-    all.fail(codes::VERSION, &node.span, format!("version {written} of the language is not known here; there is {VERSION}"))
+    all.fail(codes::VERSION, &node.span, format!("version {written} of the language is not supported; this build supports {VERSION}"))
 }
 
 fn api(all: &Collected, node: &Node) -> Option<ApiPlan> {

@@ -1,5 +1,5 @@
-//! From `routes.yaml` to a checked plan: read, merge, check, compile. Everything wrong is found at once, and a file with
-//! anything wrong in it gives no plan. Names of scripts' functions are gathered here and looked up by `script`.
+//! From `routes.yaml` to a checked plan: read, merge, check, compile. All mistakes are found at once, and a file with
+//! any mistake gives no plan. Names of scripts' functions are collected here and looked up by `script`.
 //!
 //! In reading order: `positions` and `node` (text to tree), `include` (files), `fields` and `values` (reading a tree),
 //! `template` and `expression`, `rows` and `effects`, then one module per section of the file. `inputs`, `outline` and `diff` are for

@@ -1,4 +1,4 @@
-//! A value of a file together with where it stands: serde_yaml says what it is, [`super::positions`] where.
+//! A value of a file together with its position: serde_yaml gives the value, [`super::positions`] the position.
 //! Environment variables are filled in here, and merge keys (`<<`) resolved. Knows nothing of what a file means.
 
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) enum Yaml {
     Map(Vec<Entry>),
     /// `!json`
     Encoded(Box<Node>),
-    /// Something that was reported already: as if it were right, as far as anyone asks.
+    /// A value that was already reported. Readers treat it as valid.
     Broken,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Entry {
 }
 
 impl Node {
-    /// Reads a text into a tree, which is broken where a flaw is told of; or says why there is none.
+    /// Reads a text into a tree, with broken values at the places of reported flaws; or says why there is no tree.
     /// Bounds are checked before serde_yaml builds anything.
     pub(super) fn read(text: &str, file: &Arc<str>, env: Env<'_>, total: &mut Weight) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
         let positions = Positions::of(text, file, total)?;
@@ -88,7 +88,7 @@ impl Node {
         if let Yaml::Text(text) = &self.value { Some(text) } else { None }
     }
 
-    /// The value as JSON; `!json` and numbers that JSON has not are told as the place at fault.
+    /// The value as JSON. The error is the place of a `!json` or of a number that JSON cannot represent.
     pub(super) fn to_json(&self) -> Result<serde_json::Value, SourceSpan> {
         use serde_json::Value as Json;
         Ok(match &self.value {
@@ -157,7 +157,7 @@ impl Join<'_> {
             }
             (Value::Tagged(tagged), kind) if tagged.tag == "json" => Yaml::Encoded(Box::new(self.node(tagged.value, span.clone(), kind))),
             (Value::Tagged(tagged), _) => {
-                self.flaw(codes::TYPE, &span, format!("the tag `{}` means nothing here; there is `!json`", tagged.tag));
+                self.flaw(codes::TYPE, &span, format!("the tag `{}` is not known; the only tag is `!json`", tagged.tag));
                 Yaml::Broken
             }
             // The two parsers follow different versions of YAML. Where they disagree, so would people.
@@ -185,7 +185,7 @@ impl Join<'_> {
         }
     }
 
-    /// Resolves `<<: *map` and `<<: [*one, *two]`: what stands in the map itself counts, then the first that is merged.
+    /// Resolves `<<: *map` and `<<: [*one, *two]`: keys of the map itself win, then those of the first merged map.
     fn merged(&mut self, mut entries: Vec<Entry>) -> Vec<Entry> {
         let Some(at) = entries.iter().position(|entry| &*entry.key == "<<") else { return entries };
         let merge = entries.remove(at);
@@ -202,7 +202,7 @@ impl Join<'_> {
                         }
                     }
                 }
-                _ => self.flaw(codes::TYPE, &source.span, "`<<` merges a map, or a list of maps"),
+                _ => self.flaw(codes::TYPE, &source.span, "`<<` must be a map or a list of maps"),
             }
         }
         entries

@@ -1,4 +1,4 @@
-//! Finds and reads plugin files. What is in them is the scripts' business.
+//! Finds and reads plugin files. `script` checks their contents.
 
 use std::io;
 use std::path::Path;
@@ -34,7 +34,7 @@ pub(super) fn read(all: &Collected, folder: &Path, shown: &str, texts: &mut File
         }
     };
     if names.len() > FILES_MAX {
-        all.report(Diagnostic::placeless(codes::PLUGIN, format!("{} plugins in {shown}: at most {FILES_MAX}", names.len())));
+        all.report(Diagnostic::placeless(codes::PLUGIN, format!("{} plugins in {shown}; at most {FILES_MAX} are allowed", names.len())));
         names.truncate(FILES_MAX);
     }
     for file_name in names {
@@ -62,7 +62,7 @@ pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
 fn one(all: &Collected, folder: &Path, file_name: &str) -> Result<(Arc<str>, String), String> {
     let name = file_name.trim_end_matches(".rhai");
     if !is_plugin(name) {
-        return Err(format!("`{name}` is no plugin's name: lower-case letters, digits and `_`, at most 64"));
+        return Err(format!("`{name}` is not a valid plugin name: lower-case letters, digits and `_`, at most 64"));
     }
     all.inputs.borrow_mut().look(&folder.join(file_name));
     let path = files::below(folder, Path::new(file_name)).map_err(|e| e.to_string())?;

@@ -1,4 +1,4 @@
-//! Where everything stands in a YAML text, and whether it is safe to read: one pass over parser events that builds no values
+//! The positions of everything in a YAML text, and whether it is safe to read: one pass over parser events that builds no values
 //! and never recurses. Knows nothing of what the file means.
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use super::diagnostic::Diagnostic;
 use super::plan::SourceSpan;
 use crate::model::SourceLocation;
 
-/// How deep a file may nest, aliases expanded. Whatever walks it may recurse.
+/// How deep a file may nest, aliases expanded. So code that walks the tree may recurse.
 pub(super) const DEPTH_MAX: usize = 64;
 /// How many values a configuration may have, aliases expanded.
 pub(super) const NODES_MAX: usize = 200_000;
@@ -66,7 +66,11 @@ impl Positions {
             if matches!(event, Event::DocumentStart(_)) {
                 documents += 1;
                 if documents > 1 {
-                    return Err(vec![Diagnostic::new(codes::SYNTAX, scan.span(&span), "a second document: a routes file is one document")]);
+                    return Err(vec![Diagnostic::new(
+                        codes::SYNTAX,
+                        scan.span(&span),
+                        "a second document begins here: a routes file must be one document",
+                    )]);
                 }
             }
             scan.event(event, &span).map_err(|d| vec![d])?;
@@ -79,7 +83,7 @@ impl Positions {
         self.root.map(|i| &self.spots[i])
     }
 
-    /// What stands at an index, aliases followed.
+    /// The node at an index, aliases followed.
     pub(super) fn get(&self, index: usize) -> (&SourceSpan, &Kind) {
         let spot = &self.spots[index];
         let mut target = spot;
@@ -116,7 +120,7 @@ struct Open {
 
 impl Scan<'_> {
     fn event(&mut self, event: Event<'_>, span: &saphyr_parser::Span) -> Result<(), Diagnostic> {
-        // A map or list in block style begins at its first entry; its own key says better what it is.
+        // A map or list in block style begins at its first entry; its own key is the better place to show.
         let own_key = self.open.last().and_then(|open| open.key.as_ref()).filter(|_| span.is_empty()).map(|(_, span)| span.clone());
         let span = self.span(span);
         match event {
@@ -125,7 +129,7 @@ impl Scan<'_> {
                     self.key(&text, span);
                     return Ok(());
                 }
-                // An empty value has no place of its own: its key stands for it.
+                // An empty value has no place of its own, so its key is shown.
                 let key_span = self.open.last().and_then(|open| open.key.as_ref()).map(|(_, span)| span.clone());
                 let span = if text.is_empty() || &*text == "~" { key_span.unwrap_or(span) } else { span };
                 let weight = Weight { nodes: 1, bytes: text.len() };
@@ -134,7 +138,7 @@ impl Scan<'_> {
             Event::Alias(anchor) => {
                 self.refuse_as_key(&span)?;
                 let Some(Some(target)) = self.anchors.get(&anchor).copied() else {
-                    return Err(Diagnostic::new(codes::BOUNDS, span, "an alias inside of what it stands for"));
+                    return Err(Diagnostic::new(codes::BOUNDS, span, "an alias inside the value it stands for"));
                 };
                 let (weight, height) = (self.spots[target].weight, self.spots[target].height);
                 self.add(Spot { span, kind: Kind::Alias(target), weight, height }, 0)
@@ -173,7 +177,7 @@ impl Scan<'_> {
     fn key(&mut self, text: &str, span: SourceSpan) {
         let Some(open) = self.open.last_mut() else { return };
         if let Some(first) = open.seen.insert(text.into(), span.location.clone()) {
-            let message = format!("`{text}` stands twice in this map");
+            let message = format!("`{text}` appears twice in this map");
             self.doubles.push(Diagnostic::new(codes::DUPLICATE_KEY, span.clone(), message).hint(format!("first on line {}", first.line)));
         }
         open.weight.bytes = open.weight.bytes.saturating_add(text.len());
@@ -183,7 +187,7 @@ impl Scan<'_> {
     fn add(&mut self, spot: Spot, anchor: usize) -> Result<(), Diagnostic> {
         let index = self.spots.len();
         let (weight, height, span) = (spot.weight, spot.height, spot.span.clone());
-        // A list or map was counted value by value; an alias counts with all it stands for.
+        // A list or map was counted value by value; an alias counts as everything it stands for.
         let cost = if matches!(spot.kind, Kind::List(_) | Kind::Map(_)) { Weight { nodes: 1, bytes: 0 } } else { weight };
         self.total.add(cost);
         if self.total.nodes > NODES_MAX || self.total.bytes > EXPANDED_BYTES_MAX {
@@ -215,7 +219,7 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// A span on one line: what goes on over several is shown up to the end of its first.
+    /// A span on one line: a value of several lines is shown up to the end of its first.
     fn span(&self, span: &saphyr_parser::Span) -> SourceSpan {
         let (start, end) = (span.start, span.end);
         let line_len = self.lines.get(start.line().saturating_sub(1)).copied().unwrap_or(0);
@@ -225,7 +229,7 @@ impl Scan<'_> {
     }
 
     fn syntax_error(&self, at: saphyr_parser::Marker, info: &str) -> Diagnostic {
-        // At the end of the text the last line is what there is to show.
+        // At the end of the text the last line is shown.
         let line = at.line().clamp(1, self.lines.len().max(1));
         let column = if line < at.line() { self.lines.last().copied().unwrap_or(0) } else { at.col() };
         let at = saphyr_parser::Marker::new(at.index(), line, column);

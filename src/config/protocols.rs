@@ -22,7 +22,7 @@ use crate::model::id::ProtocolId;
 use crate::model::pattern::Pattern;
 use crate::model::template::{Root, Text};
 
-/// Codecs that the language knows and this build has not.
+/// Codecs of the language that this build does not have.
 const CODECS_TO_COME: [&str; 6] = ["json-lines", "json-rs", "text", "binary", "msgpack", "socketio"];
 /// What a batch holds at most, where its protocol does not say.
 const BATCH_EVENTS: usize = 100;
@@ -91,7 +91,7 @@ pub(super) fn plugin(fields: &mut Fields<'_>, name: &str) -> Arc<str> {
         if super::plugins::is_plugin(&written) {
             return Some(written);
         }
-        all.fail(codes::NAME, &node.span, format!("`{written}` is no plugin's name: lower-case letters, digits and `_`"))
+        all.fail(codes::NAME, &node.span, format!("`{written}` is not a valid plugin name: lower-case letters, digits and `_`"))
     });
     written.unwrap_or_else(|| name.replace('-', "_")).into()
 }
@@ -99,12 +99,12 @@ pub(super) fn plugin(fields: &mut Fields<'_>, name: &str) -> Arc<str> {
 fn codec(all: &Collected, node: &Node) -> Option<()> {
     let written = values::text(all, node)?;
     if CODECS_TO_COME.contains(&&*written) {
-        return all.fail(codes::NOT_YET, &node.span, format!("the codec `{written}` is not supported yet; there is `json`"));
+        return all.fail(codes::NOT_YET, &node.span, format!("the codec `{written}` is not supported yet; the only codec is `json`"));
     }
     values::word(all, node, &[("json", ())])
 }
 
-/// `batch: {when, every, as, events, bytes}`. Nothing under `every`: no batches, as if it were not there.
+/// `batch: {when, every, as, events, bytes}`. If `every` is empty there are no batches, as if `batch` were absent.
 fn batch(rows: &Rows<'_>, node: &Node) -> Option<Option<BatchPlan>> {
     let all = rows.all;
     let mut fields = Fields::of(all, node, "`batch`")?;
@@ -113,15 +113,15 @@ fn batch(rows: &Rows<'_>, node: &Node) -> Option<Option<BatchPlan>> {
     let every = if fields.has("every") { fields.get("every") } else { fields.need("every") };
     let every = every.map(|node| match values::duration(all, node)? {
         every if every <= BATCH_EVERY_MAX => Some(every),
-        _ => all.fail(codes::VALUE, &node.span, "events wait at most 60s for others"),
+        _ => all.fail(codes::VALUE, &node.span, "events may wait at most 60s for others"),
     });
     let form = fields.need("as").map(|node| {
         let form = template::template(all, node, AllowedRefs::BATCH)?;
         if form.references().iter().any(|reference| reference.root == Root::Messages && reference.path.is_empty()) {
             return Some(form);
         }
-        let message = "`as` has no `$messages`: what is gathered would be lost";
-        all.report(Diagnostic::new(codes::MISSING, node.span.clone(), message).hint("as in `as: { messages: $messages }`"));
+        let message = "`as` does not use `$messages`: the events of the batch would be lost";
+        all.report(Diagnostic::new(codes::MISSING, node.span.clone(), message).hint("for example `as: { messages: $messages }`"));
         None
     });
     let events = fields.read("events", values::count).unwrap_or(BATCH_EVENTS);
@@ -185,7 +185,7 @@ fn http(rows: &Rows<'_>, node: &Node, listen: &Listen, listeners: &mut Listeners
 pub(super) fn method_and_path(all: &Collected, written: &str, at: &super::plan::SourceSpan) -> Option<(Arc<str>, Pattern)> {
     let (method, path) = written.split_once(' ').unwrap_or((written, ""));
     if !METHODS.contains(&method) {
-        let message = format!("`{written}` is no method and path");
+        let message = format!("`{written}` is not a valid method and path");
         all.report(
             Diagnostic::new(codes::ADDRESS, at.clone(), message).hint(format!("write `GET /path`; methods are {}", METHODS.join(", "))),
         );

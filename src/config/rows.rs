@@ -1,4 +1,4 @@
-//! Rows: what a message, a moment or a request does. One reader for all places where rows stand; the place says which keys
+//! Rows: what a message, a timer or a request does. One reader for all places that have rows; the place decides which keys
 //! and references there are.
 
 use std::sync::Arc;
@@ -63,7 +63,7 @@ impl Kind {
     }
 }
 
-/// What reading rows needs to know of the protocol or source they belong to.
+/// What the reader of rows needs to know about their protocol or source.
 pub(super) struct Rows<'a> {
     pub(super) all: &'a Collected,
     pub(super) channels: &'a Channels,
@@ -74,7 +74,7 @@ pub(super) struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// One row, or a list of which the first counts that holds.
+    /// One row, or a list, of which the first whose `when` holds applies.
     pub(super) fn rows(&self, node: &Node, kind: Kind, name: &str) -> Vec<Row> {
         let Yaml::List(items) = &node.value else { return self.row(node, kind, name).into_iter().collect() };
         let ends = |item: &Node| !matches!(&item.value, Yaml::Map(entries) if entries.iter().any(|entry| &*entry.key == "when"));
@@ -182,7 +182,7 @@ impl Rows<'_> {
     pub(super) fn function(&self, node: &Node, role: Role) -> Option<FnRef> {
         let written = values::text(self.all, node)?;
         if !is_function(&written) {
-            let message = format!("`{written}` names no function");
+            let message = format!("`{written}` is not a valid function name");
             let hint = "write `name` for a function of this plugin, `plugin.name` for one of another";
             self.all.report(Diagnostic::new(codes::FUNCTION, node.span.clone(), message).hint(hint));
             return None;

@@ -14,9 +14,9 @@ use super::{tls, values};
 use crate::model::id::SourceId;
 use crate::model::template::{Template, Text};
 
-/// Kinds that the language knows and this build has not.
+/// Kinds of the language that this build does not have.
 const KINDS_TO_COME: [&str; 3] = ["files", "worker", "git"];
-/// Keys of a row, which a source with one row for everything has itself.
+/// Keys of a row, which a source with a single row has itself.
 const ROW_KEYS: [&str; 11] = ["when", "call", "schema", "validate", "transform", "to", "as", "data", "metadata", "priority", "fail"];
 
 /// Reads one entry.
@@ -24,7 +24,7 @@ pub(super) fn source(all: &Collected, channels: &Channels, listeners: &mut Liste
     let name = values::name(all, &entry.key, &entry.key_span)?;
     let mut fields = Fields::of(all, &entry.value, "a source")?;
     if let Some((kind, at)) = KINDS_TO_COME.iter().find_map(|kind| Some((kind, fields.key_span(kind)?))) {
-        return all.fail(codes::NOT_YET, at, format!("sources of kind `{kind}` are not supported yet; there are `every` and `http`"));
+        return all.fail(codes::NOT_YET, at, format!("sources of kind `{kind}` are not supported yet; the kinds are `every` and `http`"));
     }
     let plugin = plugin(&mut fields, &name);
     let rows = Rows { all, channels, actor: &name, plugin: &plugin };
@@ -87,7 +87,7 @@ fn http(all: &Collected, fields: &mut Fields<'_>, name: &str, listeners: &mut Li
     let ((method, path), listen, at) = (listener?, listen?, at?);
     if !listen.is_loopback() && token.is_none() {
         let message = format!("the source `{name}` on {listen} can be reached from other machines and has no token");
-        let hint = "set its `token`: whoever reaches it speaks to all its clients";
+        let hint = "set its `token`: anyone who can reach it can send to all its clients";
         all.report(Diagnostic::new(codes::API_OPEN, at.clone(), message).hint(hint));
     }
     listeners.add(&listen, &method, &path, format!("the source `{name}`"), at);

@@ -41,7 +41,9 @@ fn database(all: &Collected, node: &Node, folder: &Path) -> Option<DatabasePlan>
     }
     match url.strip_prefix("sqlite://") {
         Some(path) if !path.is_empty() && !path.contains('?') => Some(sqlite(&url, folder)),
-        _ => all.fail(codes::VALUE, &node.span, "no store: write `sqlite://path`, `postgres://user@host/name` or `sqlite::memory:`"),
+        _ => {
+            all.fail(codes::VALUE, &node.span, "not a valid store: write `sqlite://path`, `postgres://user@host/name` or `sqlite::memory:`")
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! From YAML to compiled templates and texts, and which references may stand where.
+//! From YAML to compiled templates and texts, and which references are allowed where.
 
 use super::codes;
 use super::diagnostic::Diagnostic;
@@ -8,7 +8,7 @@ use super::plan::SourceSpan;
 use crate::model::json;
 use crate::model::template::{Entry, Error, Reference, Root, Template, Text};
 
-/// What has a value at one place of the language.
+/// Which references have a value at one place of the language.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AllowedRefs {
     /// What a person calls the place: "in a row".
@@ -30,7 +30,7 @@ impl AllowedRefs {
         Self { result, ..self }
     }
 
-    /// The same place after a subscription was made that says where it stands.
+    /// The same place after a subscription with a position was made.
     pub(super) fn with_recovery(self, recovery: bool) -> Self {
         Self { recovery, ..self }
     }
@@ -42,7 +42,7 @@ impl AllowedRefs {
     );
     /// Rows of a connection without a message: `open`, `close`, `every`, `idle`.
     pub(super) const CONNECTION: AllowedRefs =
-        AllowedRefs::new("where no message has come in", &[Root::Conn, Root::Query, Root::Path, Root::Header, Root::Cookie]);
+        AllowedRefs::new("where there is no message", &[Root::Conn, Root::Query, Root::Path, Root::Header, Root::Cookie]);
     /// A connection that is being opened.
     pub(super) const REQUEST: AllowedRefs =
         AllowedRefs::new("before the connection is open", &[Root::Query, Root::Path, Root::Header, Root::Cookie]);
@@ -73,7 +73,7 @@ impl AllowedRefs {
         &[Root::Error, Root::Message, Root::Type, Root::Data, Root::Raw, Root::Conn, Root::Query, Root::Path, Root::Header, Root::Cookie],
     );
 
-    /// Whether a root has a value here. What is made afresh has one everywhere.
+    /// Whether a root has a value here. `$now`, `$uuid` and the like have one everywhere.
     pub(super) fn has(self, root: Root) -> bool {
         matches!(root, Root::Now | Root::NowMs | Root::Uuid | Root::Random)
             || (root == Root::Result && self.result)
@@ -96,7 +96,7 @@ pub(super) fn template(all: &Collected, node: &Node, allowed: AllowedRefs) -> Op
         Yaml::Bool(is) => Template::constant(&(*is).into()),
         Yaml::Number(_) => match node.to_json() {
             Ok(number) => Template::constant(&number),
-            Err(span) => return all.fail(codes::TYPE, &span, "JSON has no such number"),
+            Err(span) => return all.fail(codes::TYPE, &span, "JSON cannot represent this number"),
         },
         Yaml::Text(written) if Reference::is_meant(written) => Template::Value(reference(all, written, &node.span, allowed)?),
         Yaml::Text(_) => {
@@ -184,12 +184,12 @@ fn may_stand(all: &Collected, reference: &Reference, at: &SourceSpan, allowed: A
     false
 }
 
-/// What to do about a reference that has no value here.
+/// What to do about a reference that has no value in this place.
 pub(super) fn not_here_hint(root: Root, allowed: AllowedRefs) -> String {
     match root {
-        Root::Result => "`$result` is what the row's `call` gave".into(),
-        Root::Recovery => "`$recovery` is what became of the row's one `join` with `recover`".into(),
-        _ => format!("there is {}", allowed.known()),
+        Root::Result => "`$result` is the result of the row's `call`".into(),
+        Root::Recovery => "`$recovery` is the result of the row's `join` with `recover`".into(),
+        _ => format!("known here: {}", allowed.known()),
     }
 }
 
@@ -198,7 +198,7 @@ fn explain(all: &Collected, error: Error, at: &SourceSpan, allowed: AllowedRefs)
         Error::UnknownRoot(name) => Some(root_hint(name, allowed)),
         Error::UnknownField { root, field, known } => Some(match nearest(field, known.iter().copied()) {
             Some(near) => format!("did you mean `${root}.{near}`?"),
-            None => format!("it has {}", known.join(", ")),
+            None => format!("known: {}", known.join(", ")),
         }),
         _ => None,
     };
@@ -209,8 +209,8 @@ fn explain(all: &Collected, error: Error, at: &SourceSpan, allowed: AllowedRefs)
     });
 }
 
-/// What was meant by an unknown reference, or what there is.
+/// The reference that was probably meant, or all that are known here.
 pub(super) fn root_hint(name: &str, allowed: AllowedRefs) -> String {
     let names = Root::ALL.iter().filter(|(known, root)| !known.is_empty() && allowed.has(*root)).map(|(known, _)| *known);
-    nearest(name, names).map_or_else(|| format!("there is {}", allowed.known()), |near| format!("did you mean `${near}`?"))
+    nearest(name, names).map_or_else(|| format!("known here: {}", allowed.known()), |near| format!("did you mean `${near}`?"))
 }

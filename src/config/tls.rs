@@ -1,4 +1,4 @@
-//! `tls:` of a protocol, an HTTP source or `api`, and that all on one address have the same.
+//! `tls:` of a protocol, an HTTP source or `api`, and the check that all on one address use the same.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::node::Node;
 use super::plan::{Listen, SourceSpan, TlsPlan};
 use super::values;
 
-/// `tls: {cert, key}`, or none. The outer None: it is broken, so that nobody knows.
+/// `tls: {cert, key}`, or none. The outer None means that it is not valid.
 pub(super) fn tls(all: &Collected, fields: &mut Fields<'_>) -> Option<Option<TlsPlan>> {
     fields.get("tls").map_or(Some(None), |node| pair(all, node))
 }
@@ -33,24 +33,24 @@ fn pair(all: &Collected, node: &Node) -> Option<Option<TlsPlan>> {
     let plan = TlsPlan { cert: cert?, key: key? };
     // Before they are read: if they change meanwhile, what is kept is what was there before.
     [&plan.cert, &plan.key].into_iter().for_each(|path| all.inputs.borrow_mut().look(path));
-    if let Err(unsound) = certificate::read(&plan) {
-        let at = if unsound.which == Which::Certificate { cert_at? } else { key_at? };
-        let told = Diagnostic::new(codes::TLS, at.span.clone(), unsound.why);
-        all.report(match unsound.hint {
-            Some(hint) => told.hint(hint),
-            None => told,
+    if let Err(invalid) = certificate::read(&plan) {
+        let at = if invalid.which == Which::Certificate { cert_at? } else { key_at? };
+        let diagnostic = Diagnostic::new(codes::TLS, at.span.clone(), invalid.why);
+        all.report(match invalid.hint {
+            Some(hint) => diagnostic.hint(hint),
+            None => diagnostic,
         });
     }
     Some(Some(plan))
 }
 
-/// A path, from the folder of the file it stands in.
+/// A path, relative to the folder of the file that contains it.
 fn path(all: &Collected, node: &Node) -> Option<PathBuf> {
     let written = values::text(all, node)?;
     Some(Path::new(&*node.span.location.file).parent().unwrap_or(Path::new("")).join(written))
 }
 
-/// Which addresses use TLS, gathered while reading.
+/// Which addresses use TLS, collected while reading.
 #[derive(Default)]
 pub(super) struct Covers(Vec<Cover>);
 
@@ -67,7 +67,7 @@ impl Covers {
         self.0.push(Cover { listen: listen.clone(), tls: tls.cloned(), owner, at: at.clone() });
     }
 
-    /// Reports whatever has not the same as the first on its address. Where the system chooses the port, each gets its own.
+    /// Reports every listener whose TLS differs from the first one on its address. With port 0 each gets an address of its own.
     pub(super) fn check(&self, all: &Collected) {
         let mut first_on: HashMap<&Listen, &Cover> = HashMap::new();
         for cover in self.0.iter().filter(|cover| cover.listen.port != 0) {
@@ -77,12 +77,12 @@ impl Covers {
             }
             let (one, other, listen) = (&cover.owner, &first.owner, &cover.listen);
             let message = match (&cover.tls, &first.tls) {
-                (Some(_), Some(_)) => format!("{one} has another certificate or key on {listen} than {other}"),
-                (Some(_), None) => format!("{one} has TLS on {listen}, and {other} has none"),
-                (None, _) => format!("{one} has no TLS on {listen}, and {other} has"),
+                (Some(_), Some(_)) => format!("{one} has a different certificate or key on {listen} than {other}"),
+                (Some(_), None) => format!("{one} uses TLS on {listen}, but {other} does not"),
+                (None, _) => format!("{one} does not use TLS on {listen}, but {other} does"),
             };
             let hint = format!(
-                "write the same `tls` on both, or give one another port; {} is {}",
+                "write the same `tls` for both, or use another port for one; {} is {}",
                 first.owner,
                 elsewhere(&first.at.location, &cover.at)
             );

@@ -17,7 +17,8 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let hint = "write `30s`, `100ms`, `5m`, `24h` or `1h30m`";
     // humantime also reads "1 year 2 months"; the language has no calendar.
     let plain = text.chars().all(|c| c.is_ascii_digit() || "mshd ".contains(c));
-    let parsed = humantime::parse_duration(text).ok().filter(|_| plain).ok_or_else(|| format!("`{text}` is no duration; {hint}"))?;
+    let parsed =
+        humantime::parse_duration(text).ok().filter(|_| plain).ok_or_else(|| format!("`{text}` is not a valid duration; {hint}"))?;
     if parsed.is_zero() || parsed > DURATION_MAX {
         return Err(format!("`{text}` is out of range: more than 0 and at most 366 days"));
     }
@@ -29,7 +30,7 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
     bytes(text, SIZE_MAX, "4 GiB").and_then(|bytes| usize::try_from(bytes).map_err(|error| error.to_string()))
 }
 
-/// The same for what lies on a disk: `10GiB`, `2TiB`; at least 1 MiB, below which no database works.
+/// The same for a size on disk: `10GiB`, `2TiB`; at least 1 MiB, because no smaller database works.
 pub(super) fn disk_size(text: &str) -> Result<u64, String> {
     let bytes = bytes(text, DISK_SIZE_MAX, "1024 TiB")?;
     if bytes < 1 << 20 { Err(format!("`{text}` is out of range: 1 MiB to 1024 TiB")) } else { Ok(bytes) }
@@ -48,7 +49,7 @@ fn bytes(text: &str, most: u64, shown: &str) -> Result<u64, String> {
         ("GiB", 1 << 30),
         ("TiB", 1 << 40),
     ];
-    let wrong = || format!("`{text}` is no size; write `1MiB`, `64KB`, `512B` or a number of bytes");
+    let wrong = || format!("`{text}` is not a valid size; write `1MiB`, `64KB`, `512B` or a number of bytes");
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let count: u64 = text[..digits].parse().map_err(|_| wrong())?;
     let unit = text[digits..].trim();
@@ -59,7 +60,7 @@ fn bytes(text: &str, most: u64, shown: &str) -> Result<u64, String> {
 
 /// `100/60s`, `20/s`, `20/s burst 40`.
 pub(super) fn rate(text: &str) -> Result<Rate, String> {
-    let wrong = || format!("`{text}` is no rate; write `100/60s`, `20/s` or `20/s burst 40`");
+    let wrong = || format!("`{text}` is not a valid rate; write `100/60s`, `20/s` or `20/s burst 40`");
     let (rate, burst) = text.split_once(" burst ").map_or((text, None), |(rate, burst)| (rate, Some(burst)));
     let (count, per) = rate.split_once('/').ok_or_else(wrong)?;
     let number = |text: &str| text.trim().parse::<NonZeroU32>().map_err(|_| wrong());

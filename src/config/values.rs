@@ -46,7 +46,7 @@ pub(super) fn count(all: &Collected, node: &Node) -> Option<usize> {
     };
     match number.parse::<usize>() {
         Ok(n) if (1..=1_000_000_000).contains(&n) => Some(n),
-        _ => all.fail(codes::VALUE, &node.span, format!("`{number}` is no whole number from 1 to 1000000000")),
+        _ => all.fail(codes::VALUE, &node.span, format!("`{number}` is not a whole number from 1 to 1000000000")),
     }
 }
 
@@ -111,7 +111,10 @@ pub(super) fn origins(all: &Collected, node: &Node) -> Option<Vec<String>> {
     for (word, span) in &words {
         let rest = word.strip_prefix("http://").or_else(|| word.strip_prefix("https://"));
         if !rest.is_some_and(|host| !host.is_empty() && !host.contains(['/', ' ', '*'])) {
-            all.report(Diagnostic::new(codes::ADDRESS, span.clone(), format!("`{word}` is no origin")).hint("write `https://example.org`"));
+            all.report(
+                Diagnostic::new(codes::ADDRESS, span.clone(), format!("`{word}` is not a valid origin"))
+                    .hint("write `https://example.org`"),
+            );
         }
     }
     Some(words.into_iter().map(|(word, _)| word.trim_end_matches('/').to_lowercase()).collect())
@@ -121,22 +124,22 @@ pub(super) fn origins(all: &Collected, node: &Node) -> Option<Vec<String>> {
 pub(super) fn pointer(all: &Collected, node: &Node) -> Option<Vec<Box<str>>> {
     let written = text(all, node)?;
     let Some(path) = written.strip_prefix('/') else {
-        return all.fail(codes::VALUE, &node.span, format!("`{written}` is no JSON Pointer; write `/{written}`"));
+        return all.fail(codes::VALUE, &node.span, format!("`{written}` is not a valid JSON Pointer; write `/{written}`"));
     };
     Some(path.split('/').map(|step| step.replace("~1", "/").replace("~0", "~").into()).collect())
 }
 
-/// A schema. The place told is that of the part at fault.
+/// A schema. A mistake is reported at the part that is wrong.
 pub(super) fn schema(all: &Collected, node: &Node) -> Option<Arc<Schema>> {
     if !matches!(node.value, Yaml::Map(_) | Yaml::Bool(_)) {
         return all.wrong_type(node, "a JSON Schema: a map, true or false");
     }
-    let json = node.to_json().map_err(|span| all.fail::<()>(codes::SCHEMA, &span, "JSON has no such value")).ok()?;
+    let json = node.to_json().map_err(|span| all.fail::<()>(codes::SCHEMA, &span, "JSON cannot represent this value")).ok()?;
     match Schema::compile(&json) {
         Ok(schema) => Some(Arc::new(schema)),
         Err(flaw) => {
             let path = if flaw.path.is_empty() { String::new() } else { format!(" at `{}`", flaw.path) };
-            all.fail(codes::SCHEMA, &node.at_pointer(&flaw.path).span, format!("no JSON Schema{path}: {}", flaw.message))
+            all.fail(codes::SCHEMA, &node.at_pointer(&flaw.path).span, format!("not a valid JSON Schema{path}: {}", flaw.message))
         }
     }
 }
@@ -156,8 +159,8 @@ pub(super) fn close<'n>(all: &Collected, node: &'n Node) -> Option<(u16, Option<
     match written.parse::<u16>() {
         Ok(number) if may_send(number) => Some((number, reason)),
         _ => {
-            let hint = "1000-1003, 1007-1014 and 3000-4999 may be sent";
-            all.report(Diagnostic::new(codes::CLOSE, code.span.clone(), format!("`{written}` is no close code")).hint(hint));
+            let hint = "use 1000-1003, 1007-1014 or 3000-4999";
+            all.report(Diagnostic::new(codes::CLOSE, code.span.clone(), format!("`{written}` is not a valid close code")).hint(hint));
             None
         }
     }
@@ -176,7 +179,7 @@ pub(super) fn check_reason(all: &Collected, reason: &str, at: &SourceSpan) -> Op
     if reason.len() <= REASON_BYTES_MAX {
         return Some(());
     }
-    all.fail(codes::CLOSE, at, format!("a reason of {} bytes: at most {REASON_BYTES_MAX} fit into a close frame", reason.len()))
+    all.fail(codes::CLOSE, at, format!("the reason has {} bytes; at most {REASON_BYTES_MAX} fit into a close frame", reason.len()))
 }
 
 /// A name of a protocol or source.
@@ -185,17 +188,20 @@ pub(super) fn name(all: &Collected, written: &str, at: &SourceSpan) -> Option<Ar
     if fits && written != "api" && written.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_')) {
         return Some(written.into());
     }
-    let why =
-        if written == "api" { "is the REST interface's own" } else { "is no name: lower-case letters, digits, `-` and `_`, at most 64" };
+    let why = if written == "api" {
+        "is reserved for the REST interface"
+    } else {
+        "is not a valid name: lower-case letters, digits, `-` and `_`, at most 64"
+    };
     all.fail(codes::NAME, at, format!("`{written}` {why}"))
 }
 
-/// Reports names that stand twice in a list.
+/// Reports names that appear twice in a list.
 pub(super) fn no_doubles(all: &Collected, names: &[(Box<str>, SourceSpan)]) {
     let mut seen = HashSet::new();
     for (name, span) in names {
         if !seen.insert(name) {
-            all.report(Diagnostic::new(codes::DUPLICATE_NAME, span.clone(), format!("`{name}` stands twice in this list")));
+            all.report(Diagnostic::new(codes::DUPLICATE_NAME, span.clone(), format!("`{name}` appears twice in this list")));
         }
     }
 }

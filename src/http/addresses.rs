@@ -1,4 +1,4 @@
-//! How many sockets each address has at one listener. Knows nothing of what goes on over them.
+//! How many sockets each address has at one listener. Does not know what they are used for.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -30,8 +30,8 @@ impl Addresses {
         Arc::new(Self { open: Mutex::default() })
     }
 
-    /// One more socket of an address; none where it has as many as it may have. Where no bound is said it is the usual one, and any
-    /// number for loopback addresses, where a proxy speaks for everybody.
+    /// Admits one more socket of an address; none if it has as many as are allowed. If no bound is set the default applies, and
+    /// any number is allowed for loopback addresses, because there a proxy may connect for everybody.
     pub fn admit(self: &Arc<Self>, ip: IpAddr, bound: Option<usize>) -> Option<AddressPermit> {
         let key = network(ip);
         let bound = bound.unwrap_or(if key.is_loopback() { usize::MAX } else { PER_ADDRESS_MAX });
@@ -56,7 +56,7 @@ impl Drop for AddressPermit {
     }
 }
 
-/// What counts as one address: of IPv6 the first 64 bits, because whoever has one such address has the others too.
+/// What counts as one address: for IPv6 the first 64 bits, because one client usually has all of them.
 fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),

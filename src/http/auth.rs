@@ -1,4 +1,4 @@
-//! Tokens: whether one holds, whom it speaks for, and when it runs out. HMAC secrets and JSON Web Key Sets.
+//! Tokens: whether one is valid, who its user is, and when it expires. HMAC secrets and JSON Web Key Sets.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use crate::config::plan::{AuthPlan, TokenFrom};
 use crate::model::view::RequestView;
 
-/// A token that holds.
+/// A valid token.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The token's subject.
@@ -17,7 +17,7 @@ pub struct Identity {
     pub expires_s: Option<u64>,
 }
 
-/// Checks the token of a request. The error says why for the log; the client is told nothing but that it may not.
+/// Checks the token of a request. The error says why, for the log; the client only learns that it is not authorised.
 pub fn check(plan: &AuthPlan, request: &RequestView) -> Result<Identity, String> {
     let token = plan.from.iter().find_map(|from| find(from, request)).ok_or("no token")?;
     verify(plan, token)
@@ -40,7 +40,7 @@ fn verify(plan: &AuthPlan, token: &str) -> Result<Identity, String> {
         (Some(secret), _) if hmac => DecodingKey::from_secret(secret.0.as_bytes()),
         (_, Some(keys)) if !hmac => {
             let set: JwkSet = serde_json::from_str(keys).map_err(|e| e.to_string())?;
-            let jwk = choose(&set, header.kid.as_deref(), header.alg).ok_or("no key of the set fits the token")?;
+            let jwk = choose(&set, header.kid.as_deref(), header.alg).ok_or("no key in the set matches the token")?;
             DecodingKey::from_jwk(jwk).map_err(|e| e.to_string())?
         }
         _ => return Err(format!("no key for the algorithm {:?}", header.alg)),
@@ -68,7 +68,7 @@ fn verify(plan: &AuthPlan, token: &str) -> Result<Identity, String> {
     Ok(Identity { user, expires_s })
 }
 
-/// The key a token names, or the only one that fits where it names none.
+/// The key that a token names, or the only one that fits if it names none.
 fn choose<'a>(set: &'a JwkSet, kid: Option<&str>, algorithm: Algorithm) -> Option<&'a Jwk> {
     let fits = |jwk: &&Jwk| jwk.common.key_algorithm.is_none_or(|of_key| of_key.to_string() == format!("{algorithm:?}"));
     match kid {

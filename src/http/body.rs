@@ -20,7 +20,7 @@ use crate::routing::paths::{Parameters, parse_query, percent_decode};
 /// How long a body may take.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
 
-/// Bytes of a body that is too large that are read and thrown away.
+/// How many bytes of a body that is too large are read and thrown away.
 const DISCARDED_BYTES_MAX: usize = 128 << 20;
 
 /// How long that may take.
@@ -55,7 +55,7 @@ async fn collect(body: Body, bytes_max: usize) -> Option<Bytes> {
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.ok()?;
         if kept.len() + chunk.len() > bytes_max {
-            // Whether the client gets to the end of it in time is its own affair.
+            // It does not matter whether the client finishes in time.
             timeout(DISCARD_WITHIN, discard(chunks)).await.unwrap_or(());
             return None;
         }
@@ -75,7 +75,7 @@ async fn discard(mut chunks: BodyDataStream) {
     }
 }
 
-/// What templates see of a request. Headers of the handshake itself are left out: they say nothing of the client.
+/// What templates see of a request. Headers of the handshake itself are left out: they say nothing about the client.
 pub fn request_view(parts: &Parts, path: Parameters) -> RequestView {
     let told =
         |name: &HeaderName| ![CONNECTION, UPGRADE, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION].contains(name);

@@ -1,4 +1,4 @@
-//! The certificate of a listener: in use from the start, and replaced when its files change. Handshakes take the one in use.
+//! The certificate of a listener: in use from the start, and replaced when its files change. Handshakes use the current one.
 //!
 //! The files are looked at once a second rather than watched: that costs two calls a second, sees through links however they
 //! are swapped, and works on every file system.
@@ -15,7 +15,7 @@ use rustls::sign::CertifiedKey;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::certificate::{self, Unsound};
+use crate::config::certificate::{self, InvalidCertificate};
 use crate::config::plan::TlsPlan;
 use crate::model::{Now, clock};
 use crate::telemetry::metrics::SocketMetrics;
@@ -33,7 +33,7 @@ const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug)]
 pub struct Certificate {
     plan: TlsPlan,
-    /// What its files looked like when they were read, or at the last look.
+    /// The state of its files when they were last read or checked.
     seen: Seen,
     current: Arc<Current>,
 }
@@ -47,7 +47,7 @@ impl ResolvesServerCert for Current {
     }
 }
 
-/// What tells two states of the files apart, permissions included.
+/// What distinguishes two states of the files, permissions included.
 type Seen = [Option<(u64, u64, u64, i64, i64)>; 2];
 
 fn look(plan: &TlsPlan) -> Seen {
@@ -59,13 +59,13 @@ fn look(plan: &TlsPlan) -> Seen {
 
 impl Certificate {
     /// Reads a pair.
-    pub fn read(plan: TlsPlan) -> Result<Self, Unsound> {
+    pub fn read(plan: TlsPlan) -> Result<Self, InvalidCertificate> {
         let seen = look(&plan);
         let pair = certificate::read(&plan)?;
         Ok(Self { plan, seen, current: Arc::new(Current(RwLock::new(Arc::new(pair)))) })
     }
 
-    /// What handshakes are made with: TLS 1.2 and 1.3, HTTP/1.1 alone. Clients that come back may go on with what was agreed
+    /// The configuration of handshakes: TLS 1.2 and 1.3, only HTTP/1.1. Clients that come back may resume what was agreed
     /// before, by a ticket that costs the server no memory.
     pub fn handshakes(&self) -> Result<Arc<ServerConfig>, rustls::Error> {
         let provider = Arc::new(ring::default_provider());
@@ -76,7 +76,7 @@ impl Certificate {
         Ok(Arc::new(config))
     }
 
-    /// Says so in the log where the one in use expires soon, or has.
+    /// Logs if the certificate in use expires soon, or has expired.
     pub fn warn(&self) {
         let Some(expires) = certificate::expires(&self.current.0.read()) else { return };
         let expires_ms = i64::try_from(expires.as_millis()).unwrap_or(i64::MAX);
@@ -89,7 +89,7 @@ impl Certificate {
         }
     }
 
-    /// Uses what the files say, whenever they change, until `stop` fires. What cannot be used is logged and changes nothing.
+    /// Takes changed files into use until `stop` fires. Files that are not valid are logged and change nothing.
     pub async fn watch(mut self, metrics: Arc<SocketMetrics>, stop: CancellationToken) {
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -106,10 +106,10 @@ impl Certificate {
             }
             let plan = self.plan.clone();
             let in_use = self.seen;
-            // On a thread that may wait: the files may be anywhere.
+            // On a thread that may block: the files may be on a slow disk.
             let looked = tokio::task::spawn_blocking(move || {
                 let now = look(&plan);
-                // Both files, each in full: what is still being written is left alone.
+                // Both files, each complete: a file that is still being written is not used.
                 (now, (now != in_use && now == before).then(|| certificate::read(&plan)))
             });
             let Ok((now, read)) = looked.await else { continue };
@@ -125,7 +125,7 @@ impl Certificate {
                     days.reset_immediately();
                 }
                 Err(error) => {
-                    metrics.certificates_unsound.inc();
+                    metrics.certificates_invalid.inc();
                     tracing::error!(%cert, %key, %error, hint = error.hint, "a changed certificate cannot be used: the one before stays in use");
                 }
             }

@@ -1,8 +1,8 @@
-//! Who may talk to a door at all: no web page that a developer happens to visit may reach the live on their machine.
+//! Who may send requests at all: no web page that a developer happens to visit may reach the server on their machine.
 //!
 //! A request's `Host` must be a loopback name on a loopback listener, so that a foreign name that resolves to this machine
 //! gets nothing. Its `Origin` must be absent, the same, a loopback one, or listed. What browsers send without an `Origin`
-//! (images, scripts, frames of other sites) is told by its `Sec-Fetch-Site`.
+//! (images, scripts, frames of other sites) is recognised by its `Sec-Fetch-Site`.
 
 use std::net::IpAddr;
 
@@ -44,11 +44,11 @@ pub fn check_host(headers: &HeaderMap, loopback_listener: bool) -> Result<(), Pr
     }
     Err(Problem::new(
         StatusCode::FORBIDDEN,
-        "this address answers only to loopback host names (localhost, 127.0.0.1, [::1]); to serve others, listen on an address of the network",
+        "this address answers only to loopback host names (localhost, 127.0.0.1, [::1]); to serve others, listen on a network address",
     ))
 }
 
-/// Refuses a request that a foreign web page made. Gives back the origin to be named in the answer, for pages of other origins that are let in.
+/// Refuses a request from a foreign web page. Returns the origin to name in the answer, for allowed pages of other origins.
 pub fn check_origin(method: &Method, headers: &HeaderMap, listed: &[String]) -> Result<Option<HeaderValue>, Problem> {
     let Some(origin) = headers.get(ORIGIN) else { return check_fetch_site(method, headers).map(|()| None) };
     let text = origin.to_str().unwrap_or("");
@@ -61,7 +61,7 @@ pub fn check_origin(method: &Method, headers: &HeaderMap, listed: &[String]) -> 
 
 fn refused(origin: &str) -> Problem {
     let shown: String = origin.chars().take(200).collect();
-    Problem::new(StatusCode::FORBIDDEN, format!("the origin `{shown}` is not let in here; list it under `origins:` if it should be"))
+    Problem::new(StatusCode::FORBIDDEN, format!("the origin `{shown}` is not allowed here; to allow it, list it under `origins`"))
 }
 
 fn check_fetch_site(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
@@ -89,7 +89,7 @@ fn is_loopback(origin: &str) -> bool {
     authority(origin).is_some_and(|(authority, _)| is_loopback_host(split_port(authority).0))
 }
 
-/// Wants `Authorization: Bearer TOKEN`, where a token is set. Takes the same time whatever is wrong with it.
+/// Requires `Authorization: Bearer TOKEN`, if a token is set. Takes the same time whatever is wrong with it.
 pub fn check_token(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Problem> {
     let Some(token) = token else { return Ok(()) };
     let given = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or("");
@@ -100,7 +100,7 @@ pub fn check_token(headers: &HeaderMap, token: Option<&Secret>) -> Result<(), Pr
     Err(Problem::new(StatusCode::UNAUTHORIZED, "this call needs `Authorization: Bearer …` with the configured token"))
 }
 
-/// Wants a body that says it is JSON: a web page cannot send that to another origin without being asked first.
+/// Requires the content type of JSON: a web page cannot send that to another origin without a preflight request.
 pub fn check_json(headers: &HeaderMap) -> Result<(), Problem> {
     let kind = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();

@@ -40,8 +40,8 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How long a client may take over the TLS handshake.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 
-/// TLS handshakes under way at one listener. More wait for their turn, which is part of their time: each holds some 10 KiB,
-/// and a crowd that comes back at once gets its work done one after the other.
+/// TLS handshakes under way at one listener. More wait for their turn, and the wait counts towards their time limit: each holds
+/// some 10 KiB, and many clients that come back at once are handled one after the other.
 pub(crate) const HANDSHAKES_MAX: usize = 4096;
 
 /// The first byte of a TLS handshake. No method of HTTP begins with it.
@@ -53,7 +53,7 @@ const SOCKETS_MAX: usize = 60_000;
 /// Sockets that wait to be accepted, where the system allows as many: clients that all come back at once find room.
 const QUEUED_SOCKETS_MAX: u32 = 16_384;
 
-/// How long accepting rests after an error, doubled with each that follows.
+/// How long accepting pauses after an error, doubled with each that follows.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The longest such rest.
@@ -110,18 +110,18 @@ fn is_without_ipv6(error: &io::Error) -> bool {
 
 fn listener(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // Connections of a server that was here before do not keep the address.
+    // Old connections of a previous server must not block the address.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(QUEUED_SOCKETS_MAX)
 }
 
-/// What holds for everybody at one address. Replaced while it is served; who is there already goes on as before.
+/// The options of one address. Replaced while it is served; existing connections keep the old ones.
 #[derive(Clone)]
 pub struct ListenerOptions {
     /// What TLS handshakes are made with; none: plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
-    /// Sockets that one address may have; none: the usual.
+    /// Sockets that one address may have; none: the default.
     pub per_address: Option<usize>,
     /// TLS handshakes that may be under way at a time.
     pub handshakes: usize,
@@ -163,7 +163,7 @@ pub fn serve<S: Serve>(
     }
 }
 
-/// Takes its turn with others on its thread: tokio makes a loop that never waits do so.
+/// Yields to other tasks: tokio makes a loop that never waits do so.
 async fn accept<S: Serve>(listener: TcpListener, acceptor: Arc<Acceptor<S>>) {
     let mut pause = PAUSE;
     loop {
@@ -201,17 +201,17 @@ async fn accept<S: Serve>(listener: TcpListener, acceptor: Arc<Acceptor<S>>) {
     }
 }
 
-/// Whether a client broke off before it was accepted: nothing to rest for, or it could keep others waiting.
+/// Whether a client disconnected before it was accepted: that needs no pause, or it could keep others waiting.
 fn is_of_one_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// Breaks off. An answer would cost a handshake where there is TLS, and a task; an orderly end would keep the pair of addresses
-/// in the system for a minute. Whoever opens this many sockets is to cost nothing.
+/// Resets the socket. An answer would cost a task, and with TLS a handshake; an orderly close would keep the pair of addresses in
+/// the system for a minute. A client that opens this many sockets must cost nothing.
 fn refuse(stream: &TcpStream, peer: SocketAddr, metrics: &SocketMetrics) {
     metrics.refused.inc();
-    tracing::debug!(%peer, "a socket of an address that has as many as it may have was closed");
+    tracing::debug!(%peer, "a socket was closed: its address has as many as are allowed");
     SockRef::from(stream).set_linger(Some(Duration::ZERO)).ok();
 }
 
@@ -255,7 +255,7 @@ async fn connection<S: Serve>(
     .await;
 }
 
-/// TLS from here on, or the plain stream where the client does not speak it. Who says nothing takes nobody's turn.
+/// A TLS stream, or the plain stream if the client does not speak TLS. A client that sends nothing does not block others.
 async fn handshake(tls_acceptor: &TlsAcceptor, tcp: TcpStream, turns: &Semaphore, metrics: &SocketMetrics) -> io::Result<Stream> {
     let mut first = [0];
     if tcp.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
@@ -271,7 +271,7 @@ async fn handshake(tls_acceptor: &TlsAcceptor, tcp: TcpStream, turns: &Semaphore
     Ok(Stream::Tls(Box::new(tls_acceptor.accept(tcp).await?)))
 }
 
-/// For whoever speaks plain HTTP where TLS is served.
+/// The answer to plain HTTP on a TLS listener.
 fn not_tls() -> Response<Body> {
     let mut response = Response::new(Body::from("TLS is served here: connect with https:// or wss://\n"));
     *response.status_mut() = StatusCode::BAD_REQUEST;

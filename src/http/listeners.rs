@@ -1,5 +1,5 @@
-//! The listeners that are open: those that the configuration has, and the REST interface's. What a new configuration needs is
-//! bound and read before it is swapped in, so that nothing can fail afterwards; then what is new is served and what is gone ends.
+//! The open listeners: those of the configuration, and that of the REST interface. What a new configuration needs is bound and
+//! read before it is installed, so that nothing can fail afterwards; then new listeners are served and removed ones end.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -72,7 +72,7 @@ pub enum CannotListen {
 #[derive(Default)]
 pub struct Prepared {
     new: Vec<(Name, Bound)>,
-    /// The TLS of every listener that is new or has another than before.
+    /// The TLS of every listener that is new or whose TLS has changed.
     tls: BTreeMap<Name, Option<Secured>>,
 }
 
@@ -102,7 +102,7 @@ pub struct Listeners {
     core: Core,
     tasks: TaskTracker,
     stop: CancellationToken,
-    // Protects which are open. Held for a change or a look.
+    // Protects the set of open listeners. Held for a change or a look-up.
     open: Mutex<BTreeMap<Name, Open>>,
 }
 
@@ -114,7 +114,7 @@ impl Listeners {
         Self { live, upgrader, api, metrics, core, tasks, stop, open: Mutex::default() }
     }
 
-    /// Binds what is new, and reads the certificates of what is new or has others. Nothing is changed yet.
+    /// Binds new listeners and reads new or changed certificates. Nothing is changed yet.
     pub async fn prepare(&self, runtime: &Runtime) -> Result<Prepared, CannotListen> {
         let mut prepared = Prepared::default();
         for (name, tls) in wanted(runtime) {
@@ -137,7 +137,7 @@ impl Listeners {
         Ok(prepared)
     }
 
-    /// Serves what is new, serves with other TLS where that has changed, and ends what is gone. Gives the addresses that are served
+    /// Serves new listeners, applies changed TLS, and ends removed listeners. Gives the addresses that are served
     /// no more.
     pub fn apply(&self, runtime: &Runtime, mut prepared: Prepared) -> Vec<String> {
         let mut open = self.open.lock();
@@ -198,7 +198,7 @@ impl Listeners {
         Open { address, tls, options, stop, unwatch: self.watch(secured) }
     }
 
-    /// Watches over a certificate until what is given back fires.
+    /// Watches a certificate until the returned token fires.
     fn watch(&self, secured: Option<Secured>) -> CancellationToken {
         let unwatch = self.stop.child_token();
         if let Some(secured) = secured {

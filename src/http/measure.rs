@@ -1,4 +1,4 @@
-//! Puts together what the parts of the live count of themselves, for `GET /api/stats` and `GET /metrics`.
+//! Collects the counters of all parts of the server for `GET /api/stats` and `GET /metrics`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ struct ChannelNumbers {
     published: u64,
     /// Deliveries: events times receivers.
     delivered: u64,
-    /// What did not reach whom it was for, by reason.
+    /// Events that did not reach their receivers, by reason.
     #[schema(example = json!({ "outbox_full": 0, "gone": 2 }))]
     dropped: Tally,
     /// Per second, over the last ten.
@@ -233,7 +233,7 @@ pub fn prometheus(live: &Live, now: Now) -> String {
         sample("store_queue_bytes", "Bytes that wait to be stored.", Kind::Gauge, stats.queued_bytes as f64),
         sample("store_lag_seconds", "How long the oldest row has waited.", Kind::Gauge, stats.lag.as_secs_f64()),
         sample("store_rows_total", "Rows stored.", Kind::Counter, stats.committed_rows as f64),
-        sample("memory_live_bytes", "Memory taken and not given back.", Kind::Gauge, memory::process_live_bytes() as f64),
+        sample("memory_live_bytes", "Memory allocated and not freed.", Kind::Gauge, memory::process_live_bytes() as f64),
     ];
     more.extend(process::resident_bytes().map(|n| sample("memory_resident_bytes", "Memory in use.", Kind::Gauge, n as f64)));
     let scripts = snapshot.runtime.scripts.report();

@@ -1,5 +1,5 @@
-//! The HTTP doors: listeners, who may come in, WebSocket handshakes, rows and sources over HTTP, the REST interface.
-//! Knows requests and answers; everything else it leaves to the live.
+//! HTTP: listeners, access control, WebSocket handshakes, rows and sources over HTTP, the REST interface.
+//! Knows requests and answers; leaves everything else to `live`.
 
 pub mod addresses;
 pub mod api;

@@ -30,14 +30,14 @@ impl Problem {
         Self { status, detail: detail.into(), errors: Vec::new(), kind: "about:blank", retry_after_s: None, allow: None, extension: None }
     }
 
-    /// Several things are wrong, each at a path.
+    /// Adds everything that is wrong, each with its path.
     #[must_use]
     pub fn errors(mut self, errors: Vec<Flaw>) -> Self {
         self.errors = errors;
         self
     }
 
-    /// The methods that would have done.
+    /// The methods that the path allows.
     #[must_use]
     pub fn allow(mut self, methods: String) -> Self {
         self.allow = Some(methods);
@@ -53,7 +53,7 @@ impl Problem {
 }
 
 impl Problem {
-    /// A fault as the application is told: with what only the operator of the server may know.
+    /// A fault for the application: with details that only the operator of the server may know.
     pub fn with_reason(fault: Fault) -> Self {
         let reason = fault.detail.clone().filter(|_| fault.code == Code::Unavailable);
         let mut problem = Self::from(fault);
@@ -76,7 +76,7 @@ impl From<Fault> for Problem {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub struct Refusal {
-    /// `about:blank`, or what kind of fault it is.
+    /// `about:blank`, or the kind of fault.
     #[serde(rename = "type")]
     #[schema(example = "urn:tramline:fault:unknown_channel")]
     kind: String,
@@ -89,7 +89,7 @@ pub struct Refusal {
     /// What happened, why, and what to do.
     #[schema(example = "no channel is named `chta`")]
     detail: String,
-    /// Everything that is wrong, where several things may be.
+    /// Everything that is wrong, if there may be several things.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<RefusedPart>,
     /// What only this kind of problem has.

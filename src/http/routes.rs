@@ -30,10 +30,10 @@ use crate::routing::paths::Parameters;
 /// The largest body of a source's request.
 const SOURCE_BODY_BYTES_MAX: usize = 1 << 20;
 
-/// What a client far over its rate is told to wait.
+/// How long a client far over its rate should wait.
 const FLOODING_RETRY: Duration = Duration::from_secs(60);
 
-/// What is served at one listener, as the configuration says at the time of each request.
+/// The routes of one listener, by the configuration at the time of each request.
 pub struct Routes {
     live: Arc<Live>,
     upgrader: Upgrader,
@@ -75,7 +75,7 @@ impl Routes {
         Ok(response)
     }
 
-    /// What answers a method; for a preflight what answers the one it asks for.
+    /// The handler of a method; for a preflight request that of the method it asks for.
     fn answers(&self, endpoint: &Endpoint, method: &Method, headers: &HeaderMap) -> Option<Answers> {
         let method = match (method, headers.get("access-control-request-method").and_then(|v| v.to_str().ok())) {
             (&Method::OPTIONS, Some(asked)) => asked,
@@ -194,7 +194,7 @@ pub fn json(status: StatusCode, text: String) -> Response<Body> {
     response
 }
 
-/// Lets the page of an origin that was let in read the answer.
+/// Allows a page of an allowed origin to read the answer.
 pub fn name_origin(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.append(VARY, HeaderValue::from_static("Origin"));
@@ -227,7 +227,7 @@ fn unmet(endpoint: &Endpoint) -> Problem {
             "a WebSocket is served here: connect with ws:// or wss://, not http:// or https://",
         );
     }
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method").allow(methods(endpoint))
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not allow that method").allow(methods(endpoint))
 }
 
 impl Serve for Routes {

@@ -1,4 +1,4 @@
-//! Sessions as connections need them: whose is this one? Asked once for each connection that names a session, and not at all
+//! Looks up the user of a session. Done once for each connection that names a session, and not at all
 //! while nobody has made any.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::model::Now;
 use crate::store::{SessionRecord, Store, StoreError};
 
-/// How long a connection may wait for the answer. It then goes on as nobody's.
+/// How long a connection may wait for the answer. After that it continues without a user.
 const ASK_WITHIN: Duration = Duration::from_secs(2);
 
 const UNKNOWN: u8 = 0;
@@ -20,7 +20,7 @@ const SOME: u8 = 2;
 /// The stored sessions.
 pub struct Sessions {
     store: Store,
-    /// Whether there are any. Once there were, they are asked for.
+    /// Whether there are any sessions. Once there was one, they are looked up.
     any: AtomicU8,
 }
 
@@ -60,7 +60,7 @@ impl Sessions {
     async fn are_any(&self) -> Result<bool, StoreError> {
         if self.any.load(Relaxed) == UNKNOWN {
             let found = !self.store.sessions(None, 1, None).await?.entries.is_empty();
-            // One that was made meanwhile has said so, and that counts.
+            // A session that was created meanwhile has set this, and that counts.
             self.any.compare_exchange(UNKNOWN, if found { SOME } else { NONE }, Relaxed, Relaxed).ok();
         }
         Ok(self.any.load(Relaxed) == SOME)

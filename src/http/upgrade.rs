@@ -127,14 +127,14 @@ impl Upgrader {
                     Connection::new(live.hub.next_key(), protocol.plan.id, now, view, &protocol.plan.limits, compress, metrics.clone());
                 let connection = Arc::new(connection);
                 live.admit(snapshot, &connection).inspect_err(|_| metrics.refused.inc())?;
-                // Whoever stops closes what is in the hub by then.
+                // A stop closes all connections that are in the hub by then.
                 if self.stop.is_cancelled() {
                     connection.outbox.close(Close::GoingAway);
                 }
                 let (live, plan, tasks) = (live.clone(), protocol.plan.clone(), self.tasks.clone());
                 self.tasks.spawn(async move {
                     match socket(upgrade).await {
-                        // A fresh task, so that nothing of the handshake's lives as long as the connection.
+                        // A new task, so that nothing of the handshake lives as long as the connection.
                         Some((socket, early)) => {
                             connection.outbox.attach(socket.into_socket());
                             tasks.spawn(connection::run(live, plan, connection, early, expires, permit));
@@ -166,7 +166,7 @@ fn switching(accept: HeaderValue, extensions: Option<&'static str>) -> Response<
     response
 }
 
-/// Who a request's connection is, and when its token runs out. The inner error: why its token does not hold.
+/// The identity of a request's connection, and when its token expires. The inner error says why its token is not valid.
 fn identify(
     plan: &ProtocolPlan,
     request: Arc<RequestView>,
@@ -184,7 +184,7 @@ fn identify(
     };
     // Where tokens are asked for, a token's subject is the user, whatever the request states.
     let user = match &identity {
-        Some(Identity { user: Some(user), .. }) if !is_principal(user) => return Ok(Err("the token's subject is no name".into())),
+        Some(Identity { user: Some(user), .. }) if !is_principal(user) => return Ok(Err("the token's subject is not a valid name".into())),
         Some(identity) => identity.user.clone(),
         None => text(&plan.user)?,
     };
@@ -211,7 +211,7 @@ fn identify(
 }
 
 fn nameless() -> Problem {
-    let detail = format!("a user or session is named by 1 to {PRINCIPAL_BYTES_MAX} bytes without control characters and `*`");
+    let detail = format!("the name of a user or session must have 1 to {PRINCIPAL_BYTES_MAX} bytes, without control characters and `*`");
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
@@ -219,7 +219,7 @@ fn nameless() -> Problem {
 async fn socket(upgrade: OnUpgrade) -> Option<(Stream, Bytes)> {
     let upgraded: Upgraded = timeout(UPGRADE_WITHIN, upgrade).await.ok()?.ok()?;
     let parts = upgraded.downcast::<TokioIo<Stream>>().ok()?;
-    // A copy: the rest of hyper's buffer is not to live as long as the connection.
+    // A copy, so that hyper's buffer does not live as long as the connection.
     Some((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
 }
 

@@ -1,4 +1,4 @@
-//! The clock that governor reads: the time of the call that is being decided, set by that call.
+//! The clock that governor reads: the time of the current decision, which sets it.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -12,7 +12,7 @@ thread_local! {
     static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// A clock that takes no room and shows what [`at`] was given.
+/// A clock of size zero that shows the time given to [`at`].
 #[derive(Debug, Clone)]
 pub(super) struct Fed;
 

@@ -1,4 +1,4 @@
-//! One rate for many senders told apart by a text: users, addresses.
+//! One rate for many senders, distinguished by a text: users, addresses.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

@@ -1,4 +1,4 @@
-//! How often: rates of connections, rows, users and addresses. Knows no message and no connection; time is passed in.
+//! Rate limits of connections, rows, users and addresses. Knows neither messages nor connections; time is passed in.
 
 mod clock;
 mod keyed;
@@ -32,7 +32,7 @@ pub enum LimitVerdict {
         /// After which the next one passes.
         retry_after: Duration,
     },
-    /// Ten times over it, refused tries included: the sender does not listen.
+    /// Ten times over the rate, refused tries included: the sender ignores refusals.
     Flooding,
 }
 

@@ -1,5 +1,5 @@
-//! The limiters that senders share: of each user and address of a protocol, and of rows that no connection speaks through. What
-//! did not change in the configuration keeps what was spent.
+//! The limiters that senders share: of each user and address of a protocol, and of rows without a connection. Limiters whose
+//! configuration did not change keep what was spent.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub struct ProtocolLimits {
 }
 
 impl SharedLimits {
-    /// The limiters of a plan. `previous`: those of the one before.
+    /// The limiters of a plan. `previous`: those of the previous plan.
     pub fn new(plan: &Plan, previous: Option<&Self>, now: Now) -> Self {
         let protocol = |plan: &Arc<ProtocolPlan>| {
             let before = previous.and_then(|previous| previous.protocols.get(plan.id));
@@ -48,7 +48,7 @@ impl SharedLimits {
         self.protocols.get(id)
     }
 
-    /// One more through a row that no connection speaks through.
+    /// One more message through a row without a connection.
     pub fn row(&self, id: RowId, now: Now) -> LimitVerdict {
         self.rows.get(id).map_or(LimitVerdict::Pass, |(_, limiter)| limiter.check(now))
     }

@@ -1,6 +1,7 @@
-//! Gives a connection's subscriptions what they missed, until each is live: from memory where it reaches, else from the log.
+//! Gives a connection's subscriptions the events they missed, until each is live: from memory if they are there, else from the
+//! log.
 //!
-//! Nothing is gathered in between. A subscription that is behind has a place in its channel like any reader of a log; it is
+//! Nothing is buffered in between. A subscription that is behind has a position in its channel like any reader of a log; it is
 //! given what comes next as fast as its client reads, and becomes live, under the channel's lock, when there is nothing left.
 
 use std::future::poll_fn;
@@ -20,8 +21,8 @@ const READ_BYTES_MAX: usize = 1 << 20;
 /// Between two tries where the log cannot be read.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Resolves when nothing is behind any more. It is polled whenever the connection's task runs, so it registers no waker of its
-/// own where it waits for room: that task wakes when the client has read.
+/// Resolves when no subscription is behind any more. It is polled whenever the connection's task runs, so it registers no waker
+/// of its own where it waits for room: that task wakes when the client has read.
 pub async fn run(live: Arc<Live>, connection: Arc<Connection>) {
     while let Some((name, key)) = connection.pop_behind() {
         one(&live, &connection, &name, &key).await;
@@ -64,20 +65,20 @@ async fn read(
     up_to: u64,
 ) -> Result<(), crate::store::StoreError> {
     let store = &live.store;
-    // What was shown early may not be there yet, and nothing is taken for the end.
+    // Events that were delivered early may not be in the log yet, so an empty piece is not taken for the end.
     let early = live.snapshot().runtime.channels.resolve(name.as_str()).and_then(|(_, plan)| plan.history.clone());
     if early.is_some_and(|history| history.promise.is_early()) {
         store.committed(store.ticket()).await?;
     }
     let mut events = store.after(name.as_str(), epoch, after, READ_EVENTS_MAX, READ_BYTES_MAX).await?;
-    // What nobody was shown yet is shown to this one with all others.
+    // Events that were not delivered to anyone yet will be delivered to this subscription with all others.
     events.retain(|event| event.offset <= up_to);
     let seen = events.last().map_or(up_to, |last| last.offset);
     let hub = &live.hub;
     let Some(view) = hub.subscription(name, connection, key) else { return Ok(()) };
     let Some(channel) = hub.channel(name.as_str()) else { return Ok(()) };
     let (mut events, mut at) = (events.into_iter().peekable(), after);
-    // What was read may be more than there is room for: it is given as the client reads.
+    // More may have been read than fits into the outbox: the rest is given as the client reads.
     loop {
         room(connection).await;
         let snapshot = live.snapshot_of(connection.protocol);

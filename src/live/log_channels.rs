@@ -1,5 +1,5 @@
-//! What the log asks about channels, answered by the configuration that is current, and what it tells of them, passed on to the
-//! hub.
+//! Answers the log's questions about channels from the current configuration, and passes on what the log reports about them to
+//! the hub.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! The running whole behind the doors: the configuration that is current, channels and connections, the log. Decides and applies
-//! what every door brings. Doors know this and nothing behind it.
+//! The heart of the running server: the current configuration, the channels and connections, the log. Decides and applies every
+//! input. Listeners, connections and sources know this module and nothing behind it.
 //!
-//! Each input takes one [`Snapshot`] and is handled wholly by it, while [`Live::swap`] puts the next one in place for those that
+//! Each input takes one [`Snapshot`] and is handled entirely under it, while [`Live::swap`] installs the next one for those that
 //! come after.
 
 pub mod catch_up;
@@ -27,14 +27,13 @@ use crate::limits::{Limiter, SharedLimits};
 use crate::model::chance::Chance;
 use crate::model::id::ProtocolId;
 use crate::model::view::RequestView;
-use crate::model::{Budget, Close, Code, Fault, Json, Now};
+use crate::model::{Close, Code, Fault, Json, Now};
 use crate::pipeline::deliver::{Renderer, batches};
 use crate::pipeline::publish::{Destination, Proposal};
 use crate::pipeline::{
     ClientLimits, ConnectionEffect, Decision, Effect, Env, Input, Moment, Snapshot, Spending, Spent, decide, fault_reply,
 };
 use crate::runtime::{Counters, Runtime};
-use crate::script::Sender;
 use crate::store::{ConnectionEnd, ConnectionRecord, Store};
 use crate::telemetry::metrics::{DropReason, Metrics};
 pub use log_channels::{LogChannels, policy};
@@ -50,25 +49,25 @@ const TRIES_MAX: usize = 64;
 /// See the module.
 pub struct Live {
     current: Arc<ArcSwap<Snapshot>>,
-    // Protects what ended protocols were like, for connections that are still closing. Held for a look.
+    // Protects the configuration of ended protocols, for connections that are still closing. Held for a look-up.
     retired: Mutex<Vec<(ProtocolId, Arc<Snapshot>)>>,
-    // Protects what was in place before the last swap, as long as somebody may still use it. Held for a look.
+    // Protects the snapshot from before the last swap, as long as it may still be in use. Held for a look-up.
     before: Mutex<Weak<Snapshot>>,
     /// How many warnings about messages are logged: clients cause them.
     warnings: Limiter,
-    /// Warnings that were not logged, and that the log was not told of yet.
+    /// Warnings that were left out of the log and not yet reported there as left out.
     left_out: AtomicU64,
     /// Channels and connections.
     pub hub: Arc<Hub>,
-    /// What is kept.
+    /// The log.
     pub store: Store,
-    /// What waits to be kept before anyone sees it.
+    /// Transactions that wait for their commit.
     pub commits: CommitQueue,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
 
-/// What a door without a connection gets back, at first.
+/// What an input without a connection gets back at once.
 #[derive(Debug)]
 pub struct Promised {
     accepted: Accepted,
@@ -77,13 +76,13 @@ pub struct Promised {
 }
 
 impl Promised {
-    /// Resolves when it has happened and is as durable as its channels promise.
+    /// Resolves when it is applied and as durable as its channels promise.
     pub async fn settled(self, store: &Store) -> Result<Outcome, Fault> {
         Ok(Outcome { applied: self.accepted.settled(store).await?, reply: self.reply, status: self.status })
     }
 }
 
-/// What a door without a connection gets back, in the end.
+/// What an input without a connection gets back in the end.
 #[derive(Debug)]
 pub struct Outcome {
     /// What happened.
@@ -97,9 +96,9 @@ pub struct Outcome {
 /// Whether an input was dealt with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handled {
-    /// It was.
+    /// It is closed.
     Done,
-    /// It looks at what the connection's own transactions will have changed: it is to be brought again once none of them waits.
+    /// It reads what waiting transactions of the same connection will change: bring it again once none of them waits.
     Later,
 }
 
@@ -133,8 +132,8 @@ impl Live {
         self.current.load_full()
     }
 
-    /// The one for what concerns connections of a protocol: the current one, or, where that has the protocol no more, the last that
-    /// had it.
+    /// The one for what concerns connections of a protocol: the current one, or, where that has the protocol no more, the last
+    /// that had it.
     pub fn snapshot_of(&self, protocol: ProtocolId) -> Guard<Arc<Snapshot>> {
         let current = self.current.load();
         if current.runtime.protocol(protocol).is_some() {
@@ -152,7 +151,7 @@ impl Live {
     /// Lets a connection in, or says why not. A displaced connection is closed.
     pub fn admit(&self, snapshot: &Arc<Snapshot>, connection: &Arc<Connection>) -> Result<(), Fault> {
         let Some(protocol) = snapshot.runtime.protocol(connection.protocol) else {
-            return Err(Fault::with(Code::NotFound, "the protocol is served no more"));
+            return Err(Fault::with(Code::NotFound, "the protocol is no longer served"));
         };
         let limits = &protocol.plan.limits;
         let bounds = Bounds {
@@ -175,7 +174,7 @@ impl Live {
             Admission::Full => return Err(Fault::with(Code::LimitReached, "too many connections")),
             Admission::AddressFull => return Err(Fault::with(Code::LimitReached, "too many connections from this address")),
             Admission::IdTaken => {
-                return Err(Fault::with(Code::LimitReached, "the connection's id is taken: `client:` does not make unique ids"));
+                return Err(Fault::with(Code::LimitReached, "the connection's id is already in use: `client` must make unique ids"));
             }
         }
         connection.metrics.opened();
@@ -184,8 +183,8 @@ impl Live {
         Ok(())
     }
 
-    /// Something came from, or about, a connection. What it does is queued when the batch ends, at the latest. `spent`: what this
-    /// input has spent of its limits already.
+    /// Handles an input from, or about, a connection. Its effects are queued when the batch ends, at the latest. `spent`: what
+    /// this input has spent of its limits already.
     pub fn client(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -198,7 +197,7 @@ impl Live {
     ) -> Handled {
         let Some(protocol) = snapshot.runtime.protocol(connection.protocol) else { return Handled::Done };
         let door = &protocol.plan.name;
-        // What a timer or the end asks for is not put off: it sees what is committed.
+        // Timers and the end of a connection are not put off: they see what is committed.
         let is_message = matches!(moment, Moment::Message(_));
         let mut chance = Chance::System;
         let mut decision = Decision::default();
@@ -210,7 +209,7 @@ impl Live {
             if decision.waits {
                 return Handled::Later;
             }
-            if is_flooding_scripts(snapshot, &decision, connection, now) {
+            if notes::is_flooding_scripts(snapshot, &decision, connection, now) {
                 decision.effects.push(ConnectionEffect::Close(Close::Flooding).into());
             }
             let effects = Effects::Connection(connection, std::mem::take(&mut decision.effects));
@@ -233,7 +232,7 @@ impl Live {
         Handled::Done
     }
 
-    /// What was decided cannot be applied: the sender is told so.
+    /// Tells the sender that a decision could not be applied.
     fn refuse(&self, snapshot: &Arc<Snapshot>, connection: &Arc<Connection>, fault: &Fault, batch: &mut Batch<'_>, now: Now) {
         connection.metrics.fault(fault.code);
         let Some(protocol) = snapshot.runtime.protocol(connection.protocol) else { return };
@@ -241,16 +240,16 @@ impl Live {
             let why = fault.detail.as_deref().unwrap_or(&fault.message);
             tracing::warn!(protocol = %protocol.plan.name, client = %connection.id, why, "a message was refused");
         }
-        // In its order among what the connection is told. What touches no channel and no store is always accepted.
+        // Sent in order with the connection's other messages. Effects without channel and store are always accepted.
         if let Some(frame) = fault_reply(&protocol.plan, fault, None, &connection.view(), now) {
             let effects = Effects::Connection(connection, vec![Effect::Connection(ConnectionEffect::Send(frame))]);
             if self.applying(snapshot).apply(effects, Vec::new(), batch, now).is_err() {
-                tracing::error!(client = %connection.id, "a client was not told of a fault");
+                tracing::error!(client = %connection.id, "a fault could not be sent to a client");
             }
         }
     }
 
-    /// A connection has ended: everything it had goes, and what its protocol wants done then is done.
+    /// Cleans up after a connection that has ended, and runs its protocol's `close` rows.
     pub fn closed(&self, connection: &Arc<Connection>, close: &Close, now: Now) {
         let snapshot = self.snapshot_of(connection.protocol);
         self.hub.close(connection);
@@ -307,12 +306,12 @@ impl Live {
         self.door(snapshot, Input::Http { protocol, row, body, request }, &protocol.name, now)
     }
 
-    /// Publishes from outside: to every destination or, where one cannot be, to none.
+    /// Publishes for the application: to every destination or, if one is not possible, to none.
     pub fn publish(&self, snapshot: &Arc<Snapshot>, to: &[Destination], proposal: &Proposal, now: Now) -> Result<Accepted, Fault> {
         Ok(self.door(snapshot, Input::Publish { to, proposal }, &proposal.origin.source, now)?.accepted)
     }
 
-    /// What comes by a door without a connection.
+    /// Handles an input without a connection.
     fn door(&self, snapshot: &Arc<Snapshot>, input: Input<'_>, door: &str, now: Now) -> Result<Promised, Fault> {
         let (mut chance, mut spent) = (Chance::System, Spent::default());
         for _ in 0..TRIES_MAX {
@@ -353,7 +352,7 @@ impl Live {
         renderer.report();
     }
 
-    /// Writes what was batched whenever it is due, as long as it is polled.
+    /// Writes batches when they are due, as long as it is polled.
     pub async fn write_due_batches(&self) {
         loop {
             let (channel, protocol) = self.hub.due.next().await;
@@ -374,12 +373,6 @@ impl Live {
     pub async fn finish_commits(&self) {
         self.commits.run(&self.store).await;
     }
-}
-
-/// Whether a connection goes on sending messages that are refused because it spent the budgets of scripts.
-fn is_flooding_scripts(snapshot: &Snapshot, decision: &Decision, connection: &Connection, now: Now) -> bool {
-    let is_spent = decision.fault.as_ref().is_some_and(|fault| fault.budget == Some(Budget::Spent));
-    is_spent && snapshot.runtime.scripts.refused(&Sender::of_connection(&connection.view()), now)
 }
 
 fn conflict() -> Fault {

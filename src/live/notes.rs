@@ -1,4 +1,4 @@
-//! What is logged and counted of inputs: bounded where clients cause it.
+//! What is counted and logged about a decision. Clients cause these log lines, so their number is limited; changes nothing else.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -12,6 +12,7 @@ use crate::script::{ScriptError, Sender};
 use crate::telemetry::metrics::DropReason;
 
 impl Live {
+    /// Whether one more warning may be logged now. If not, it is counted as left out.
     pub(super) fn may_warn(&self) -> bool {
         let may = self.warnings.check(Now::read()) == LimitVerdict::Pass;
         if may {
@@ -22,7 +23,7 @@ impl Live {
         may
     }
 
-    /// Tells the log how many warnings it does not have. Also to be called now and then, as there may be no further one.
+    /// Logs how many warnings were left out. Also called now and then, because there may be no further warning.
     pub fn tell_left_out(&self) {
         let left_out = self.left_out.swap(0, Relaxed);
         if left_out > 0 {
@@ -30,19 +31,20 @@ impl Live {
         }
     }
 
+    /// Logs that a `batch` condition failed, and charges the sender if it exceeded its budget.
     pub(super) fn note_batch(&self, snapshot: &Snapshot, connection: &Connection, error: &ScriptError, now: Now) {
         let (client, view) = (&*connection.id, connection.view());
         if self.may_warn() {
             let protocol = &*view.protocol;
-            tracing::warn!(protocol, client, why = %error, "a connection is given its events one by one: a script failed");
+            tracing::warn!(protocol, client, why = %error, "a connection gets its events one by one: a script failed");
         }
         if let ScriptError::Tripped { function, why } = error {
             note_trip(snapshot, function, why, &Sender::of_connection(&view), now);
         }
     }
 
-    /// Counts a decision and logs its fault.
-    pub(super) fn note(&self, snapshot: &Snapshot, decision: &Decision, door: &str, connection: Option<&Connection>, now: Now) {
+    /// Counts a decision and logs its fault. `origin`: the protocol or source of the input.
+    pub(super) fn note(&self, snapshot: &Snapshot, decision: &Decision, origin: &str, connection: Option<&Connection>, now: Now) {
         if let Some(counted) = decision.row.and_then(|row| snapshot.counters.row(row)) {
             counted.calls.inc();
             if decision.fault.is_some() {
@@ -62,20 +64,26 @@ impl Live {
         }
         let why = fault.detail.as_deref().unwrap_or(&fault.message);
         match fault.code {
-            Code::ScriptFailed if self.may_warn() => tracing::warn!(door, client, code = fault.code.as_str(), why, "a script failed"),
-            _ => tracing::debug!(door, client, code = fault.code.as_str(), why, "a message was refused"),
+            Code::ScriptFailed if self.may_warn() => tracing::warn!(origin, client, code = fault.code.as_str(), why, "a script failed"),
+            _ => tracing::debug!(origin, client, code = fault.code.as_str(), why, "a message was refused"),
         }
         if let Some(Budget::Exceeded { plugin, function }) = &fault.budget {
             let view = connection.map(Connection::view);
-            let sender = view.as_ref().map_or(Sender::of_source(door), |view| Sender::of_connection(view));
+            let sender = view.as_ref().map_or(Sender::of_source(origin), |view| Sender::of_connection(view));
             note_trip(snapshot, &FnRef { plugin: plugin.clone(), name: function.clone() }, why, &sender, now);
         }
     }
 }
 
-/// A call went over its budget: that counts against who caused it, and against the function.
+/// A call exceeded its budget: counts it against its sender and against the function.
 fn note_trip(snapshot: &Snapshot, function: &FnRef, why: &str, sender: &Sender<'_>, now: Now) {
     let scripts = &snapshot.runtime.scripts;
     scripts.charge(sender, now);
     scripts.tripped(function, why, sender, now);
+}
+
+/// Whether a connection keeps sending messages that are refused because it exceeded the budgets of scripts.
+pub(super) fn is_flooding_scripts(snapshot: &Snapshot, decision: &Decision, connection: &Connection, now: Now) -> bool {
+    let is_spent = decision.fault.as_ref().is_some_and(|fault| fault.budget == Some(Budget::Spent));
+    is_spent && snapshot.runtime.scripts.refused(&Sender::of_connection(&connection.view()), now)
 }

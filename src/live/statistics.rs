@@ -1,5 +1,5 @@
-//! Brings what was counted into the store, every few seconds, and takes it up again at the next start. Counting itself is an
-//! addition to an atomic; nobody who counts knows of this.
+//! Writes the counters to the store every few seconds, and restores them at the next start. Counting itself is an addition to an
+//! atomic and knows nothing of this.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,28 +11,28 @@ use crate::store::{Point, Store, Total};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::series::SeriesKey;
 
-/// How often what was counted goes to the store, in seconds. A crash loses no more than that.
+/// How often the counters are written to the store, in seconds. A crash loses at most this much.
 const COLLECT_SECONDS: i64 = 10;
 
 /// The length of a step, in milliseconds.
 const MINUTE_MS: i64 = 60_000;
 
-/// What was counted, on its way to the store.
+/// The counters on their way to the store.
 pub struct Statistics {
     metrics: Arc<Metrics>,
     store: Store,
-    // Protects what the store has been told. Held while the counters are read, by nobody who counts.
+    // Protects the totals that are already in the store. Held while the counters are read, never to count.
     told: Mutex<Told>,
 }
 
-/// What the store has been told.
+/// The totals that are already in the store.
 struct Told {
     totals: HashMap<SeriesKey, u64>,
     at_ms: i64,
 }
 
 impl Statistics {
-    /// Goes on from the totals of earlier runs. Nothing may have been counted yet.
+    /// Restores the totals of earlier runs. Nothing may have been counted yet.
     pub fn resume(metrics: &Arc<Metrics>, store: Store, totals: &[Total], now: Now) -> Self {
         metrics.restore(&totals.iter().map(|t| ((&*t.kind, &*t.name, &*t.metric), t.total)).collect());
         let mut told = HashMap::new();
@@ -42,7 +42,7 @@ impl Statistics {
         Self { metrics: metrics.clone(), store, told: Mutex::new(Told { totals: told, at_ms: now.wall_ms }) }
     }
 
-    /// Collects where it is time to, which is on every tenth second of the clock. Called once a second.
+    /// Collects if it is time to, which is every tenth second of the clock. Called once a second.
     pub fn tick(&self, now: Now) {
         let last_ms = self.told.lock().at_ms;
         let beat = |ms: i64| ms.div_euclid(COLLECT_SECONDS * 1000);
@@ -51,7 +51,7 @@ impl Statistics {
         }
     }
 
-    /// Gives the store what was counted since the last time.
+    /// Gives the store the counts since the last time.
     pub fn collect(&self, now: Now) {
         let mut told = self.told.lock();
         let minute_s = minute_s(told.at_ms, now.wall_ms);

@@ -10,7 +10,7 @@ use crate::pipeline::publish::unknown;
 use crate::pipeline::{Snapshot, fault_reply};
 use crate::runtime::{Counters, Runtime};
 
-/// Connections that are seen to before others have their turn.
+/// How many connections are handled before other tasks get their turn.
 const TURN: usize = 256;
 
 /// What ended with a configuration.
@@ -32,13 +32,13 @@ async fn turn(turns: &mut usize) {
 }
 
 impl Live {
-    /// Puts a configuration in place for every input from now on: gives the one before.
+    /// Installs a configuration for every input from now on, and returns the previous one.
     pub fn swap(&self, runtime: Runtime, now: Now) -> Arc<Snapshot> {
         let before = self.current.load_full();
         let limits = SharedLimits::new(&runtime.plan, Some(&before.limits), now);
         let counters = Counters::new(&runtime.plan, &self.metrics, before.counters.started);
         let mut retired = self.retired.lock();
-        // A protocol that is back is retired no more, and one that nobody is left of needs nothing.
+        // A protocol that is back is no longer retired, and one without connections needs nothing.
         retired.retain(|(id, _)| runtime.protocol(*id).is_none() && self.hub.connection_count(Some(*id)) > 0);
         for plan in &before.runtime.plan.protocols {
             if runtime.protocol(plan.id).is_none() {
@@ -51,7 +51,7 @@ impl Live {
         before
     }
 
-    /// Ends what the current configuration no longer has and the one before had, and lets everything else follow. Others have their
+    /// Ends what the previous configuration had and the current one does not, and brings everything else up to date. Others have their
     /// turn in between.
     pub async fn retire(&self, before: &Snapshot) -> Retired {
         let current = self.current();
@@ -64,7 +64,7 @@ impl Live {
                         self.end(&connection, Close::Retired);
                         retired.connections += 1;
                     }
-                    // Its task looks at what is new.
+                    // Its task notices the change.
                     Some(false) => connection.outbox.wake(),
                     Some(true) => break,
                 }
@@ -80,9 +80,9 @@ impl Live {
         retired
     }
 
-    /// Ends again what somebody began under an older configuration just before the swap. Called now and then.
+    /// Ends what was begun under an older configuration just before the swap. Called now and then.
     pub fn sweep(&self) {
-        // Looked at first: what is begun under it afterwards is begun by nobody.
+        // Checked first: nothing can begin under it afterwards.
         let in_use = std::mem::take(&mut *self.before.lock());
         if in_use.strong_count() > 0 {
             *self.before.lock() = in_use.clone();

@@ -1,5 +1,5 @@
-//! Ids and random texts. In service they come from the system; where what happens must happen again in the same way, they come
-//! from a seed that whoever decides is given, for as long as it decides on this thread.
+//! Ids and random texts. In service they come from the system. Where a decision must be repeatable they come from a seed, which
+//! is set on this thread while the decision is made.
 
 use std::cell::Cell;
 
@@ -18,12 +18,12 @@ pub enum Chance {
     /// The system.
     #[default]
     System,
-    /// A seed: the same again each time.
+    /// A seed: the same values each time.
     Seeded(u64),
 }
 
 impl Chance {
-    /// Runs something that takes its ids and random texts from here.
+    /// Runs a closure that takes its ids and random texts from here.
     pub fn run<T>(&mut self, act: impl FnOnce() -> T) -> T {
         let Chance::Seeded(state) = self else { return act() };
         let outer = SEED.replace(Some(*state));
@@ -33,7 +33,7 @@ impl Chance {
     }
 }
 
-/// The next bits of the seed (SplitMix64, Steele et al. 2014); none where the system is asked.
+/// The next bits of the seed (SplitMix64, Steele et al. 2014); none if the system is the source.
 fn seeded() -> Option<u64> {
     let state = SEED.get()?.wrapping_add(0x9e37_79b9_7f4a_7c15);
     SEED.set(Some(state));

@@ -1,4 +1,4 @@
-//! The one table of close codes: why a connection ends, what its client is told, and whether it may come back.
+//! The one table of close codes: why a connection ends, which code and reason its client gets, and whether it may come back.
 
 use std::borrow::Cow;
 
@@ -16,9 +16,9 @@ pub enum Close {
     InvalidUtf8,
     /// A message was larger than the protocol allows.
     TooLarge,
-    /// The client went on far above its rate, or though its messages were refused for what they made scripts spend.
+    /// The client kept sending far above its rate, or kept sending messages that exceed the budgets of scripts.
     Flooding,
-    /// No token, or one that does not hold.
+    /// No token, or one that is not valid.
     Unauthorized,
     /// The token ran out while the connection was open.
     Expired,
@@ -26,7 +26,7 @@ pub enum Close {
     Slow(u16, Cow<'static, str>),
     /// A newer connection took this one's place at the limit. Code and reason are its protocol's.
     Displaced(u16, Cow<'static, str>),
-    /// What it had yet to be given of a channel is gone: it must say again where it stands.
+    /// Events of a channel that it had yet to get are gone: it must subscribe again with its position.
     PositionLost,
     /// The configuration no longer has its protocol.
     Retired,
@@ -34,7 +34,7 @@ pub enum Close {
     Idle,
     /// No answer to the last ping. Nothing is sent: the other side is not there.
     PingTimeout,
-    /// An error of ours.
+    /// A bug in the server.
     Internal,
     /// What a row, a script or an operator asked for.
     Asked(u16, Cow<'static, str>),
@@ -45,12 +45,12 @@ pub enum Close {
 }
 
 impl Close {
-    /// The end of a slow client where its protocol says nothing else.
+    /// The default close of a slow client.
     pub fn slow() -> Self {
         Close::Slow(1013, "too slow: outbox full".into())
     }
 
-    /// The end of a displaced connection where its protocol says nothing else.
+    /// The default close of a displaced connection.
     pub fn displaced() -> Self {
         Close::Displaced(1013, "replaced by a newer connection".into())
     }
@@ -93,7 +93,7 @@ impl Close {
         cut(text)
     }
 
-    /// Whether a client that meets this end should connect again.
+    /// Whether a client that is closed this way should connect again.
     pub fn may_retry(&self) -> bool {
         match self {
             Close::GoingAway | Close::PositionLost | Close::Retired | Close::Idle | Close::PingTimeout | Close::Internal | Close::Lost => {

@@ -1,4 +1,4 @@
-//! An event: what travels through channels, in no protocol's dialect.
+//! An event: what travels through channels, independent of any protocol's format.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub type Epoch = u64;
 /// Who caused an event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// The protocol, source or door it came through: `canvas`, `heartbeat`, `api`.
+    /// The protocol or source it came through, or `api`: `canvas`, `heartbeat`, `api`.
     pub source: Arc<str>,
     /// The connection it came from.
     pub client: Option<ClientId>,
@@ -24,7 +24,7 @@ pub struct Origin {
     pub session: Option<Arc<str>>,
 }
 
-/// An event before a channel gave it its place.
+/// An event before a channel gave it an offset.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
     /// Version 7, so ids grow with time.
@@ -37,11 +37,11 @@ pub struct NewEvent {
     pub time_ms: i64,
     /// Who caused it.
     pub origin: Arc<Origin>,
-    /// What travels beside the payload.
+    /// Metadata: passed on beside the payload.
     pub metadata: Option<Json>,
 }
 
-/// An event with its place. Shared by all who receive it.
+/// An event with its offset. Shared by all its receivers.
 #[derive(Clone, Debug)]
 pub struct Event {
     /// What was published.
@@ -52,7 +52,7 @@ pub struct Event {
     pub offset: u64,
     /// The channel's stream; 0 outside channels.
     pub epoch: Epoch,
-    /// Its place in the log over all channels, growing with time; 0 where it is not in the log.
+    /// Its position in the log of all channels, which grows with time; 0 if it is not in the log.
     pub seq: u64,
 }
 

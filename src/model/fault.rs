@@ -1,4 +1,4 @@
-//! What can go wrong with a message, in the words its sender is told. Every fault of the pipeline is one of these.
+//! What can go wrong with a message, in the words that its sender gets. Every fault of the pipeline is one of these.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,19 +10,19 @@ use crate::model::json::Json;
 pub enum Code {
     /// The frame is not JSON, or nested too deeply.
     InvalidJson,
-    /// The message has nothing where the protocol's type should be.
+    /// The message has no type at the place that the protocol names.
     MissingType,
     /// No row matches the message's type.
     UnknownType,
     /// The message or the published data breaks a schema, or the message is more than a script may hold.
     Invalid,
-    /// A script said no, with a reason.
+    /// A script refused the message, with a reason.
     Rejected,
-    /// Over a rate limit, or too many of its messages drove scripts over their budgets; says when to try again.
+    /// The sender is over a rate limit, or caused too many script calls that exceeded their budgets. Says when to try again.
     RateLimited,
     /// No pattern allows this channel, or it is not open to this sender.
     UnknownChannel,
-    /// The client, user or session that was named is not there.
+    /// The named client, user or session does not exist.
     NotFound,
     /// Not allowed.
     Forbidden,
@@ -30,9 +30,9 @@ pub enum Code {
     LimitReached,
     /// The store cannot take the event now. Nothing was published.
     Unavailable,
-    /// A script broke: a fault of the plugin, not of the sender.
+    /// A script failed: the plugin is at fault, not the sender.
     ScriptFailed,
-    /// What it was decided on changed again and again before it could happen.
+    /// The data that the decision had read changed each time before the decision could be applied.
     Conflict,
 }
 
@@ -73,7 +73,7 @@ impl Code {
         }
     }
 
-    /// What a sender is told where the protocol says nothing else.
+    /// The message that a sender gets unless the protocol sets another.
     pub fn default_message(self) -> &'static str {
         match self {
             Code::InvalidJson => "invalid JSON",
@@ -88,7 +88,7 @@ impl Code {
             Code::LimitReached => "limit reached",
             Code::Unavailable => "temporarily unavailable",
             Code::ScriptFailed => "internal error",
-            Code::Conflict => "others changed the same at the same time; try again",
+            Code::Conflict => "others changed the same data at the same time; try again",
         }
     }
 
@@ -116,7 +116,7 @@ pub struct Flaw {
     pub message: String,
 }
 
-/// What a fault has to do with the budgets of scripts, for those who count that.
+/// How a fault relates to the budgets of scripts; used to count senders that exceed them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Budget {
     /// A call went over its budget.
@@ -126,7 +126,7 @@ pub enum Budget {
         /// The function that was called.
         function: Arc<str>,
     },
-    /// The sender caused too many such calls, so none was made.
+    /// The sender had already caused too many such calls, so this one was not made.
     Spent,
 }
 
@@ -135,9 +135,9 @@ pub enum Budget {
 pub struct Fault {
     /// The kind.
     pub code: Code,
-    /// A code of a script's own, told in place of the kind's.
+    /// A code that a script chose, sent instead of the kind's.
     pub label: Option<String>,
-    /// What the sender is told, unless the protocol's `errors:` says otherwise.
+    /// The message for the sender, unless the protocol's `errors:` sets another.
     pub message: String,
     /// More for the sender: `$error.data`.
     pub data: Option<Json>,
@@ -147,7 +147,7 @@ pub struct Fault {
     pub retry_after: Option<Duration>,
     /// For the log only: where and why, with file, line and column for scripts.
     pub detail: Option<String>,
-    /// Where a budget of a script was the reason.
+    /// Set if the budget of a script was the reason.
     pub budget: Option<Budget>,
 }
 
@@ -176,7 +176,7 @@ impl Fault {
         self
     }
 
-    /// The code as the sender is told it.
+    /// The code that the sender gets.
     pub fn code_text(&self) -> &str {
         self.label.as_deref().unwrap_or(self.code.as_str())
     }

@@ -1,5 +1,5 @@
-//! Names of the configuration as small numbers: a name has one number as long as the process runs, whichever files it stands in
-//! and however often they are read. So what is known by a number outlives a reload, and a look-up is an index.
+//! Names of the configuration as small numbers: a name keeps its number as long as the process runs, no matter how often the
+//! files are read. So data kept under a number outlives a reload, and a look-up is an index.
 //!
 //! Names come from files, so there are few; none is ever forgotten.
 
@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 
 use parking_lot::RwLock;
 
-/// The numbers that names were given, of one kind of thing.
+/// The numbers of the names of one kind of thing.
 #[derive(Debug, Default)]
 pub struct Interner(RwLock<Names>);
 
@@ -61,7 +61,7 @@ macro_rules! id {
         pub struct $name(u32);
 
         impl $name {
-            /// The number of a name, which gets one where it has none.
+            /// The number of a name; assigns one if the name has none yet.
             pub fn of(name: &str) -> Self {
                 Self($all.id(name))
             }
@@ -112,19 +112,19 @@ id!(
     SourceId, SOURCES
 );
 
-/// What belongs to some of the ids of one kind.
+/// Values for some of the ids of one kind.
 pub struct IdMap<I, T> {
     entries: Vec<Option<T>>,
     kind: PhantomData<fn(I)>,
 }
 
 impl<I: Id, T> IdMap<I, T> {
-    /// What belongs to an id.
+    /// The value of an id.
     pub fn get(&self, id: I) -> Option<&T> {
         self.entries.get(id.index())?.as_ref()
     }
 
-    /// Gives something to an id; what it had before comes back.
+    /// Sets the value of an id and returns the previous one.
     pub fn insert(&mut self, id: I, value: T) -> Option<T> {
         if self.entries.len() <= id.index() {
             self.entries.resize_with(id.index() + 1, || None);
@@ -132,12 +132,12 @@ impl<I: Id, T> IdMap<I, T> {
         self.entries[id.index()].replace(value)
     }
 
-    /// Takes away what an id had.
+    /// Removes the value of an id.
     pub fn remove(&mut self, id: I) -> Option<T> {
         self.entries.get_mut(id.index())?.take()
     }
 
-    /// What an id has, made where it has nothing.
+    /// The value of an id; creates it if there is none.
     pub fn get_or_insert_with(&mut self, id: I, make: impl FnOnce() -> T) -> &mut T {
         if self.entries.len() <= id.index() {
             self.entries.resize_with(id.index() + 1, || None);
@@ -145,17 +145,17 @@ impl<I: Id, T> IdMap<I, T> {
         self.entries[id.index()].get_or_insert_with(make)
     }
 
-    /// What an id has, to be changed.
+    /// The value of an id, mutable.
     pub fn get_mut(&mut self, id: I) -> Option<&mut T> {
         self.entries.get_mut(id.index())?.as_mut()
     }
 
-    /// All that have something, by number.
+    /// All ids with a value, in numerical order.
     pub fn iter(&self) -> impl Iterator<Item = (I, &T)> {
         self.entries.iter().enumerate().filter_map(|(index, entry)| Some((I::at(index), entry.as_ref()?)))
     }
 
-    /// What they have.
+    /// All values.
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().flatten()
     }

@@ -1,7 +1,7 @@
 //! JSON as text that is known to be valid, and looking into it without building a tree.
 //!
-//! A message is checked once, when it arrives, which also notes where its members stand. What lies deeper is found by skipping
-//! over its neighbours: no allocation, no recursion. Where a key stands twice the last one counts, as in JavaScript's `JSON.parse`.
+//! A message is checked once, when it arrives, which also notes the positions of its members. Deeper values are found by skipping
+//! their neighbours: no allocation, no recursion. If a key appears twice the last one counts, as in JavaScript's `JSON.parse`.
 
 mod check;
 mod object;
@@ -104,14 +104,15 @@ impl Json {
         self.0
     }
 
-    /// The same text in a buffer of its own, just as large as it is. For what is kept: a part of a message would keep alive the
-    /// buffer it was read into, which may be many times larger.
+    /// The same text in a buffer of its own, of exactly its size. For values that are kept: a part of a message would keep alive
+    /// the buffer it was read into, which may be many times larger.
     #[must_use]
     pub fn detached(&self) -> Json {
         Json(ByteString::from(&*self.0))
     }
 
-    /// The value as a tree. Not every text has one: half a surrogate pair is no text, and `1e999` no number.
+    /// The value as a tree. Not every JSON text has one: half a surrogate pair is not valid text, and `1e999` is not a finite
+    /// number.
     pub fn to_value(&self) -> Result<serde_json::Value, Error> {
         serde_json::from_str(&self.0).map_err(|e| Error::Syntax(e.to_string()))
     }
@@ -212,7 +213,7 @@ pub struct Members<'a> {
 }
 
 impl<'a> Iterator for Members<'a> {
-    /// The key with its quotes as it stands in the text, and the value's text.
+    /// The key with its quotes as written in the text, and the value's text.
     type Item = (&'a str, &'a str);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -229,7 +230,7 @@ impl<'a> Iterator for Members<'a> {
     }
 }
 
-/// The same with the index of this text, which spares the walk over it.
+/// The same with the index of this text, which saves the walk over it.
 pub fn members_indexed<'a>(text: &'a str, index: &'a Index) -> impl Iterator<Item = (&'a str, &'a str)> {
     let known = index.members(text);
     let searched = if known.is_none() { Some(members(text)) } else { None };
@@ -264,14 +265,14 @@ impl<'a> Iterator for Items<'a> {
     }
 }
 
-/// Whether a key as it stands in a text (with quotes, perhaps with escapes) is this key.
+/// Whether a key as written in a text (with quotes, perhaps with escapes) is this key.
 pub fn key_is(quoted: &str, key: &str) -> bool {
     let inner = &quoted[1..quoted.len() - 1];
-    // With an escape in it a key is never what it looks like; one that stands for no text is longer than it looks.
+    // A key with an escape differs from its written form, and so does its length.
     if inner == key { !inner.contains('\\') } else { inner.contains('\\') && unquote(quoted) == key }
 }
 
-/// One member of an object; the last where the key stands twice.
+/// One member of an object; the last if the key appears twice.
 pub fn member<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     members(text).filter(|(k, _)| key_is(k, key)).last().map(|(_, v)| v)
 }
@@ -298,7 +299,7 @@ pub fn get<'a, S: AsRef<str>>(text: &'a str, path: &[S]) -> Option<&'a str> {
     Some(at)
 }
 
-/// The same with the index of this text, which spares the search for the first step.
+/// The same with the index of this text, which saves the search for the first key.
 pub fn get_indexed<'a, S: AsRef<str>>(text: &'a str, index: &Index, path: &[S]) -> Option<&'a str> {
     let Some((first, rest)) = path.split_first() else { return get(text, path) };
     match index.member(text, first.as_ref()) {
@@ -314,7 +315,7 @@ pub fn unquote(quoted: &str) -> Cow<'_, str> {
     }
     let inner = &quoted[1..quoted.len() - 1];
     if inner.contains('\\') {
-        // A lone surrogate is legal JSON but no text; it reads as the replacement character.
+        // A lone surrogate is legal JSON but not valid text; it becomes the replacement character.
         serde_json::from_str::<String>(quoted)
             .map_or_else(|_| Cow::Owned(String::from_utf8_lossy(inner.as_bytes()).replace('\\', "\u{fffd}")), Cow::Owned)
     } else {
@@ -322,13 +323,13 @@ pub fn unquote(quoted: &str) -> Cow<'_, str> {
     }
 }
 
-/// The text of a value where it is a string. One with half a surrogate pair is legal JSON but no text.
+/// The text of a value if it is a string. Half a surrogate pair is legal JSON but not valid text.
 pub fn as_text(value: &str) -> Option<Cow<'_, str>> {
     let inner = value.strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') { serde_json::from_str::<String>(value).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
 }
 
-/// JSON without line ends: those that stand in it are space between its parts.
+/// JSON without line ends. Line ends can only be white space between tokens.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ").into() } else { text.into() }
 }

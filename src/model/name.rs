@@ -12,13 +12,13 @@ pub const CHANNEL_BYTES_MAX: usize = 256;
 pub struct ChannelName(Arc<str>);
 
 impl ChannelName {
-    /// Checks a text. `None` when it is no channel name.
+    /// Checks a text. `None` if it is not a valid channel name.
     pub fn parse(text: &str) -> Option<Self> {
         let fits = !text.is_empty() && text.len() <= CHANNEL_BYTES_MAX;
         (fits && all_may_stand(text)).then(|| Self(text.into()))
     }
 
-    /// Stands for no channel, in a subscription's place, where an event is sent directly: the empty name, which no channel has.
+    /// The name used for events that are sent directly instead of through a channel: empty, which no channel's name is.
     pub fn direct() -> Self {
         Self("".into())
     }

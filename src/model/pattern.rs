@@ -21,20 +21,20 @@ enum Part {
 /// How many captures a pattern may have. Parsing compares their names, and matching recurses.
 pub const CAPTURES_MAX: usize = 32;
 
-/// Why a text is no pattern.
+/// Why a text is not a valid pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// `{` without `}` or the other way round.
     #[error("unbalanced brace")]
     Unbalanced,
     /// A capture needs a name of letters, digits and underscores.
-    #[error("`{{{0}}}` is no capture: a name of letters, digits and `_` belongs between the braces")]
+    #[error("`{{{0}}}` is not a valid capture: write a name of letters, digits and `_` between the braces")]
     BadCapture(String),
     /// Two captures side by side cannot be told apart.
     #[error("two captures need literal text between them")]
     Adjacent,
     /// The same name twice.
-    #[error("the capture `{0}` stands twice")]
+    #[error("the capture `{0}` appears twice")]
     Twice(String),
     /// More than [`CAPTURES_MAX`].
     #[error("more than {CAPTURES_MAX} captures")]
@@ -109,7 +109,7 @@ impl Pattern {
         self.parts.iter().all(|p| matches!(p, Part::Literal(_)))
     }
 
-    /// How many characters of it are literal: of two patterns that match, the one with more says more.
+    /// How many characters of it are literal: of two patterns that match, the one with more is the more specific.
     pub fn literal_len(&self) -> usize {
         self.parts.iter().map(|p| if let Part::Literal(text) = p { text.len() } else { 0 }).sum()
     }
@@ -133,7 +133,7 @@ impl Pattern {
         match_parts(&self.parts, name, self.separator, &mut |_| ())
     }
 
-    /// What every name it matches has before its first separator, where that is always the same and written out.
+    /// The text before the first separator, if it is literal and so the same in every name that matches.
     pub fn first_segment(&self) -> Option<&str> {
         match self.parts.first() {
             Some(Part::Literal(text)) => text.split_once(self.separator).map(|(first, _)| first),
@@ -147,7 +147,8 @@ impl Pattern {
     }
 }
 
-/// Captures stop at the separator and at the first place where the literal behind them fits, so this never backtracks more than once per part.
+/// Captures stop at the separator and at the first place where the literal behind them fits, so this never backtracks more than
+/// once per part.
 fn match_parts<'n>(parts: &[Part], name: &'n str, separator: char, found: &mut impl FnMut(&'n str)) -> bool {
     let Some((part, after)) = parts.split_first() else { return name.is_empty() };
     match part {

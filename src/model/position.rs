@@ -1,33 +1,34 @@
-//! Where a channel stands, and what someone who was away has missed of it.
+//! The position of a channel, and what a subscriber who was away has missed.
 
 use crate::model::event::Epoch;
 
-/// Where a channel stands at one moment.
+/// The position of a channel at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// Its stream.
     pub epoch: Epoch,
-    /// The oldest offset that can still be given; `offset + 1` where none can.
+    /// The oldest offset that is still available; `offset + 1` if none is.
     pub first: u64,
     /// The newest offset that was shown to anyone.
     pub offset: u64,
 }
 
-/// What becomes of somebody who has seen a channel up to some place.
+/// What a subscriber who has seen a channel up to some position will get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecoveryVerdict {
     /// Whether everything that was missed can be given.
     pub recovered: bool,
     /// How many events cannot.
     pub missed: u64,
-    /// What is given begins behind this offset.
+    /// The events that are given begin after this offset.
     pub after: u64,
 }
 
 impl Position {
-    /// What becomes of somebody who has seen everything up to `since`. No epoch stands for the present one.
+    /// What a subscriber who has seen everything up to `since` will get. No epoch means the current one.
     ///
-    /// Of another stream, or from the future, nothing is known: then nothing is given, and what was missed is what there was since.
+    /// A position of another stream, or from the future, is not known: then no events are given, and all events since count as
+    /// missed.
     pub fn recover(&self, since: u64, epoch: Option<Epoch>) -> RecoveryVerdict {
         if epoch.is_some_and(|epoch| epoch != self.epoch) || since > self.offset {
             return RecoveryVerdict { recovered: false, missed: self.offset.saturating_sub(since), after: self.offset };

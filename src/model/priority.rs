@@ -1,4 +1,4 @@
-//! How much something matters to a client that cannot be told everything at once.
+//! How important a message is for a client that cannot get everything at once.
 
 use super::json::{self, Json};
 
@@ -7,7 +7,7 @@ use super::json::{self, Json};
 pub enum Priority {
     /// Before all others.
     High,
-    /// What says nothing.
+    /// The default.
     #[default]
     Medium,
     /// After all others.
@@ -18,7 +18,7 @@ impl Priority {
     /// Every priority with its word, what matters most first.
     pub const ALL: [(&'static str, Priority); 3] = [("high", Priority::High), ("medium", Priority::Medium), ("low", Priority::Low)];
 
-    /// What an event's metadata says: its member `priority`. Another word than those of [`Priority::ALL`] says nothing.
+    /// The priority in an event's metadata: its member `priority`. Other words than those of [`Priority::ALL`] are ignored.
     pub fn of(metadata: Option<&Json>) -> Self {
         let word = metadata.and_then(|metadata| json::member(metadata.as_str(), "priority")).and_then(json::as_text);
         word.and_then(|word| Self::ALL.into_iter().find(|(known, _)| *known == word)).map(|(_, priority)| priority).unwrap_or_default()

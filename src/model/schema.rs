@@ -1,4 +1,4 @@
-//! JSON Schema, compiled once. Says what is wrong where; knows nothing of what the checked value is for.
+//! JSON Schema, compiled once. Reports what is wrong and where; does not know what the checked value is for.
 
 use jsonschema::{ValidationError, error::ValidationErrorKind};
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::model::fault::Flaw;
 use crate::model::json::Json;
 
-/// How many flaws are told of one value.
+/// How many mistakes are reported for one value.
 const FLAWS_MAX: usize = 16;
 
 /// A compiled schema (draft 2020-12 unless it names another). Its patterns run in linear time and it fetches nothing.
@@ -31,7 +31,7 @@ impl Schema {
     }
 }
 
-/// A member that is missing is named by the path where it should be.
+/// A missing member is reported with the path where it should be.
 fn flaw(error: &ValidationError<'_>) -> Flaw {
     let path = error.instance_path().to_string();
     match error.kind() {

@@ -1,4 +1,4 @@
-//! Where something stands in a file that a person wrote.
+//! A position in a file that a person wrote.
 
 use std::fmt;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 //! written straight to text when a message passes.
 //!
 //! One rule covers absence everywhere: a missing value drops its key (or its array item); `null` stays `null`; a text with
-//! a missing part is missing as a whole. Where a key stands twice, because of a spread, the later one counts.
+//! a missing part is missing as a whole. If a spread makes a key appear twice, the later one counts.
 
 mod reference;
 mod text;
@@ -17,11 +17,11 @@ pub use text::Text;
 pub use value::Value;
 
 thread_local! {
-    /// Where texts are written before it is known how long they are.
+    /// A buffer for texts whose length is not known before they are written.
     static BUFFER: Cell<String> = const { Cell::new(String::new()) };
 }
 
-/// A room that has grown larger is given back.
+/// A buffer that has grown larger than this is freed.
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// A compiled template.
@@ -87,7 +87,7 @@ pub trait Scope {
     /// The value of a reference. It must be [`Value::Missing`] for a root this scope does not have.
     fn resolve<'a>(&'a self, reference: &'a Reference) -> Value<'a>;
 
-    /// How many bytes a template over this comes to, at a guess.
+    /// An estimate of the bytes that a template over this scope produces.
     fn bytes_likely(&self) -> usize {
         128
     }
@@ -103,7 +103,7 @@ impl Template {
     pub fn render(&self, scope: &dyn Scope) -> Option<String> {
         let mut out = String::with_capacity(scope.bytes_likely());
         let written = self.write(scope, &mut out);
-        // What is queued counts by its length.
+        // Queued messages are counted by their length.
         if out.capacity() > 2 * out.len() + 128 {
             out.shrink_to_fit();
         }
@@ -172,7 +172,7 @@ impl Template {
     }
 }
 
-/// Writes a comma where one is due, then what `write` writes; takes the comma back where that is nothing.
+/// Writes a comma if one is needed, then what `write` writes; removes the comma if that is nothing.
 fn separated(out: &mut String, open: char, write: impl FnOnce(&mut String) -> bool) {
     let before = out.len();
     if !out.ends_with(open) {
@@ -184,7 +184,7 @@ fn separated(out: &mut String, open: char, write: impl FnOnce(&mut String) -> bo
 }
 
 fn write_object(entries: &[Entry], scope: &dyn Scope, out: &mut String) {
-    // Without a spread no key stands twice, and every value goes straight to the output.
+    // Without a spread no key appears twice, and every value goes straight to the output.
     if !entries.iter().any(|e| matches!(e, Entry::Spread(_))) {
         let start = out.len();
         out.push('{');

@@ -113,11 +113,11 @@ pub struct RequestView {
 pub struct SubView {
     /// Its channel.
     pub channel: ChannelName,
-    /// What tells it apart from others of the connection on that channel.
+    /// Distinguishes it from other subscriptions of the connection to that channel.
     pub key: Arc<str>,
-    /// What was said of it when it was made.
+    /// Metadata that was given when it was made.
     pub meta: Option<Json>,
-    /// Whether it knows its position, and so is told that of each event.
+    /// Whether it was made with a position, and so gets the position of each event.
     pub positioned: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What a decision consists of. Effects only say; `apply` does.
+//! What a decision consists of. Effects only describe; `apply` carries them out.
 
 use std::sync::Arc;
 
@@ -17,25 +17,25 @@ use crate::script::ScriptError;
 pub enum Effect {
     /// An event happens.
     Event(EventEffect),
-    /// The connection that the decision is about changes, or is told something.
+    /// The connection that the decision is about changes, or gets a message.
     Connection(ConnectionEffect),
 }
 
-/// An event happens. Any door can cause it.
+/// Something happens to an event. Any input can cause it.
 #[derive(Debug)]
 pub enum EventEffect {
-    /// It gets its place in a channel and goes to all who are on it.
+    /// It gets an offset in a channel and goes to all its subscribers.
     Publish {
         /// The channel.
         channel: ChannelName,
-        /// What the configuration says of it.
+        /// The channel's configuration.
         plan: Arc<ChannelPlan>,
         /// The event.
         event: NewEvent,
         /// The key of a connection that is not to get it.
         except: Option<u64>,
     },
-    /// It goes to connections directly: outside channels, kept nowhere.
+    /// It goes to connections directly: outside channels, and never stored.
     Direct {
         /// Who gets it.
         receivers: Receivers,
@@ -51,7 +51,7 @@ pub enum EventEffect {
 pub enum ConnectionEffect {
     /// Its user, session or state changes.
     View {
-        /// What it is from now on.
+        /// Its identity from now on.
         view: Arc<ConnView>,
         /// Whether its events are batched from now on.
         batches: bool,
@@ -60,23 +60,23 @@ pub enum ConnectionEffect {
     Leave {
         /// The channel.
         channel: ChannelName,
-        /// What the configuration says of it, so that it can be locked.
+        /// The channel's configuration, so that it can be locked.
         plan: Arc<ChannelPlan>,
         /// The subscription's key.
         key: Arc<str>,
     },
     /// A subscription begins.
     Join {
-        /// What the configuration says of the channel.
+        /// The channel's configuration.
         plan: Arc<ChannelPlan>,
         /// The subscription.
         view: SubView,
-        /// Where it goes on; none: with what comes next.
+        /// The position at which it continues; none: with the next event.
         recover: Option<Recover>,
     },
-    /// It is told something.
+    /// A message is sent to it.
     Send(Frame),
-    /// It ends after what was sent.
+    /// It is closed after everything sent before.
     Close(Close),
 }
 
@@ -93,7 +93,7 @@ impl From<ConnectionEffect> for Effect {
 }
 
 impl EventEffect {
-    /// The channel it touches, and what the configuration says of it.
+    /// The channel it concerns, and the channel's configuration.
     pub fn channel(&self) -> Option<(&ChannelName, &Arc<ChannelPlan>)> {
         match self {
             Self::Publish { channel, plan, .. } => Some((channel, plan)),
@@ -103,7 +103,7 @@ impl EventEffect {
 }
 
 impl ConnectionEffect {
-    /// The channel it touches, and what the configuration says of it.
+    /// The channel it concerns, and the channel's configuration.
     pub fn channel(&self) -> Option<(&ChannelName, &Arc<ChannelPlan>)> {
         match self {
             Self::Leave { channel, plan, .. } => Some((channel, plan)),
@@ -114,7 +114,7 @@ impl ConnectionEffect {
 }
 
 impl Effect {
-    /// The channel it touches, and what the configuration says of it.
+    /// The channel it concerns, and the channel's configuration.
     pub fn channel(&self) -> Option<(&ChannelName, &Arc<ChannelPlan>)> {
         match self {
             Self::Event(effect) => effect.channel(),
@@ -139,16 +139,16 @@ pub enum Receivers {
 pub struct Decision {
     /// In order.
     pub effects: Vec<Effect>,
-    /// What it was decided on. Where that has changed by the time it is applied, it is decided again.
+    /// What the decision read. If that has changed by the time it is applied, the input is decided again.
     pub reads: Vec<Read>,
     /// The row that ran.
     pub row: Option<RowId>,
-    /// Which condition of `batch` failed. Nothing is refused for it.
+    /// The `batch` condition that failed. Nothing is refused because of it.
     pub warning: Option<ScriptError>,
-    /// Why nothing of the input's row happened, if so. What its sender is told is among the effects already.
+    /// Why nothing of the input's row happened, if so. The message to its sender is already among the effects.
     pub fault: Option<Box<Fault>>,
-    /// It looks at what the connection's own transactions, which wait for their commit, will have changed: nothing is decided
-    /// yet, and the same input is to be decided once they are done.
+    /// The input reads what transactions of its connection will change that still wait for their commit: nothing is decided yet,
+    /// and the same input must be decided again once they are done.
     pub waits: bool,
     /// The answer, where the input came by HTTP.
     pub reply: Option<Json>,
@@ -157,7 +157,7 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Its effects, where it is about no connection: then none of them concerns one.
+    /// Its effects, if it is not about a connection: then none of them concerns one.
     pub fn take_events(&mut self) -> Vec<EventEffect> {
         let event = |effect| match effect {
             Effect::Event(event) => Some(event),

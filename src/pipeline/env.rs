@@ -1,4 +1,4 @@
-//! What a decision is given besides what it reads: the time, chance, and limiters. Nothing of it is read from the system.
+//! What a decision gets besides what it reads: the time, random values and limiters. It reads none of them from the system.
 
 use crate::config::plan::{ProtocolPlan, Rate, Row};
 use crate::limits::{LimitVerdict, Limiter, SharedLimits};
@@ -17,7 +17,7 @@ pub struct Env<'e> {
     pub limits: &'e mut dyn Limits,
     /// Whether transactions of the connection wait for their commit.
     pub pending: bool,
-    /// Whether it is only to be known what would happen: then scripts count and log nothing.
+    /// Whether this only shows what would happen: then scripts count and log nothing.
     pub trial: bool,
 }
 
@@ -43,7 +43,7 @@ impl ClientLimits {
         Self { connection: plan.limits.rate.as_ref().map(|rate| Limiter::new(rate, now)), rows: Vec::new() }
     }
 
-    /// The protocol has changed. What has the same rate keeps what was spent; limiters of rows show that at the next message.
+    /// The protocol has changed. Limiters with the same rate keep what was spent; those of rows are compared at the next message.
     pub fn update(&mut self, before: &ProtocolPlan, plan: &ProtocolPlan, now: Now) {
         if before.limits.rate != plan.limits.rate {
             self.connection = Self::new(plan, now).connection;
@@ -75,7 +75,7 @@ pub struct Spent {
 pub struct Spending<'l> {
     /// Those that senders share.
     pub shared: &'l SharedLimits,
-    /// Those of the connection; none: there is none, and a row counts by itself.
+    /// Those of the connection; none if there is no connection, and then a row has one limiter for all.
     pub client: Option<&'l mut ClientLimits>,
     /// What the input has spent already.
     pub spent: &'l mut Spent,

@@ -39,7 +39,7 @@ use rows::Decider;
 use scope::{Bindings, Message};
 pub use snapshot::Snapshot;
 
-/// Something that came in, by whichever door.
+/// An input, wherever it came from.
 #[derive(Clone, Copy)]
 pub enum Input<'a> {
     /// From, or about, a connection.
@@ -64,7 +64,7 @@ pub enum Input<'a> {
         /// The request it came with, if it did.
         request: Option<&'a RequestView>,
     },
-    /// The application publishes: to every destination or, where one cannot be, to none.
+    /// The application publishes: to every destination or, if one is not possible, to none.
     Publish {
         /// Where to.
         to: &'a [Destination],
@@ -146,13 +146,13 @@ fn of_connection(snapshot: &Snapshot, connection: &Connection, moment: Moment<'_
         decision.fault = Some(fault.into());
     }
     if is_over {
-        // There is no connection any more that could join, change or be told anything.
+        // The connection is gone: it cannot join or change, and nothing can be sent to it.
         decision.effects.retain(|effect| matches!(effect, Effect::Event(_)));
     }
     decision
 }
 
-/// What comes of a message before anyone has looked into it: it is over a limit.
+/// The result for a message that is over a limit, before it is parsed.
 fn refuse(plan: &ProtocolPlan, run: &Decider<'_>, verdict: LimitVerdict, now: Now) -> Decision {
     let mut decision = Decision::default();
     let mut fault = Fault::new(Code::RateLimited);
@@ -169,7 +169,7 @@ fn refuse(plan: &ProtocolPlan, run: &Decider<'_>, verdict: LimitVerdict, now: No
     decision
 }
 
-/// `seen` is the message, once it could be read: a fault is told in its terms.
+/// `seen` is the message, once it could be read: the fault's message may refer to it.
 fn message<'p>(
     run: &mut Decider<'_>,
     protocol: &'p Protocol,
@@ -207,7 +207,7 @@ fn envelope(run: &mut Decider<'_>, protocol: &Protocol, message: &Message<'_>) -
     }
 }
 
-/// How a fault is written for the client that caused it. Nothing where the protocol says nothing.
+/// How a fault is written for the client that caused it. None if the protocol has no `error`.
 pub fn fault_reply(plan: &ProtocolPlan, fault: &Fault, message: Option<&Message<'_>>, view: &ConnView, now: Now) -> Option<Frame> {
     let template = plan.error.as_ref()?;
     let bare = Bindings { message, view: Some(view), fault: Some((fault, &fault.message)), ..Bindings::at(now) };
@@ -224,7 +224,7 @@ fn of_source(run: &mut Decider<'_>, source: &SourcePlan, body: &Json, env: &mut 
     run.rows(rows, Some(&message), env)
 }
 
-/// A decision about what came by a door without a connection. `source`: whose events they are.
+/// A decision about an input without a connection. `source`: the source of its events.
 fn without_connection(
     snapshot: &Snapshot,
     source: &Arc<str>,

@@ -1,5 +1,5 @@
-//! From "publish this there" to an event that may be published: the channel exists, the publisher may, the data has its
-//! final shape and holds to the schema. Nothing is published here.
+//! From "publish this there" to an event that may be published: the channel exists, the publisher is allowed, the data has
+//! its final shape and matches the schema. Nothing is published here.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::pipeline::effect::{EventEffect, Receivers};
 use crate::pipeline::scope::Bindings;
 use crate::routing::ChannelTable;
 
-/// What is to be published, from whichever door.
+/// What is to be published, wherever it came from.
 #[derive(Debug, Clone)]
 pub struct Proposal {
     /// The event's type.
@@ -44,7 +44,7 @@ pub enum Destination {
     Session(String),
 }
 
-/// Checks a proposal. The effect that results always succeeds, but for a store that is full.
+/// Checks a proposal. The resulting effect always succeeds, unless the store is full.
 pub fn prepare(channels: &ChannelTable, to: &Destination, proposal: Proposal, now: Now) -> Result<EventEffect, Fault> {
     let through = |audience, principal: &str| channels.audience(audience, principal);
     let (name, receivers) = match to {
@@ -103,12 +103,13 @@ pub fn first_flaw(flaws: &[Flaw]) -> String {
     )
 }
 
-/// The channel of this name, or the fault that says there is none.
+/// The channel with this name, or a fault.
 pub fn known(channels: &ChannelTable, name: &str) -> Result<(ChannelName, Arc<ChannelPlan>), Fault> {
     channels.resolve(name).ok_or_else(|| unknown(name))
 }
 
-/// The fault for a channel that no pattern allows or that is not open to the sender: the same for both, so that neither tells.
+/// The fault for a channel that no pattern allows or that is not open to the sender: the same for both, so that it does not
+/// reveal which.
 pub fn unknown(name: &str) -> Fault {
     let shown = &name[..name.floor_char_boundary(crate::model::name::CHANNEL_BYTES_MAX)];
     Fault::new(Code::UnknownChannel).data(Json::of(&serde_json::json!({ "channel": shown })))

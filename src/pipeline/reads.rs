@@ -1,4 +1,4 @@
-//! What a decision has read of the world, noted while it is made: it is applied to what it was decided on. What a row may read
+//! What a decision has read, noted while it is made, so that it is applied only to the same state. What a row may read
 //! at all is known when the configuration is built.
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub enum Read {
         channel: ChannelName,
         /// Up to where.
         at: ChannelVersion,
-        /// The tickets of what was seen of it and is not committed yet: what is decided is refused where one of them is.
+        /// The tickets of the events that were read and are not committed yet: if one of them is refused, so is the decision.
         uncommitted: Vec<Ticket>,
     },
     /// A channel that has no stream yet, and the name that its stream is to get.
@@ -32,7 +32,7 @@ pub enum Read {
         /// The name.
         epoch: Epoch,
     },
-    /// Who is on a channel.
+    /// The members of a channel.
     Members {
         /// The channel.
         channel: ChannelName,
@@ -48,12 +48,12 @@ pub enum Read {
     },
 }
 
-/// The world of one decision: the same as for all, and it notes what was asked.
+/// The world of one decision: answers as usual, and notes what was read.
 pub(super) struct Recorder {
     runtime: Arc<Runtime>,
     hub: Arc<Hub>,
     world: Arc<dyn World>,
-    // Protects the notes. Scripts run on one thread; it is never contended.
+    // Protects the notes. A decision runs on one thread, so it is never contended.
     reads: Mutex<Vec<Read>>,
 }
 
@@ -63,7 +63,7 @@ impl Recorder {
         Arc::new(Self { runtime, hub, world, reads: Mutex::default() })
     }
 
-    /// What was asked so far.
+    /// What was read so far.
     pub(super) fn take(&self) -> Vec<Read> {
         std::mem::take(&mut self.reads.lock())
     }
@@ -76,7 +76,7 @@ impl Recorder {
         })
     }
 
-    /// The first look at something counts: what changes between two looks of one decision is a change.
+    /// The first read of something counts: if a second read differs, it has changed.
     fn note(&self, read: Read) {
         let mut reads = self.reads.lock();
         let same = |known: &Read| match (known, &read) {
@@ -117,7 +117,7 @@ impl World for Recorder {
     }
 
     fn statistics(&self, protocol: &str, now: Now) -> Option<Json> {
-        // Counters of everybody's traffic: nobody can mean them to stand still.
+        // Counters of all traffic change all the time, so they are not noted.
         self.world.statistics(protocol, now)
     }
 }

@@ -30,7 +30,7 @@ use crate::script::{Call, Returned, ScriptEffect, ScriptError, SendTarget, World
 /// The most messages a transform may make of one.
 const MESSAGES_MAX: usize = 1000;
 
-/// What a sender far over the limit of a row is told to wait.
+/// How long a sender far over the limit of a row should wait.
 const FLOODING_RETRY: Duration = Duration::from_secs(1);
 
 /// One decision in the making.
@@ -42,13 +42,13 @@ pub struct Decider<'a> {
     connection: Option<&'a Connection>,
     /// The connection as the rows so far leave it.
     view: Arc<ConnView>,
-    /// Its subscriptions as the rows so far leave them; read when first needed.
+    /// Its subscriptions after the rows so far; read when first needed.
     subscriptions: Option<Vec<(ChannelName, Arc<str>)>>,
     /// None: that of the view.
     origin: Option<Arc<Origin>>,
     /// What became of a join with `recover`.
     recovery: Option<Recovery>,
-    /// Notes what scripts ask about the world, once a row runs whose scripts do.
+    /// Notes what scripts read, once a row runs whose scripts read something.
     recorder: Option<(Arc<Recorder>, Arc<dyn World>)>,
     decision: Decision,
 }
@@ -59,7 +59,7 @@ impl<'a> Decider<'a> {
         Self::about(snapshot, Some(connection), connection.view(), None, env)
     }
 
-    /// A decision about what came without a connection.
+    /// A decision about an input without a connection.
     pub(super) fn new(snapshot: &'a Snapshot, origin: Arc<Origin>, request: Option<&RequestView>, env: &Env<'_>) -> Self {
         let view = ConnView {
             id: "".into(),
@@ -96,7 +96,7 @@ impl<'a> Decider<'a> {
         }
     }
 
-    /// Who causes what is published: the connection as it was before this decision.
+    /// The origin of what is published: the connection as it was before this decision.
     fn origin(&self) -> Arc<Origin> {
         self.origin.as_ref().unwrap_or_else(|| self.view.origin()).clone()
     }
@@ -120,7 +120,7 @@ impl<'a> Decider<'a> {
         self.decision
     }
 
-    /// A subscription to a channel whose events were read begins behind them: what comes in between is neither missed nor given
+    /// A subscription to a channel whose events were read begins after them: events in between are neither missed nor given
     /// twice.
     fn join_where_it_was_read(&mut self) {
         let Decision { effects, reads, .. } = &mut self.decision;
@@ -138,7 +138,7 @@ impl<'a> Decider<'a> {
         self.decision.waits = true;
     }
 
-    /// What scripts ask about the world from now on is noted, where they ask.
+    /// From now on notes what scripts read, if they read anything.
     pub(super) fn record(&mut self, reads: Reads) {
         if reads.world && self.recorder.is_none() {
             let Snapshot { runtime, hub, world, .. } = self.snapshot;
@@ -290,7 +290,7 @@ impl<'a> Decider<'a> {
         if let Some(connection) = self.connection {
             let (runtime, failed) = (&self.snapshot.runtime, &mut self.decision.warning);
             let batches = deliver::batches(runtime, connection.protocol, &self.view, self.now, failed);
-            // Only the last change counts for others; rows see each at once.
+            // Only the last change counts for other connections; rows see each at once.
             self.decision.effects.push(ConnectionEffect::View { view: self.view.clone(), batches }.into());
         }
     }
@@ -374,7 +374,7 @@ impl<'a> Decider<'a> {
         Ok(self.called(function, message)?.0)
     }
 
-    /// Calls a function and takes over what it recorded. Gives its value, and the index of that where it is known.
+    /// Calls a function and takes over its effects. Returns its value, with the value's index if it is known.
     fn called(&mut self, function: &FnRef, message: Option<&Message<'_>>) -> Result<(Option<Json>, Option<Index>), Fault> {
         let call = Call { now: self.now, conn: Some(&self.view), arguments: arguments(message), world: self.world(), trial: self.trial };
         let returned = self.snapshot.runtime.scripts.call(function, call).map_err(script_fault)?;
@@ -423,13 +423,13 @@ impl<'a> Decider<'a> {
     }
 }
 
-/// Who a connection is must have a name that a channel could have.
+/// Checks that the names of a connection's user and session are valid.
 fn named(view: &ConnView) -> Result<(), Fault> {
     for (what, who) in [("user", &view.user), ("session", &view.session)] {
         if who.as_ref().is_some_and(|who| !is_principal(who)) {
             return Err(Fault::with(
                 Code::Invalid,
-                format!("no name of a {what}: at most {PRINCIPAL_BYTES_MAX} bytes, no control characters"),
+                format!("not a valid {what} name: at most {PRINCIPAL_BYTES_MAX} bytes, no control characters"),
             ));
         }
     }

@@ -42,7 +42,7 @@ enum Kind {
 }
 
 impl<'p> Message<'p> {
-    /// A message whose type and data stand at these paths. No path to the data: all but the type.
+    /// A message with its type and data at these paths. No path to the data: everything but the type.
     pub fn new(json: Json, index: Index, kind_at: &'p [Box<str>], data_at: Option<&'p [Box<str>]>) -> Self {
         let kind = protocol::message_kind(&json, &index, kind_at).map(|kind| match kind {
             Cow::Borrowed(kind) => Kind::At(json.range_of(kind)),
@@ -51,7 +51,7 @@ impl<'p> Message<'p> {
         Self { json, kind, raw: None, index, data_at, kind_at, data: OnceCell::new() }
     }
 
-    /// What nobody sent: of this type, and all of it is data.
+    /// An event that no client sent: it has this type, and all of it is data.
     pub fn made(json: Json, kind: &'static str) -> Self {
         let (index, kind) = (Index::of(json.as_str()), Some(Kind::Other(ByteString::from_static(kind))));
         Self { json, kind, raw: None, index, data_at: Some(&[]), kind_at: &[], data: OnceCell::new() }
@@ -83,7 +83,7 @@ impl<'p> Message<'p> {
         json::get_indexed(self.json.as_str(), &self.index, path)
     }
 
-    /// A part of the message for what outlives it. A small one gets bytes of its own, or it would keep all of them alive.
+    /// A part of the message that outlives it. A small part is copied, because otherwise it would keep the whole message alive.
     pub fn kept(&self, part: &str) -> Json {
         let part = self.json.slice(part);
         if self.is_mostly(&part) { part } else { part.detached() }
@@ -101,7 +101,7 @@ impl<'p> Message<'p> {
         }
     }
 
-    /// Whether what holds this may as well hold the whole message.
+    /// Whether a part is so large that it may keep the whole message alive.
     fn is_mostly(&self, part: &Json) -> bool {
         part.as_str().len() >= self.json.as_str().len() / 2
     }
@@ -152,12 +152,12 @@ fn without(object: &Json, key: &str) -> Json {
     Json::trusted(out)
 }
 
-/// Where a channel stood when somebody said where they stand, and what they have missed, where they wanted to know.
+/// The position of a channel when a subscriber gave theirs, and what the subscriber has missed.
 #[derive(Clone, Copy, Debug)]
 pub struct Recovery {
     /// The channel.
     pub position: Position,
-    /// What becomes of what they missed; none where they want no past.
+    /// What happens to the missed events; none if the subscriber wants no past events.
     pub verdict: Option<RecoveryVerdict>,
 }
 
@@ -174,7 +174,7 @@ impl Recovery {
     }
 }
 
-/// All that may be in reach. What is `None` is missing.
+/// Everything a reference can refer to. `None` means missing.
 #[derive(Clone, Copy)]
 pub struct Bindings<'a> {
     /// The time of the decision.
@@ -187,11 +187,11 @@ pub struct Bindings<'a> {
     pub request: Option<&'a RequestView>,
     /// A handler's result.
     pub result: Option<&'a Json>,
-    /// What became of a subscription that said where it stands.
+    /// The result of a subscription that gave its position.
     pub recovery: Option<&'a Recovery>,
     /// The messages of a batch: the text of a list.
     pub messages: Option<&'a str>,
-    /// A fault, and what the protocol says of it.
+    /// A fault, and the protocol's message for it.
     pub fault: Option<(&'a Fault, &'a str)>,
     /// An event on its way to a subscriber.
     pub event: Option<&'a Event>,
@@ -199,9 +199,9 @@ pub struct Bindings<'a> {
     pub subscription: Option<&'a SubView>,
     /// A channel and its pattern.
     pub channel: Option<(&'a ChannelName, &'a Pattern)>,
-    /// Data that stands in for the message's.
+    /// Data that replaces the message's.
     pub data: Option<&'a Json>,
-    /// A type that stands in for the message's.
+    /// A type that replaces the message's.
     pub kind: Option<&'a str>,
 }
 
@@ -276,7 +276,7 @@ impl Scope for Bindings<'_> {
     fn bytes_likely(&self) -> usize {
         let message = self.message.map_or(0, |message| message.json.as_str().len());
         let event = self.event.map_or(0, |event| event.new.data.as_str().len());
-        // A copy of either, but for what is larger than most: that grows where it must.
+        // Room for a copy, up to a bound; larger values make the buffer grow.
         message.max(event).min(BUFFER_BYTES) + 128
     }
 }

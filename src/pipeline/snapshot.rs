@@ -10,7 +10,7 @@ use crate::model::{Event, Json, Now, clock};
 use crate::runtime::{Counters, Runtime};
 use crate::script::World;
 
-/// The most items any question is answered with: the bound on a script's arrays.
+/// The most items of any answer: the bound on a script's arrays.
 const ITEMS_MAX: usize = 10_000;
 
 /// One version of the configuration, with what is counted and limited under it, and the world. Made once for each version; each

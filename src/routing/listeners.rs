@@ -1,4 +1,4 @@
-//! Which listeners there are, and what is served at each: protocols, their HTTP rows, HTTP sources, by path and method.
+//! The listeners and what each serves: protocols, their HTTP rows and HTTP sources, by path and method.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub struct Listener {
 pub struct ListenerKey {
     /// Its address.
     pub listen: Listen,
-    /// Which of those with this address: several only where the system chooses the port.
+    /// The number among those with this address: there are several only if the system chooses the port.
     pub nth: usize,
 }
 
@@ -59,7 +59,7 @@ pub enum Answers {
 /// A method and a path; `WS` stands for a WebSocket.
 type Taken = (Arc<str>, Pattern);
 
-/// All listeners. What has the same address shares one. Where the system chooses the port, things that want the same path get
+/// All listeners. Endpoints with the same address share one. With port 0, endpoints with the same path get
 /// a listener each, and so do those with and without TLS; elsewhere the configuration refuses that.
 pub fn listeners(plan: &Plan) -> Vec<Listener> {
     let mut all: Vec<Listener> = Vec::new();

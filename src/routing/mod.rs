@@ -1,4 +1,4 @@
-//! From a name to what the configuration says of it: channels by exact name or pattern, audiences by user or session,
+//! From a name to its configuration: channels by exact name or pattern, audiences by user or session,
 //! listeners by path. Built once when the file is read; a look-up is a hash or two, and a walk over the few patterns that remain.
 
 pub mod listeners;

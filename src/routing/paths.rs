@@ -52,7 +52,7 @@ impl<T: Default> Default for PathTable<T> {
     }
 }
 
-/// Decodes `%XX`. What is no UTF-8 after that becomes the replacement character; a broken escape stays as it is.
+/// Decodes `%XX`. Bytes that are not UTF-8 then become the replacement character; a broken escape stays as it is.
 pub fn percent_decode(text: &str) -> String {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }

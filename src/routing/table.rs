@@ -10,13 +10,13 @@ use crate::model::template::Text;
 pub struct RouteEntry {
     /// Protocol and message type, HTTP row, or source.
     pub from: String,
-    /// The limits it meets.
+    /// Its limits.
     pub limit: String,
     /// The functions it runs.
     pub script: String,
-    /// Channels, or what happens instead.
+    /// The channels it publishes to, or what happens instead.
     pub to: String,
-    /// Where it stands.
+    /// Its place in the routes file.
     pub at: String,
 }
 

@@ -1,4 +1,4 @@
-//! What one call may still spend, on this thread: operations, CPU time, memory. Asked by the engine at every operation.
+//! The remaining budget of the call on this thread: operations, CPU time, memory. The engine checks it at every operation.
 //!
 //! The engine counts operations too, but on a copy inside call-backs of `map`, `sort` and the like, where the count is then lost.
 
@@ -35,11 +35,11 @@ impl Trip {
     }
 }
 
-/// Every number by itself, because most operations look at two of them.
+/// Each number has its own cell, because most operations read only two of them.
 struct Budget {
-    /// Operations until the next look at everything, that one included. 0: no call runs.
+    /// Operations until the next full check, including that one. 0: no call runs.
     left: Cell<u32>,
-    /// Live bytes of the thread above which every operation looks at everything.
+    /// Live bytes of the thread above which every operation does a full check.
     calm_bytes: Cell<isize>,
     /// Operations up to the last look …
     operations: Cell<u32>,
@@ -47,7 +47,7 @@ struct Budget {
     given: Cell<u32>,
     clock: Clock,
     bytes_before: Cell<isize>,
-    /// Bytes that were taken meanwhile and are not the script's: caches of the host.
+    /// Bytes allocated meanwhile that do not count as the script's: caches of the host.
     excused: Cell<isize>,
     trip: Cell<Option<Trip>>,
 }
@@ -55,11 +55,11 @@ struct Budget {
 /// How long a call takes. CPU time runs no faster than the wall clock, which costs little to read: as long as the wall clock has
 /// not moved by what is left, there is nothing else to look at.
 struct Clock {
-    /// When the call began. None: its time does not run.
+    /// When the call began. None: its clock is stopped.
     began: Cell<Option<Instant>>,
     /// The thread's CPU time then, at least that.
     cpu_began: Cell<Duration>,
-    /// The CPU time it may take, with the host's that does not count.
+    /// The CPU time it may take, including host time that does not count.
     cpu_max: Cell<Duration>,
     /// Before this no CPU time can be over.
     calm_until: Cell<Option<Instant>>,
@@ -219,14 +219,14 @@ impl Budget {
             self.trip.set(Some(trip));
         }
         self.trip.get().map(|_| {
-            // From now on every operation says so.
+            // From now on every operation reports it.
             self.look_soon();
             Dynamic::UNIT
         })
     }
 }
 
-/// One operation. Something to say ends the script.
+/// Counts one operation. A returned reason ends the script.
 pub(super) fn spend() -> Option<Dynamic> {
     BUDGET.with(|budget| {
         let left = budget.left.get();
@@ -249,7 +249,7 @@ pub(super) fn look_soon() {
     BUDGET.with(Budget::look_soon);
 }
 
-/// Runs what the host does for a script. Its time does not count, up to a bound of its own: how long a list of connections is, is not
+/// Runs host code for a script. Its time does not count, up to a bound of its own: the length of a list of connections is not
 /// the script's doing, how often it asks is.
 pub(super) fn host_work<T>(work: impl FnOnce() -> T) -> T {
     let began = Instant::now();

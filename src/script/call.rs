@@ -18,7 +18,8 @@ pub struct Call<'a> {
     pub arguments: Arguments<'a>,
     /// What scripts may ask about the rest of the router.
     pub world: &'a Arc<dyn World>,
-    /// Whether the call only shows what would happen: it is not counted, writes no log lines and brings no function back.
+    /// Whether the call only shows what would happen: it is not counted, writes no log lines and puts no function back into
+    /// service.
     pub trial: bool,
 }
 
@@ -43,7 +44,7 @@ pub enum Arguments<'a> {
         index: Option<&'a Index>,
         /// Its type.
         kind: Option<&'a str>,
-        /// What has its data, as the protocol defines it.
+        /// Returns its data, as the protocol defines it.
         data: Option<&'a dyn HasData>,
     },
     /// An event goes out.
@@ -55,7 +56,7 @@ pub enum Arguments<'a> {
     },
 }
 
-/// Gives a message's data, once a script takes it: finding it may cost.
+/// Returns a message's data. Called only if a script uses it, because finding it may cost.
 pub trait HasData {
     /// The data, if there is any.
     fn data(&self) -> Option<&Json>;
@@ -63,13 +64,13 @@ pub trait HasData {
 
 /// What scripts may ask about the rest of the router. Answers come from memory, at once.
 pub trait World: Send + Sync {
-    /// Who is on a channel: one object each.
+    /// The members of a channel: one object each.
     fn members(&self, channel: &str) -> Vec<Json>;
     /// The last events of a channel, at most `count`, oldest first.
     fn history(&self, channel: &str, count: usize) -> Vec<Arc<Event>>;
     /// The open connections of a protocol: one object each.
     fn connections(&self, protocol: &str) -> Vec<Json>;
-    /// The numbers of a protocol: one object. None: there is no such protocol.
+    /// The statistics of a protocol: one object. None if there is no such protocol.
     fn statistics(&self, protocol: &str, now: Now) -> Option<Json>;
 }
 
@@ -80,11 +81,11 @@ pub struct Returned {
     pub value: Option<Json>,
     /// Where the members of the value stand, if that is known.
     pub index: Option<Index>,
-    /// What is to happen, in the order in which the script asked for it.
+    /// The effects, in the order in which the script asked for them.
     pub effects: Vec<ScriptEffect>,
     /// The connection's state, where the script changed it.
     pub state: Option<Json>,
-    /// The connection's user, where the script set it; none within: it has none any more.
+    /// The connection's user, if the script set it; none inside if the script removed it.
     pub user: Option<Option<Arc<str>>>,
     /// The connection's session, likewise.
     pub session: Option<Option<Arc<str>>>,
@@ -99,14 +100,14 @@ pub enum ScriptEffect {
     Join {
         /// The channel.
         channel: String,
-        /// Tells several subscriptions on one channel apart.
+        /// Distinguishes several subscriptions to one channel.
         key: Option<String>,
-        /// What is known of the subscription.
+        /// Metadata of the subscription.
         meta: Option<Json>,
     },
     /// The connection leaves a channel.
     Leave {
-        /// Its name; a star in it is none.
+        /// Its name; a star in it has no special meaning.
         channel: String,
     },
     /// The connection leaves all channels that fit.
@@ -158,26 +159,26 @@ pub enum SendTarget {
     Session(String),
 }
 
-/// Why a call gave nothing. Nothing of what it asked for remains.
+/// Why a call failed. None of its effects remain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScriptError {
-    /// The script said no: `throw "text"` or `throw #{ code, message, … }`.
+    /// The script refused the message: `throw "text"` or `throw #{ code, message, … }`.
     #[error("{message}")]
     Thrown {
-        /// What the sender is told.
+        /// The message for the sender.
         message: String,
-        /// The other members of what was thrown.
+        /// The other members of the thrown object.
         data: Option<Json>,
         /// Its `code`, where that is a text.
         code: Option<String>,
     },
-    /// What the call is about is more than a script may hold, and which bound it is over. The sender's doing.
+    /// The message exceeds what a script may hold; says which bound. The sender is at fault.
     #[error("{0}")]
     NotForScripts(String),
-    /// The script broke: where, in which function, why, and how it came there.
+    /// The script failed: where, in which function, why, and through which calls.
     #[error("{0}")]
     Failed(String),
-    /// It went over its budget, likewise told. Whoever carries the call out charges it, as [`super::Scripts::charge`] and
+    /// It exceeded its budget; described in the same way. The caller charges it with [`super::Scripts::charge`] and
     /// [`super::Scripts::tripped`] say.
     #[error("{why}")]
     Tripped {
@@ -186,8 +187,8 @@ pub enum ScriptError {
         /// Where, in which function, why.
         why: String,
     },
-    /// Its sender has caused too many calls that went over their budgets.
-    #[error("its sender caused too many calls of scripts that went over their budgets")]
+    /// Its sender has caused too many calls that exceeded their budgets.
+    #[error("the sender caused too many script calls that exceeded their budgets")]
     Spent {
         /// After which it may cause the next one.
         retry_after: Duration,
@@ -210,7 +211,7 @@ pub struct PluginReport {
     pub functions: Vec<String>,
     /// Calls since the server started.
     pub calls: u64,
-    /// Calls that failed; a `throw` is none.
+    /// Calls that failed; a `throw` is not a failure.
     pub failures: u64,
     /// Mean time of a call, in microseconds.
     pub mean_us: f64,
@@ -222,7 +223,7 @@ pub struct PluginReport {
     pub log_lines_dropped: u64,
     /// Its functions that the routes file uses, in order.
     pub called: Vec<Arc<str>>,
-    /// What of it is out of service: functions and, where they leave memory behind, expressions of the routes file.
+    /// What is out of service: functions and, if they leak memory, expressions of the routes file.
     pub out: Vec<FunctionOut>,
 }
 

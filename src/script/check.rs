@@ -1,4 +1,4 @@
-//! From the texts of plugins and the uses the routes file makes of them to programs, and all that is wrong with them.
+//! Turns the texts of plugins and their uses in the routes file into programs, and reports every mistake in them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -19,15 +19,15 @@ use crate::model::SourceLocation;
 
 /// The diagnostics of scripts.
 pub const CODES: &[(&str, &str)] = &[
-    ("S001", "The script is not Rhai, or a constant at its top cannot be worked out."),
-    ("S002", "The routes file names a function the plugin does not have."),
-    ("S003", "A function has the wrong parameters for what the routes file uses it for."),
-    ("S004", "A script calls a function that does not exist."),
-    ("S005", "The routes file names a plugin that does not exist."),
-    ("S006", "An import is not allowed: only other plugins, by a literal name, at the top of the file, and not in a circle."),
-    ("S007", "A script defines a function of the host anew."),
-    ("S008", "Only functions, constants and imports may stand at the top of a script."),
-    ("S009", "An expression of the routes file is wrong."),
+    ("S001", "a script that does not compile, or a constant at its top that cannot be computed"),
+    ("S002", "a function that its plugin does not have"),
+    ("S003", "a function whose parameters do not fit its use in the routes file"),
+    ("S004", "a script that calls an unknown function"),
+    ("S005", "a plugin that does not exist"),
+    ("S006", "an import that is not allowed: only other plugins, by a literal name, at the top of the file, and not in a circle"),
+    ("S007", "a script that redefines a function of the host"),
+    ("S008", "something other than a function, constant or import at the top of a script"),
+    ("S009", "an expression in the routes file that is not valid"),
 ];
 
 /// Checks everything. Programs are there for all plugins that compile.
@@ -63,7 +63,7 @@ pub(super) fn check(
     for use_ in functions.iter().filter(|u| !sources.contains_key(&u.function.plugin)) {
         let name = &use_.function.plugin;
         let near = nearest(name, sources.keys().map(|key| &**key)).map(|near| format!("did you mean `{near}`?"));
-        let hint = near.unwrap_or_else(|| format!("`plugins/{name}.rhai` is looked for next to the routes file"));
+        let hint = near.unwrap_or_else(|| format!("there should be a file `plugins/{name}.rhai` next to the routes file"));
         found.push(Diagnostic::new("S005", use_.at.clone(), format!("there is no plugin `{name}`")).hint(hint));
     }
     (programs, found)
@@ -103,7 +103,7 @@ fn compile_error(source: &PluginSource, error: EvalAltResult) -> Diagnostic {
     at("S001", &source.file, error.position(), plain(&error))
 }
 
-/// An import that leads back to its own file would never end.
+/// A plugin that imports itself, directly or not, would never load.
 fn circle(source: &PluginSource, sources: &Sources, found: &mut Vec<Diagnostic>) {
     let reached = closure(source, sources);
     if reached.len() > MODULES_MAX {
@@ -119,7 +119,7 @@ fn circle(source: &PluginSource, sources: &Sources, found: &mut Vec<Diagnostic>)
         }
     }
     if reached.contains(&source.name) {
-        found.push(at("S006", &source.file, Position::NONE, format!("the imports of `{}` lead back to itself", source.name)));
+        found.push(at("S006", &source.file, Position::NONE, format!("`{}` imports itself through its imports", source.name)));
     }
 }
 
@@ -139,7 +139,7 @@ fn closure(source: &PluginSource, sources: &Sources) -> BTreeSet<Arc<str>> {
     reached
 }
 
-/// Adds the expressions and finds out who is called how.
+/// Adds the expressions and determines how each function is called.
 fn program(
     sources: &Arc<Sources>,
     source: &PluginSource,
@@ -201,7 +201,7 @@ fn program(
     }
     let imports = closure(source, sources);
     let texts = imports.iter().filter_map(|name| sources.get(name)).map(|source| &*source.text).chain([text.as_str()]);
-    // A name in a comment counts too: to think that it asks costs little.
+    // A name in a comment counts too: a false positive costs little.
     let asks = texts.into_iter().any(|text| super::host::ASKING.iter().any(|name| text.contains(name)));
     let mut program = Program {
         asks,
@@ -220,7 +220,8 @@ fn program(
     program
 }
 
-/// Notes what each function wants of its parameters. Where a script marks values itself, a part of a message could not be told.
+/// Notes which members each function uses of its parameters. If a script tags values itself, parts of a message could not be
+/// recognised.
 fn look(program: &mut Program) {
     let texts = program.imports.iter().filter_map(|name| program.sources.get(name)).map(|source| &*source.text);
     if texts.chain([&*program.text]).any(|text| text.contains("set_tag")) {
@@ -240,7 +241,7 @@ fn wrapped(function: &str, expression: &ExpressionUse) -> String {
     format!("fn {function}({}) {{\n{}\n}}\n", expression.parameters.join(", "), expression.source)
 }
 
-/// An expression must be one by itself: it cannot close the function it is put in and go on behind it.
+/// An expression must be complete by itself: it must not close the function it is put into and continue after it.
 fn wrong_expression(engine: &Engine, plugin: &AST, source: &PluginSource, expression: &ExpressionUse) -> Option<Diagnostic> {
     let name = format!("{EXPRESSION_PREFIX}0");
     let wrong = |message: String| Some(Diagnostic::new("S009", expression.at.clone(), message));
@@ -250,7 +251,7 @@ fn wrong_expression(engine: &Engine, plugin: &AST, source: &PluginSource, expres
     };
     let named = alone.iter_functions().filter(|f| !f.name.starts_with("anon$")).count();
     if named != 1 || !alone.statements().is_empty() {
-        return wrong("not one expression".to_owned());
+        return wrong("it must be exactly one expression".to_owned());
     }
     let mut inner = Vec::new();
     walk::calls(engine, &alone, Some(plugin), source, &mut inner);
@@ -307,7 +308,7 @@ fn entry(ast: &AST, use_: &FunctionUse) -> Result<Vec<Param>, Diagnostic> {
         let (what, wanted) = match use_.role {
             Role::Validate => ("`validate`", "(msg) or (conn, msg)"),
             Role::Transform => ("`transform`", "(msg) or (conn, msg)"),
-            Role::Handler | Role::Expression => ("what handles a message", "(msg), (conn) or (conn, msg)"),
+            Role::Handler | Role::Expression => ("a function that handles a message", "(msg), (conn) or (conn, msg)"),
             Role::Deliver => ("`deliver`", "(event), (event, sub) or (event, sub, conn)"),
         };
         let has = forms.iter().map(|params| format!("({})", params.join(", "))).collect::<Vec<_>>().join(" and ");

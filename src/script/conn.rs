@@ -142,7 +142,7 @@ fn close(code: i64, reason: &str) -> Result<()> {
 /// Fails where an object has a member nobody reads.
 pub(super) fn only(what: &str, map: &Map, known: &[&str]) -> Result<()> {
     match map.keys().find(|key| !known.contains(&key.as_str())) {
-        Some(key) => Err(failure(format!("{what}: `{key}` means nothing here, only {} do", known.join(", ")))),
+        Some(key) => Err(failure(format!("{what}: unknown key `{key}`; known here: {}", known.join(", ")))),
         None => Ok(()),
     }
 }
@@ -151,7 +151,7 @@ fn identity(what: &str, value: &Dynamic) -> Result<Option<Arc<str>>> {
     if value.is_unit() {
         return Ok(None);
     }
-    let text = value.as_immutable_string_ref().map_err(|kind| failure(format!("{what} is a text or (), not {kind}")))?;
+    let text = value.as_immutable_string_ref().map_err(|kind| failure(format!("{what} must be a text or (), not {kind}")))?;
     Ok(Some(text.as_str().into()))
 }
 

@@ -1,7 +1,7 @@
 //! JSON text to script values and back, without a tree in between. Knows neither engine nor host API.
 //!
-//! Integers stay integers (beyond 64 bits signed they become floats, as in JavaScript), the last of two equal keys counts, and both
-//! ways are bounded in depth and size.
+//! Integers stay integers (beyond 64 bits signed they become floats, as in JavaScript), the last of two equal keys counts, and
+//! both ways are bounded in depth and size.
 
 use std::cell::Cell;
 use std::fmt;
@@ -14,21 +14,21 @@ use crate::model::Json;
 use crate::model::json::{DEPTH_MAX, push_string};
 use crate::telemetry::memory::thread_live_bytes;
 
-/// Script values of a JSON text. The error says what about the text is too much for a script.
+/// Script values of a JSON text. The error says which bound of scripts the text exceeds.
 pub(super) fn to_dynamic(json: &Json) -> Result<Dynamic, String> {
     parse(json.as_str())
 }
 
 /// Like [`to_dynamic`], for text nobody has checked.
 pub(super) fn parse(text: &str) -> Result<Dynamic, String> {
-    // Texts within a value add up for the engine's limit. What has no more bytes than that needs no count of its own.
+    // Texts within a value add up for the engine's limit. A text with no more bytes than that needs no count of its own.
     if text.len() > TEXT_BYTES_MAX {
         return Err(format!("larger than the {} KiB a script may hold", TEXT_BYTES_MAX / 1024));
     }
     read(text, DEPTH_MAX, &Room::new()).map_err(|e| e.to_string())
 }
 
-/// The value of one member of an object that was checked. `None`: it is not for scripts.
+/// The value of one member of a checked object. `None`: it exceeds the bounds of scripts.
 pub(super) fn member(text: &str, room: &Room) -> Option<Dynamic> {
     match text.as_bytes() {
         [b'"', plain @ .., b'"'] if !plain.contains(&b'\\') => Some(ImmutableString::from(&text[1..text.len() - 1]).into()),
@@ -69,7 +69,7 @@ impl Room {
     }
 }
 
-/// What values that take too much memory are told.
+/// The message for values that take too much memory.
 pub(super) fn too_much_memory() -> String {
     format!("more than the {} MiB of memory that a script's arguments may take", ARGUMENT_BYTES_MAX >> 20)
 }
@@ -143,7 +143,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             self.room.take(&self.room.members, MEMBERS_MAX, "object members")?;
             map.insert(key, members.next_value_seed(seed)?);
         }
-        // The general way builds the map anew.
+        // The general way builds a new map.
         Ok(Dynamic::from_map(map))
     }
 }
@@ -256,7 +256,7 @@ fn write(out: &mut String, value: &Dynamic, depth: usize, bytes_max: usize) -> R
     Ok(())
 }
 
-/// What a value with more JSON than this is told.
+/// The message for a value with more JSON than this.
 pub(super) fn too_large(bytes_max: usize) -> String {
     format!("more than {} KiB of JSON", bytes_max / 1024)
 }
@@ -271,7 +271,7 @@ fn push_display(out: &mut String, value: impl fmt::Display) {
     write!(out, "{value}").unwrap_or_default();
 }
 
-/// What a person calls a value that JSON does not know.
+/// The name, for people, of a value that JSON does not have.
 fn kind(value: &Dynamic) -> &str {
     match value.type_name() {
         "Fn" => "a function",

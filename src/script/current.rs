@@ -1,4 +1,4 @@
-//! The call that runs on this thread: who is called, what it asked for so far. Host functions read and write it.
+//! The call that runs on this thread: its function and its effects so far. Host functions read and write it.
 //!
 //! Registered functions outlive a call, so what belongs to one call reaches them through a thread-local.
 
@@ -22,7 +22,7 @@ pub(super) struct Current {
     /// None: the call is a trial, which writes no log lines.
     pub(super) health: Option<Arc<Health>>,
     pub(super) world: Arc<dyn World>,
-    /// Whether it may ask for effects. Conditions and rendering must not.
+    /// Whether it may have effects. Conditions and rendering must not.
     pub(super) may_act: bool,
     pub(super) effects: Vec<ScriptEffect>,
     pub(super) output_left: usize,
@@ -41,7 +41,7 @@ pub(super) fn enter(current: Current) -> Entered {
 }
 
 impl Entered {
-    /// Ends the call and gives what it asked for.
+    /// Ends the call and returns its effects.
     pub(super) fn finish(self) -> Option<Current> {
         CURRENT.with(|cell| cell.borrow_mut().take())
     }
@@ -59,12 +59,12 @@ type Result<T> = std::result::Result<T, Box<EvalAltResult>>;
 pub(super) fn with<T>(f: impl FnOnce(&mut Current) -> Result<T>) -> Result<T> {
     CURRENT.with(|cell| match cell.borrow_mut().as_mut() {
         Some(current) => f(current),
-        None => Err(failure("only functions may ask this, not constants of a plugin")),
+        None => Err(failure("only functions may call this, not the constants of a plugin")),
     })
 }
 
-/// Asks the world and reads its answer, without keeping the call borrowed meanwhile. What the world keeps of asking, like counters
-/// of shared texts, is not the script's.
+/// Asks the world and reads its answer, without keeping the call borrowed meanwhile. What the world keeps of asking, like
+/// counters of shared texts, is not the script's.
 pub(super) fn ask<A, T>(ask: impl FnOnce(&dyn World, Now) -> A, read: impl FnOnce(&A) -> Result<T>) -> Result<T> {
     let (world, now) = with(|current| Ok((current.world.clone(), current.now)))?;
     budget::host_work(|| {
@@ -86,11 +86,7 @@ pub(super) fn may_act(what: &str) -> Result<()> {
 
 impl Current {
     fn check_may_act(&self, what: &str) -> Result<()> {
-        if self.may_act {
-            Ok(())
-        } else {
-            Err(failure(format!("{what}: conditions, `validate` and `deliver` only look, they change nothing")))
-        }
+        if self.may_act { Ok(()) } else { Err(failure(format!("{what}: conditions, `validate` and `deliver` may not change anything"))) }
     }
 
     /// Records an effect.

@@ -14,11 +14,11 @@ use super::{budget, host, overrides};
 
 /// Operations of one call, call-backs included.
 pub(super) const OPERATIONS_MAX: u32 = 50_000;
-/// CPU time of one call: what the machine does meanwhile does not count.
+/// CPU time of one call: other work of the machine does not count.
 pub(super) const TIME_MAX: Duration = Duration::from_millis(20);
 /// Wall time of one call, in case it waits for something.
 pub(super) const WALL_TIME_MAX: Duration = Duration::from_secs(2);
-/// Time the host may take for one call's questions without it counting as the script's.
+/// Time the host may take to answer one call without it counting as the script's.
 pub(super) const HOST_TIME_MAX: Duration = Duration::from_millis(200);
 /// Memory one call may hold at a time.
 pub(super) const MEMORY_BYTES_MAX: isize = 32 << 20;
@@ -72,11 +72,12 @@ pub(super) const SENDER_TRIPS_MAX: u32 = 5;
 pub(super) const SENDER_TRIP_EVERY: Duration = Duration::from_secs(10);
 /// Refused messages after which a connection is closed. One of them is forgotten in a tenth of that time.
 pub(super) const SENDER_REFUSED_MAX: u32 = 50;
-/// Senders that are remembered with what they spent. Of more, none is refused.
+/// Senders whose spending is remembered. Senders beyond that are not refused.
 pub(super) const SENDERS_MAX: usize = 100_000;
 
 def_package! {
-    /// What of the engine's own library scripts may use. Left out: files, processes, blobs, bit fields, clocks that block.
+    /// The parts of the engine's own library that scripts may use. Left out: files, processes, blobs, bit fields, clocks that
+    /// block.
     Library(module) : LanguageCorePackage, ArithmeticPackage, LogicPackage, BasicStringPackage, MoreStringPackage, BasicIteratorPackage,
         BasicFnPackage, BasicMathPackage, BasicArrayPackage, BasicMapPackage {}
 }

@@ -1,4 +1,4 @@
-//! What went wrong in a script, in words for the person who wrote it: where, in which function, why, and how it came there.
+//! What went wrong in a script, for the person who wrote it: where, in which function, why, and through which calls.
 
 use rhai::{Dynamic, EvalAltResult, ParseErrorType, Position};
 
@@ -50,7 +50,7 @@ pub(super) fn explain(program: &Program, function: &str, error: EvalAltResult, t
     let why = trip.map_or_else(|| why(program, &frames, &error), Trip::why);
     let mut text = String::new();
     for (i, frame) in frames.iter().rev().enumerate() {
-        // Where a plugin imports others the engine forgets where a limit was hit. Then the function is the place.
+        // If a plugin imports others the engine loses the position at which a limit was hit. Then the function is the place.
         let at = if frame.at.is_none() { definition(text_of(program, &frame.file), &frame.function) } else { frame.at };
         let place = place(program, &frame.file, at);
         let function = named(&frame.function);
@@ -63,7 +63,7 @@ pub(super) fn explain(program: &Program, function: &str, error: EvalAltResult, t
     if tripped { Failure::Tripped(text) } else { Failure::Broke(text) }
 }
 
-/// Takes off what the engine wraps around an error: one layer for each call. Outermost frame first.
+/// Unwraps an error of the engine: one layer for each call. Outermost frame first.
 fn unwind(program: &Program, function: &str, mut error: EvalAltResult) -> (Vec<Frame>, EvalAltResult) {
     let mut frames = Vec::new();
     let (mut function, mut file) = (function.to_owned(), program.file.to_string());
@@ -170,7 +170,7 @@ fn reason(error: &EvalAltResult, before: impl Fn() -> Option<String>) -> String 
     }
 }
 
-/// The engine's own text, without the position it ends with: ours is before.
+/// The engine's own text, without the position at its end, because we already gave it.
 fn without_position(error: &EvalAltResult) -> String {
     let text = error.to_string();
     match text.rfind(" (line ") {
@@ -186,7 +186,7 @@ pub(super) fn parsing(error: &ParseErrorType) -> String {
     chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
 }
 
-/// A call that no function takes: `len (())`, `publish (string)`.
+/// A call that matches no function: `len (())`, `publish (string)`.
 fn function_not_found(signature: &str, before: Option<String>) -> String {
     let (name, given) = signature.split_once(" (").map_or((signature, ""), |(name, rest)| (name, rest.trim_end_matches(')')));
     let forms: Vec<&str> = FUNCTIONS
@@ -202,12 +202,12 @@ fn function_not_found(signature: &str, before: Option<String>) -> String {
         return format!("`{name}` takes {}, got ({shown})", forms.join(" or "));
     }
     if given.starts_with("()") {
-        return before.map_or_else(|| format!("`{name}` of a value that is missing"), |text| format!("`{text}` is missing"));
+        return before.map_or_else(|| format!("`{name}` is called on a missing value"), |text| format!("`{text}` is missing"));
     }
     if name.chars().all(|c| !c.is_alphanumeric()) {
-        return format!("`{name}` between ({shown}) is not possible");
+        return format!("`{name}` does not work between ({shown})");
     }
-    format!("no `{name}` takes ({shown})")
+    format!("`{name}` does not take ({shown})")
 }
 
 fn text_of<'a>(program: &'a Program, file: &str) -> &'a str {

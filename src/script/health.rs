@@ -1,4 +1,4 @@
-//! What is counted of a plugin, over all threads and all loadings.
+//! The counters of a plugin, over all threads and all loadings.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(super) struct Health {
     log_dropped: AtomicU64,
     /// Of these, how many the log knows of.
     log_dropped_told: AtomicU64,
-    /// The last error and when it was. Taken when something went wrong or is asked for, never in a call that succeeds.
+    /// The last error and its time. Locked when a call fails or when it is shown, never in a call that succeeds.
     last_error: Mutex<Option<(String, i64)>>,
 }
 
@@ -61,7 +61,7 @@ impl Health {
         fits
     }
 
-    /// Lines that were left out in seconds that are over, and that the log was not told of yet.
+    /// Lines that were left out in past seconds and not yet reported in the log.
     pub(super) fn left_out(&self, now_ms: i64) -> Option<u64> {
         let dropped = self.log_dropped.load(Relaxed);
         if dropped == self.log_dropped_told.load(Relaxed) || self.log_second.load(Relaxed) == now_ms / 1000 {

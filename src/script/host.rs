@@ -1,5 +1,5 @@
-//! What scripts may call besides the language's own library: events, who is where, and the modules of [`super::library`].
-//! Everything here only records or looks; nothing waits and nothing reaches outside.
+//! What scripts may call besides the language's own library: events, members and connections, and the modules of
+//! [`super::library`]. Everything here only records or reads; nothing waits and nothing reaches outside.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ use crate::model::{Event, Json, chance, clock};
 
 type Result<T> = std::result::Result<T, Box<EvalAltResult>>;
 
-/// Functions that look at what other decisions change.
+/// Functions that read state that other decisions change.
 pub(super) const ASKING: [&str; 4] = ["members", "connections", "history", "statistics"];
 
-/// The host's functions and their forms. A plugin cannot define functions of these names with as many parameters. Methods of `conn`
-/// count `conn` as their first.
+/// The host's functions and their forms. A plugin cannot define functions of these names with as many parameters. Methods of
+/// `conn` count `conn` as their first.
 pub(super) const FUNCTIONS: &[library::Form] = &[
     ("send", 2, "conn.send(value)"),
     ("reply", 2, "conn.reply(value)"),
@@ -73,7 +73,7 @@ pub(super) fn register(engine: &mut Engine) {
         let target = match (optional_text("send_to", &target, "user")?, optional_text("send_to", &target, "session")?) {
             (Some(user), None) => SendTarget::User(user),
             (None, Some(session)) => SendTarget::Session(session),
-            _ => return Err(failure("send_to: the target is an id, #{ user: … } or #{ session: … }")),
+            _ => return Err(failure("send_to: the target must be an id, #{ user: … } or #{ session: … }")),
         };
         send_to(target, &event)
     });
@@ -140,12 +140,12 @@ pub(super) fn optional_text(what: &str, map: &Map, name: &str) -> Result<Option<
         Some(value) if value.is_unit() => Ok(None),
         Some(value) => match value.as_immutable_string_ref() {
             Ok(text) => Ok(Some(text.to_string())),
-            Err(kind) => Err(failure(format!("{what}: `{name}` is a text, not {kind}"))),
+            Err(kind) => Err(failure(format!("{what}: `{name}` must be a text, not {kind}"))),
         },
     }
 }
 
-/// A list from the host. It is cut where the engine would refuse it, and fails where it would not fit into the call's memory.
+/// A list from the host. It is cut at the engine's bound, and fails if it does not fit into the call's memory.
 fn list(items: &[Json]) -> Result<Array> {
     let mut out = Array::new();
     let mut bytes = 0;
@@ -160,12 +160,12 @@ fn list(items: &[Json]) -> Result<Array> {
     Ok(out)
 }
 
-/// Members of an object under new names. What is missing stays missing.
+/// Members of an object under new names. Missing members stay missing.
 fn pick(item: &Dynamic, names: &Map) -> Result<Map> {
     let item = item.as_map_ref().map_err(|kind| failure(format!("pick: takes objects, not {kind}")))?;
     let mut out = Map::new();
     for (new, old) in names {
-        let old = old.as_immutable_string_ref().map_err(|_| failure(format!("pick: `{new}` must say a name")))?;
+        let old = old.as_immutable_string_ref().map_err(|_| failure(format!("pick: `{new}` must be the name of a member")))?;
         if let Some(value) = item.get(old.as_str()) {
             out.insert(new.clone(), value.clone());
         }
@@ -173,9 +173,9 @@ fn pick(item: &Dynamic, names: &Map) -> Result<Map> {
     Ok(out)
 }
 
-/// An event as scripts see it: what is wanted of it. What it does not have is missing.
+/// An event as scripts see it: the members that the script uses. Members that the event does not have are missing.
 pub(super) fn event_map(event: &Event, wanted: &Wanted) -> std::result::Result<Map, String> {
-    // A member that is changed is looked at whole, and what is only replaced need not be there.
+    // A member that is changed is read as a whole, and one that is only replaced need not exist.
     let part = |name: &str| match wanted {
         Wanted::All | Wanted::Members { returned: true, .. } => Some(&Part::Whole),
         Wanted::Members { members, .. } => members.iter().find(|member| member.name == name)?.read.as_ref(),

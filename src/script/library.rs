@@ -1,4 +1,4 @@
-//! The modules scripts find ready: `json`, `crypto`, `log`, `regex`.
+//! The built-in modules of scripts: `json`, `crypto`, `log`, `regex`.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -79,7 +79,7 @@ fn crypto() -> Module {
     module.set_native_fn("base64", |text: &str| -> Result<String> { Ok(STANDARD.encode(text)) });
     module.set_native_fn("base64_decode", |text: &str| -> Result<String> {
         let bytes = STANDARD.decode(text).map_err(|e| failure(format!("crypto::base64_decode: {e}")))?;
-        String::from_utf8(bytes).map_err(|_| failure("crypto::base64_decode: what is encoded is no text"))
+        String::from_utf8(bytes).map_err(|_| failure("crypto::base64_decode: the result is not valid UTF-8"))
     });
     module.set_native_fn("hex", |text: &str| -> Result<String> { Ok(hex(text.as_bytes())) });
     module.set_native_fn("equal", |a: &str, b: &str| -> Result<bool> { Ok(a.as_bytes().ct_eq(b.as_bytes()).into()) });
@@ -106,7 +106,7 @@ fn logging() -> Module {
     module
 }
 
-/// A line of a plugin in the log. Over the limit it is counted and left out.
+/// Writes a log line of a plugin. Lines over the limit are counted and left out.
 pub(super) fn log(level: tracing::Level, text: &str) -> Result<()> {
     current::with(|call| {
         let Some(health) = &call.health else { return Ok(()) };
@@ -123,14 +123,14 @@ pub(super) fn log(level: tracing::Level, text: &str) -> Result<()> {
                 tracing::Level::INFO => tracing::info!(plugin, "{text}"),
                 _ => tracing::debug!(plugin, "{text}"),
             }
-            // Whoever writes the log may keep the line for another thread.
+            // The log writer may keep the line for another thread.
             budget::excuse(thread_live_bytes() - before);
         }
         Ok(())
     })
 }
 
-/// Tells the log how much it does not know.
+/// Logs how many lines were left out.
 pub(super) fn tell_left_out(plugin: &str, left_out: u64) {
     tracing::warn!(plugin, left_out, "lines of the plugin were left out of the log: it writes too many");
 }

@@ -1,10 +1,10 @@
 //! Scripts: plugins and the expressions of the routes file, compiled, limited and called.
 //!
-//! A call gets values and gives values; what a script asks for comes back as effects that others carry out. Knows nothing of
+//! A call takes values and returns values; its effects are returned for others to carry out. Knows nothing of
 //! sockets, channels or the store: what scripts may ask about them goes through [`World`].
 //!
-//! Read [`engine`] for the limits, then [`run`] for how a call goes, [`senders`] and [`service`] for what becomes of those that go
-//! over their budgets, [`check`] for what is found when plugins are loaded, [`host`] and [`conn`] for what scripts may call.
+//! Read [`engine`] for the limits, then [`run`] for how a call works, [`senders`] and [`service`] for what happens to those that
+//! go over their budgets, [`check`] for what is found when plugins are loaded, [`host`] and [`conn`] for what scripts may call.
 
 mod budget;
 mod call;

@@ -1,4 +1,4 @@
-//! Built-in functions of the engine that would escape its limits, written again or taken away.
+//! Built-in functions of the engine that would escape its limits: rewritten or removed.
 //!
 //! The engine looks at sizes after a function has built its result. That is too late where a small argument makes a large result
 //! (`replace`, `split`, printing a value) and never where a function does not come back (`pad` with an empty text, `sleep`).
@@ -61,7 +61,8 @@ pub(super) fn register(engine: &mut Engine) {
         if chars.len() > ITEMS_MAX { Err(too_large("Size of array")) } else { Ok(chars) }
     });
 
-    // Lists, maps and functions as text. The library writes what a closure has captured, over and over, before it looks at the size.
+    // Lists, maps and functions as text. The library writes what a closure has captured, over and over, before it looks at the
+    // size.
     for name in ["print", "to_string", "debug", "to_debug"] {
         engine.register_fn(name, |array: &mut Array| shown(Dynamic::from(array.clone())));
         engine.register_fn(name, |map: &mut Map| shown(Dynamic::from(map.clone())));

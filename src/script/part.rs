@@ -1,5 +1,5 @@
-//! An object of which a script gets the members it wants, and which comes back with what became of them: what the script does not
-//! look at stays the bytes it was.
+//! An object of which a script gets only the members it uses, and which is put together again afterwards: what the script does
+//! not look at stays the bytes it was.
 
 use rhai::{Array, Dynamic, ImmutableString, Map};
 
@@ -8,10 +8,10 @@ use super::wanted::{Members, Part};
 use crate::model::Json;
 use crate::model::json::{self, Index, ObjectWriter};
 
-/// Room for what a script adds to an object. What needs more grows.
+/// Room for what a script adds to an object. It grows if more is needed.
 const ADDED_BYTES: usize = 128;
 
-/// The wanted members of an object as a map. `None`: it is no object, or what is wanted of it is not for scripts.
+/// The members of an object that a script uses, as a map. `None`: it is not an object, or they exceed the bounds of scripts.
 pub(super) fn to_map(json: &Json, index: &Index, wanted: &Members) -> Option<Map> {
     if !json.as_str().trim_start().starts_with('{') {
         return None;
@@ -31,7 +31,7 @@ fn members<'t>(found: impl Iterator<Item = (&'t str, &'t str)>, wanted: &Members
     Some(map)
 }
 
-/// So much of a value as is looked at. `None`: that is not for scripts.
+/// The part of a value that a script uses. `None`: it exceeds the bounds of scripts.
 fn part_of(value: &str, part: &Part, room: &Room) -> Option<Dynamic> {
     match (part, value.as_bytes().first()) {
         (Part::Members(wanted), Some(b'{')) => members(json::members(value), wanted, room).map(Dynamic::from_map),
@@ -42,7 +42,7 @@ fn part_of(value: &str, part: &Part, room: &Room) -> Option<Dynamic> {
     }
 }
 
-/// Likewise, of a value that stands by itself. The error says why it is not for scripts.
+/// The same for a value by itself. The error says which bound of scripts it exceeds.
 pub(super) fn of(json: &Json, part: &Part) -> Result<Dynamic, String> {
     match part {
         Part::Whole => convert::to_dynamic(json),
@@ -50,7 +50,7 @@ pub(super) fn of(json: &Json, part: &Part) -> Result<Dynamic, String> {
     }
 }
 
-/// The object with what a script made of the members it got. Members stay where they stood, new ones come last.
+/// The object with the members that a script changed. Members keep their order, new ones come last.
 pub(super) fn to_json(map: &Map, json: &Json, index: &Index, wanted: &Members, bytes_max: usize) -> Result<(Json, Index), String> {
     let mut out = ObjectWriter::with_capacity(json.as_str().len() + ADDED_BYTES);
     let write = |out: &mut ObjectWriter, name: &str, value| out.write(name, |out| convert::write_member(out, name, value, bytes_max));
@@ -67,7 +67,7 @@ pub(super) fn to_json(map: &Map, json: &Json, index: &Index, wanted: &Members, b
                 write(&mut out, &member.name, value)?;
                 written |= 1 << at;
             }
-            // The script took it away, or the key stands twice.
+            // The script removed it, or the key appears twice.
             _ if member.read.is_some() || written & 1 << at != 0 => {}
             _ => out.copy(quoted, value),
         }

@@ -1,5 +1,5 @@
-//! A plugin ready to be compiled on any thread: its text, the expressions of the routes file that belong to it, and who may be called how.
-//! Compiling is here too; checking is in [`super::check`].
+//! A plugin ready to be compiled on any thread: its text, the expressions of the routes file that belong to it, and how each
+//! function is called. Compiling is here too; checking is in [`super::check`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,14 +17,14 @@ use super::state::{Body, State};
 use super::wanted::Wanted;
 use crate::config::plan::{PluginSource, SourceSpan};
 
-/// Functions of this prefix are ours: the expressions of the routes file.
+/// The prefix of our own functions: the expressions of the routes file.
 pub(super) const EXPRESSION_PREFIX: &str = "tramline_expression_";
 
 /// One plugin.
 pub(super) struct Program {
     pub(super) name: Arc<str>,
     pub(super) file: Arc<str>,
-    /// The plugin's text and, behind it, one function for each expression.
+    /// The plugin's text, followed by one function for each expression.
     pub(super) text: Arc<str>,
     pub(super) expressions: Vec<Expression>,
     /// By the name the routes file uses.
@@ -47,7 +47,7 @@ pub(super) type Sources = BTreeMap<Arc<str>, PluginSource>;
 pub(super) struct Expression {
     /// Its first line and the one after its last, in the whole text.
     pub(super) lines: std::ops::Range<usize>,
-    /// Where it stands in the routes file.
+    /// Its place in the routes file.
     pub(super) at: SourceSpan,
 }
 
@@ -138,7 +138,7 @@ pub(super) struct Called {
 }
 
 impl Program {
-    /// Counts on where another loading of the plugin stands. Where that is the same in all it calls, its functions are in service
+    /// Continues the counts of another loading of the plugin. If everything it calls is the same, its functions are in service
     /// as they were.
     pub(super) fn take_over(&mut self, before: &Program) {
         self.health = before.health.clone();
@@ -170,18 +170,18 @@ impl Program {
         out
     }
 
-    /// A function as people know it: an expression by its place.
+    /// The name of a function for people: of an expression its place.
     fn shown(&self, name: &str, entry: &Entry) -> String {
         let number = entry.function.strip_prefix(EXPRESSION_PREFIX).and_then(|number| number.parse::<usize>().ok());
         let expression = number.and_then(|number| self.expressions.get(number));
         expression.map_or_else(|| name.to_owned(), |expression| expression.at.location.to_string())
     }
 
-    /// Compiles on this thread. Fails only where checking would have.
+    /// Compiles on this thread. Fails only if checking would have failed.
     pub(super) fn load(&self) -> Result<Loaded, Box<EvalAltResult>> {
         let mut engine = engine::new(Imports::new(self.sources.clone()));
         engine.set_max_functions(FUNCTIONS_MAX + self.expressions.len());
-        // Functions do not see what stands at the top. Texts and numbers are put in place when the text is compiled; for lists and
+        // Functions do not see the constants at the top. Texts and numbers are inserted when the text is compiled; for lists and
         // objects the engine looks here.
         let mut top = Module::new();
         for source in self.imports.iter().chain([&self.name]).filter_map(|name| self.sources.get(name)) {
@@ -212,7 +212,7 @@ pub(super) fn compile(engine: &Engine, text: &str, file: &str) -> Result<AST, Bo
     Ok(ast)
 }
 
-/// Runs what stands at the top of a text: constants and imports, nothing else is let through by the checks.
+/// Runs the top of a text: constants and imports. The checks allow nothing else there.
 fn constants(engine: &Engine, text: &str, file: &str) -> Result<Scope<'static>, Box<EvalAltResult>> {
     let mut top = parse(engine, text)?.clone_statements_only();
     let mut scope = Scope::new();
@@ -243,7 +243,7 @@ pub(super) fn parse(limits: &Engine, text: &str) -> Result<AST, rhai::ParseError
     parser.compile(text)
 }
 
-/// Finds what scripts import: other plugins by their plain names, out of texts already read. It opens no file.
+/// Resolves imports of scripts: other plugins by their plain names, from texts already read. It opens no file.
 pub(super) struct Imports {
     sources: Arc<Sources>,
     ready: RefCell<HashMap<String, Shared<Module>>>,

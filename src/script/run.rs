@@ -1,4 +1,4 @@
-//! How a call goes: find the program, take it from this thread or compile it, spend within the budget, explain what went wrong.
+//! How a call works: find the program, take it from this thread or compile it, run it within the budget, explain failures.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -28,7 +28,7 @@ use crate::telemetry::memory::thread_live_bytes;
 
 /// All plugins of one loading. Shared by all threads; each compiles for itself what it calls.
 pub struct Scripts {
-    /// Tells loadings apart, so that a thread knows when what it compiled is old.
+    /// Identifies a loading, so that a thread knows when its compiled programs are old.
     generation: u64,
     programs: BTreeMap<Arc<str>, Arc<Program>>,
     /// Who drove them over their budgets.
@@ -46,8 +46,8 @@ thread_local! {
 const LOADINGS_MAX: usize = 2;
 
 impl Scripts {
-    /// Compiles and checks everything once. What is wrong is in the list; all plugins that are sound can be called. What is counted
-    /// goes on from the loading before; functions of a plugin that has changed begin in service.
+    /// Compiles and checks everything once. Mistakes are in the list; all valid plugins can be called. Counters continue from the
+    /// previous loading; functions of a plugin that has changed begin in service.
     pub fn build(
         plugins: &Plugins,
         functions: &[FunctionUse],
@@ -75,7 +75,7 @@ impl Scripts {
         })
     }
 
-    /// Asks an expression or a `validate` function, which must say true or false and may change nothing.
+    /// Evaluates an expression or a `validate` function, which must return true or false and may not change anything.
     pub fn test(&self, function: &FnRef, call: Call<'_>) -> Result<bool, ScriptError> {
         let mut truth = false;
         self.run(function, &call, false, |value, _, _| {
@@ -90,12 +90,12 @@ impl Scripts {
         self.programs.get(&function.plugin).is_some_and(|program| program.asks)
     }
 
-    /// A call went over its budget: counts it against who caused it, who is refused when there are too many.
+    /// A call exceeded its budget: counts it against its sender, who is refused when there are too many.
     pub fn charge(&self, sender: &Sender<'_>, now: Now) {
         self.senders.charge(sender, now);
     }
 
-    /// Likewise: counts it against the function, which goes out of service when different senders cause too many in a row.
+    /// The same: counts it against the function, which goes out of service if different senders cause too many in a row.
     pub fn tripped(&self, function: &FnRef, why: &str, sender: &Sender<'_>, now: Now) {
         let program = self.programs.get(&function.plugin);
         if let Some(entry) = program.and_then(|program| program.entries.get(&function.name)) {
@@ -103,12 +103,12 @@ impl Scripts {
         }
     }
 
-    /// A message was refused with [`ScriptError::Spent`]. True when its sender does not listen: its connection is to be closed.
+    /// A message was refused with [`ScriptError::Spent`]. True if its sender keeps sending: then its connection is to be closed.
     pub fn refused(&self, sender: &Sender<'_>, now: Now) -> bool {
         self.senders.refused(sender, now)
     }
 
-    /// Forgets senders that may do all again, and tells the log what it does not know. Called now and then.
+    /// Forgets senders that have nothing against them any more, and logs what was left out. Called now and then.
     pub fn sweep(&self, now: Now) {
         self.senders.sweep(now);
         for program in self.programs.values() {
@@ -215,7 +215,7 @@ impl Scripts {
     }
 }
 
-/// One call on this thread, from arguments to result. Whatever happens in it ends here.
+/// One call on this thread, from arguments to result. Panics are caught here.
 fn attempt(
     program: &Program,
     entry: &Entry,
@@ -229,12 +229,12 @@ fn attempt(
         Arguments::Message { .. } => entry.message.as_ref(),
         Arguments::Deliver { .. } => entry.deliver.as_ref(),
     };
-    let not_made = || broken(format!("`{}` is not made for this use", entry.function));
+    let not_made = || broken(format!("`{}` cannot be used here", entry.function));
     let (params, called) = params.zip(loaded.called.get(entry.number)).ok_or_else(not_made)?;
     let running = budget::begin().ok_or_else(|| broken("a script is called from within a script".to_owned()))?;
     let outcome = catch_unwind(AssertUnwindSafe(|| inside(program, entry, (loaded, called), call, params, may_act, read, &running)));
     let Ok(outcome) = outcome else {
-        // What the panic left half done in the engine is not used again.
+        // The panic may have left the engines half done, so they are not used again.
         COMPILED.with_borrow_mut(Vec::clear);
         return Err(panicked(program));
     };
@@ -242,7 +242,7 @@ fn attempt(
     let left = running.held() - kept;
     let leaked = called.leaked.get().saturating_add(left).max(0);
     called.leaked.set(leaked);
-    // Once there is too much of it no call may leave more.
+    // Once too much is leaked, no call may leak more.
     if leaked > LEAK_BYTES_MAX && left > 0 {
         entry.service.leaked(&format!("{}: its calls leave memory behind: a closure holds itself", program.file), call.now);
     }
@@ -279,7 +279,7 @@ fn inside(
     let result = state::call(&loaded.engine, &loaded.ast, &loaded.state, (&entry.function, called.body.as_ref()), arguments);
     let fail = |error| explain(program, &entry.function, error, running.trip());
     let value = result.map_err(|error| fail(*error))?;
-    // A trip that a call-back swallowed counts all the same.
+    // An exceeded budget counts even if a call-back swallowed the error.
     if running.trip().is_some() {
         return Err(fail(rhai::EvalAltResult::ErrorTerminated(Dynamic::UNIT, rhai::Position::NONE)));
     }
@@ -296,12 +296,12 @@ fn inside(
     Ok(returned)
 }
 
-/// What a call is about is the sender's doing, not the plugin's.
+/// The sender is responsible for the message, not the plugin.
 fn not_for_scripts(what: &str, why: &str) -> Failure {
-    Failure::Refused(ScriptError::NotForScripts(format!("{what} is not for scripts: {why}")))
+    Failure::Refused(ScriptError::NotForScripts(format!("{what} cannot be given to a script: {why}")))
 }
 
-/// The values a function takes, and no others: converting costs.
+/// The arguments of a function. Only those it takes are converted, because converting costs.
 fn arguments(call: &Call<'_>, params: &[Parameter], conn: Option<&Rc<ConnCell>>) -> Result<Vec<Dynamic>, Failure> {
     let json = |what: &str, json: Option<&Json>| match json.map(convert::to_dynamic) {
         None => Ok(Dynamic::UNIT),
@@ -346,7 +346,7 @@ fn arguments(call: &Call<'_>, params: &[Parameter], conn: Option<&Rc<ConnCell>>)
     params.iter().map(value).collect()
 }
 
-/// Marks an object of which the script got a part. Which one, is added.
+/// Tags an object of which the script got a part; a number says which object.
 const PART: i32 = 0x7000;
 
 fn mark(param: &Parameter) -> i32 {
@@ -366,7 +366,7 @@ fn source<'c>(param: &'c Parameter, call: &Call<'c>) -> Option<(&'c Json, &'c In
     (json.as_str().len() <= TEXT_BYTES_MAX).then_some((json, index, members, *returned))
 }
 
-/// The value of a parameter of which not all is wanted.
+/// The value of a parameter of which the function uses only a part.
 fn wanted_part(param: &Parameter, call: &Call<'_>) -> Option<Dynamic> {
     let (json, index, members, returned) = source(param, call)?;
     let mut map = Dynamic::from_map(part::to_map(json, index, members)?);

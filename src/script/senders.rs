@@ -1,6 +1,6 @@
-//! Who drives scripts over their budgets: what each sender spent lately, and when it may be served again.
+//! Senders whose script calls exceed their budgets: what each spent lately, and when it may be served again.
 //!
-//! A call counts against the connection it is for and against that connection's user; what has neither, against its source.
+//! A call counts against its connection and the connection's user; without a connection it counts against its source.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -39,12 +39,12 @@ impl<'a> Sender<'a> {
         Self { client: origin.client.as_deref(), user: origin.user.as_deref(), source: &origin.source, address: "" }
     }
 
-    /// Of what a source or a door without connections brings.
+    /// The sender of an input from a source or another input without a connection.
     pub fn of_source(name: &'a str) -> Self {
         Self { client: None, user: None, source: name, address: "" }
     }
 
-    /// What tells different senders apart, as well as that is known: connections cost nothing, addresses and users do.
+    /// What distinguishes senders: connections are cheap to make, addresses and users are not.
     pub(super) fn principal(&self) -> &'a str {
         let address = Some(self.address).filter(|address| !address.is_empty());
         self.user.or(address).or(self.client).unwrap_or(self.source)
@@ -69,7 +69,7 @@ pub(super) struct Senders {
     shards: [Mutex<Tables>; SHARDS],
 }
 
-/// What one sender did: two buckets that run out, each told by when it will be empty.
+/// What one sender spent: two buckets that drain, each stored as the time at which it will be empty.
 struct Spent {
     trips_until: Instant,
     refused_until: Instant,
@@ -82,20 +82,20 @@ impl Default for Senders {
 }
 
 impl Senders {
-    /// How long a sender must wait. None: it need not.
+    /// How long a sender must wait. None: it need not wait.
     pub(super) fn wait<'s>(&self, sender: impl FnOnce() -> Option<Sender<'s>>, now: Now) -> Option<Duration> {
         if self.remembered.load(Relaxed) == 0 {
             return None;
         }
         let wait = |(table, key): (usize, &str)| {
             let until = self.shard(key).lock()[table].get(key)?.trips_until;
-            // What is left may hold all trips but one.
+            // The rest may hold all trips but one.
             until.checked_sub(SENDER_TRIP_EVERY * (SENDER_TRIPS_MAX - 1))?.checked_duration_since(now.instant)
         };
         sender()?.keys().filter_map(wait).filter(|wait| !wait.is_zero()).max()
     }
 
-    /// A call that this sender caused went over its budget.
+    /// A call that this sender caused exceeded its budget.
     pub(super) fn charge(&self, sender: &Sender<'_>, now: Now) {
         for (table, key) in sender.keys() {
             self.change(table, key, now, |spent| {
@@ -105,7 +105,7 @@ impl Senders {
         }
     }
 
-    /// A message of this sender was refused. True when it does not listen.
+    /// A message of this sender was refused. True if it keeps sending.
     pub(super) fn refused(&self, sender: &Sender<'_>, now: Now) -> bool {
         let Some((table, key)) = sender.keys().next() else { return false };
         let full = now.instant + REFUSED_EVERY * SENDER_REFUSED_MAX;

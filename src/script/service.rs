@@ -1,7 +1,7 @@
-//! Whether a function is called, and the rule that takes it out of service: when different senders drive it over its budget, or
-//! when its calls leave memory behind. It comes back by itself: after a pause one call is tried.
+//! Whether a function is in service. It goes out of service when calls by different senders exceed its budget, or when its calls
+//! leak memory. It comes back by itself: after a pause one call is tried.
 //!
-//! One sender alone takes nothing out: it pays itself, as [`super::senders`] says.
+//! A single sender cannot take a function out of service: it is refused itself, see [`super::senders`].
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::model::Now;
 pub(super) struct Service {
     plugin: Arc<str>,
     function: Arc<str>,
-    /// Expressions of the routes file stay, whoever trips them: without them nothing passes their row.
+    /// Expressions of the routes file stay in service however often they exceed budgets: their rows cannot work without them.
     stays: bool,
     /// Looked at by every call; the rest only by those that need it.
     is_out: AtomicBool,
@@ -58,7 +58,7 @@ impl Service {
         Self { plugin: plugin.clone(), function: function.clone(), stays, is_out, trips_in_a_row, state }
     }
 
-    /// Whether a call may begin. `only_looks`: nothing is to be tried with it. The error says why not.
+    /// Whether a call may begin. `only_looks`: it must not be used as a trial. The error says why not.
     pub(super) fn admit(&self, now: Now, only_looks: bool) -> Result<(), String> {
         if !self.is_out.load(Relaxed) {
             return Ok(());
@@ -70,7 +70,7 @@ impl Service {
                 out.refused += u64::from(!only_looks);
                 return Err(format!("`{}` of plugin `{}` is out of service: {}", self.function, self.plugin, out.why));
             }
-            // Should nobody hear how this one ends, another is tried after as long again.
+            // If the result of this trial is never reported, another is tried after the same pause.
             out.again = now.instant + out.pause;
             out.is_tried = true;
         }

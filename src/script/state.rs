@@ -1,4 +1,4 @@
-//! What the engine works out anew at every call unless it is kept: its state, and above all which function a call means.
+//! What the engine would compute again at every call: its state, and above all which function a call means.
 //!
 //! The engine's own way to call makes both afresh. Here they are kept beside the syntax tree they belong to, and given to the
 //! engine again. What a call left in them besides is taken out before the next; a call that panics or asks for too many functions
@@ -9,7 +9,7 @@
 
 use rhai::{AST, ASTNode, Caches, CallFnOptions, Dynamic, Engine, EvalAltResult, GlobalRuntimeState, ImmutableString, Scope, Stmt};
 
-/// Functions that are kept for the calls to come. A script that makes up names asks for more.
+/// Resolved functions that are kept for later calls. Only a script that invents names needs more.
 const FOUND_MAX: usize = 1024;
 
 /// The engine's state between calls.
@@ -54,7 +54,7 @@ impl State {
         self.found.fn_resolution_cache_mut().dict.len() <= FOUND_MAX
     }
 
-    /// As it was made, but for what was found.
+    /// Unchanged since it was made, except for the functions found.
     fn reset(&mut self) {
         let global = &mut self.global;
         global.lib.truncate(1);
@@ -79,7 +79,8 @@ impl State {
     }
 }
 
-/// Calls a function of a plugin: with the state of the calls before, or else, where the plugin imports others, with one of its own.
+/// Calls a function of a plugin: with the state of the calls before, or else, where the plugin imports others, with one of its
+/// own.
 pub(super) fn call(
     engine: &Engine,
     ast: &AST,
@@ -87,7 +88,7 @@ pub(super) fn call(
     (function, body): (&str, Option<&Body>),
     arguments: Vec<Dynamic>,
 ) -> Result<Dynamic, Box<EvalAltResult>> {
-    // Taken out meanwhile: where a panic passes, it is gone.
+    // Taken out during the call, so that it is lost if the call panics.
     let (Some(body), Some(mut kept)) = (body, state.take()) else {
         let options = CallFnOptions::new().eval_ast(true);
         return engine.call_fn_with_options(options, &mut Scope::new(), ast, function, arguments);

@@ -1,4 +1,4 @@
-//! One walk over a plugin's syntax tree: what stands at its top, what it imports, what it calls, what it defines anew.
+//! One walk over a plugin's syntax tree: what is at its top, what it imports, what it calls, which host functions it redefines.
 
 use std::collections::HashSet;
 
@@ -22,7 +22,7 @@ pub(super) fn check(engine: &Engine, ast: &AST, source: &PluginSource, sources: 
     calls(engine, ast, None, source, found);
 }
 
-/// The names a text imports at its top. What is not a literal is found elsewhere.
+/// The names a text imports at its top. Imports that are not literals are reported elsewhere.
 pub(super) fn imports(text: &str) -> Vec<String> {
     let engine = Engine::new_raw();
     let Ok(ast) = super::program::parse(&engine, text) else { return Vec::new() };
@@ -60,7 +60,7 @@ fn top(ast: &AST, source: &PluginSource, sources: &Sources, found: &mut Vec<Diag
                 found.push(at("S006", &source.file, position, why));
             }
             _ => {
-                let message = "only functions, constants and imports stand at the top of a script";
+                let message = "only functions, constants and imports may be at the top of a script";
                 found.push(at("S008", &source.file, stmt.position(), message).hint("put it into a function"));
             }
         }
@@ -70,7 +70,7 @@ fn top(ast: &AST, source: &PluginSource, sources: &Sources, found: &mut Vec<Diag
         if let Some(ASTNode::Stmt(stmt @ Stmt::Import(..))) = path.last()
             && !top.contains(&stmt.position())
         {
-            found.push(at("S006", &source.file, stmt.position(), "an import stands at the top of the file, not in a function"));
+            found.push(at("S006", &source.file, stmt.position(), "an import must be at the top of the file, not in a function"));
         }
         true
     });
@@ -79,7 +79,7 @@ fn top(ast: &AST, source: &PluginSource, sources: &Sources, found: &mut Vec<Diag
 /// Why an import is refused.
 fn refused(path: &Expr, alias: &str, sources: &Sources) -> Option<String> {
     let Expr::StringConstant(path, _) = path else {
-        return Some("what is imported is a text in quotes, not worked out when the script runs".to_owned());
+        return Some("the import must name a plugin as a text in quotes, not as an expression".to_owned());
     };
     if MODULES.iter().any(|(name, _)| *name == alias) {
         return Some(format!("`{alias}` is a module of the host: import it under another name"));
@@ -127,7 +127,7 @@ pub(super) fn definition(text: &str, name: &str) -> Position {
     Position::NONE
 }
 
-/// Every call must be of something that exists. `beside` holds more functions that may be called.
+/// Checks that every called function exists. `beside` holds more functions that may be called.
 pub(super) fn calls(engine: &Engine, ast: &AST, beside: Option<&AST>, source: &PluginSource, found: &mut Vec<Diagnostic>) {
     let mut known: HashSet<(String, usize)> = FUNCTIONS.iter().map(|(name, n, _)| ((*name).to_owned(), *n)).collect();
     let own: Vec<(String, usize)> =
@@ -193,7 +193,7 @@ fn qualified(module: &str, name: &str, given: usize, position: Position, source:
         Some((.., form)) => at("S004", &source.file, position, format!("`{module}::{name}` is `{form}`, called with {given}")),
         None => {
             let all: Vec<&str> = functions.iter().map(|(.., form)| *form).collect();
-            at("S004", &source.file, position, format!("there is no `{module}::{name}`")).hint(format!("there are {}", all.join(", ")))
+            at("S004", &source.file, position, format!("there is no `{module}::{name}`")).hint(format!("known here: {}", all.join(", ")))
         }
     };
     found.push(diagnostic);

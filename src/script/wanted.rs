@@ -1,5 +1,6 @@
-//! What a function wants of a parameter: which members of it, read from the function's syntax tree when it is loaded, so that a call
-//! converts no more of a message than that. It knows the forms in which one member is meant; in any other form all of it is wanted.
+//! Which members of a parameter a function uses, read from the function's syntax tree when it is loaded, so that a call converts
+//! no more of a message than these. It recognises the forms that use one member; in any other form the function uses the whole
+//! value.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use crate::model::json;
 pub(super) enum Wanted {
     /// All of it.
     All,
-    /// These members, where it is an object. The others the function can only give back as they came.
+    /// These members, if it is an object. The function can only return the others unchanged.
     Members {
         members: Members,
         /// Whether the function may give the whole object back.
@@ -24,7 +25,7 @@ pub(super) enum Wanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Member {
     pub(super) name: Identifier,
-    /// How much of it is looked at. None: it is only replaced.
+    /// How much of it is read. None: it is only replaced.
     pub(super) read: Option<Part>,
     /// Whether it may be another afterwards.
     pub(super) changed: bool,
@@ -33,7 +34,7 @@ pub(super) struct Member {
 /// How much of a value is looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Part {
-    /// These members of it, where it is an object. None of them: of what type it is.
+    /// These members, if it is an object. No members: only its type.
     Members(Members),
     /// All of it.
     Whole,
@@ -57,7 +58,7 @@ impl Members {
         1 << name.len().min(63)
     }
 
-    /// Which of them a key means, as it stands in a text of JSON.
+    /// Which of them a key of a JSON text is.
     pub(super) fn find(&self, quoted: &str) -> Option<usize> {
         let name = &quoted[1..quoted.len() - 1];
         if name.contains('\\') {
@@ -76,7 +77,7 @@ impl std::ops::Deref for Members {
     }
 }
 
-/// What is known of a member while a function is looked at.
+/// What is known about a member while a function is analysed.
 #[derive(Default)]
 struct Seen {
     read: bool,
@@ -99,10 +100,10 @@ impl Seen {
 /// Of more members all are wanted: a bit for each is kept while they are written.
 const MEMBERS_MAX: usize = 64;
 
-/// Methods of objects that mean one member, where a literal names it.
+/// Methods of objects that use one member, if a literal names it.
 const OF_ONE_MEMBER: [&str; 3] = ["has", "contains", "remove"];
 
-/// Methods that leave the value they are called on as it was. Of any other that is not known.
+/// Methods that do not change the value they are called on. Any other method may.
 const ONLY_LOOK: [&str; 14] = [
     "contains",
     "ends_with",
@@ -120,7 +121,7 @@ const ONLY_LOOK: [&str; 14] = [
     "values",
 ];
 
-/// What a function of this name wants of each of its parameters.
+/// What a function of this name uses of each of its parameters.
 pub(super) fn wanted(ast: &AST, function: &str, arity: usize) -> Vec<Wanted> {
     let mut one = ast.clone();
     one.retain_functions(|_, _, name, params| name == function && params == arity);
@@ -135,7 +136,7 @@ pub(super) fn wanted(ast: &AST, function: &str, arity: usize) -> Vec<Wanted> {
 /// A look at one parameter.
 struct Look<'a> {
     name: &'a str,
-    /// The plugin: where it defines a function, a call of that name means that one.
+    /// The plugin. If it defines a function, a call of that name calls it.
     plugin: &'a AST,
     all: bool,
     returned: bool,
@@ -144,7 +145,7 @@ struct Look<'a> {
     methods: Vec<Identifier>,
     /// Where it stands as a statement of its own …
     alone: Vec<Position>,
-    /// … and where that is what the function gives back.
+    /// … and whether that is what the function returns.
     last: Vec<Position>,
 }
 
@@ -258,7 +259,7 @@ impl<'a> Look<'a> {
         for (i, name) in names.iter().enumerate() {
             let member = seen.entry(name.clone()).or_default();
             member.read = true;
-            // What stands last is looked at whole, unless only its type is asked for.
+            // The last link is used as a whole, unless only its type is read.
             member.whole |= i + 1 == names.len() && !(is_all && is_type_asked);
             seen = &mut member.members;
         }
@@ -328,7 +329,7 @@ impl<'a> Look<'a> {
     }
 }
 
-/// The name by which a chain goes on to this link, where that is a literal.
+/// The name of the member that this link of a chain reads, if it is a literal.
 fn named(chain: &Expr, link: &Expr) -> Option<Identifier> {
     match (chain, link) {
         (Expr::Dot(..), Expr::Property(property, _)) => Some(property.2.as_str().into()),

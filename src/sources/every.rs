@@ -10,7 +10,7 @@ use crate::config::plan::SourceKind;
 use crate::model::{Json, Now, json};
 use crate::pipeline::scope::Bindings;
 
-/// A timer. Ticks that could not be kept are left out, never made up for.
+/// A timer. Missed ticks are skipped, never made up for.
 pub struct Every {
     /// Between two events.
     pub period: Duration,
@@ -30,7 +30,7 @@ impl Source for Every {
                 () = stop.cancelled() => return Ok(()),
                 _ = ticks.tick() => {}
             }
-            // What it says is the configuration's, as it is now.
+            // The event is built from the current configuration.
             let Some(event) = event(out) else { return Ok(()) };
             if let Err(fault) = out.emit(event).await {
                 let why = fault.detail.as_deref().unwrap_or(&fault.message);

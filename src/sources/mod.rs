@@ -1,4 +1,4 @@
-//! Events that no client sent. A source makes events and hands them to the live; what they do is the configuration's business.
+//! Events that no client sent. A source produces events and hands them to `live`; the configuration decides what they do.
 //! Each runs as a task of its own, by name, and is started again where it fails. An HTTP endpoint is a route, not a task: it
 //! shares the rows and has no file here.
 
@@ -23,11 +23,11 @@ pub trait Source: Send + 'static {
     /// What a person reads of it: `every 30s`.
     fn describe(&self) -> String;
 
-    /// Makes events until `stop` fires. An error, or an end before that, lets it be started again after a pause.
+    /// Produces events until `stop` fires. If it fails, or ends before that, it is started again after a pause.
     fn run(&mut self, out: &Emitter, stop: &CancellationToken) -> impl Future<Output = Result<(), SourceError>> + Send;
 }
 
-/// Why a source ended: for the log, REST and whoever operates it.
+/// Why a source ended, for the log and REST.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SourceError(pub Arc<str>);
@@ -41,7 +41,7 @@ pub struct Emitter {
 
 impl Emitter {
     /// Hands over one event. Resolves when what the source's rows published for it is as durable as their channels promise:
-    /// a source that waits for that is held back by whatever holds back the store.
+    /// a source that waits for this slows down with the store.
     pub async fn emit(&self, event: Json) -> Result<(), Fault> {
         let snapshot = self.live.current();
         let Some(plan) = snapshot.runtime.source(self.source) else {
@@ -51,7 +51,7 @@ impl Emitter {
         in_time(accepted.settled(&self.live.store)).await.map(drop)
     }
 
-    /// What the configuration says of the source now; none where it has it no more.
+    /// The current configuration of the source; none if it no longer has the source.
     pub fn plan(&self) -> Option<Arc<SourcePlan>> {
         self.live.snapshot().runtime.source(self.source).cloned()
     }

@@ -1,5 +1,5 @@
 //! Runs the sources of the configuration, each by its name: starts those that are new, ends those that are gone, and starts
-//! again those that failed, after a pause that grows. Knows what state each is in and what went wrong last.
+//! again those that failed, after a pause that grows. Knows the state and the last failure of each.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -24,12 +24,12 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// … up to this. A source that ran for as long begins with the first again.
 const PAUSE_LONGEST: Duration = Duration::from_secs(30);
 
-/// What is known of a source.
+/// The state of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceReport {
     /// `running`, `waiting` before it is started again, or `stopped`.
     pub state: &'static str,
-    /// What it makes events of.
+    /// What it produces events from: `every 30s`.
     pub from: String,
     /// What went wrong last, and when, in milliseconds since the Unix epoch.
     pub last_error: Option<(Arc<str>, i64)>,
@@ -64,7 +64,7 @@ impl Supervisor {
         Self { live, tasks, stop, running: Mutex::default() }
     }
 
-    /// Runs what the configuration has now: a source of the same kind goes on as it is. Says which ended.
+    /// Runs the sources of the current configuration: one of the same kind keeps running. Returns which ended.
     pub fn sync(&self) -> Vec<Arc<str>> {
         let snapshot = self.live.snapshot();
         let mut running = self.running.lock();
@@ -92,7 +92,7 @@ impl Supervisor {
         self.running.lock().iter().filter(|(name, source)| !source.is_in(name, runtime)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// What is known of a source that runs as a task.
+    /// The state of a source that runs as a task.
     pub fn report(&self, name: &str) -> Option<SourceReport> {
         self.running.lock().get(name).map(|source| source.report.lock().clone())
     }
@@ -127,7 +127,7 @@ async fn keep_running(mut source: impl Source, out: Emitter, report: Arc<Mutex<S
         let error = match ended {
             Ok(Ok(())) => SourceError("it ended".into()),
             Ok(Err(error)) => error,
-            Err(_) => SourceError("it panicked: an error of ours".into()),
+            Err(_) => SourceError("it panicked, which is a bug in Tramline".into()),
         };
         if began.elapsed() >= PAUSE_LONGEST {
             pause = PAUSE;

@@ -22,9 +22,9 @@ async fn look(path: PathBuf, readers: Pool) {
         sqlx::query_scalar::<_, String>("PRAGMA quick_check(1)").fetch_one(&mut db).await
     };
     match found.await {
-        Ok(found) if found == "ok" => tracing::info!("the database was looked through after the crash and is sound"),
+        Ok(found) if found == "ok" => tracing::info!("the database was checked after the crash and is valid"),
         Ok(found) => readers.is_corrupt(&found),
         Err(error) if is_corruption(&error) => readers.heed(&error),
-        Err(error) => tracing::warn!(%error, "the database could not be looked through after the crash"),
+        Err(error) => tracing::warn!(%error, "the database could not be checked after the crash"),
     }
 }

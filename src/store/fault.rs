@@ -81,13 +81,13 @@ fn reason(error: &sqlx::Error) -> String {
     let words = match code(error) {
         Some(Code::Sqlite(5 | 6, _)) => "the database is locked by another program",
         Some(Code::Sqlite(8, _)) => "the database's file or folder is read-only",
-        Some(Code::Sqlite(10, whole)) => return format!("the disk fails ({error}, code {whole})"),
+        Some(Code::Sqlite(10, whole)) => return format!("the disk failed ({error}, code {whole})"),
         Some(Code::Sqlite(13, _)) => "the disk is full",
         Some(Code::Sqlite(14, _)) => "the database's file cannot be opened",
         Some(Code::Sqlite(..)) => return error.to_string(),
         Some(Code::State(state)) => match state.as_str() {
             "53100" => "PostgreSQL's disk is full",
-            "53300" => "PostgreSQL takes no more connections",
+            "53300" => "PostgreSQL accepts no more connections",
             "25006" => "PostgreSQL is read-only",
             "55P03" => "the database is locked by another program",
             "57014" => "PostgreSQL took too long",

@@ -57,7 +57,7 @@ async fn on_file(mut place: DatabaseFile, now: Now) -> Result<(Database, Recover
     };
     let failed = |source| StoreError::Folder { path: place.path.clone(), source };
     let aside = place.set_aside(now.wall_ms).map_err(failed)?;
-    tracing::error!(%error, aside = %aside.display(), "the database is corrupt and was set aside; the log begins anew, its events are in that file only");
+    tracing::error!(%error, aside = %aside.display(), "the database is corrupt and was set aside; the log starts anew, and the old events are only in that file");
     let (mut link, readers, _, _) = try_file(&mut place, now).await?;
     salvage::from_file(&aside, &mut link).await;
     let (recovered, known) = recover(&mut link, now).await?;

@@ -51,10 +51,10 @@ pub(super) async fn replace(
     place.lock_again().map_err(unable)?;
     if matches!(fault, Fault::Corrupt(_)) && place.exists() {
         if !place.may_set_aside() {
-            return Err(Fault::Unable("what is in the place of the database is no database".into()));
+            return Err(Fault::Unable("the file in the database's place is not a database".into()));
         }
         let path = place.set_aside(Now::read().wall_ms).map_err(folder_failed)?;
-        tracing::error!(aside = %path.display(), "the database is corrupt and was set aside; its events are in that file only");
+        tracing::error!(aside = %path.display(), "the database is corrupt and was set aside; its events are only in that file");
         place.aside = Some(path);
     } else {
         place.remove_logs().map_err(folder_failed)?;

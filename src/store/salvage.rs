@@ -24,7 +24,7 @@ type Series = (String, String, String, i64);
 pub(super) async fn from_file(path: &Path, link: &mut Link) {
     match reading(path).connect().await {
         Ok(mut db) => between(&mut db, link).await,
-        Err(error) => tracing::error!(%error, "nothing can be read of the database that was set aside"),
+        Err(error) => tracing::error!(%error, "nothing can be read from the database that was set aside"),
     }
 }
 
@@ -32,7 +32,7 @@ pub(super) async fn from_file(path: &Path, link: &mut Link) {
 pub(super) async fn from_readers(readers: &SqlitePool, link: &mut Link) {
     match readers.acquire().await {
         Ok(mut db) => between(&mut db, link).await,
-        Err(error) => tracing::error!(%error, "nothing can be read of the database that is gone"),
+        Err(error) => tracing::error!(%error, "nothing can be read from the database that is gone"),
     }
 }
 

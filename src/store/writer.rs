@@ -227,7 +227,7 @@ impl Writer {
 
     async fn write_points(&mut self, points: &[Point], channels: &dyn Channels, stop: &mut Stop<'_>) -> Result<(), GaveUp> {
         if let Err(error) = self.attempt(&Work::Points(points), channels, stop).await? {
-            tracing::error!(series = points.len(), %error, "the store refused what was counted; it is lost");
+            tracing::error!(series = points.len(), %error, "the store refused the counters; they are lost");
         }
         Ok(())
     }
@@ -260,11 +260,11 @@ impl Writer {
             let rows = self.shared.queue.stats().queued_rows;
             tracing::error!(rows, "the store could not be written to before the stop; what was queued is lost");
         } else if let Err(error) = say_clean(&mut self.link, self.shared.queue.seq()).await {
-            tracing::error!(%error, "the store could not be closed in order; channels with an early promise get new epochs at the next start");
+            tracing::error!(%error, "the store could not be closed cleanly; channels that deliver early get new epochs at the next start");
         }
         self.shared.readers().close().await;
         if let Err(error) = self.link.close().await {
-            tracing::debug!(%error, "the store's connection did not close in order");
+            tracing::debug!(%error, "the store's connection did not close cleanly");
         }
     }
 }

@@ -1,13 +1,13 @@
-//! What becomes of messages for clients that do not read, where their channel says that it need not be all of them.
+//! What happens to messages for clients that do not read, if their channel allows messages to be dropped or merged.
 
 use super::metrics::{Counter, Counters};
 
-/// What became of a message that a client did not get as it came.
+/// What happened to a message that a client did not get as it was published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Conflation {
     /// It waited, and made room for another.
     DroppedOldest,
-    /// There was no room for it, or it was the last to come and made room for another.
+    /// There was no room for it, or it was the newest and made room for another.
     DroppedNewest,
     /// A newer one with the same key took its place.
     Superseded,
@@ -35,7 +35,7 @@ impl Conflation {
     }
 }
 
-/// How often each happened, of one thing: a connection, a channel, a pattern.
+/// How often each happened, for one connection, channel or pattern.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Conflations([u64; Conflation::ALL.len()]);
 

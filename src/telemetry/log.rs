@@ -8,7 +8,7 @@ use tracing::Subscriber;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::{EnvFilter, fmt};
 
-/// What is logged where `RUST_LOG` says nothing.
+/// The filter used if `RUST_LOG` is not set.
 const DEFAULT: &str = "info,sqlx=warn";
 
 /// How a line looks.
@@ -20,7 +20,8 @@ pub enum Format {
     Json,
 }
 
-/// Starts logging. `RUST_LOG` says what; a value that cannot be read is named and the default used. The first call counts.
+/// Starts logging. `RUST_LOG` sets the filter; a value that is not valid is reported and the default used. Only the first call
+/// has an effect.
 pub fn init(format: Format) {
     let written = std::env::var("RUST_LOG").unwrap_or_default();
     let (filter, wrong) = filter(&written);

@@ -16,10 +16,10 @@ thread_local! {
 
 static PROCESS: AtomicIsize = AtomicIsize::new(0);
 
-/// The system's allocator, with a count beside it.
+/// The system's allocator, which also counts bytes.
 pub struct Counting;
 
-/// Bytes this thread took less those it gave back. What another thread frees is counted there, so only the difference between
+/// Bytes this thread allocated minus those it freed. What another thread frees is counted there, so only the difference between
 /// two readings on one thread, with no hand-over in between, means something.
 pub fn thread_live_bytes() -> isize {
     LIVE.try_with(Cell::get).unwrap_or(0)
@@ -31,7 +31,7 @@ pub fn process_live_bytes() -> u64 {
     u64::try_from(PROCESS.load(Relaxed)).unwrap_or(0)
 }
 
-/// Bytes given back since the last time that make it worth while to give pages back to the system.
+/// Freed bytes that make it worth while to return pages to the system.
 const GIVE_BACK_BYTES: u64 = 8 << 20;
 
 /// The most that was held since pages were last given back.
@@ -71,7 +71,7 @@ fn count(bytes: isize) {
     }
 }
 
-// SAFETY: every method hands its arguments to `System` unchanged and gives back what `System` gave. Counting beside it
+// SAFETY: every method passes its arguments to `System` unchanged and returns what `System` returned. Counting beside it
 // neither allocates (the thread-local is constant-initialised and has no destructor) nor unwinds.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

@@ -1,7 +1,8 @@
-//! What the router counts. Whoever counts is handed its object once, when it is built; counting is one relaxed addition.
+//! What the router counts. Each user of a counter gets the counter object once, when it is built; counting is one relaxed
+//! addition.
 //!
 //! Objects live by name from first use on, so totals go on over reloads. Names come from the configuration, so there are few.
-//! Depths and times that others know (queues, scripts, the store) are given when it is shown.
+//! Depths and times that other modules know (queues, scripts, the store) are passed in when the numbers are shown.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,7 +69,7 @@ impl<const N: usize> Default for Counters<N> {
     }
 }
 
-/// Why something did not reach whom it was for.
+/// Why an event did not reach its receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropReason {
     /// The receiver's outbox was full.
@@ -81,7 +82,7 @@ pub enum DropReason {
     StoreUnavailable,
     /// A script dropped it.
     ByScript,
-    /// The receiver did not read, and the channel says that it need not get everything.
+    /// The receiver did not read, and the channel allows events to be dropped.
     SlowClient,
 }
 
@@ -110,7 +111,7 @@ impl DropReason {
 }
 
 /// The names of the causes of a close, in the order of [`cause`].
-const CAUSES: [&str; 17] = [
+pub(super) const CAUSES: [&str; 17] = [
     "going_away",
     "protocol_error",
     "invalid_utf8",
@@ -157,9 +158,9 @@ fn cause(close: &Close) -> usize {
 pub struct ProtocolMetrics {
     /// Open connections.
     pub connections: Gauge,
-    /// Connections there ever were.
+    /// Connections opened.
     pub connections_total: Counter,
-    /// Connections that were not let in.
+    /// Connections refused.
     pub refused: Counter,
     /// Messages received.
     pub messages_in: Counter,
@@ -236,7 +237,7 @@ impl ProtocolMetrics {
 pub struct RouteMetrics {
     /// Messages that reached it.
     pub calls: Counter,
-    /// Those of them that were faults.
+    /// Those of them that caused a fault.
     pub faults: Counter,
 }
 
@@ -245,7 +246,7 @@ pub struct RouteMetrics {
 pub struct SourceMetrics {
     /// Events.
     pub events: Counter,
-    /// Those of them that were faults.
+    /// Those of them that caused a fault.
     pub faults: Counter,
 }
 
@@ -297,23 +298,23 @@ pub struct PatternMetrics {
     pub delivered: Counter,
     /// Bytes of the published data.
     pub bytes: Counter,
-    /// What clients that do not read did not get as it came.
+    /// Messages that slow clients did not get as they were published.
     pub conflations: ConflationCounters,
 }
 
-/// What happens to sockets before they are anything else.
+/// What happens to sockets before they become HTTP connections.
 #[derive(Debug, Default)]
 pub struct SocketMetrics {
-    /// Closed because their address has as many as it may have.
+    /// Closed because their address has as many as are allowed.
     pub refused: Counter,
     /// TLS handshakes that failed or took too long, and clients that did not speak TLS.
     pub handshakes_failed: Counter,
-    /// TLS handshakes that waited, because as many as may be were under way.
+    /// TLS handshakes that waited because the maximum was under way.
     pub handshakes_waited: Counter,
     /// Changed certificates that are in use.
     pub certificates_read: Counter,
     /// Changed certificates that could not be used.
-    pub certificates_unsound: Counter,
+    pub certificates_invalid: Counter,
 }
 
 type Named<T> = Mutex<BTreeMap<Arc<str>, Arc<T>>>;
@@ -387,7 +388,7 @@ impl Metrics {
         named(&self.sources, name)
     }
 
-    /// Looks at the totals, for the rates. Called once a second.
+    /// Samples the totals, for the rates. Called once a second.
     pub fn tick(&self, now: Now) {
         let channels = &self.channels;
         channels.window.lock().tick(now, Flow { r#in: channels.published.get(), out: channels.delivered.get() });
@@ -402,7 +403,7 @@ impl Metrics {
         now.instant.saturating_duration_since(self.started.instant).as_secs()
     }
 
-    /// For Prometheus, with what the caller knows besides.
+    /// For Prometheus, with further numbers from the caller.
     pub fn prometheus(&self, now: Now, more: &[Sample], timed: &[Timed]) -> String {
         let (patterns, protocols) = (snapshot(&self.patterns), snapshot(&self.protocols));
         let (routes, sources) = (snapshot(&self.routes), snapshot(&self.sources));

@@ -1,4 +1,4 @@
-//! What the router says of itself: log lines and numbers. Knows nothing of routes, channels or sockets; it is told.
+//! What the router reports about itself: log lines and numbers. Does not know routes, channels or sockets; they report to it.
 
 pub mod conflation;
 pub mod durations;

@@ -7,7 +7,7 @@ use super::conflation::Conflation;
 use super::durations::DurationsNow;
 use super::metrics::{ChannelMetrics, PatternMetrics, ProtocolMetrics, RouteMetrics, SocketMetrics, SourceMetrics};
 
-/// What a number does.
+/// How a number changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows. Its name ends with `_total`.
@@ -29,7 +29,7 @@ pub struct Timed {
     pub took: DurationsNow,
 }
 
-/// One number that the caller gives. Those of one name stand one after the other.
+/// One number from the caller. Numbers with the same name must follow each other.
 #[derive(Debug, Clone)]
 pub struct Sample {
     /// Its name without the leading `tramline_`, of small letters and underscores, with its unit.
@@ -44,7 +44,7 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// What is to be shown.
+/// Everything to show.
 pub(super) struct Counted<'a> {
     pub(super) uptime_s: u64,
     pub(super) channels: &'a ChannelMetrics,
@@ -108,11 +108,11 @@ fn histogram(out: &mut String, Timed { name, help, took }: &Timed) {
 
 fn sockets(out: &mut String, sockets: &SocketMetrics) {
     for (name, help, value) in [
-        ("sockets_refused_total", "Sockets closed because their address had as many as it may have.", sockets.refused.get()),
+        ("sockets_refused_total", "Sockets closed because their address had as many as are allowed.", sockets.refused.get()),
         ("tls_handshakes_failed_total", "TLS handshakes that failed or took too long.", sockets.handshakes_failed.get()),
-        ("tls_handshakes_waited_total", "TLS handshakes that waited for others to be over.", sockets.handshakes_waited.get()),
-        ("certificates_read_total", "Changed certificates that were put to use.", sockets.certificates_read.get()),
-        ("certificates_unsound_total", "Changed certificates that could not be used.", sockets.certificates_unsound.get()),
+        ("tls_handshakes_waited_total", "TLS handshakes that waited for others to finish.", sockets.handshakes_waited.get()),
+        ("certificates_read_total", "Changed certificates that were taken into use.", sockets.certificates_read.get()),
+        ("certificates_invalid_total", "Changed certificates that could not be used.", sockets.certificates_invalid.get()),
     ] {
         family(out, name, help, Kind::Counter);
         line(out, name, &[], value as f64);
@@ -127,7 +127,7 @@ fn channels(out: &mut String, channels: &ChannelMetrics) {
         family(out, name, help, Kind::Counter);
         line(out, name, &[], value as f64);
     }
-    family(out, "events_dropped_total", "What did not reach whom it was for, by reason.", Kind::Counter);
+    family(out, "events_dropped_total", "Events that did not reach their receivers, by reason.", Kind::Counter);
     for (reason, n) in channels.dropped() {
         line(out, "events_dropped_total", &[("reason", reason)], n as f64);
     }
@@ -138,7 +138,12 @@ fn conflations(out: &mut String, patterns: &[(Arc<str>, Arc<PatternMetrics>)]) {
         return;
     }
     let name = "channel_slow_total";
-    family(out, name, "What slow clients did not get as it came, by the channel's pattern and what became of it.", Kind::Counter);
+    family(
+        out,
+        name,
+        "Messages that slow clients did not get as they were published, by the channel's pattern and outcome.",
+        Kind::Counter,
+    );
     for (pattern, metrics) in patterns {
         let conflations = metrics.conflations.get();
         for conflation in Conflation::ALL {
@@ -151,8 +156,8 @@ fn protocols(out: &mut String, protocols: &[(Arc<str>, Arc<ProtocolMetrics>)]) {
     type Read = fn(&ProtocolMetrics) -> u64;
     let table: [(&str, &str, Kind, Read); 7] = [
         ("connections", "Open connections.", Kind::Gauge, |p| p.connections.get()),
-        ("connections_total", "Connections there ever were.", Kind::Counter, |p| p.connections_total.get()),
-        ("connections_refused_total", "Connections that were not let in.", Kind::Counter, |p| p.refused.get()),
+        ("connections_total", "Connections opened.", Kind::Counter, |p| p.connections_total.get()),
+        ("connections_refused_total", "Connections refused.", Kind::Counter, |p| p.refused.get()),
         ("messages_received_total", "Messages from clients.", Kind::Counter, |p| p.messages_in.get()),
         ("messages_sent_total", "Messages to clients.", Kind::Counter, |p| p.messages_out.get()),
         ("received_bytes_total", "Bytes from clients.", Kind::Counter, |p| p.bytes_in.get()),
@@ -164,7 +169,7 @@ fn protocols(out: &mut String, protocols: &[(Arc<str>, Arc<ProtocolMetrics>)]) {
     if protocols.is_empty() {
         return;
     }
-    family(out, "faults_total", "Messages that were faults, by code.", Kind::Counter);
+    family(out, "faults_total", "Messages that caused a fault, by code.", Kind::Counter);
     for (protocol, metrics) in protocols {
         metrics.faults().for_each(|(code, n)| line(out, "faults_total", &[("protocol", protocol), ("code", code)], n as f64));
     }
@@ -268,7 +273,7 @@ mod tests {
         assert!(text.contains("tramline_events_dropped_total{reason=\"gone\"} 1\n"));
         assert!(text.contains("# TYPE tramline_script_seconds_total counter\ntramline_script_seconds_total{plugin=\"a\"} 0.25\n"));
 
-        // Every family is announced once, before its lines, which stand together; no line stands twice.
+        // Every family is announced once, before its lines, which are together; no line appears twice.
         let line =
             regex::Regex::new(r#"^(tramline_[a-z_]+)(\{[a-z]+="([^"\\\n]|\\[\\"n])*"(,[a-z]+="([^"\\\n]|\\[\\"n])*")*\})? [0-9.]+$"#)
                 .unwrap();

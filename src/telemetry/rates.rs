@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::model::Now;
 
-/// What a rate looks back on.
+/// The time that a rate covers.
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// Things in and out, as totals or per second.
@@ -24,7 +24,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Takes the totals as they are now.
+    /// Samples the totals.
     pub(super) fn tick(&mut self, now: Now, totals: Flow<u64>) {
         // One sample from before the window stays, so that the window is always covered.
         while self.samples.get(1).is_some_and(|(at, _)| now.instant.saturating_duration_since(*at) >= WINDOW) {
@@ -33,7 +33,7 @@ impl Window {
         self.samples.push_back((now.instant, totals));
     }
 
-    /// Per second, over what was sampled.
+    /// Per second, over the samples.
     pub(super) fn rate(&self) -> Flow<f64> {
         let (Some((from, first)), Some((to, last))) = (self.samples.front(), self.samples.back()) else { return Flow::default() };
         let seconds = to.saturating_duration_since(*from).as_secs_f64();

@@ -34,7 +34,7 @@ pub struct ChannelsCounted {
     pub published: u64,
     /// Deliveries: events times receivers.
     pub delivered: u64,
-    /// What did not reach whom it was for, by reason.
+    /// Events that did not reach their receivers, by reason.
     pub dropped: Tally,
     /// Per second, over the last ten.
     pub rates: ChannelRates,
@@ -58,21 +58,21 @@ pub struct PatternCounted {
     pub delivered: u64,
     /// Bytes of the published data.
     pub bytes: u64,
-    /// What slow clients did not get as it came.
+    /// Messages that slow clients did not get as they were published.
     pub slow: SlowCounted,
 }
 
-/// What slow clients did not get as it came, where the channel's `on_slow` says what becomes of it.
+/// Messages that slow clients did not get as they were published, by what the channel's `on_slow` did with them.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SlowCounted {
-    /// Messages that waited and made room.
+    /// Waiting messages that were dropped to make room.
     pub dropped_oldest: u64,
-    /// Messages for which there was no room.
+    /// New messages that were dropped because there was no room.
     pub dropped_newest: u64,
-    /// Messages whose place a newer one took.
+    /// Messages that a newer one replaced.
     pub superseded: u64,
-    /// Messages that became one with their neighbour.
+    /// Messages that were merged with the one before them.
     pub merged: u64,
 }
 
@@ -93,9 +93,9 @@ impl From<Conflations> for SlowCounted {
 pub struct ProtocolCounted {
     /// Open connections.
     pub connections: u64,
-    /// Connections there ever were.
+    /// Connections opened.
     pub connections_total: u64,
-    /// Connections that were not let in.
+    /// Connections refused.
     pub refused: u64,
     /// Messages received.
     pub messages_in: u64,
@@ -107,7 +107,7 @@ pub struct ProtocolCounted {
     pub bytes_out: u64,
     /// Messages per second, over the last ten.
     pub rates: MessageRates,
-    /// Messages that were faults, by code.
+    /// Messages that caused a fault, by code.
     #[schema(example = json!({ "rate_limited": 3 }))]
     pub faults: Tally,
     /// Connections that ended, by cause.
@@ -129,7 +129,7 @@ pub struct MessageRates {
 pub struct RouteCounted {
     /// Messages that reached it.
     pub calls: u64,
-    /// Those of them that were faults.
+    /// Those of them that caused a fault.
     pub faults: u64,
 }
 
@@ -138,7 +138,7 @@ pub struct RouteCounted {
 pub struct SourceCounted {
     /// Events.
     pub events: u64,
-    /// Those of them that were faults.
+    /// Those of them that caused a fault.
     pub faults: u64,
 }
 

@@ -1,4 +1,5 @@
-//! Every counter under three words: the kind of thing, which one, and what of it. That is how totals outlive the process.
+//! Every counter under three words: the kind of thing, its name, and the metric. Totals are stored under them, so they outlive
+//! the process.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,9 +11,9 @@ use super::metrics::{Counter, Metrics, snapshot};
 pub struct SeriesKey {
     /// The kind of thing: `total`, `channel`, `drop`, `protocol`, `fault`, `close`, `route` or `source`.
     pub kind: &'static str,
-    /// Which one: a channel's pattern, a reason, the name of a protocol, row or source.
+    /// Its name: a channel's pattern, a reason, or the name of a protocol, row or source.
     pub name: Arc<str>,
-    /// What of it.
+    /// The metric: what is counted.
     pub metric: &'static str,
 }
 
@@ -53,7 +54,7 @@ impl Metrics {
         }
     }
 
-    /// Goes on from totals of earlier runs, by kind, name and metric. Those of things that are no longer there are left out.
+    /// Continues from the totals of earlier runs, by kind, name and metric. Totals of unknown things are ignored.
     pub fn restore(&self, totals: &HashMap<(&str, &str, &str), u64>) {
         self.each(|key, counter| {
             if let Some(total) = totals.get(&(key.kind, &*key.name, key.metric)) {
@@ -71,7 +72,7 @@ mod tests {
     use crate::model::Now;
     use crate::model::fault::Code;
     use crate::telemetry::conflation::Conflation;
-    use crate::telemetry::metrics::DropReason;
+    use crate::telemetry::metrics::{CAUSES, DropReason};
 
     #[test]
     fn every_counter_has_a_key_of_its_own_and_goes_on_from_its_total() {
@@ -82,7 +83,7 @@ mod tests {
         metrics.pattern("a:{b}").published.add(2);
         let mut seen = HashSet::new();
         metrics.each(|key, _| assert!(seen.insert(key.clone()), "{key:?} stands twice"));
-        assert_eq!(seen.len(), 2 + DropReason::ALL.len() + 3 + Conflation::ALL.len() + 6 + Code::ALL.len() + 17 + 2 + 2);
+        assert_eq!(seen.len(), 2 + DropReason::ALL.len() + 3 + Conflation::ALL.len() + 6 + Code::ALL.len() + CAUSES.len() + 2 + 2);
         let totals = HashMap::from([
             (("channel", "a:{b}", "published"), 40),
             (("drop", "gone", "events"), 3),

@@ -102,7 +102,7 @@ test('a connection has one session at a time', async (t) => {
   await silent(client);
 });
 
-test('what is no message of the protocol is answered with an error', async (t) => {
+test('a message that is not of the protocol is answered with an error', async (t) => {
   const server = await start(t);
   const client = await connect(server);
   for (const wrong of ['{', '', 'null', '[]', { type: 'dance' }, {}, { type: 'subscribe' }, { type: 'subscribe', sessionId: 5 }, { type: 'subscribe', sessionId: '' }]) {

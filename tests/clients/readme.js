@@ -61,7 +61,7 @@ export async function* verify(markdown, t) {
           await scene.end();
           scene = new Scene(t, words[0] ?? 'unnamed');
           scene.write('routes.yaml', block.body);
-          scene.unsound = words[1] === 'unsound';
+          scene.invalid = words[1] === 'invalid';
         };
       } else if (verb === 'file') act = () => scene.write(words.join(' '), block.body);
       else if (verb === 'run' || verb === 'node') act = () => scene.run(verb, block, all[i + 1], words[0] === 'fails');
@@ -69,7 +69,7 @@ export async function* verify(markdown, t) {
       else if (!block.marker && OUTPUTS.includes(block.lang)) continue;
       else act = () => { throw new Error('it is not tested: mark it with routes, file, run, node, or none: and a reason'); };
       yield { line: block.line, what, fault: await attempt(act) };
-      // A scene that no command looks at is started all the same: its file must be sound.
+      // A scene that no command looks at is started all the same: its file must be valid.
       const next = all.slice(i + 1).find((b) => /^(routes|file|run|node)\b/.test(b.marker ?? ''));
       if (scene.name !== 'shipped' && !next?.marker.match(/^(file|run|node)/)) {
         const fault = await attempt(() => scene.begin());
@@ -106,7 +106,7 @@ class Scene {
   #server;
   #files = new Map();
   #ports = new Map();
-  unsound = false;
+  invalid = false;
 
   constructor(t, name) {
     this.t = t;
@@ -125,7 +125,7 @@ class Scene {
 
   write(path, body) {
     const at = resolve(this.dir, path);
-    if (!path || !at.startsWith(this.dir)) throw new Error(`\`${path}\` is no path of a file`);
+    if (!path || !at.startsWith(this.dir)) throw new Error(`\`${path}\` is not the path of a file`);
     if (this.#begun) throw new Error('a file must stand before the first command of its scene');
     this.#files.set(path, body);
   }
@@ -148,8 +148,8 @@ class Scene {
       writeFileSync(join(this.dir, path), this.#lead(text));
     }
     const { code, out } = await this.#child(['tramline', 'check']);
-    if (this.unsound !== (code !== 0)) throw new Error(`routes.yaml is ${this.unsound ? 'sound, and should not be' : 'not sound'}:\n${out}`);
-    if (this.unsound) return;
+    if (this.invalid !== (code !== 0)) throw new Error(`routes.yaml is ${this.invalid ? 'valid, and should not be' : 'not valid'}:\n${out}`);
+    if (this.invalid) return;
     this.#server = await start(this.t, { args: ['--config', 'routes.yaml'], cwd: this.dir, db: this.dir, ports: {} });
   }
 

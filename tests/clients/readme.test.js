@@ -1,9 +1,9 @@
 // Every example of README.md is run: what a reader copies works.
 //
-// A fenced block is told what it is by an HTML comment before it, which readers don't see:
+// An HTML comment before a fenced block, which readers don't see, says what the block is:
 //
 //   <!-- test: routes NAME -->          ```yaml  begins a scene: a new folder with this as routes.yaml, checked and served
-//   <!-- test: routes NAME unsound -->  ```yaml  the same, but `tramline check` must refuse it; nothing is served
+//   <!-- test: routes NAME invalid -->  ```yaml  the same, but `tramline check` must refuse it; nothing is served
 //   <!-- test: file plugins/x.rhai -->           a further file of the scene; before the scene's first command
 //   <!-- test: run -->                  ```sh    a command in the scene's folder, `tramline` being on the path; must succeed
 //   <!-- test: run fails -->            ```sh    the same, but must fail
@@ -41,8 +41,8 @@ test('README.md: every example works', async (t) => {
   assert.ok(examples > 0, 'README.md has no example');
 });
 
-test('the runner: sound examples pass', async (t) => {
-  assert.deepEqual(await faults(t, fixture('sound.md')), []);
+test('the runner: valid examples pass', async (t) => {
+  assert.deepEqual(await faults(t, fixture('valid.md')), []);
 });
 
 test('the runner: each broken example is found, at its line', async (t) => {

@@ -132,7 +132,7 @@ class Server {
     return body;
   }
 
-  /** Asks until the answer is the wanted one; each question is a round trip, so this is no busy loop. */
+  /** Asks until the answer is the wanted one. Each question is a round trip, so this is not a busy loop. */
   until(ask, what) {
     const end = Date.now() + WAIT_MS;
     const again = async () => {

@@ -121,7 +121,7 @@ test('chunks of one answer arrive in the order published', async (t) => {
   assert.deepEqual(events.map((event) => event.data.index), range(100));
 });
 
-test('what is no message of the protocol is told and the connection stays', async (t) => {
+test('a message that is not of the protocol is answered with an error and the connection stays', async (t) => {
   const server = await start(t);
   const client = server.open(URL);
   const error = (text, more) => ({ type: 'error', error: text, ...more, timestamp: '<iso>' });
@@ -215,7 +215,7 @@ test('ping frames come, and a window that does not answer them goes', async (t) 
   await server.until(async () => (await server.call('/api/connections')).body.connections.length === 1, 'the deaf window to be gone');
 });
 
-test('over its rate a window is told, far over it is closed', async (t) => {
+test('a window over its rate gets an error, one far over it is closed', async (t) => {
   const server = await start(t, { env: { WORKSPACE_RATE: '5/60s' } });
   const client = server.open(URL);
   for (const _ of range(5)) await silent(client);

@@ -1,5 +1,5 @@
-//! Several events as one message: what is gathered, in which order it comes, and that nothing of it is lost. Most of these protocols
-//! wait so long for more events that nothing is ever due by time: what is written is written for another reason.
+//! Several events as one message: what is batched, in which order it comes, and that nothing of it is lost. Most of these
+//! protocols wait so long for more events that nothing is ever due by time: what is written is written for another reason.
 
 use std::time::Duration;
 
@@ -166,7 +166,7 @@ async fn what_is_due_is_written_in_order() {
             messages += 1;
         }
         assert_eq!(seen, (0..500).collect::<Vec<_>>());
-        assert!(messages < 500, "nothing was gathered");
+        assert!(messages < 500, "nothing was batched");
     }
     // One alone comes by itself, and not at once.
     let begun = std::time::Instant::now();
@@ -209,7 +209,7 @@ async fn each_connection_of_a_protocol_says_for_itself_whether_it_wants_batches(
         client
     };
     let [mut yes, mut no, mut maybe] = [who("a", "yes").await, who("b", "no").await, who("c", "maybe").await];
-    let told = server.logged("a connection is given its events one by one: a script failed");
+    let told = server.logged("a connection gets its events one by one: a script failed");
     assert!(told["client"] == "c" && told["why"].as_str().unwrap().ends_with("make up your mind"), "{told}");
     publish(&server, "room", 0..2).await;
     for client in [&mut no, &mut maybe] {
@@ -226,7 +226,7 @@ async fn each_connection_of_a_protocol_says_for_itself_whether_it_wants_batches(
     for n in 2..5 {
         assert_eq!(yes.next_exact().await, json!({ "n": n }));
     }
-    // Three had gathered with the first of these, which it had already.
+    // Three had been batched with the first of these, which it already had.
     assert_eq!(no.next_exact().await, json!({ "n": 2 }));
     no.expect_nothing().await;
     // Taken back: what the address says counts again.

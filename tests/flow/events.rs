@@ -285,7 +285,7 @@ on_both! {
             }
         }
         assert_eq!(stored, (0..400).collect::<Vec<u64>>());
-        assert!(dropped > 0, "100 events of 20 kB are more than may gather");
+        assert!(dropped > 0, "100 events of 20 kB are more than may be buffered");
     }
 }
 

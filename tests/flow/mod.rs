@@ -1,4 +1,4 @@
-//! The running binary, from outside: what goes in at one door and what comes out at another.
+//! The running binary, from outside: what goes in at one endpoint and what comes out at another.
 
 mod workspace;
 
@@ -7,9 +7,9 @@ mod canvas_tokens;
 
 mod agent;
 
+mod access;
 mod websocket;
 
-mod doors;
 mod load;
 mod publish;
 mod reading;

@@ -102,7 +102,7 @@ async fn the_described_parameters_are_those_that_are_taken() {
         assert_eq!((answer.status, answer.paths()), (400, vec!["nonsense".to_owned()]), "{path}");
         let message = answer.json()["errors"][0]["message"].as_str().unwrap().to_owned();
         let listed: BTreeSet<String> =
-            message.split_once("there is ").map_or("", |(_, list)| list).split(", ").filter(|n| !n.is_empty()).map(plain).collect();
+            message.split_once("known here: ").map_or("", |(_, list)| list).split(", ").filter(|n| !n.is_empty()).map(plain).collect();
         assert_eq!(names(operation, "query"), listed, "{path}: {message}");
     }
 }

@@ -1,4 +1,4 @@
-//! Scripts where rows name them, and what becomes of those that fail.
+//! Scripts where rows name them, and what happens to those that fail.
 
 use serde_json::{Value, json};
 

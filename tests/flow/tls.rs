@@ -1,4 +1,4 @@
-//! TLS at every door, certificates that change while the server runs, and addresses with too many sockets.
+//! TLS at every listener, certificates that change while the server runs, and addresses with too many sockets.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -172,7 +172,7 @@ async fn a_changed_certificate_is_used_and_a_broken_one_is_not() {
     assert!(second.connect(server.url("chat")).await.is_ok());
     let metrics = server.get("/metrics").await.body;
     assert!(metrics.contains("\ntramline_certificates_read_total 1\n"), "{metrics}");
-    assert!(metrics.contains("\ntramline_certificates_unsound_total 2\n"), "{metrics}");
+    assert!(metrics.contains("\ntramline_certificates_invalid_total 2\n"), "{metrics}");
 }
 
 #[tokio::test]

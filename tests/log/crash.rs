@@ -35,7 +35,7 @@ struct Acknowledged {
     channel: String,
     by: String,
     n: u64,
-    /// Offset and epoch, where the door tells them.
+    /// Offset and epoch, if the endpoint reports them.
     place: Option<(u64, String)>,
 }
 
@@ -60,7 +60,7 @@ async fn publish_by_http(api: String, channels: Vec<String>, by: String) -> Vec<
         let target = if n % 4 == 3 { json!(channels[..2]) } else { json!(one) };
         let body = json!({ "channel": target, "data": { "by": by, "n": n } });
         let Some(answer) = http.ask("POST", "/api/publish", Some(&body)).await else { break };
-        // A disk that stands still for seconds is no fault of what is tested; nothing is acknowledged then.
+        // If the disk stalls for seconds nothing is acknowledged; that is not a failure of the server.
         if answer.status == 503 {
             continue;
         }

@@ -1,5 +1,5 @@
-//! However readers come and go, and whatever becomes of the server meanwhile: through every door each gets all of it, once, in
-//! order, and is told so.
+//! However readers come and go, and whatever happens to the server meanwhile: through every endpoint each gets all of it, once,
+//! in order, and is told so.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -76,7 +76,7 @@ impl Reader {
         self.at.get(channel).map_or((0, None), |(offset, epoch)| (*offset, Some(epoch)))
     }
 
-    /// What every door says of a position that it can serve.
+    /// What every endpoint says of a position that it can serve.
     fn is_told(&self, told: &Value) {
         assert_eq!((&told["recovered"], &told["missed"]), (&json!(true), &json!(0)), "{}: {told}", self.name);
     }
@@ -84,21 +84,21 @@ impl Reader {
 
 /// How a reader reads until it has had so many events, has all, or nobody is there any more.
 #[derive(Debug, Clone, Copy)]
-enum Door {
+enum Endpoint {
     Socket,
     Stream,
     Poll,
     LongPoll,
 }
 
-const DOORS: [Door; 4] = [Door::Socket, Door::Stream, Door::Poll, Door::LongPoll];
+const ENDPOINTS: [Endpoint; 4] = [Endpoint::Socket, Endpoint::Stream, Endpoint::Poll, Endpoint::LongPoll];
 
-async fn visit(door: Door, at: &Address, reader: &mut Reader, events: usize) -> Option<()> {
-    match door {
-        Door::Socket => socket(at, reader, events).await,
-        Door::Stream => stream(at, reader, events).await,
-        Door::Poll => poll(at, reader, events, "").await,
-        Door::LongPoll => poll(at, reader, events, "&wait=500ms").await,
+async fn visit(endpoint: Endpoint, at: &Address, reader: &mut Reader, events: usize) -> Option<()> {
+    match endpoint {
+        Endpoint::Socket => socket(at, reader, events).await,
+        Endpoint::Stream => stream(at, reader, events).await,
+        Endpoint::Poll => poll(at, reader, events, "").await,
+        Endpoint::LongPoll => poll(at, reader, events, "&wait=500ms").await,
     }
 }
 
@@ -175,12 +175,12 @@ async fn poll(at: &Address, reader: &mut Reader, events: usize, wait: &str) -> O
 }
 
 /// Comes and goes as planned, then stays until it has all.
-async fn read(door: Door, visits: Vec<usize>, address: watch::Receiver<Address>) {
-    let mut reader = Reader { name: format!("{door:?} {visits:?}"), ..Reader::default() };
+async fn read(endpoint: Endpoint, visits: Vec<usize>, address: watch::Receiver<Address>) {
+    let mut reader = Reader { name: format!("{endpoint:?} {visits:?}"), ..Reader::default() };
     let mut visits = visits.into_iter();
     while !reader.is_done() {
         let at = address.borrow().clone();
-        if visit(door, &at, &mut reader, visits.next().unwrap_or(usize::MAX)).await.is_none() {
+        if visit(endpoint, &at, &mut reader, visits.next().unwrap_or(usize::MAX)).await.is_none() {
             // As a client that was cut off, only sooner.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -202,7 +202,7 @@ async fn write(by: usize, address: watch::Receiver<Address>, acknowledged: Arc<w
             let channels = [json!("many"), json!("few"), json!(CHANNELS)];
             let body = json!({ "channel": channels[n as usize % 3], "data": { "by": by.to_string(), "n": n } });
             let Some(answer) = http.ask("POST", "/api/publish", Some(&body)).await else { break };
-            // A disk that stands still for seconds is no fault of what is tested.
+            // A disk that stalls for seconds is not a failure of the server.
             assert!([202, 503].contains(&answer.status), "{answer:?}");
             acknowledged.send_modify(|count| *count += 1);
         }
@@ -213,14 +213,14 @@ fn address(server: &Server) -> Address {
     Address { api: server.http("api", ""), socket: server.url("p").to_owned() }
 }
 
-/// One round: readers at every door, each with its plan, and a server that is killed after so many acknowledgements.
+/// One round: readers at every endpoint, each with its plan, and a server that is killed after so many acknowledgements.
 async fn round(backend: Backend, visits: Vec<Vec<usize>>, killed_after: Option<usize>) {
     let mut server = Setup::own(ROUTES).backend(backend).start();
     let (moved, here) = watch::channel(address(&server));
     let acknowledged = Arc::new(watch::Sender::new(0));
     let (mut readers, mut writers) = (JoinSet::new(), JoinSet::new());
     for (i, visits) in visits.into_iter().enumerate() {
-        readers.spawn(read(DOORS[i % DOORS.len()], visits, here.clone()));
+        readers.spawn(read(ENDPOINTS[i % ENDPOINTS.len()], visits, here.clone()));
     }
     for by in 0..WRITERS {
         writers.spawn(write(by, here.clone(), acknowledged.clone()));
@@ -243,10 +243,10 @@ async fn round(backend: Backend, visits: Vec<Vec<usize>>, killed_after: Option<u
 }
 
 on_both! {
-    async fn through_every_door_all_comes_once_and_in_order(backend) {
+    async fn through_every_endpoint_all_comes_once_and_in_order(backend) {
         let config = ProptestConfig { cases: 6, failure_persistence: None, max_shrink_iters: 0, ..ProptestConfig::default() };
         let plan = (
-            prop::collection::vec(prop::collection::vec(0..200usize, 1..10), 2 * DOORS.len()),
+            prop::collection::vec(prop::collection::vec(0..200usize, 1..10), 2 * ENDPOINTS.len()),
             prop::option::of(1..WRITERS * EACH as usize / 2),
         );
         let held = TestRunner::new(config).run(&plan, |(visits, killed_after)| {

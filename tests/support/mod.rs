@@ -1,4 +1,4 @@
-//! What tests of the running binary stand on: a server of their own, clients for every door, and the shapes of times.
+//! What tests of the running binary stand on: a server of their own, clients for every endpoint, and the shapes of times.
 //! Nothing here sleeps: it waits for what is to happen, until a deadline that is generous to a slow machine.
 
 pub mod backend;

@@ -1,4 +1,4 @@
-//! What the file says of channels.
+//! Channels in the plan.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +18,13 @@ pub struct ChannelPlan {
     pub id: PatternId,
     /// Its name or pattern.
     pub pattern: Pattern,
-    /// Where it stands.
+    /// Its place in the routes file.
     pub at: SourceLocation,
     /// Whether and how its events are kept.
     pub history: Option<HistoryPlan>,
     /// Publishing to this user or session (the one capture of the pattern) is publishing here.
     pub audience: Option<Audience>,
-    /// `data:` gives what is published its final shape, before the schema looks at it.
+    /// `data:` gives published data its final shape, before the schema checks it.
     pub data: Option<Template>,
     /// The schema of the data by event type; the first glob that matches decides; none: anything goes.
     pub schemas: Vec<(Glob, Arc<Schema>)>,
@@ -32,11 +32,11 @@ pub struct ChannelPlan {
     pub join: Option<Vec<Arc<str>>>,
     /// Protocols, sources and `api` that may publish; none named: all.
     pub publish: Option<Vec<Arc<str>>>,
-    /// What becomes of its messages for a client that does not read.
+    /// What happens to its messages for a client that does not read.
     pub on_slow: OnSlow,
 }
 
-/// `on_slow:` What becomes of a channel's messages for a client whose socket takes nothing.
+/// `on_slow:` What happens to a channel's messages for a client that does not read.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub enum OnSlow {
     /// They wait, and once the outbox is full the connection ends.
@@ -46,9 +46,9 @@ pub enum OnSlow {
     DropOldest,
     /// Once the outbox is full, nothing new is taken.
     DropNewest,
-    /// A newer one takes the place of one that waits and has the same key. References are to the event.
+    /// A newer message replaces a waiting one with the same key. References are to the event.
     LatestBy(Text),
-    /// The text at this path of the data is joined with that of the neighbour, where all else is equal.
+    /// The text at this path of the data is joined with that of the message before, if everything else is equal.
     Concat(Box<[Box<str>]>),
 }
 
@@ -61,7 +61,7 @@ pub struct HistoryPlan {
     pub tail_bytes: usize,
     /// How long events stay in the log.
     pub keep: Keep,
-    /// When subscribers and publishers hear of an event.
+    /// When subscribers get an event and publishers its acknowledgement.
     pub promise: Promise,
 }
 
@@ -77,7 +77,7 @@ pub struct Keep {
 /// What a channel promises about an event that is not in the database yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Promise {
-    /// Nobody hears of it: delivered and acknowledged once it is committed.
+    /// It is delivered and acknowledged once it is committed.
     #[default]
     Committed,
     /// `deliver: early`: delivered at once, acknowledged once it is committed.
@@ -87,7 +87,7 @@ pub enum Promise {
 }
 
 impl Promise {
-    /// Whether a crash may lose what was delivered, so that the channel needs a new epoch after one.
+    /// Whether a crash may lose delivered events, so that the channel needs a new epoch after a crash.
     pub fn is_early(self) -> bool {
         self != Promise::Committed
     }

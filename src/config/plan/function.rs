@@ -1,4 +1,4 @@
-//! What the file asks of plugins: which functions, as what, and where the file says so.
+//! What the file requires of plugins: which functions, in which role, and where the file names them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub struct FnRef {
     pub name: Arc<str>,
 }
 
-/// What a function is for, which says how it is called.
+/// The role of a function, which determines how it is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
     /// `(msg)` or `(conn, msg)`: true, false, or a throw.
@@ -50,7 +50,7 @@ pub struct ExpressionUse {
     pub source: Arc<str>,
     /// The parameters, in order: what the expression may look at.
     pub parameters: &'static [&'static str],
-    /// Where it stands.
+    /// Its place in the routes file.
     pub at: SourceSpan,
 }
 

@@ -1,5 +1,5 @@
-//! The checked plan: what a routes file says, after everything in it was found to be sound. Data only; names are resolved,
-//! templates, patterns and schemas compiled. What is a script is named here and compiled elsewhere.
+//! The checked plan: what a routes file says, after it was found to be valid. Data only; names are resolved,
+//! templates, patterns and schemas compiled. Scripts are only named here and compiled elsewhere.
 
 mod channel;
 mod function;
@@ -36,9 +36,9 @@ pub struct Plan {
     pub protocols: Vec<Arc<ProtocolPlan>>,
     /// In the order of the file.
     pub sources: Vec<Arc<SourcePlan>>,
-    /// How long a stop may take before what still runs is named and left.
+    /// How long a stop may take before tasks that still run are logged and abandoned.
     pub stop_within: Duration,
-    /// Sockets that one address may have at a listener. None: the usual, and any number for loopback addresses.
+    /// Sockets that one address may have at a listener. None: the default, and any number for loopback addresses.
     pub sockets_per_address: Option<usize>,
 }
 
@@ -61,7 +61,7 @@ impl Plan {
         of_protocols.chain(self.rows_without_connection())
     }
 
-    /// The rows that no connection speaks through: of HTTP requests and of sources.
+    /// The rows without a connection: those of HTTP requests and of sources.
     pub fn rows_without_connection(&self) -> impl Iterator<Item = &Row> {
         let http = self.protocols.iter().flat_map(|p| &p.http).flat_map(|http| &http.rows);
         http.chain(self.sources.iter().flat_map(|source| source.messages.all()))
@@ -73,7 +73,7 @@ impl Plan {
 pub struct StorePlan {
     /// Which database.
     pub database: DatabasePlan,
-    /// Bytes the database may have before the oldest events go; none: no bound.
+    /// How large the database may grow before the oldest events are removed; none: no bound.
     pub size: Option<u64>,
 }
 
@@ -84,7 +84,7 @@ pub enum DatabasePlan {
     Sqlite(PathBuf),
     /// `sqlite::memory:`: gone with the process.
     Memory,
-    /// `postgres://…`. Secret, because a password may stand in it.
+    /// `postgres://…`. Secret, because it may contain a password.
     Postgres(Secret),
 }
 
@@ -103,7 +103,7 @@ pub struct ApiPlan {
     pub tls: Option<TlsPlan>,
     /// The bearer token every call but health needs. None: open, which needs a loopback address.
     pub token: Option<Secret>,
-    /// Origins let in besides none, the same and loopback ones.
+    /// Allowed origins, besides no origin, the same origin and loopback ones.
     pub origins: Vec<String>,
 }
 
@@ -139,7 +139,7 @@ impl std::fmt::Display for Listen {
     }
 }
 
-/// `tls:` The files of a listener's certificate. Both were sound when the plan was made.
+/// `tls:` The files of a listener's certificate. Both were valid when the plan was made.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TlsPlan {
     /// The certificate and those between it and the root, as PEM.

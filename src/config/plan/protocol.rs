@@ -1,4 +1,4 @@
-//! What the file says of protocols: who may connect, within which bounds, and how events are written for them.
+//! Protocols in the plan: who may connect, within which bounds, and how events are written for them.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -21,15 +21,15 @@ pub struct ProtocolPlan {
     pub id: ProtocolId,
     /// Its name.
     pub name: Arc<str>,
-    /// Where it stands.
+    /// Its place in the routes file.
     pub at: SourceLocation,
     /// Address.
     pub listen: Listen,
-    /// None: plain HTTP. All on one address have the same.
+    /// None: plain HTTP. All listeners on one address have the same.
     pub tls: Option<TlsPlan>,
     /// Path, with parameters.
     pub path: Pattern,
-    /// Origins let in besides none, the same and loopback ones.
+    /// Allowed origins, besides no origin, the same origin and loopback ones.
     pub origins: Vec<String>,
     /// Path to what selects the row.
     pub kind: Vec<Box<str>>,
@@ -37,7 +37,7 @@ pub struct ProtocolPlan {
     pub data: Option<Vec<Box<str>>>,
     /// The id a new connection gets.
     pub client: Text,
-    /// The user of a connection that no token speaks for.
+    /// The user of a connection without a token.
     pub user: Option<Text>,
     /// The session a connection begins with.
     pub session: Option<Text>,
@@ -53,9 +53,9 @@ pub struct ProtocolPlan {
     pub idle: Option<IdlePlan>,
     /// Rows run by a timer on each connection.
     pub every: Vec<(Duration, Row)>,
-    /// Every message must hold to it, before a row is chosen.
+    /// Every message must match it, before a row is chosen.
     pub schema: Option<Arc<Schema>>,
-    /// A function every message passes, before a row is chosen.
+    /// A function that is called for every message, before a row is chosen.
     pub validate: Option<FnRef>,
     /// When a connection opens.
     pub open: Vec<Row>,
@@ -63,11 +63,12 @@ pub struct ProtocolPlan {
     pub close: Vec<Row>,
     /// What each message type does.
     pub messages: Table,
-    /// How an event is written to this protocol's clients: the first row that holds. None: `{"type","data"}` and the channel.
+    /// How an event is written to this protocol's clients: the first row whose `when` holds. None: `{"type","data"}` and the
+    /// channel.
     pub deliver: Vec<DeliverRow>,
-    /// Events in a row are written as one message, to those who want it.
+    /// Events that follow each other are written as one message, for connections that want it.
     pub batch: Option<BatchPlan>,
-    /// How a fault is told. None: on the wire nothing.
+    /// How a fault is written for its sender. None: nothing is sent.
     pub error: Option<Template>,
     /// Messages of faults, by code.
     pub errors: HashMap<Code, Text>,
@@ -78,13 +79,13 @@ pub struct ProtocolPlan {
 /// `batch:`, where it says how long.
 #[derive(Debug, Clone)]
 pub struct BatchPlan {
-    /// It is for connections of which this expression over `$conn` holds; none: for all.
+    /// It applies to connections for which this expression over `$conn` holds; none: to all.
     pub when: Option<FnRef>,
-    /// How long after the first event of a channel others are waited for.
+    /// How long the first event of a channel waits for others.
     pub every: Duration,
     /// Events that do not wait for that.
     pub events: usize,
-    /// Bytes of events that do not wait for it.
+    /// Bytes of events at which a batch is written without waiting longer.
     pub bytes: usize,
     /// How several messages are written as one, over `$messages`.
     pub form: Template,
@@ -105,7 +106,7 @@ pub struct AuthPlan {
     pub issuer: Option<String>,
 }
 
-/// Where a token may stand in a request.
+/// Where a token may be in a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenFrom {
     /// `query.NAME`
@@ -143,7 +144,7 @@ pub struct LimitsPlan {
     pub subscriptions: usize,
 }
 
-/// What happens to a connection that is one too many.
+/// What happens to a new connection when the limit is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WhenFull {
     /// It is refused with 503.
@@ -186,15 +187,16 @@ pub struct IdlePlan {
 /// One row of `deliver:`.
 #[derive(Debug)]
 pub struct DeliverRow {
-    /// The row counts only where this expression over `$event`, `$sub` and `$conn` holds.
+    /// The row applies only if this expression over `$event`, `$sub` and `$conn` holds.
     pub when: Option<FnRef>,
-    /// Whether `when` looks at the subscription or connection, so that it must be asked for each.
+    /// Whether `when` reads the subscription or connection, so that it must be evaluated for each.
     pub when_per_subscription: bool,
     /// How it is written. None: `ignore`, this event is not for this subscription.
     pub form: Option<DeliverForm>,
-    /// Whether `form` looks at the subscription or connection. If not, it is written once for all.
+    /// Whether `form` reads the subscription or connection. If not, the event is written once for all.
     pub per_subscription: bool,
-    /// Whether `form` looks at the position: then it is written once for those who know it and once for the others.
+    /// Whether `form` reads the position: then the event is written once for subscriptions with a position and once for the
+    /// others.
     pub positioned: bool,
 }
 
@@ -203,7 +205,7 @@ pub struct DeliverRow {
 pub enum DeliverForm {
     /// A template.
     Template(Template),
-    /// A function `(event, sub, conn)`; `()` is nothing.
+    /// A function `(event, sub, conn)`; `()` sends nothing.
     Call(FnRef),
 }
 

@@ -44,9 +44,9 @@ pub struct Row {
     pub id: RowId,
     /// `canvas.messages.ping`: for the log, statistics and the table of routes.
     pub name: Arc<str>,
-    /// Where it stands.
+    /// Its place in the routes file.
     pub at: SourceLocation,
-    /// The row counts only where this expression holds.
+    /// The row applies only if this expression holds.
     pub when: Option<FnRef>,
     /// Messages of one connection through this row.
     pub limit: Option<Rate>,
@@ -56,7 +56,7 @@ pub struct Row {
     pub validate: Option<FnRef>,
     /// A function that gives the new message, a list of them, or `()` to drop it.
     pub transform: Option<FnRef>,
-    /// A function that does what it does; its value is `$result`.
+    /// A function that is called for its effects; its value is `$result`.
     pub call: Option<FnRef>,
     /// Connection state.
     pub set: Vec<(SetTarget, Template)>,
@@ -92,7 +92,7 @@ pub enum SetTarget {
 pub struct Join {
     /// The channel's name.
     pub channel: Text,
-    /// Tells several subscriptions of one connection to one channel apart. Default: the empty text.
+    /// Distinguishes several subscriptions of one connection to one channel. Default: the empty text.
     pub key: Option<Text>,
     /// What `$sub.meta` is.
     pub meta: Option<Template>,
@@ -100,12 +100,12 @@ pub struct Join {
     pub recover: Option<RecoverPlan>,
 }
 
-/// `recover:` of a `join:`. Where `since` is there, even as `null`, the subscription knows its position.
+/// `recover:` of a `join:`. If `since` has a value, even `null`, the subscription knows its position.
 #[derive(Debug)]
 pub struct RecoverPlan {
-    /// The offset up to which the client has seen the channel; `null`: it wants no past.
+    /// The offset up to which the client has seen the channel; `null`: it wants no past events.
     pub since: Template,
-    /// The stream it has seen; none, missing or `null`: the present one.
+    /// The stream it has seen; none, missing or `null`: the current one.
     pub epoch: Option<Template>,
 }
 

@@ -1,4 +1,4 @@
-//! What the file says of sources.
+//! Sources in the plan.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub struct SourcePlan {
     pub id: SourceId,
     /// Its name.
     pub name: Arc<str>,
-    /// Where it stands.
+    /// Its place in the routes file.
     pub at: SourceLocation,
     /// Where its events come from.
     pub kind: SourceKind,
@@ -45,9 +45,9 @@ pub enum SourceKind {
         path: Pattern,
         /// Address.
         listen: Listen,
-        /// None: plain HTTP. All on one address have the same.
+        /// None: plain HTTP. All listeners on one address have the same.
         tls: Option<TlsPlan>,
-        /// Origins let in besides none, the same and loopback ones.
+        /// Allowed origins, besides no origin, the same origin and loopback ones.
         origins: Vec<String>,
         /// A bearer token it wants, if any.
         token: Option<Secret>,

@@ -1,4 +1,4 @@
-//! `GET /api/connections`, `GET` and `DELETE /api/connections/{id}`: who is connected, who was, and the end of it.
+//! `GET /api/connections`, `GET` and `DELETE /api/connections/{id}`: lists, shows and closes connections.
 
 use std::sync::Arc;
 
@@ -26,36 +26,36 @@ use crate::model::{ChannelName, Close};
 use crate::store::{ConnectionQuery, LISTING_LIMIT_MAX};
 use crate::telemetry::report::SlowCounted;
 
-/// What a cursor over open connections begins with.
+/// The prefix of a cursor over open connections.
 const LIVE: &str = "live-";
 
-/// What a connection is closed with where nothing is said.
+/// The default code and reason for closing a connection.
 const KICK: (u16, &str) = (1008, "closed by the operator");
 
 /// A page of connections.
 #[derive(Serialize, ToSchema)]
 struct Connections {
-    /// Those that are open: the oldest first. Those that were: the newest first.
+    /// Open connections: the oldest first. Closed ones: the newest first.
     connections: Vec<Entry>,
     /// `cursor` of the next page; null on the last.
     #[schema(required)]
     next: Option<String>,
 }
 
-/// A connection that is open, or one that was.
+/// An open or a closed connection.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[schema(as = AnyConnection)]
 enum Entry {
     /// It is open.
     Live(Box<Connection>),
-    /// It was.
+    /// It is closed.
     #[schema(value_type = PastConnection)]
     Past(Box<RawValue>),
 }
 
 impl Entry {
-    /// What the store tells of a connection.
+    /// A connection as the store has it.
     fn past(text: String) -> Result<Self, Problem> {
         let unreadable = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a stored connection cannot be read");
         RawValue::from_string(text).map(Self::Past).map_err(unreadable)
@@ -72,7 +72,7 @@ struct Connection {
     /// The protocol it speaks.
     #[schema(example = "chat")]
     protocol: Arc<str>,
-    /// Who it is.
+    /// Its user.
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<Arc<str>>,
     /// Its session.
@@ -84,7 +84,7 @@ struct Connection {
     /// When it opened.
     #[schema(format = DateTime)]
     opened: String,
-    /// When something last came from it.
+    /// When it last sent something.
     #[schema(format = DateTime)]
     seen: String,
     /// Whether the last ping was answered.
@@ -98,11 +98,11 @@ struct Connection {
     bytes: InOut,
     /// Messages that were never written.
     dropped: u64,
-    /// What was not written as it came, because the client was slow.
+    /// Messages that were not written as they were published, because the client was slow.
     slow: SlowCounted,
-    /// What waits to be written.
+    /// The frames that wait to be written.
     queue: Queue,
-    /// The channels it is on.
+    /// The channels it has joined.
     #[schema(value_type = Vec<String>)]
     channels: Vec<ChannelName>,
 }
@@ -116,16 +116,16 @@ pub(super) struct InOut {
     out: u64,
 }
 
-/// What waits to be written.
+/// The frames that wait to be written.
 #[derive(Serialize, ToSchema)]
 struct Queue {
     /// Frames.
     frames: usize,
     /// Bytes.
     bytes: usize,
-    /// The most bytes that ever waited.
+    /// The most bytes that have ever waited.
     peak: usize,
-    /// The bound.
+    /// The limit.
     max: usize,
 }
 
@@ -159,7 +159,7 @@ impl Connection {
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "described; read by `Query`")]
 pub(super) struct Which {
-    /// Those that were, in place of those that are open.
+    /// List closed connections instead of open ones.
     closed: Option<bool>,
     /// Only those of this user.
     #[param(min_length = 1, max_length = 256)]
@@ -170,16 +170,16 @@ pub(super) struct Which {
     /// Only those of this protocol.
     #[param(min_length = 1, max_length = 256, example = "chat")]
     protocol: Option<String>,
-    /// The most of an answer; 100 where it is not given.
+    /// The most connections in a page; 100 by default.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u64>,
-    /// `next` of the page before; the other parameters must be the same.
+    /// `next` of the previous page; the other parameters must be the same.
     cursor: Option<String>,
 }
 
 /// List connections
 ///
-/// Those that are open, the oldest first, or with `closed=true` those that were, the newest first.
+/// Open connections, the oldest first, or with `closed=true` closed ones, the newest first.
 #[utoipa::path(get, path = "/api/connections", tag = "connections", params(Which),
     responses((status = 200, description = "A page.", body = Connections), BadQuery, Unavailable))]
 pub(super) async fn connections(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
@@ -189,7 +189,7 @@ pub(super) async fn connections(State(api): State<Arc<Api>>, uri: Uri) -> Answer
     let (user, session) = (query.word("user"), query.word("session"));
     let snapshot = Guard::into_inner(api.live.snapshot());
     let protocol = query.take("protocol", |name| match ProtocolId::known(name).filter(|id| snapshot.runtime.protocol(*id).is_some()) {
-        // One that is no longer declared may have had connections.
+        // A protocol that is no longer declared may have had connections.
         None if !closed => Err("no protocol has this name".into()),
         id => Ok((Box::<str>::from(name), id)),
     });
@@ -204,7 +204,7 @@ pub(super) async fn connections(State(api): State<Arc<Api>>, uri: Uri) -> Answer
         return ok(&Connections { connections, next: page.next });
     }
     let read = |text: &str| text.strip_prefix(LIVE).and_then(|key| key.parse::<u64>().ok());
-    let after = query.take("cursor", |text| read(text).ok_or_else(|| "not a cursor of this question".into()));
+    let after = query.take("cursor", |text| read(text).ok_or_else(|| "must be a cursor of this query".into()));
     query.done()?;
     let mut found = live(&snapshot.hub, protocol.and_then(|(_, id)| id), user.as_deref(), session.as_deref());
     found.retain(|connection| after.is_none_or(|after| connection.key > after));
@@ -231,10 +231,10 @@ fn live(hub: &Hub, protocol: Option<ProtocolId>, user: Option<&str>, session: Op
 
 /// Show a connection
 ///
-/// One that is open, or the last one that was and had this id.
+/// The open connection with this id, or else the last closed one.
 #[utoipa::path(get, path = "/api/connections/{id}", tag = "connections",
     params(("id" = String, Path, description = "The connection's public id.", min_length = 1)),
-    responses((status = 200, description = "It is there, or was.", body = Entry), BadQuery, NotThere, Unavailable))]
+    responses((status = 200, description = "The connection, open or closed.", body = Entry), BadQuery, NotThere, Unavailable))]
 pub(super) async fn one_connection(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -> Answer {
     Query::nothing(&uri)?;
     if let Some(connection) = api.live.hub.connection(&id) {
@@ -244,7 +244,7 @@ pub(super) async fn one_connection(State(api): State<Arc<Api>>, Part(id): Part, 
     let query = ConnectionQuery { protocol: None, user: None, session: None, client, closed: true, limit: 1, cursor: None };
     let page = api.live.store.connections(&query).await.map_err(problem)?;
     let found = page.entries.into_iter().next();
-    ok(&Entry::past(found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("no connection `{id}` is or was open")))?)?)
+    ok(&Entry::past(found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no record of a connection `{id}`")))?)?)
 }
 
 /// How to end a connection.
@@ -252,20 +252,20 @@ pub(super) async fn one_connection(State(api): State<Arc<Api>>, Part(id): Part, 
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "described; read by `Query`")]
 pub(super) struct How {
-    /// The close code that its client is told: 1000 to 1003, 1007 to 1014, or 3000 to 4999. 1008 where it is not given.
+    /// The close code that its client gets: 1000 to 1003, 1007 to 1014, or 3000 to 4999. 1008 by default.
     #[param(inline, example = 1008)]
     code: Option<CloseCode>,
-    /// The reason that its client is told, at most 123 bytes; `closed by the operator` where it is not given.
+    /// The reason that its client gets, at most 123 bytes; `closed by the operator` by default.
     #[param(max_length = 123)]
     reason: Option<String>,
 }
 
 /// Close a connection
 ///
-/// What already waits for it is written first. Answered as soon as the end is decided: the client may be told a little later.
+/// What already waits for it is written first. The answer comes at once; the client may get the close frame a little later.
 #[utoipa::path(delete, path = "/api/connections/{id}", tag = "connections", operation_id = "close_connection",
     params(("id" = String, Path, description = "The connection's public id.", min_length = 1), How),
-    responses((status = 204, description = "It will be closed."), BadQuery, NotThere))]
+    responses((status = 204, description = "The connection will be closed."), BadQuery, NotThere))]
 pub(super) async fn close(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -> Result<Response<Body>, Problem> {
     let mut query = Query::of(&uri, &Known { names: &["code", "reason"], repeated: &[], data: false });
     let code = query.take("code", |text| {

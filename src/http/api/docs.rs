@@ -17,7 +17,7 @@ use crate::http::api::{Answer, Api};
 /// The page with its style and its script.
 const PAGE: &str = include_str!("docs.html");
 
-/// What the page may do: run its own script, wear its own style, ask this server.
+/// What the page may do: run its own script, use its own style, send requests to this server.
 static POLICY: LazyLock<String> = LazyLock::new(|| {
     let hash = |element: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(inside(element))));
     format!(

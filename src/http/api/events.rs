@@ -1,8 +1,8 @@
-//! `GET /api/events`: everything that passes, as Server-Sent Events.
+//! `GET /api/events`: all new events, as Server-Sent Events.
 //!
-//! A stream is a reader of the log that stands at a place. It reads behind that place until there is nothing left, asks to be
-//! fed, reads once more what came before that, and then is live; one that falls behind begins again where it stands. So nothing
-//! comes twice, nothing is left out, and nothing gathers.
+//! A stream is a reader of the log with a position. It reads on from there until nothing is left, subscribes to the feed of new
+//! events, reads once more what came before the feed began, and then is live. If it falls behind it starts again from its
+//! position. So no event comes twice, none is left out, and nothing is buffered without bound.
 
 mod stream_position;
 
@@ -33,21 +33,21 @@ use stream_position::{Start, StreamPosition, start};
 
 /// Streams open at a time.
 pub(super) const STREAMS_MAX: usize = 8192;
-/// Streams that read the log at a time: the others have their turn, and questions have theirs.
+/// Streams that read the log at a time, so that other streams and queries get their turn.
 pub(super) const READING_MAX: usize = 2;
-/// Bytes that may gather for one stream.
+/// Bytes that may be buffered for one stream.
 const GATHERED_BYTES_MAX: usize = 128 << 10;
-/// Between two signs of life.
+/// The time between two keep-alive comments.
 const PING_EVERY: Duration = Duration::from_secs(15);
 
 /// Follow the log
 ///
-/// Server-Sent Events: everything that passes and fits the filter, which may name several channels. The first event is named
-/// `position`; it says whether a stream that resumes has everything it missed. The `id` of an event is a position in the log:
-/// browsers send the last one back by themselves, as `Last-Event-ID`. Events of channels without a history come without an
-/// `id`, and those that were dropped because a stream did not keep up are counted in an event named `dropped`.
+/// Server-Sent Events: all new events that match the filter, which may name several channels. The first event is named
+/// `position`; it says whether a stream that resumes gets everything it missed. The `id` of an event is a position in the log:
+/// browsers send the last one by themselves when they reconnect, as `Last-Event-ID`. Events of channels without a history come
+/// without an `id`, and those that were dropped because a stream did not keep up are counted in an event named `dropped`.
 #[utoipa::path(get, path = "/api/events", tag = "log", operation_id = "events", params(EventFilter, EventsAfter,
-        ("last-event-id" = Option<String>, Header, description = "The `id` that came last.")),
+        ("last-event-id" = Option<String>, Header, description = "The `id` of the last event that was received.")),
     responses((status = 200, description = "A stream that does not end.", content_type = "text/event-stream", body = String),
         BadQuery, Unavailable))]
 pub(super) async fn events(State(api): State<Arc<Api>>, headers: HeaderMap, uri: Uri) -> Answer {
@@ -61,10 +61,10 @@ pub(super) async fn events(State(api): State<Arc<Api>>, headers: HeaderMap, uri:
         .clone()
         .try_acquire_owned()
         .map_err(|_| Problem::from(Fault::with(Code::Unavailable, format!("{STREAMS_MAX} streams are open already"))))?;
-    // What browsers send when they come back is newer than what stood in the address from the beginning.
+    // The header that browsers send when they reconnect is newer than the parameter in the address.
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|text| !text.is_empty());
     let given = last.map(StreamPosition::parse).or(after.map(Some));
-    // Before the place is read: what passes from now on is not missed.
+    // Before the position is read, so that no event from now on is missed.
     let following = api.live.hub.feed.follow(filter.clone(), GATHERED_BYTES_MAX);
     let start = start(&api.live.store, &filter, given).await.map_err(problem)?;
     let stream = Stream::new(api, filter, following, start, permit);
@@ -84,7 +84,7 @@ struct Stream {
     api: Arc<Api>,
     filter: Filter,
     following: Following,
-    /// Everything up to here was given, or is not meant.
+    /// Everything up to here was written, or does not match the filter.
     position: StreamPosition,
     mode: Mode,
     /// What is to be written next.
@@ -94,7 +94,7 @@ struct Stream {
 }
 
 enum Mode {
-    /// Reads the log. `fed`: what is committed meanwhile comes by itself.
+    /// Reads the log. `fed`: events that are committed meanwhile come through the feed.
     Reads {
         walk: Option<Box<Walk>>,
         fed: bool,
@@ -114,7 +114,7 @@ impl Stream {
         Self { api, filter, following, position: start.position, mode, out, ping_at: Instant::now() + PING_EVERY, _permit: permit }
     }
 
-    /// What is written next; nothing where the stream ends. A client whose stream ended comes back to where it was.
+    /// What is written next; none if the stream ends. A client whose stream ended continues where it was.
     async fn piece(&mut self) -> Option<Bytes> {
         let stop = self.api.stop.clone();
         while self.out.is_empty() {
@@ -131,7 +131,7 @@ impl Stream {
         Some(Bytes::from(std::mem::take(&mut self.out)))
     }
 
-    /// One look at the log or at what was fed. Dropped half way it has done nothing.
+    /// One read of the log or of the feed. If it is dropped half way it has done nothing.
     async fn step(&mut self) -> Result<(), StoreError> {
         match &mut self.mode {
             Mode::Live => {
@@ -164,7 +164,7 @@ impl Stream {
         }
     }
 
-    /// There is nothing more to be read. While it is fed, what was fed stands behind what was read.
+    /// There is nothing more to read. If the feed is on, its events come after what was read.
     fn end_of_log(&mut self, fed: bool) {
         if fed {
             self.mode = Mode::Live;
@@ -175,13 +175,13 @@ impl Stream {
         }
     }
 
-    /// Writes what was fed. `false`: what is committed is not fed any more.
+    /// Writes what the feed brought. `false`: the feed has ended.
     fn take_fed(&mut self) -> bool {
         let fed = self.following.take();
         for item in fed.items {
             match item {
                 Item::Stored(told) => {
-                    // What was read may come as well.
+                    // Events that were already read may come again.
                     if self.passed(told.event.seq) {
                         self.write(told.line(), true);
                     }
@@ -206,7 +206,7 @@ impl Stream {
         }
     }
 
-    /// The stream stands behind an event of its channels. Says whether it stood before it until now.
+    /// Moves the stream's position past an event of its channels. Returns whether it was before it until now.
     fn passed(&mut self, seq: u64) -> bool {
         let new = seq > self.position.seq;
         if new {
@@ -216,7 +216,7 @@ impl Stream {
         new
     }
 
-    /// Writes an event. Only its place is the stream's own: the line is the same for all.
+    /// Writes an event. Only its `id` belongs to the stream: the rest is the same for all.
     fn write(&mut self, line: &str, stored: bool) {
         if stored {
             writeln!(self.out, "id: {}", self.position).ok();

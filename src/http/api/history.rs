@@ -41,7 +41,7 @@ pub(super) async fn history(State(api): State<Arc<Api>>, headers: HeaderMap, uri
     let limit = query.number("limit", 1, if lines { i64::MAX as u64 } else { HISTORY_LIMIT_MAX as u64 });
     let cursor = query.take("cursor", |text| check_cursor(text).map(|()| text.to_owned()).map_err(|why| why.to_string()));
     query.done()?;
-    // What was accepted before this question is part of the answer, where the store keeps up.
+    // Events accepted before this query are part of the answer, if the store keeps up.
     api.live.store.settled().await;
     if lines {
         let permit = api.exports.clone().try_acquire_owned().map_err(|_| {
@@ -76,7 +76,7 @@ fn wants_lines(headers: &HeaderMap) -> bool {
     accepted.flat_map(|line| line.split(',')).any(|kind| kind.split(';').next().unwrap_or("").trim() == "application/x-ndjson")
 }
 
-/// One event a line, read as the client takes them. An answer that breaks off is one that was not finished.
+/// One event a line, read as fast as the client reads. If an export fails, the answer breaks off.
 fn exported(api: Arc<Api>, export: Export, permit: OwnedSemaphorePermit) -> Response<Body> {
     let lines = try_unfold((api, export, permit), async |(api, mut export, permit)| {
         loop {
@@ -99,8 +99,8 @@ fn exported(api: Arc<Api>, export: Export, permit: OwnedSemaphorePermit) -> Resp
     response
 }
 
-/// JSON without line ends: those that stand in it are space between its parts.
-/// What is wrong with a question that the store refused.
+/// JSON without line ends. Line ends can only be white space between tokens.
+/// What is wrong with a query that the store refused.
 pub(super) fn problem(error: StoreError) -> Problem {
     match error {
         StoreError::Limit => wrong("limit", &error.to_string()),

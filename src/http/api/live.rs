@@ -1,4 +1,4 @@
-//! What is there now: channels, routes, plugins, sources, and how the server does.
+//! The current state: channels, routes, plugins, sources, and the health of the server.
 
 use std::sync::Arc;
 
@@ -46,16 +46,16 @@ struct Channel {
     subscribers: usize,
     /// The last offset; 0 before the first event.
     offset: u64,
-    /// The name of its stream.
+    /// Its epoch, which names the stream that its offsets belong to.
     #[schema(example = "1tckq9vz2m")]
     epoch: String,
-    /// Whether its events are kept.
+    /// Whether its events are stored.
     history: bool,
     /// Events in memory.
     events: usize,
     /// Bytes of them.
     bytes: usize,
-    /// What slow clients did not get as it came, since the channel is in memory.
+    /// Messages that slow clients did not get as they were published, since the channel is in memory.
     slow: SlowCounted,
 }
 
@@ -85,7 +85,7 @@ pub(super) async fn channels(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
 /// Show a live channel
 #[utoipa::path(get, path = "/api/channels/{name}", tag = "log",
     params(("name" = String, Path, description = "The channel's name.", min_length = 1, example = "session:42")),
-    responses((status = 200, description = "It is live.", body = Channel), BadQuery, NotThere))]
+    responses((status = 200, description = "The channel.", body = Channel), BadQuery, NotThere))]
 pub(super) async fn one_channel(State(api): State<Arc<Api>>, Part(name): Part, uri: Uri) -> Answer {
     Query::nothing(&uri)?;
     let missing = || Problem::new(StatusCode::NOT_FOUND, format!("no channel `{name}` is live"));
@@ -105,16 +105,16 @@ struct Route {
     /// Protocol and message type, HTTP row, or source.
     #[schema(example = "chat say")]
     from: String,
-    /// The limits it meets.
+    /// Its limits.
     #[schema(example = "100/1m")]
     limit: String,
     /// The functions it runs.
     #[schema(example = "chat.say")]
     script: String,
-    /// Channels, or what happens instead.
+    /// The channels it publishes to, or what happens instead.
     #[schema(example = "room:{$.room}")]
     to: String,
-    /// Where it stands.
+    /// Its place in the routes file.
     #[schema(example = "routes.yaml:14")]
     at: String,
 }
@@ -134,7 +134,7 @@ struct Plugins {
     plugins: Vec<Plugin>,
 }
 
-/// A plugin and how it does.
+/// A plugin and its state.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Plugin {
@@ -149,9 +149,9 @@ struct Plugin {
     hash: String,
     /// The functions that may be called, with their parameters.
     functions: Vec<String>,
-    /// Whether all of it is called.
+    /// Whether all its functions are in service.
     state: PluginService,
-    /// What of it is not called now.
+    /// The functions that are out of service.
     out: Vec<FunctionOutOfService>,
     /// Calls since the server started.
     calls: u64,
@@ -164,11 +164,11 @@ struct Plugin {
     /// The last failure.
     #[schema(required)]
     last_error: Option<PluginError>,
-    /// Log lines that were over the limit.
+    /// Log lines that exceeded the limit and were left out.
     log_lines_dropped: u64,
 }
 
-/// Whether all of a plugin is called.
+/// Whether all functions of a plugin are in service.
 #[derive(Serialize, ToSchema)]
 enum PluginService {
     #[serde(rename = "in service")]
@@ -183,7 +183,7 @@ struct FunctionOutOfService {
     /// Its name, or for an expression its place in the routes file.
     #[schema(example = "say")]
     function: String,
-    /// Since when.
+    /// Since when it has been so.
     #[schema(format = DateTime)]
     since: String,
     /// What went wrong in the last call.
@@ -235,7 +235,7 @@ struct Sources {
     sources: Vec<Source>,
 }
 
-/// Where events come from that no client sent.
+/// A source: produces events that no client sent.
 #[derive(Serialize, ToSchema)]
 struct Source {
     /// Its name.
@@ -249,7 +249,7 @@ struct Source {
     /// `running`, `waiting` before it is started again after a failure, or `stopped`.
     #[schema(example = "running")]
     state: &'static str,
-    /// What went wrong last.
+    /// The last failure.
     #[schema(required)]
     #[serde(rename = "lastError")]
     last_error: Option<SourceFailure>,
@@ -282,7 +282,7 @@ pub(super) async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
             };
             let events = api.live.metrics.source(&source.name).events.get();
             let report = api.sources.report(&source.name);
-            // What is no task is a route, which is served as long as the configuration has it.
+            // A source without a task is a route, which is served as long as the configuration has it.
             let state = report.as_ref().map_or("running", |report| report.state);
             let last_error = report.and_then(|report| report.last_error).map(|(error, at_ms)| SourceFailure { error, time: iso(at_ms) });
             Source { name: source.name.clone(), from, events, state, last_error }
@@ -291,7 +291,7 @@ pub(super) async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     ok(&Sources { sources })
 }
 
-/// Read the numbers as Prometheus does
+/// Read the numbers for Prometheus
 #[utoipa::path(get, path = "/metrics", tag = "state",
     responses((status = 200, description = "Prometheus' text format, version 0.0.4.", body = String, content_type = "text/plain; version=0.0.4; charset=utf-8")))]
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response<Body> {
@@ -300,7 +300,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response<Body> {
     response
 }
 
-/// That the process answers.
+/// The process answers.
 #[derive(Serialize, ToSchema)]
 struct Health {
     /// Always `ok`.
@@ -309,7 +309,7 @@ struct Health {
 }
 
 /// Ask whether the process answers
-#[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, description = "It does.", body = Health)))]
+#[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, description = "The process answers.", body = Health)))]
 pub(super) async fn healthz() -> Answer {
     ok(&Health { status: "ok" })
 }
@@ -317,9 +317,9 @@ pub(super) async fn healthz() -> Answer {
 /// Whether the server can do its work.
 #[derive(Serialize, ToSchema)]
 struct Readiness {
-    /// In one word or two.
+    /// The state, in one or two words.
     status: Ready,
-    /// Why not, and what works in part only.
+    /// Why not, or what works only in part.
     reasons: Vec<Hindrance>,
 }
 
@@ -335,14 +335,14 @@ enum Ready {
 /// What keeps the server from its work.
 #[derive(Serialize, ToSchema)]
 struct Hindrance {
-    /// `store`; `server` when it is stopping; `plugin` when functions are out of service, which hinders only the messages they are
-    /// for.
+    /// `store`; `server` when it is stopping; `plugin` when functions are out of service, which affects only the messages that
+    /// call them.
     #[schema(example = "store")]
     part: &'static str,
     /// What is wrong.
     #[schema(example = "database is locked")]
     reason: Arc<str>,
-    /// Since when.
+    /// Since when it has been so.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     since: Option<String>,
@@ -350,8 +350,8 @@ struct Hindrance {
 
 /// Ask whether the server can do its work
 #[utoipa::path(get, path = "/readyz", tag = "health", responses(
-    (status = 200, description = "It can, but for the plugins that the reasons name.", body = Readiness),
-    (status = 503, description = "It cannot: why, part by part.", body = Readiness)))]
+    (status = 200, description = "The server can do its work, except for the plugins that the reasons name.", body = Readiness),
+    (status = 503, description = "The server cannot do its work. The reasons say why, part by part.", body = Readiness)))]
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Answer {
     let mut reasons = Vec::new();
     if let StoreState::Degraded { since_ms, reason } = api.live.store.state() {

@@ -1,4 +1,4 @@
-//! The REST interface: the application's door. Who may come in at all is decided first, the same for every call.
+//! The REST interface, for the application. Access is checked first, in the same way for every call.
 
 mod config;
 mod connections;
@@ -56,12 +56,12 @@ pub struct Api {
     streams: Arc<Semaphore>,
     waiting: Semaphore,
     reading: Semaphore,
-    /// What `GET /openapi.json` answers, without a token that is wanted and with one.
+    /// The answers of `GET /openapi.json`, without and with a required token.
     descriptions: [String; 2],
 }
 
 impl Api {
-    /// What the calls share. `stop` is what makes the server not ready.
+    /// What the calls share. Once `stop` fires the server is not ready.
     pub fn new(
         live: Arc<Live>,
         sessions: Arc<Sessions>,
@@ -98,7 +98,7 @@ impl ApiRoutes {
         let (routes, _) = routes().split_for_parts();
         let routes = routes
             .fallback(async |uri: Uri| Problem::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path())))
-            .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method"))
+            .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not allow that method"))
             .with_state(api.clone());
         Self { api, routes, loopback: listen.is_loopback() }
     }
@@ -134,7 +134,7 @@ impl Serve for ApiRoutes {
     }
 }
 
-/// Every call. A route is described where it is answered, so none can be without its description.
+/// Every call. A handler carries its own description, so no call can be without one.
 fn routes() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::with_openapi(openapi::head())
         .routes(routes!(publish::publish))
@@ -162,10 +162,10 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(docs::docs))
 }
 
-/// How many entries a page has where nothing is said.
+/// The default number of entries in a page.
 const LIMIT_DEFAULT: usize = 100;
 
-/// What a call answers.
+/// The answer of a call.
 type Answer = Result<Response<Body>, Problem>;
 
 /// `200` with JSON.

@@ -22,7 +22,7 @@ use crate::http::routes::json;
 /// The name of the security scheme.
 const BEARER: &str = "bearer";
 
-/// The calls that need no token. The page holds nothing that this program's source does not; what it shows needs one.
+/// The calls that need no token. The page contains nothing secret; the calls that it makes need a token.
 pub(super) const OPEN_TO_ALL: [&str; 3] = ["/healthz", "/readyz", "/docs"];
 
 /// What the document says before its first path.
@@ -30,7 +30,7 @@ pub(super) const OPEN_TO_ALL: [&str; 3] = ["/healthz", "/readyz", "/docs"];
 #[openapi(
     info(
         title = "Tramline",
-        description = "The application's door: publish events, read the log, see and end connections.\n\n\
+        description = "The application's interface: publish events, read the log, see and end connections.\n\n\
             Errors are `application/problem+json` (RFC 9457). A parameter that a call does not know is refused, so that a misspelt filter \
             never answers with everything. A method that a path does not take is answered with `405` and `Allow`; every `GET` is also a \
             `HEAD`. Times are UTC in RFC 3339 with milliseconds.",
@@ -41,7 +41,7 @@ pub(super) const OPEN_TO_ALL: [&str; 3] = ["/healthz", "/readyz", "/docs"];
         (name = "connections", description = "Who is connected, and who was."),
         (name = "sessions", description = "Identities that outlive a connection."),
         (name = "state", description = "What runs: routes, plugins, sources, numbers."),
-        (name = "health", description = "For whoever watches the process. No token."),
+        (name = "health", description = "For monitoring. No token is needed."),
         (name = "description", description = "This interface, for programs and for people."),
     ),
     components(schemas(Refusal)),
@@ -70,7 +70,7 @@ pub(super) fn finish(mut document: OpenApi, token: bool) -> String {
     document.to_json().unwrap_or_else(|_| "{}".into())
 }
 
-/// What is refused before a handler sees it.
+/// The refusals that can come before a handler runs.
 fn guarded(operation: &mut Operation, open_to_all: bool) {
     let mut more = Foreign::responses();
     if open_to_all {
@@ -94,7 +94,7 @@ fn refusal(status: u16, description: &str) -> Described {
     let response = ResponseBuilder::new().description(description).content("application/problem+json", content);
     let response = match status {
         401 => response.header("www-authenticate", header("`Bearer`.", Type::String)),
-        429 | 503 => response.header("retry-after", header("Seconds to wait, where that is known.", Type::Integer)),
+        429 | 503 => response.header("retry-after", header("Seconds to wait, if known.", Type::Integer)),
         _ => response,
     };
     response.build()
@@ -123,18 +123,18 @@ macro_rules! refusals {
 }
 
 refusals! {
-    BadQuery 400 "A parameter is not known, given twice, or not what it must be. Each is named in `errors`."
-    BadBody 400 "The body is not JSON, or not what this call takes. Everything wrong is named in `errors`."
+    BadQuery 400 "A parameter is unknown, repeated or not valid. `errors` names each of them."
+    BadBody 400 "The body is not JSON, or not valid for this call. `errors` names every mistake."
     Unknown 401 "The token is missing or wrong."
-    Foreign 403 "A web page of another origin asked, or the event may not be published there."
-    NotThere 404 "It is not there."
+    Foreign 403 "The request comes from a web page of another origin, or the event may not be published there."
+    NotThere 404 "There is no such thing."
     Late 408 "The body took too long."
     TooLarge 413 "The body is too large."
     NotJson 415 "The body does not say that it is JSON."
-    Broken 422 "The event breaks its channel's schema, or a script refused it. Nothing was published."
-    TooMany 429 "Over a rate limit. Nothing was published."
-    Failed 500 "A script broke. Nothing was published."
-    Unavailable 503 "The store does not answer, or a bound of the server is reached; `/readyz` says more."
+    Broken 422 "The event does not match its channel's schema, or a script refused it. Nothing was published."
+    TooMany 429 "A rate limit is exceeded. Nothing was published."
+    Failed 500 "A script failed. Nothing was published."
+    Unavailable 503 "The store does not answer, or a limit of the server is reached; `/readyz` says more."
 }
 
 /// This interface for programs

@@ -1,4 +1,4 @@
-//! One channel, from a position on: what came after it, at once or as soon as something does, and who is there.
+//! One channel: its events after a position, at once or as soon as there is one, and its members.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,22 +28,22 @@ pub(super) const WAITING_MAX: usize = 4096;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Bytes of one answer, unless one event alone has more.
 const BYTES_MAX: usize = 16 << 20;
-/// Bytes that may gather for a request that waits. More is read from the log.
+/// Bytes that may be buffered for a waiting request. More is read from the log.
 const GATHERED_BYTES_MAX: usize = 64 << 10;
-/// What is stored is shown within this, unless something is broken.
+/// Stored events are delivered within this time, unless something is broken.
 const SHOWN_WAIT: Duration = Duration::from_secs(5);
-/// Members of an answer, at most and where nothing is said.
+/// The most members of an answer, and the default.
 const MEMBERS_MAX: u64 = 10_000;
 const MEMBERS_DEFAULT: usize = 1000;
 
-/// What a request asks for.
+/// The parameters of a request.
 struct Question {
     since: u64,
     epoch: Option<Epoch>,
     limit: usize,
 }
 
-/// What it gets.
+/// The result.
 struct Found {
     /// None where the channel never had an event.
     epoch: Option<Epoch>,
@@ -53,11 +53,11 @@ struct Found {
 
 /// Read a channel from a position on
 ///
-/// What came after `since`, oldest first. `recovered` says whether that is everything that was missed, `missed` how many events
-/// are gone. Go on with `offset` and `epoch` of the answer. With `wait` an answer that would be empty waits for the next event.
+/// The events after `since`, oldest first. `recovered` says whether these are all that were missed, `missed` how many are gone.
+/// Continue with `offset` and `epoch` of the answer. With `wait`, an answer that would be empty waits for the next event.
 #[utoipa::path(get, path = "/api/channels/{name}/history", tag = "log", operation_id = "channel_history",
     params(("name" = String, Path, description = "The channel's name.", min_length = 1, example = "session:42"), ChannelPosition),
-    responses((status = 200, description = "What came after.", body = ChannelHistory), BadQuery, NotThere, Unavailable))]
+    responses((status = 200, description = "The events after the position.", body = ChannelHistory), BadQuery, NotThere, Unavailable))]
 pub(super) async fn history(State(api): State<Arc<Api>>, Part(name): Part, uri: Uri) -> Answer {
     let mut query = Query::of(&uri, &Known { names: &["since", "epoch", "limit", "wait"], repeated: &[], data: false });
     let question = Question {
@@ -82,11 +82,11 @@ pub(super) async fn history(State(api): State<Arc<Api>>, Part(name): Part, uri: 
 
 /// List who is on a channel
 ///
-/// Presence: every subscription with its connection, user and what was said of it.
+/// Presence: every subscription with its connection, user and metadata.
 #[utoipa::path(get, path = "/api/channels/{name}/members", tag = "log", operation_id = "channel_members",
     params(("name" = String, Path, description = "The channel's name.", min_length = 1, example = "session:42"),
-        ("limit" = Option<u64>, Query, description = "The most members; 1000 where it is not given.", minimum = 1, maximum = 10000)),
-    responses((status = 200, description = "Who is there.", body = ChannelMembers), BadQuery, NotThere))]
+        ("limit" = Option<u64>, Query, description = "The most members; 1000 by default.", minimum = 1, maximum = 10000)),
+    responses((status = 200, description = "The members.", body = ChannelMembers), BadQuery, NotThere))]
 pub(super) async fn members(State(api): State<Arc<Api>>, Part(name): Part, uri: Uri) -> Answer {
     let mut query = Query::of(&uri, &Known { names: &["limit"], repeated: &[], data: false });
     let limit = query.number("limit", 1, MEMBERS_MAX).map_or(MEMBERS_DEFAULT, |n| usize::try_from(n).unwrap_or(1));
@@ -97,7 +97,7 @@ pub(super) async fn members(State(api): State<Arc<Api>>, Part(name): Part, uri: 
     Ok(json(StatusCode::OK, format!("{{\"members\":[{}]}}", list.join(","))))
 }
 
-/// A channel is there where it stands somewhere, or may be published to.
+/// Whether a channel exists: it has a position, or it may be published to.
 fn check_there(api: &Api, name: &str) -> Result<(), Problem> {
     let snapshot = api.live.snapshot();
     if snapshot.hub.position(name).is_some() || snapshot.runtime.channels.resolve(name).is_some() {
@@ -113,7 +113,7 @@ fn wait(text: &str) -> Result<Duration, String> {
     wait.ok_or_else(|| format!("must be a time such as `30s`, at most {}s", WAIT_MAX.as_secs()))
 }
 
-/// What is there now: from memory where it reaches, else from the log.
+/// The events that exist now: from memory if they are there, else from the log.
 async fn read(api: &Api, name: &str, question: &Question) -> Result<Found, Problem> {
     let hub = &api.live.hub;
     loop {
@@ -128,7 +128,7 @@ async fn read(api: &Api, name: &str, question: &Question) -> Result<Found, Probl
             return Ok(found(events));
         }
         let events = stored(api, name, at.epoch, verdict.after, question.limit).await?;
-        // The oldest may have gone while they were read: then the verdict was another.
+        // The oldest may have been removed while they were read: then the result is different.
         if hub.position(name).is_some_and(|now| now.epoch == at.epoch && now.recover(question.since, question.epoch) == verdict) {
             return Ok(found(events));
         }
@@ -140,12 +140,12 @@ async fn stored(api: &Api, name: &str, epoch: Epoch, after: u64, limit: usize) -
     Ok(events.into_iter().map(Arc::new).collect())
 }
 
-/// Resolves when the channel knows the event's place. What is committed is shown a moment later, and who comes back with a
-/// place must not be told that there is none.
+/// Resolves when the channel has reached the event's offset. A committed event is delivered a moment later, and a client that
+/// comes back with its position must not hear that there is no such position.
 async fn shown(api: &Api, name: &str, event: &Event) {
     let Live { hub, commits, .. } = &*api.live;
     loop {
-        // Before the look: what is finished after it is not slept through.
+        // Created before the check, so that a change after the check wakes the task.
         let finished = commits.finished();
         if hub.position(name).is_none_or(|at| at.epoch != event.epoch || at.offset >= event.offset) {
             return;
@@ -164,7 +164,7 @@ async fn waited(api: &Api, name: &str, question: &Question, until: Instant) -> R
     let following = api.live.hub.feed.follow(filter, GATHERED_BYTES_MAX);
     loop {
         following.feed_me();
-        // What was committed before that may not be shown yet, and will not be fed.
+        // Events committed before that may not be delivered yet, and will not come through the feed.
         let mut found = read(api, name, question).await?;
         if let Some(epoch) = found.epoch.filter(|_| found.events.is_empty() && found.verdict.recovered) {
             found.events = stored(api, name, epoch, found.verdict.after, question.limit).await?;
@@ -187,7 +187,7 @@ async fn waited(api: &Api, name: &str, question: &Question, until: Instant) -> R
 /// What ended a wait.
 enum Next {
     Events(Vec<Arc<Event>>),
-    /// More came than may gather.
+    /// More came than may be buffered.
     Look,
     Over,
 }

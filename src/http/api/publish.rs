@@ -46,8 +46,8 @@ const IDS_MAX: usize = 50_000;
 
 /// Publish an event
 ///
-/// To one channel, user, session or connection, or to several: then to all of them or, where one cannot be, to none. Answered once
-/// the event is stored, where its channel keeps a history.
+/// To one channel, user, session or connection, or to several: then to all of them or to none. If the channel keeps a history,
+/// the answer comes once the event is stored.
 #[utoipa::path(post, path = "/api/publish", tag = "publish",
     request_body(content = Publish, description = "At most 16 MiB.",
         example = json!({ "channel": "session:42", "type": "note", "data": { "text": "hello" } })),
@@ -64,7 +64,7 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>)
         data: order.data.clone().unwrap_or_else(Json::empty_object),
         metadata: order.metadata.clone(),
         origin: Arc::new(Origin { source: "api".into(), ..Origin::default() }),
-        // One event may take the id it was given; of several, each has its own.
+        // A single event may take the given id; several events each get their own.
         id: order.id.as_deref().filter(|_| order.targets.len() == 1).and_then(|id| Uuid::parse_str(id).ok()),
         except,
     };
@@ -95,7 +95,7 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>)
 #[utoipa::path(post, path = "/api/sources/{name}", tag = "publish", operation_id = "publish_as_source",
     params(("name" = String, Path, description = "The source's name.", min_length = 1)),
     request_body(content = SourceEvent, description = "At most 16 MiB.", example = json!({ "type": "tick", "data": { "n": 1 } })),
-    responses((status = 202, description = "What came of it: one event, or a list of none or several.", body = PublishedAnswer),
+    responses((status = 202, description = "What was published: one event, or a list of zero or more.", body = PublishedAnswer),
         BadBody, NotThere, Late, TooLarge, NotJson, Broken, TooMany, Failed, Unavailable))]
 pub(super) async fn source(State(api): State<Arc<Api>>, Part(name): Part, request: Request<Body>) -> Result<Response<Body>, Problem> {
     let snapshot = Guard::into_inner(api.live.snapshot());
@@ -104,7 +104,7 @@ pub(super) async fn source(State(api): State<Arc<Api>>, Part(name): Part, reques
     let source = sources
         .iter()
         .find(|s| *s.name == name)
-        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no source `{name}`; there is {}", known())))?;
+        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no source `{name}`; known here: {}", known())))?;
     let (parts, body) = request.into_parts();
     let body = read_json(&parts, body, BODY_BYTES_MAX).await?.ok_or_else(no_body)?;
     let view = request_view(&parts, Vec::new());
@@ -117,10 +117,10 @@ pub(super) fn no_body() -> Problem {
 }
 
 pub(super) fn invalid(errors: Vec<Flaw>) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "the body is not what this call takes").errors(errors)
+    Problem::new(StatusCode::BAD_REQUEST, "the body is not valid for this call").errors(errors)
 }
 
-/// What a body asks for.
+/// The contents of a body.
 struct Order {
     targets: Vec<Destination>,
     is_list: bool,
@@ -156,7 +156,7 @@ impl Order {
                     match as_text(item).filter(|text| !text.is_empty()) {
                         Some(text) => order.targets.push(wrap(text.into_owned())),
                         None if order.is_list => wrong(&format!("{name}/{i}"), "must be a text that is not empty"),
-                        None => wrong(name, "must be a text that is not empty, or a list of such"),
+                        None => wrong(name, "must be a text that is not empty, or a list of such texts"),
                     }
                 }
             } else if is("type") {
@@ -180,7 +180,7 @@ impl Order {
                 }
             } else {
                 let shown: String = key.trim_matches('"').chars().take(100).collect();
-                wrong(&shown, "is not known here; there is channel, user, session, client, type, data, id, metadata, except");
+                wrong(&shown, "unknown key; known here: channel, user, session, client, type, data, id, metadata, except");
             }
         }
         if named != 1 {
@@ -195,17 +195,17 @@ type Wrap = fn(String) -> Destination;
 const TARGETS: [(&str, Wrap); 4] =
     [("channel", Destination::Channel), ("user", Destination::User), ("session", Destination::Session), ("client", Destination::Client)];
 
-/// What a call is answered once its events are stored. Whoever asks again with the same id waits for the same.
+/// The answer of a call once its events are stored. Another call with the same id waits for the same answer.
 type Answer = Shared<BoxFuture<'static, Result<serde_json::Value, Fault>>>;
 
-/// The ids of the last minutes with the answers they got.
+/// The ids of the last minutes with their answers.
 #[derive(Default)]
 pub(super) struct Recent {
     answers: HashMap<String, Answer>,
     order: VecDeque<(Instant, String)>,
 }
 
-/// [`Recent`], shared. Held from the look-up to the entry, over one publish.
+/// [`Recent`], shared. Locked from the look-up to the insertion, for one publish.
 pub(super) type RecentIds = Mutex<Recent>;
 
 impl Recent {
@@ -221,7 +221,7 @@ impl Recent {
         Ok(answer)
     }
 
-    /// Nothing came of it: whoever asks again publishes.
+    /// The call failed: another call with the same id publishes.
     fn forget(&mut self, id: &str) {
         self.answers.remove(id);
     }

@@ -1,5 +1,5 @@
-//! What a query string asks for, read part by part. Everything that is wrong with it is named, not the first thing only.
-//! Here is also how filters over events and moments are written; what they mean is the store's business.
+//! Reads a query string part by part. Every mistake is named, not only the first.
+//! Also defines how filters of events and times are written; the store defines what they mean.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::model::json::DEPTH_MAX;
 use crate::routing::paths::{Parameters, parse_query};
 use crate::store::{DATA_CONDITIONS_MAX, DataIs, Filter, Moment, Needle, TEXT_BYTES_MAX};
 
-/// The parameters of a filter that holds for what comes as well as for what is stored.
+/// The parameters of a filter, which applies to new events and to stored ones.
 pub(super) const FILTER: [&str; 8] = ["channel", "type", "user", "session", "client", "source", "since", "q"];
-/// What a condition on the data begins with.
+/// The prefix of a condition on the data.
 const DATA: &str = "data.";
 /// The longest value of a filter, in bytes: no name is longer.
 const VALUE_BYTES_MAX: usize = 256;
@@ -29,7 +29,7 @@ pub(super) struct Query {
     flaws: Vec<Flaw>,
 }
 
-/// Which parameters a call has.
+/// The parameters of a call.
 pub(super) struct Known<'a> {
     /// By name.
     pub(super) names: &'a [&'a str],
@@ -40,7 +40,7 @@ pub(super) struct Known<'a> {
 }
 
 impl Query {
-    /// Reads a query string. What the call does not know is wrong: a misspelt filter must not answer with everything.
+    /// Reads a query string. An unknown parameter is an error: a misspelt filter must not return everything.
     pub(super) fn of(uri: &Uri, known: &Known<'_>) -> Self {
         let all = uri.query().map(parse_query).unwrap_or_default();
         let mut flaws = Vec::new();
@@ -49,12 +49,12 @@ impl Query {
             let mut wrong = |message: String| flaws.push(Flaw { path: shown.clone(), message });
             if !(known.names.contains(&&**name) || known.data && name.starts_with(DATA)) {
                 let data = if known.data { ", data.<path>" } else { "" };
-                let there = format!("there is {}{data}", known.names.join(", "));
+                let there = format!("known here: {}{data}", known.names.join(", "));
                 wrong(format!("unknown parameter; {}", if known.names.is_empty() { "this call takes no parameters" } else { &there }));
             } else if value.contains('\0') {
                 wrong("must not contain the character NUL".into());
             } else if !known.repeated.contains(&&**name) && all[..i].iter().any(|(earlier, _)| earlier == name) {
-                wrong("given twice".into());
+                wrong("appears twice".into());
             }
         }
         Self { all, flaws }
@@ -65,7 +65,7 @@ impl Query {
         Self::of(uri, &Known { names: &[], repeated: &[], data: false }).done()
     }
 
-    /// The value of a parameter, as `read` understands it; what it says where it does not is what is wrong.
+    /// The value of a parameter, parsed by `read`. The error of `read` is reported.
     pub(super) fn take<T>(&mut self, name: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let read = read(self.find(name)?);
         read.map_err(|message| self.flaws.push(Flaw { path: name.into(), message })).ok()
@@ -84,12 +84,12 @@ impl Query {
     /// As [`Query::take`], of a parameter that must be given.
     pub(super) fn need<T>(&mut self, name: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         if !self.has(name) {
-            self.flaw(name, "must be given");
+            self.flaw(name, "is required");
         }
         self.take(name, read)
     }
 
-    /// Something about a parameter is wrong.
+    /// Reports what is wrong with a parameter.
     pub(super) fn flaw(&mut self, name: &str, message: &str) {
         self.flaws.push(Flaw { path: name.into(), message: message.into() });
     }
@@ -108,7 +108,7 @@ impl Query {
         self.take(name, word)
     }
 
-    /// A moment: absolute, or so long ago.
+    /// A time: absolute, or relative to now.
     pub(super) fn moment(&mut self, name: &str, now: Now) -> Option<Moment> {
         self.take(name, |text| Ok(Moment { ms: moment(text, now.wall_ms)?, said: text.into() }))
     }
@@ -146,12 +146,12 @@ impl Query {
         filter
     }
 
-    /// Refuses the question where anything about it is wrong.
+    /// Fails if anything in the query is wrong.
     pub(super) fn done(self) -> Result<(), Problem> {
         if self.flaws.is_empty() {
             return Ok(());
         }
-        Err(Problem::new(StatusCode::BAD_REQUEST, "the query is not what this call takes").errors(self.flaws))
+        Err(Problem::new(StatusCode::BAD_REQUEST, "the query is not valid for this call").errors(self.flaws))
     }
 }
 

@@ -1,4 +1,4 @@
-//! `/api/sessions`: identities that outlive a connection. Whoever connects with the id of one is its user.
+//! `/api/sessions`: identities that outlive a connection. A connection with the id of a session has the session's user.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,20 +38,20 @@ const META_BYTES_MAX: usize = 16 << 10;
 /// The longest `name`, in characters.
 const NAME_CHARS_MAX: usize = 200;
 
-/// How long a session lasts where nothing is said.
+/// The default lifetime of a session.
 const TTL_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 
 /// The longest a session may last.
 const TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// A session that was made.
+/// A new session.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Begun {
-    /// What connections name it by. It is as good as a password.
+    /// The id by which connections name it. Treat it like a password.
     #[schema(format = "uuid")]
     session_id: String,
-    /// When it is over.
+    /// When it ends.
     #[schema(format = DateTime)]
     expires_at: String,
 }
@@ -60,22 +60,22 @@ struct Begun {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Session {
-    /// What connections name it by.
+    /// The id by which connections name it.
     session_id: Arc<str>,
     /// Its user.
     #[serde(skip_serializing_if = "Option::is_none")]
     user_id: Option<Arc<str>>,
-    /// What it is called.
+    /// Its name, for people to read.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<Arc<str>>,
-    /// What travels with it.
+    /// Its metadata.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = serde_json::Value, required = false)]
     meta: Option<Box<RawValue>>,
-    /// When it was made.
+    /// When it was created.
     #[schema(format = DateTime)]
     created: String,
-    /// When it is over.
+    /// When it ends.
     #[schema(format = DateTime)]
     expires_at: String,
     /// When one of its connections last opened or closed.
@@ -90,7 +90,7 @@ struct Session {
 /// A page of sessions.
 #[derive(Serialize, ToSchema)]
 struct Sessions {
-    /// Those that are not over.
+    /// The sessions that have not ended.
     sessions: Vec<Session>,
     /// `cursor` of the next page; null on the last.
     #[schema(required)]
@@ -113,14 +113,15 @@ impl Session {
     }
 }
 
-/// Make a session
+/// Create a session
 ///
-/// A connection that names it (`session:` of its protocol) and has no user of its own gets its user. Answered once it is stored.
+/// A connection that names it (`session:` of its protocol) and has no user of its own gets its user. The answer comes once the
+/// session is stored.
 #[utoipa::path(post, path = "/api/sessions", tag = "sessions", operation_id = "begin_session",
-    request_body(content = NewSession, description = "At most 64 KiB. Of `{}` comes a session of nobody that lasts a day.",
+    request_body(content = NewSession, description = "At most 64 KiB. `{}` creates a session without a user that lasts a day.",
         example = json!({ "userId": "42", "name": "Ada's phone", "ttl": "24h", "meta": { "theme": "dark" } })),
     responses(
-        (status = 201, description = "It is made.", body = Begun, headers(("location" = String, description = "Where it is shown."))),
+        (status = 201, description = "The session was created.", body = Begun, headers(("location" = String, description = "The path of the session."))),
         BadBody, Late, TooLarge, NotJson, Unavailable))]
 pub(super) async fn begin(State(api): State<Arc<Api>>, request: Request<Body>) -> Answer {
     let (parts, body) = request.into_parts();
@@ -164,10 +165,10 @@ pub(super) struct Which {
     /// Only those of this user.
     #[param(min_length = 1, max_length = 256)]
     user: Option<String>,
-    /// The most of an answer; 100 where it is not given. A page may have fewer: what is over is left out.
+    /// The most sessions in a page; 100 by default. A page may have fewer, because sessions that have ended are left out.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u64>,
-    /// `next` of the page before; the other parameters must be the same.
+    /// `next` of the previous page; the other parameters must be the same.
     cursor: Option<String>,
 }
 
@@ -191,7 +192,7 @@ pub(super) async fn sessions(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
 /// Show a session
 #[utoipa::path(get, path = "/api/sessions/{id}", tag = "sessions",
     params(("id" = String, Path, description = "The session's id.", min_length = 1)),
-    responses((status = 200, description = "It is there, and not over.", body = Session), BadQuery, NotThere, Unavailable))]
+    responses((status = 200, description = "The session, which has not ended.", body = Session), BadQuery, NotThere, Unavailable))]
 pub(super) async fn one_session(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -> Answer {
     Query::nothing(&uri)?;
     ok(&Session::of(&api, find(&api, &id).await?))
@@ -202,7 +203,7 @@ pub(super) async fn one_session(State(api): State<Arc<Api>>, Part(id): Part, uri
 /// Its connections are closed with 1008 and `session ended`.
 #[utoipa::path(delete, path = "/api/sessions/{id}", tag = "sessions", operation_id = "end_session",
     params(("id" = String, Path, description = "The session's id.", min_length = 1)),
-    responses((status = 204, description = "It is over."), BadQuery, NotThere, Unavailable))]
+    responses((status = 204, description = "The session has ended."), BadQuery, NotThere, Unavailable))]
 pub(super) async fn end(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -> Result<Response<Body>, Problem> {
     Query::nothing(&uri)?;
     let session = find(&api, &id).await?;
@@ -215,10 +216,10 @@ pub(super) async fn end(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -
 
 async fn find(api: &Api, id: &str) -> Result<SessionRecord, Problem> {
     let found = if id.contains('\0') { None } else { api.sessions.find(id, Now::read()).await.map_err(problem)? };
-    found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "there is no such session, or it is over"))
+    found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "there is no such session, or it has ended"))
 }
 
-/// What a body asks for.
+/// The contents of a body.
 struct Order {
     user: Option<Arc<str>>,
     name: Option<Arc<str>>,
@@ -245,7 +246,7 @@ impl Order {
                 match as_text(value).filter(|text| is_principal(text)) {
                     Some(user) => order.user = Some(Arc::from(&*user)),
                     None => {
-                        wrong("/userId", format!("must be a text of 1 to {PRINCIPAL_BYTES_MAX} bytes without control characters and `*`"))
+                        wrong("/userId", format!("must be a text of 1 to {PRINCIPAL_BYTES_MAX} bytes without control characters and `*`"));
                     }
                 }
             } else if key_is(key, "name") {

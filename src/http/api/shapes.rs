@@ -1,5 +1,5 @@
 //! The shapes of bodies that are read and written by hand, because parts of them are passed on as they came. For the description
-//! only: a test holds them to what is answered, and schemathesis to what is accepted.
+//! only: a test compares them with the answers, and schemathesis with what is accepted.
 #![expect(dead_code, reason = "described, never built")]
 
 use serde_json::{Map, Value};
@@ -41,7 +41,7 @@ struct PublishParts {
     /// A channel, or several.
     #[schema(required = false)]
     channel: Targets,
-    /// A user, or several: the user's channel where there is one, else all connections of the user.
+    /// A user, or several: the user's channel if there is one, else all connections of the user.
     #[schema(required = false)]
     user: Targets,
     /// A session, or several, likewise.
@@ -53,21 +53,21 @@ struct PublishParts {
     /// The event's type.
     #[schema(required = false, min_length = 1, max_length = 256, default = "event", example = "note")]
     r#type: String,
-    /// The event's data: any JSON, passed on as it came.
+    /// The event's data: any JSON, passed on unchanged.
     #[schema(required = false, default = json!({}), example = json!({ "text": "hello" }))]
     data: Value,
-    /// What travels beside the data.
+    /// Metadata: passed on beside the data.
     #[schema(required = false)]
     metadata: Map<String, Value>,
-    /// The same id within five minutes publishes once. One that is a UUID is the event's own.
+    /// Two calls with the same id within five minutes publish once. If it is a UUID, it becomes the event's id.
     #[schema(required = false, min_length = 1, max_length = 128)]
     id: String,
-    /// The id of a connection that is not to get it.
+    /// The id of a connection that must not get the event.
     #[schema(required = false, min_length = 1)]
     except: String,
 }
 
-/// One target, or 1 to 1000 of them. With a list the answer is a list, and either all are published to or none.
+/// One target, or 1 to 1000 of them. For a list the answer is a list, and the event is published to all of them or to none.
 #[derive(ToSchema)]
 #[serde(untagged)]
 enum Targets {
@@ -85,7 +85,7 @@ struct SeveralTargets(Vec<Target>);
 #[schema(min_length = 1)]
 struct Target(String);
 
-/// What was published: for a list of targets, a list.
+/// The published event; for a list of targets, a list.
 #[derive(ToSchema)]
 #[serde(untagged)]
 pub(super) enum PublishedAnswer {
@@ -99,23 +99,23 @@ pub(super) struct Published {
     /// Its id.
     #[schema(format = "uuid")]
     id: String,
-    /// Its channel; nothing where it went to connections directly.
+    /// Its channel; absent if it went to connections directly.
     #[schema(required = false, example = "session:42")]
     channel: String,
-    /// Its place in the channel.
+    /// Its offset in the channel.
     #[schema(required = false, minimum = 1)]
     offset: u64,
-    /// The name of the channel's stream.
+    /// The channel's epoch, which names the stream that the offset belongs to.
     #[schema(required = false, example = "1tckq9vz2m")]
     epoch: String,
-    /// Connections it was queued for.
+    /// The number of connections it was queued for.
     delivered: u64,
 }
 
-/// What a source produces.
+/// An event for a source.
 #[derive(ToSchema)]
 pub(super) struct SourceEvent {
-    /// The type, which chooses the row. A number is taken as its digits.
+    /// The type, which selects the row. A number counts as its digits.
     #[schema(example = "tick")]
     r#type: TextOrNumber,
     /// The data.
@@ -134,12 +134,12 @@ enum TextOrNumber {
 /// A page of stored events.
 #[derive(ToSchema)]
 pub(super) struct History {
-    /// In the order that was asked for.
+    /// In the requested order.
     events: Vec<Event>,
     /// `cursor` of the next page; null on the last.
     #[schema(required)]
     next: Option<String>,
-    /// The search stopped before it had a full page, because it had looked at many events: go on with `next`.
+    /// Whether the search stopped before the page was full because it had looked at many events. Continue with `next`.
     #[schema(required = false)]
     truncated: bool,
 }
@@ -153,10 +153,10 @@ pub(super) struct Event {
     /// Its channel.
     #[schema(example = "session:42")]
     channel: String,
-    /// Its place in the channel.
+    /// Its offset in the channel.
     #[schema(minimum = 1)]
     offset: u64,
-    /// The name of the channel's stream.
+    /// The channel's epoch, which names the stream that the offset belongs to.
     #[schema(example = "1tckq9vz2m")]
     epoch: String,
     /// Its type.
@@ -179,20 +179,20 @@ pub(super) struct Event {
     /// The session it came from.
     #[schema(required = false)]
     session: String,
-    /// What travels beside the data.
+    /// Metadata: passed on beside the data.
     #[schema(required = false)]
     metadata: Map<String, Value>,
 }
 
-/// A connection that was.
+/// A closed connection.
 #[derive(ToSchema)]
 pub(super) struct PastConnection {
-    /// The public id it had.
+    /// Its public id.
     id: String,
     /// The protocol it spoke.
     #[schema(example = "chat")]
     protocol: String,
-    /// Who it was.
+    /// Its user.
     #[schema(required = false)]
     user: String,
     /// Its session.
@@ -204,13 +204,13 @@ pub(super) struct PastConnection {
     /// When it opened.
     #[schema(format = DateTime)]
     opened: String,
-    /// When something last came from it.
+    /// When it last sent something.
     #[schema(required = false, format = DateTime)]
     seen: String,
-    /// When it ended.
+    /// When it closed.
     #[schema(format = DateTime)]
     closed: String,
-    /// The close code: 1005 for a close without one, 1006 for none at all.
+    /// The close code: 1005 if the close frame had none, 1006 if there was no close frame.
     #[schema(example = 1000)]
     code: u16,
     /// The reason.
@@ -237,7 +237,7 @@ impl PartialSchema for CloseCode {
 
 impl ToSchema for CloseCode {}
 
-/// Which events.
+/// A filter of events.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EventFilter {
@@ -259,14 +259,14 @@ pub(super) struct EventFilter {
     /// The protocol or source it came through, or `api`.
     #[param(min_length = 1, max_length = 256)]
     source: Option<String>,
-    /// Not before this moment: a time such as `2024-01-31T10:00:00Z` or `2024-01-31`, or `-15m` for so long ago.
+    /// Only events from this time on: `2024-01-31T10:00:00Z`, `2024-01-31`, or `-15m` for 15 minutes ago.
     #[param(example = "-15m")]
     since: Option<String>,
-    /// Text that stands in the data.
+    /// A text that the data contains.
     #[param(min_length = 1, max_length = 256)]
     q: Option<String>,
-    /// `data.<path>=<value>`: the data has this value at this path, as in `data.sessionId=42` or `data.author.name=me`. Of several
-    /// all must hold.
+    /// `data.<path>=<value>`: the data has this value at this path, as in `data.sessionId=42` or `data.author.name=me`. Of
+    /// several all must hold.
     #[param(style = Form, explode = true, inline)]
     data: Option<DataConditions>,
 }
@@ -284,23 +284,23 @@ impl PartialSchema for DataConditions {
 
 impl ToSchema for DataConditions {}
 
-/// Which part of them.
+/// A page of the matching events.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct HistoryPage {
-    /// Before this moment.
+    /// Only events before this time.
     until: Option<String>,
     /// Newest first, or oldest first.
     #[param(inline)]
     order: Option<Order>,
-    /// The most events of a page; 100 where it is not given. Lines have no bound but this.
+    /// The most events in a page; 100 by default. Without it, lines have no limit.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u64>,
-    /// `next` of the page before; the other parameters must be the same.
+    /// `next` of the previous page; the other parameters must be the same.
     cursor: Option<String>,
 }
 
-/// An order.
+/// A sort order.
 #[derive(ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(default = "desc")]
@@ -309,20 +309,20 @@ enum Order {
     Asc,
 }
 
-/// A session to be made. Everything has a default.
+/// A session to create. Everything has a default.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct NewSession {
-    /// Its user, at most 200 bytes; without one it is nobody's.
+    /// Its user, at most 200 bytes. Without it the session has no user.
     #[schema(required = false, min_length = 1, max_length = 200, pattern = "^[^*\\x00-\\x1f\\x7f-\\x9f]+$", example = "42")]
     user_id: String,
-    /// What it is called, for people.
+    /// A name for people to read.
     #[schema(required = false, min_length = 1, max_length = 200, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]+$", example = "Ada's phone")]
     name: String,
     /// How long it lasts: seconds, or a text such as `24h` or `1h30m`. From one second to 366 days.
     #[schema(required = false, default = "24h")]
     ttl: Ttl,
-    /// What travels with it: any JSON of at most 16 KiB.
+    /// Metadata: any JSON of at most 16 KiB.
     #[schema(required = false)]
     meta: Value,
 }
@@ -345,36 +345,36 @@ struct TtlText(String);
 #[schema(minimum = 1, maximum = 31622400)]
 struct TtlSeconds(u64);
 
-/// Where a channel is read on from.
+/// The position from which to read a channel.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ChannelPosition {
-    /// The offset that was seen last; 0 where it is not given.
+    /// The last offset that was seen; 0 by default.
     since: Option<u64>,
-    /// The epoch it was seen in; the present one where it is not given.
+    /// The epoch it was seen in; the current one by default.
     #[param(pattern = "^[0-9a-f]{1,16}$", example = "1f3a9c")]
     epoch: Option<String>,
-    /// The most events; 100 where it is not given.
+    /// The most events; 100 by default.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u64>,
-    /// How long to wait where there is nothing yet, such as `30s`; at most a minute.
+    /// How long to wait if there is nothing yet, such as `30s`; at most a minute.
     #[param(example = "1s")]
     wait: Option<String>,
 }
 
-/// What came after a position.
+/// The events after a position.
 #[derive(ToSchema)]
 pub(super) struct ChannelHistory {
     /// Oldest first.
     events: Vec<Event>,
-    /// `since` of the next call.
+    /// Use this as `since` of the next call.
     offset: u64,
-    /// `epoch` of the next call; null where the channel never had an event.
+    /// Use this as `epoch` of the next call; null if the channel never had an event.
     #[schema(required)]
     epoch: Option<String>,
-    /// Whether nothing is missing between the position and the events.
+    /// Whether no event is missing between the position and the first event here.
     recovered: bool,
-    /// How many events are.
+    /// How many events are missing.
     missed: u64,
 }
 
@@ -398,10 +398,10 @@ struct Member {
     /// Its session.
     #[schema(required = false)]
     session: String,
-    /// What tells it apart from others of that connection on the channel.
+    /// Its key, which distinguishes it from other subscriptions of that connection to the channel.
     #[schema(required = false)]
     key: String,
-    /// What was said of it.
+    /// Its metadata.
     #[schema(required = false)]
     meta: Value,
     /// When it began.
@@ -409,10 +409,10 @@ struct Member {
     since: String,
 }
 
-/// Where a stream goes on.
+/// The position at which a stream continues.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EventsAfter {
-    /// The `id` that came last, for clients that cannot send `Last-Event-ID`.
+    /// The `id` of the last event that was received, for clients that cannot send `Last-Event-ID`.
     after: Option<String>,
 }

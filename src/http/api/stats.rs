@@ -18,7 +18,7 @@ use crate::model::clock::iso;
 /// The most steps of an answer.
 const STEPS_MAX: i64 = 2000;
 
-/// The most steps of an answer where nothing is said of them.
+/// The default for the most steps of an answer.
 const STEPS_USUAL: i64 = 500;
 
 /// The most points of an answer.
@@ -27,10 +27,10 @@ const POINTS_MAX: usize = 200_000;
 const MINUTE: i64 = 60;
 const DAY: i64 = 86_400;
 
-/// Steps that are easy on the eye, in seconds.
+/// Round lengths of steps, in seconds.
 const STEPS: [i64; 7] = [MINUTE, 5 * MINUTE, 15 * MINUTE, 3600, 6 * 3600, DAY, 7 * DAY];
 
-/// What was counted over time.
+/// The counters over time.
 #[derive(Serialize, ToSchema)]
 struct StatsOverTime {
     /// The beginning, inclusive.
@@ -42,7 +42,7 @@ struct StatsOverTime {
     /// The length of a step, in seconds.
     #[schema(minimum = 60, example = 60)]
     step: i64,
-    /// One for each counter that counted anything.
+    /// One series for each counter that counted something.
     series: Vec<Series>,
 }
 
@@ -53,13 +53,13 @@ struct Series {
     /// The kind of thing: `total`, `channel`, `drop`, `protocol`, `fault`, `close`, `route` or `source`.
     #[schema(example = "protocol")]
     kind: String,
-    /// Which one: a channel's pattern, a reason, the name of a protocol, row or source.
+    /// Its name: a channel's pattern, a reason, or the name of a protocol, row or source.
     #[schema(example = "chat")]
     name: String,
-    /// What of it.
+    /// The metric: what is counted.
     #[schema(example = "messagesIn")]
     metric: String,
-    /// The beginning of each step in which there was anything, and how much.
+    /// The beginning of each step that counted something, and the count.
     points: Vec<(String, u64)>,
 }
 
@@ -73,18 +73,18 @@ enum AnyStats {
     OverTime(StatsOverTime),
 }
 
-/// What of the past.
+/// Which part of the past.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "described; read by `Query`")]
 pub(super) struct When {
-    /// From this moment on: a time such as `2024-01-31T10:00:00Z` or `2024-01-31`, or `-1h` for so long ago. Without it the numbers
-    /// are those of now.
+    /// From this time on: `2024-01-31T10:00:00Z`, `2024-01-31`, or `-1h` for an hour ago. Without it the answer has the current
+    /// numbers.
     #[param(example = "-1h")]
     from: Option<String>,
-    /// Up to this moment; now where it is not given.
+    /// Up to this time; now by default.
     to: Option<String>,
-    /// The length of a step, a multiple of a minute: `1m`, `1h`, `1d`. At most 2000 steps. Where it is not given it is chosen.
+    /// The length of a step, a multiple of a minute: `1m`, `1h`, `1d`. At most 2000 steps. By default the server chooses it.
     #[param(example = "1m")]
     step: Option<String>,
     /// Only counters of this kind: `protocol`, `channel`, `route` …
@@ -94,7 +94,8 @@ pub(super) struct When {
 
 /// Read the numbers
 ///
-/// Now, or with `from` as series. What was counted is stored every ten seconds: minutes stay for days, hours for months, days for ever.
+/// The current numbers, or with `from` series of them. Counters are stored every ten seconds: minutes are kept for days, hours
+/// for months, days for ever.
 #[utoipa::path(get, path = "/api/stats", tag = "state", params(When),
     responses((status = 200, description = "Now, or over time.", body = AnyStats), BadQuery, Unavailable))]
 pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
@@ -108,7 +109,7 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     let from = query.need("from", |text| seconds(text, now));
     let to = query.take("to", |text| seconds(text, now)).unwrap_or(now.wall_ms.div_euclid(1000) + 1);
     if from.is_some_and(|from| from >= to) {
-        query.flaw("from", "must lie before `to`");
+        query.flaw("from", "must be before `to`");
     }
     let length = to.saturating_sub(from.unwrap_or(to));
     let step = query.take("step", |text| step(text, length)).unwrap_or_else(|| usual(length));
@@ -117,7 +118,7 @@ pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     let from = from.unwrap_or(to);
     let found = api.live.store.series(kind.as_deref(), from, to, step).await.map_err(problem)?;
     if found.iter().map(|series| series.points.len()).sum::<usize>() > POINTS_MAX {
-        return Err(wrong("step", &format!("more than {POINTS_MAX} points: take a longer step, a shorter time, or one kind")));
+        return Err(wrong("step", &format!("more than {POINTS_MAX} points: use a longer step, a shorter time, or one kind")));
     }
     let at = |s: i64| iso(s.saturating_mul(1000));
     let series = found.into_iter().map(|series| Series {

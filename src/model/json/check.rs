@@ -1,5 +1,5 @@
 //! Whether a text is JSON, in one pass over its bytes: nothing built, no recursion, strings eight bytes at a time. On the way it
-//! notes where the members of an outermost object stand. Says yes or no; why not is for a slower reader to say.
+//! notes the positions of the members of the outermost object. It only says yes or no; a slower parser explains why not.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ const INDEXED: usize = 12;
 // One bit a level.
 const _: () = assert!(DEPTH_MAX == u64::BITS as usize);
 
-/// Where the members of an object stand in its text, so that one is found without walking over the others.
+/// The positions of an object's members in its text, so that one is found without walking over the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Index {
     members: [Member; INDEXED],
@@ -92,7 +92,7 @@ impl Index {
         }
     }
 
-    /// One member of the object whose index this is; `Err` where it must be searched for. Of two equal keys the last one counts.
+    /// One member of the indexed object; `Err` if it must be searched for. Of two equal keys the last one counts.
     pub(super) fn member<'a>(&self, text: &'a str, key: &str) -> Result<Option<&'a str>, NotIndexed> {
         if !self.complete {
             return Err(NotIndexed);
@@ -110,7 +110,7 @@ impl Index {
     }
 }
 
-/// The object has too many members, or is none.
+/// The value is not an object, or has too many members.
 pub(super) struct NotIndexed;
 
 /// Whether a text is JSON and not too deep.
@@ -118,7 +118,7 @@ pub(super) fn is_json(text: &str) -> bool {
     walk(text.as_bytes(), |_, _| ()).is_some()
 }
 
-/// The same, with the members of the object it is, if it is one.
+/// The same, with the positions of its members if it is an object.
 pub(super) fn indexed(text: &str) -> Option<Index> {
     let bytes = text.as_bytes();
     let mut index = Index { complete: bytes.get(skip_space(bytes, 0)) == Some(&b'{'), ..Index::default() };
@@ -126,7 +126,7 @@ pub(super) fn indexed(text: &str) -> Option<Index> {
     Some(index)
 }
 
-/// `None` where the text is no JSON or nests too deep. `member` is told each member of an outermost object.
+/// `None` if the text is not JSON or nests too deep. `member` is called for each member of the outermost object.
 fn walk(text: &[u8], mut member: impl FnMut(Key, (usize, usize))) -> Option<()> {
     // What is open, the innermost in the lowest bit: 1 is an object, 0 an array.
     let (mut open, mut depth) = (0u64, 0usize);
@@ -246,7 +246,7 @@ fn literal_end(text: &[u8], at: usize, literal: &[u8]) -> Option<usize> {
     text[at..].starts_with(literal).then_some(at + literal.len())
 }
 
-/// The index of the next byte that is no white space.
+/// The index of the next byte that is not white space.
 pub(super) fn skip_space(text: &[u8], mut at: usize) -> usize {
     while matches!(text.get(at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
         at += 1;
@@ -257,7 +257,7 @@ pub(super) fn skip_space(text: &[u8], mut at: usize) -> usize {
 /// A one in every byte of a word.
 const EACH: u64 = u64::from_le_bytes([1; 8]);
 
-/// The index of the next quote, backslash or control character, which are what a JSON string does not hold as it is.
+/// The index of the next quote, backslash or control character: the bytes that a JSON string must escape.
 pub(super) fn skip_plain(text: &[u8], at: usize) -> usize {
     let rest = text.get(at..).unwrap_or_default();
     let (words, tail) = rest.as_chunks::<8>();

@@ -1,4 +1,4 @@
-//! Writes an object member by member and notes where each stands, so that nobody has to read it again to find them.
+//! Writes an object member by member and notes their positions, so that the object need not be read again to find them.
 
 use super::{Index, Json, push_string};
 
@@ -29,7 +29,7 @@ impl ObjectWriter {
         self.index.add(key, quoted.contains('\\'), (value_from, self.out.len()));
     }
 
-    /// A member whose value `write` appends as JSON. Where that fails the object is of no use.
+    /// A member whose value `write` appends as JSON. If that fails the object must be thrown away.
     pub fn write<E>(&mut self, name: &str, write: impl FnOnce(&mut String) -> Result<(), E>) -> Result<(), E> {
         let (key, value_from) = self.begin(|out| push_string(out, name));
         write(&mut self.out)?;
@@ -38,7 +38,7 @@ impl ObjectWriter {
         Ok(())
     }
 
-    /// Writes a key. Gives where it stands and where its value begins.
+    /// Writes a key. Returns its position and where its value begins.
     fn begin(&mut self, key: impl FnOnce(&mut String)) -> ((usize, usize), usize) {
         if self.out.len() > 1 {
             self.out.push(',');

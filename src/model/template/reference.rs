@@ -1,8 +1,9 @@
-//! References: `$conn.id` is a root and a path below it. Which roots there are, what stands below each, and why a text is none.
+//! References: `$conn.id` is a root and a path below it. Lists the roots and their members, and explains why a text is not a
+//! reference.
 
 use std::fmt;
 
-/// What a reference starts from. Which of them may stand where is the configuration's business.
+/// What a reference starts from. The configuration decides which roots are allowed where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Root {
     /// `$.x`: the message.
@@ -29,7 +30,7 @@ pub enum Root {
     Channel,
     /// `$sub.x`
     Sub,
-    /// `$recovery.x`: what a subscription that said where it stands has missed.
+    /// `$recovery.x`: what a subscription that gave its position has missed.
     Recovery,
     /// `$messages`: the messages of a batch, as a list.
     Messages,
@@ -72,7 +73,7 @@ impl Root {
         ("random", Root::Random),
     ];
 
-    /// Whether the value is made afresh at each use and has no members.
+    /// Whether each use creates a new value, which has no members.
     pub fn is_scalar(self) -> bool {
         matches!(self, Root::Raw | Root::Type | Root::Now | Root::NowMs | Root::Uuid | Root::Random)
     }
@@ -109,7 +110,7 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Why a text is no reference or no text template.
+/// Why a text is not a reference or not a text template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// `$nmae`
@@ -132,7 +133,7 @@ pub enum Error {
     #[error("`{{` without `}}`; a literal brace is written `{{{{`")]
     OpenBrace,
     /// `{name}` without `$`.
-    #[error("`{{{0}}}` is no reference; write `{{${0}}}`, or `{{{{` for a literal brace")]
+    #[error("`{{{0}}}` is not a reference; write `{{${0}}}`, or `{{{{` for a literal brace")]
     NotAReference(String),
 }
 
@@ -148,7 +149,7 @@ impl Reference {
         let path = if root == Root::Message && *path == [Box::from("")] { Box::default() } else { path };
         let valid = |step: &str| !step.is_empty() && step.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '@' | '/'));
         if let Some(bad) = path.iter().find(|step| !valid(step)) {
-            return Err(Error::Shape(format!("`{bad}` is no name in `{text}`")));
+            return Err(Error::Shape(format!("`{bad}` is not a valid name in `{text}`")));
         }
         if root.is_scalar() && !path.is_empty() {
             return Err(Error::Shape(format!("`${name}` has no members")));
@@ -156,7 +157,7 @@ impl Reference {
         if matches!(root, Root::Conn | Root::Event | Root::Sub | Root::Recovery | Root::Error | Root::Path | Root::Header | Root::Cookie)
             && path.is_empty()
         {
-            return Err(Error::Shape(format!("`${name}` needs a name behind it: `${name}.…`")));
+            return Err(Error::Shape(format!("`${name}` needs a name after it: `${name}.…`")));
         }
         if matches!(root, Root::Path | Root::Header | Root::Cookie | Root::Query | Root::Channel) && path.len() > 1 {
             return Err(Error::Shape(format!("`${name}.{}` is text and has no members", path[0])));
@@ -170,7 +171,7 @@ impl Reference {
         Ok(Self { root, path })
     }
 
-    /// Whether a scalar of the file is meant as a reference: `$` and then a letter, a dot or nothing.
+    /// Whether a scalar of the file is meant as a reference: `$` followed by a letter, a dot or nothing.
     pub fn is_meant(text: &str) -> bool {
         text.strip_prefix('$').is_some_and(|rest| rest.is_empty() || rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '.'))
     }

@@ -29,14 +29,15 @@ impl Decider<'_> {
         self.subscriptions.get_or_insert_with(|| connection.map(Connection::subscriptions).unwrap_or_default())
     }
 
-    /// Ends every subscription to one channel. A star in the name is none: a client must not leave more than it names.
+    /// Ends every subscription to one channel. A star in the name has no special meaning: a client must not leave more than it
+    /// names.
     pub(super) fn leave(&mut self, name: &str) -> Result<(), Fault> {
         self.joinable(name)?;
         self.leave_all(name);
         Ok(())
     }
 
-    /// The channel of this name, where this protocol's clients may join it.
+    /// The channel with this name, if this protocol's clients may join it.
     fn joinable(&self, name: &str) -> Result<(ChannelName, Arc<ChannelPlan>), Fault> {
         let (channel, plan) = publish::known(&self.snapshot.runtime.channels, name)?;
         if plan.join.as_ref().is_some_and(|allowed| !allowed.contains(&self.view.protocol)) {
@@ -61,7 +62,7 @@ impl Decider<'_> {
     pub(super) fn join_row(&mut self, join: &Join, message: Option<&Message<'_>>, result: Option<&Json>) -> Result<(), Fault> {
         let Some(name) = self.text(&join.channel, message, result) else {
             // In `open` nobody asked for it; a message that asks for a channel must name it.
-            return if message.is_none() { Ok(()) } else { Err(Fault::with(Code::Invalid, "the message names no channel")) };
+            return if message.is_none() { Ok(()) } else { Err(Fault::with(Code::Invalid, "the message does not name a channel")) };
         };
         let key = join.key.as_ref().and_then(|key| self.text(key, message, result)).unwrap_or_default();
         let meta = join.meta.as_ref().and_then(|meta| meta.json(&self.bindings(message, result)));
@@ -72,25 +73,25 @@ impl Decider<'_> {
         self.join(&name, &key, meta, since)
     }
 
-    /// Where the client says it stands; none where it says nothing of it.
+    /// The position that the client gives; none if it gives none.
     fn since(&self, plan: &RecoverPlan, message: Option<&Message<'_>>, result: Option<&Json>) -> Result<Option<Since>, Fault> {
         let bindings = self.bindings(message, result);
         let Some(since) = plan.since.render(&bindings) else { return Ok(None) };
         let offset = match &*since {
             "null" => None,
             text => {
-                // A number, or the text of one: a query has nothing else.
+                // A number, or its text, because query parameters are always text.
                 let number = json::as_text(text).map_or_else(|| text.parse().ok(), |text| text.parse().ok());
                 Some(number.ok_or_else(|| Fault::with(Code::Invalid, "since must be an offset: a whole number, 0 or more"))?)
             }
         };
         let epoch = plan.epoch.as_ref().and_then(|epoch| epoch.render(&bindings)).filter(|epoch| epoch != "null");
-        // What is no epoch is none that there ever was.
+        // A text that is not an epoch cannot be one of ours.
         let epoch = epoch.map(|epoch| json::as_text(&epoch).and_then(|text| Epoch::from_str_radix(&text, 16).ok()).unwrap_or_default());
         Ok(Some(Since { offset, epoch }))
     }
 
-    /// Where a channel stands. One that never had an event gets the name of its stream here, which counts if it is still without
+    /// The position of a channel. A channel that never had an event gets an epoch here, which counts if it is still without
     /// one when this is applied. What this decision has read of it is behind it, whether others have seen it yet or not.
     fn position(&mut self, channel: &ChannelName) -> Position {
         let Some(mut position) = self.snapshot.hub.position(channel.as_str()) else {

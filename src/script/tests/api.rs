@@ -41,7 +41,7 @@ fn user_and_session_can_be_set_and_taken_away() {
     let returned = run("conn.user = \"bob\"; conn.session = (); [conn.user, conn.session]");
     assert_eq!(returned.value, Some(json(r#"["bob",null]"#)));
     assert_eq!((returned.user, returned.session), (Some(Some("bob".into())), Some(None)));
-    assert!(why("fn f(conn, msg) { conn.user = 5; }", "{}").contains("conn.user is a text or (), not i64"));
+    assert!(why("fn f(conn, msg) { conn.user = 5; }", "{}").contains("conn.user must be a text or (), not i64"));
 }
 
 #[test]
@@ -95,10 +95,10 @@ fn a_call_that_fails_leaves_nothing() {
 fn what_the_host_refuses_it_says() {
     for (body, wanted) in [
         ("publish(\"a\", #{ data: 1 })", "publish: the event has no `type`"),
-        ("publish(\"a\", #{ type: \"t\", dta: 1 })", "publish: `dta` means nothing here"),
-        ("publish(\"a\", #{ type: 1 })", "publish: `type` is a text, not i64"),
+        ("publish(\"a\", #{ type: \"t\", dta: 1 })", "publish: unknown key `dta`"),
+        ("publish(\"a\", #{ type: 1 })", "publish: `type` must be a text, not i64"),
         ("conn.close(1006)", "close: the code must be one a server may send"),
-        ("send_to(#{ usr: \"u\" }, #{ type: \"t\" })", "`usr` means nothing here"),
+        ("send_to(#{ usr: \"u\" }, #{ type: \"t\" })", "unknown key `usr`"),
         ("statistics(\"nowhere\")", "there is no protocol `nowhere`"),
         ("conn.send(|x| x)", "send: a function is not JSON"),
         ("conn.send(#{ a: [1, 0.0 / 0.0] })", "send: `a[1]`: NaN is not JSON"),
@@ -256,7 +256,9 @@ fn conditions_and_rendering_change_nothing() {
     let about = || call(Arguments::Message { msg: Some(&msg), index: None, kind: None, data: None });
     assert_eq!(scripts.call(&f("g"), deliver()).unwrap().value, Some(json(r#"["greeting","hi",{"channel":"x","key":"k","meta":[1]}]"#)));
     let failed = |outcome: Result<(), ScriptError>| outcome.unwrap_err().to_string();
-    assert!(failed(scripts.call(&f("f"), deliver()).map(drop)).contains("send: conditions, `validate` and `deliver` only look"));
+    assert!(
+        failed(scripts.call(&f("f"), deliver()).map(drop)).contains("send: conditions, `validate` and `deliver` may not change anything")
+    );
     assert!(failed(scripts.test(&f("t"), about()).map(drop)).contains("conn.state: conditions"));
     assert!(failed(scripts.test(&f("e"), about()).map(drop)).contains("publish: conditions"));
     assert!(failed(scripts.test(&f("u"), about()).map(drop)).contains("must be true or false, is i64"));

@@ -21,7 +21,7 @@ fn every_code_has_its_text() {
         ("fn ff(msg) { 1 }", "routes.yaml:3:5 error[S002] plugin `p` has no function `f`"),
         (
             "fn f(a, b, c) { 1 }",
-            "routes.yaml:3:5 error[S003] `f` has the parameters (a, b, c) | what handles a message is called with (msg), (conn) or (conn, msg)",
+            "routes.yaml:3:5 error[S003] `f` has the parameters (a, b, c) | a function that handles a message is called with (msg), (conn) or (conn, msg)",
         ),
         ("fn f(msg) { lenght(msg) }", "plugins/p.rhai:1:13 error[S004] there is no function `lenght`"),
         (
@@ -44,7 +44,7 @@ fn every_code_has_its_text() {
         ("fn f(msg) { sleep(5) }", "plugins/p.rhai:1:13 error[S004] `sleep` is not available | scripts never wait"),
         (
             "fn f(msg) { json::pars(\"\") }",
-            "plugins/p.rhai:1:19 error[S004] there is no `json::pars` | there are json::parse(text), json::stringify(value)",
+            "plugins/p.rhai:1:19 error[S004] there is no `json::pars` | known here: json::parse(text), json::stringify(value)",
         ),
         (
             "import \"../secret\" as s;\nfn f(msg) { 1 }",
@@ -57,7 +57,7 @@ fn every_code_has_its_text() {
         ("import \"lbi\" as s;\nfn f(msg) { 1 }", "plugins/p.rhai:1:8 error[S006] there is no plugin `lbi` to import, did you mean `lib`?"),
         (
             "import \"lib\" + \"\" as s;\nfn f(msg) { 1 }",
-            "plugins/p.rhai:1:1 error[S006] what is imported is a text in quotes, not worked out when the script runs",
+            "plugins/p.rhai:1:1 error[S006] the import must name a plugin as a text in quotes, not as an expression",
         ),
         (
             "import \"lib\" as json;\nfn f(msg) { 1 }",
@@ -65,7 +65,7 @@ fn every_code_has_its_text() {
         ),
         (
             "fn f(msg) { import \"lib\" as l; l::twice(2) }",
-            "plugins/p.rhai:1:13 error[S006] an import stands at the top of the file, not in a function",
+            "plugins/p.rhai:1:13 error[S006] an import must be at the top of the file, not in a function",
         ),
         (
             "fn f(msg) { 1 }\nfn members(channel) { [] }",
@@ -77,7 +77,7 @@ fn every_code_has_its_text() {
         ),
         (
             "fn f(msg) { 1 }\nlet x = 1;",
-            "plugins/p.rhai:2:1 error[S008] only functions, constants and imports stand at the top of a script | put it into a function",
+            "plugins/p.rhai:2:1 error[S008] only functions, constants and imports may be at the top of a script | put it into a function",
         ),
     ];
     let long = format!("fn f(msg) {{ {}1{} }}", "(1 + ".repeat(100), ")".repeat(100));
@@ -96,7 +96,7 @@ fn every_code_has_its_text() {
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
     assert!(
-        found("import \"back\" as b;\nfn f(msg) { 1 }").iter().any(|line| line.contains("S006] the imports of `p` lead back to itself"))
+        found("import \"back\" as b;\nfn f(msg) { 1 }").iter().any(|line| line.contains("S006] `p` imports itself through its imports"))
     );
     assert!(found("fn f(msg) { let g = Fn(\"eval\"); eval(\"1\") }")[0].contains("S001"));
 }
@@ -120,8 +120,8 @@ fn expressions_are_checked_where_they_stand() {
         ("msg.a ==", "routes.yaml:9:13 error[S009] "),
         ("mgs.a == 1", "routes.yaml:9:13 error[S009] undefined variable: mgs"),
         ("matchs(msg)", "routes.yaml:9:13 error[S009] there is no function `matchs` | did you mean `matches`?"),
-        ("true } fn own() { true", "routes.yaml:9:13 error[S009] not one expression"),
-        ("true } publish(\"x\", #{}); fn own() { true", "routes.yaml:9:13 error[S009] not one expression"),
+        ("true } fn own() { true", "routes.yaml:9:13 error[S009] it must be exactly one expression"),
+        ("true } publish(\"x\", #{}); fn own() { true", "routes.yaml:9:13 error[S009] it must be exactly one expression"),
     ];
     for (source, wanted) in cases {
         let (_, diagnostics) =
@@ -155,7 +155,7 @@ fn failures_say_where_and_why_and_how_it_came_there() {
         ("msg.a.b.c", "in fn f: `msg.a` is missing"),
         ("msg.a[0]", "in fn f: `msg.a` is missing"),
         ("msg.a.b = 1;", "in fn f: `msg.a` is missing"),
-        ("1 + msg", "in fn f: `+` between (i64, map) is not possible"),
+        ("1 + msg", "in fn f: `+` does not work between (i64, map)"),
         ("1 / 0", "in fn f: Division by zero: 1 / 0"),
         ("[1][5]", "in fn f: Array index 5 out of bounds: only 1 element in array"),
         ("members(5)", "in fn f: `members` takes members(channel), got (i64)"),

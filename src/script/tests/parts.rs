@@ -128,9 +128,9 @@ fn what_a_script_does_not_touch_stays_as_it_was() {
     assert_eq!(f("msg.remove(\"a\"); msg.remove(\"n\"); msg"), r#"{"z":18446744073709551615,"u":"\u0041\ud800"}"#);
     assert_eq!(f("#{ a: msg.a }"), r#"{"a":2}"#);
     assert_eq!(value("fn f(msg) { msg.a = 1; msg }", "{}"), r#"{"a":1}"#);
-    // What is wanted of it must be for scripts, and the text says of the whole where it is not.
+    // The members that the script uses must be within its bounds, and the text names the place in the whole message if they are not.
     let thrown = message(&one("fn f(msg) { msg.u }"), "f", msg);
-    assert!(matches!(&thrown, Err(ScriptError::NotForScripts(why)) if why.contains("is not for scripts")), "{thrown:?}");
+    assert!(matches!(&thrown, Err(ScriptError::NotForScripts(why)) if why.contains("cannot be given to a script")), "{thrown:?}");
 }
 
 /// A function that gives back the message with this put in for `a` fails where the value cannot be given.

@@ -1,4 +1,4 @@
-//! What becomes of those who drive scripts over their budgets, of the functions they drive, and what a plugin leaves behind.
+//! What happens to senders whose script calls exceed their budgets and to the functions they call, and what a plugin leaks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -185,7 +185,10 @@ fn who_published_an_event_pays_for_it_and_not_who_gets_it() {
         outcome
     };
     let large = deliver("spender", &format!("[{}0]", "0,".repeat(20_000)));
-    assert!(matches!(&large, Err(ScriptError::NotForScripts(why)) if why.starts_with("the event is not for scripts")), "{large:?}");
+    assert!(
+        matches!(&large, Err(ScriptError::NotForScripts(why)) if why.starts_with("the event cannot be given to a script")),
+        "{large:?}"
+    );
     for _ in 0..SENDER_TRIPS_MAX {
         assert!(matches!(deliver("spender", r#"{"hang":true}"#), Err(ScriptError::Tripped { .. })));
     }

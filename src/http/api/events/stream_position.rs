@@ -1,4 +1,4 @@
-//! A place in the log as a stream of several channels knows it, and what becomes of one that comes back with it.
+//! The position in the log of a stream over several channels, and what a stream gets that comes back with it.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ pub(super) struct StreamPosition {
     pub(super) count: Option<u64>,
 }
 
-/// Where a stream begins, and what it is told first.
+/// Where a stream begins, and what is sent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Start {
     pub(super) position: StreamPosition,
@@ -60,7 +60,7 @@ impl Start {
     }
 }
 
-/// Where a stream begins. `given`: the place it came back with, none inside where that was no place of ours.
+/// Where a stream begins. `given`: the position it came back with, none inside if that is not a position of this server.
 pub(super) async fn start(store: &Store, filter: &Filter, given: Option<Option<StreamPosition>>) -> Result<Start, StoreError> {
     let now = store.log_position(filter).await?;
     let known = given.flatten().filter(|position| position.log == now.log && position.seq <= now.seq);
@@ -75,7 +75,7 @@ pub(super) async fn start(store: &Store, filter: &Filter, given: Option<Option<S
     }
     let there = store.count_between(filter, position.seq, now.seq).await?;
     let missed = position.count.zip(there).map(|(count, there)| now.tops.saturating_sub(count).saturating_sub(there));
-    // What is gone was older than what is there: it counts before that.
+    // Missing events are older than the available ones, so they are counted first.
     let count = position.count.zip(missed).map(|(count, missed)| count.saturating_add(missed));
     Ok(Start { position: StreamPosition { count, ..position }, recovered: Some(missed == Some(0)), missed, at_end })
 }

@@ -1,4 +1,4 @@
-//! Who may come in at which door: origins, hosts, content types, tokens. No web page a developer happens to visit may.
+//! Who may use which endpoint: origins, hosts, content types, tokens. No web page a developer happens to visit may.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::support::{Answer, Client, Server, Setup, request};
 const JSON: (&str, &str) = ("content-type", "application/json");
 const FOREIGN: &str = "https://app.example";
 
-/// Every door: the status that somebody with these headers gets, where one who is let in gets the second.
+/// Every endpoint: its name, the status of a request with these headers, and the status of an allowed request.
 async fn knock(server: &Server, headers: &[(&'static str, &str)]) -> Vec<(&'static str, u16, u16)> {
     let body = json!({ "channel": "custom:x", "data": {} }).to_string();
     let event = json!({ "type": "x", "data": {} }).to_string();
@@ -31,19 +31,19 @@ async fn knock(server: &Server, headers: &[(&'static str, &str)]) -> Vec<(&'stat
         ("publishing", request("POST", &server.http("api", "/api/publish"), &with_json, Some(&body)).await, 202),
         ("as a source", request("POST", &server.http("api", "/api/sources/bus"), &with_json, Some(&event)).await, 202),
     ];
-    statuses.extend(requests.into_iter().map(|(door, answer, good)| (door, answer.status, good)));
+    statuses.extend(requests.into_iter().map(|(endpoint, answer, good)| (endpoint, answer.status, good)));
     statuses
 }
 
 async fn all_open(server: &Server, headers: &[(&'static str, &str)]) {
-    for (door, status, good) in knock(server, headers).await {
-        assert_eq!(status, good, "{door} {headers:?}");
+    for (endpoint, status, good) in knock(server, headers).await {
+        assert_eq!(status, good, "{endpoint} {headers:?}");
     }
 }
 
 async fn all_shut(server: &Server, headers: &[(&'static str, &str)]) {
-    for (door, status, _) in knock(server, headers).await {
-        assert_eq!(status, 403, "{door} {headers:?}");
+    for (endpoint, status, _) in knock(server, headers).await {
+        assert_eq!(status, 403, "{endpoint} {headers:?}");
     }
 }
 
@@ -89,13 +89,13 @@ async fn pages_of_others_are_not() {
 async fn a_listed_origin_opens_its_own_door_only() {
     let server = Setup::shipped().env("WORKSPACE_ORIGINS", "https://app.example, https://other.example").start();
     let headers = [("origin", FOREIGN)];
-    for (door, status, good) in knock(&server, &headers).await {
-        assert_eq!(status, if door == "workspace" { good } else { 403 }, "{door}");
+    for (endpoint, status, good) in knock(&server, &headers).await {
+        assert_eq!(status, if endpoint == "workspace" { good } else { 403 }, "{endpoint}");
     }
     let server = Setup::shipped().env("API_ORIGINS", FOREIGN).start();
     let open = ["reading", "health", "metrics", "publishing", "as a source"];
-    for (door, status, good) in knock(&server, &headers).await {
-        assert_eq!(status, if open.contains(&door) { good } else { 403 }, "{door}");
+    for (endpoint, status, good) in knock(&server, &headers).await {
+        assert_eq!(status, if open.contains(&endpoint) { good } else { 403 }, "{endpoint}");
     }
     let answer = request("GET", &server.http("api", "/api/channels"), &headers, None).await;
     assert_eq!((answer.header("access-control-allow-origin"), answer.header("vary")), (FOREIGN, "Origin"));
@@ -105,13 +105,13 @@ async fn a_listed_origin_opens_its_own_door_only() {
 async fn only_names_of_this_machine_are_answered() {
     let server = Server::shipped();
     for host in ["evil.example", "evil.example:3000", "localhost.evil.example", "10.0.0.1", ""] {
-        for (door, status) in knock_with_host(&server, host).await {
-            assert_eq!(status, 403, "{door} {host}");
+        for (endpoint, status) in knock_with_host(&server, host).await {
+            assert_eq!(status, 403, "{endpoint} {host}");
         }
     }
     for host in ["localhost", "LOCALHOST:1", "127.0.0.1:99", "[::1]:5", "[::1]", "localhost."] {
-        for (door, status) in knock_with_host(&server, host).await {
-            assert_ne!(status, 403, "{door} {host}");
+        for (endpoint, status) in knock_with_host(&server, host).await {
+            assert_ne!(status, 403, "{endpoint} {host}");
         }
     }
 }
@@ -144,8 +144,8 @@ async fn localhost_is_both_loopback_addresses() {
 async fn a_body_says_that_it_is_json() {
     let server = Server::shipped();
     let body = json!({ "channel": "custom:x", "type": "x", "data": {} }).to_string();
-    let doors = [server.http("api", "/api/publish"), server.http("api", "/api/sources/bus"), server.http("bus", "/events")];
-    for url in &doors {
+    let endpoints = [server.http("api", "/api/publish"), server.http("api", "/api/sources/bus"), server.http("bus", "/events")];
+    for url in &endpoints {
         for kind in
             ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/jsonx", "text/json"]
         {
@@ -156,7 +156,7 @@ async fn a_body_says_that_it_is_json() {
     }
     for kind in ["application/json; charset=utf-8", "Application/JSON", "application/cloudevents+json"] {
         assert_eq!(
-            request("POST", &doors[0], &[("content-type", kind)], Some(&json!({ "channel": "custom:x" }).to_string())).await.status,
+            request("POST", &endpoints[0], &[("content-type", kind)], Some(&json!({ "channel": "custom:x" }).to_string())).await.status,
             202,
             "{kind}"
         );
