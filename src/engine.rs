@@ -91,7 +91,12 @@ impl Engine {
         let write_until = CancellationToken::new();
         let written = core.spawn("store writer", writer.run(write_until.clone().cancelled_owned()));
         let own = live.clone();
-        core.spawn("commit queue", async move { own.finish_commits().await });
+        let stopping = stop.clone();
+        core.spawn("commit queue", async move {
+            // It ends with the store, of which the writer is the one to be told.
+            own.finish_commits().await;
+            stopping.cancelled().await;
+        });
         for nth in 0..hub.flush.tasks() {
             let hub = hub.clone();
             core.spawn(format!("flush {nth}"), async move { hub.flush.run(nth).await });

@@ -15,7 +15,7 @@ const CHAT: &str = r#"
     listen: localhost:0/chat
     user: $query.user
     messages:
-      join: { join: "{$.channel}", reply: { type: joined, offset: $position.offset } }
+      join: { join: "{$.channel}", reply: { type: joined } }
       say: { to: "room:{$.room}", data: { text: $.text } }
       version: { reply: { version: 1 } }
       rare: { limit: 2/1h, reply: { type: rare } }
