@@ -21,7 +21,8 @@ use tramline::model::{ChannelName, ConnView, Event, Json, Now, SubView, json};
 use tramline::pipeline::deliver::Renderer;
 use tramline::pipeline::{self, ClientLimits, Decision, Effect, Env, EventEffect, Input, Moment, Snapshot, Spending, Spent};
 use tramline::protocol::Frame;
-use tramline::protocol::websocket::{self, Decoder};
+use tramline::protocol::wire::Wire;
+use tramline::protocol::wire::websocket::{self, Decoder};
 use tramline::runtime::{self, Counters, Runtime};
 use tramline::telemetry::metrics::Metrics;
 
@@ -147,7 +148,7 @@ impl Client {
             origin: Default::default(),
         };
         let metrics = snapshot.counters.protocol(plan.id).unwrap().clone();
-        let connection = Connection::new(1, plan.id, now, view, &plan.limits, None, metrics);
+        let connection = Connection::new(1, plan.id, now, view, &plan.limits, Wire::WebSocket { compress: None }, metrics);
         let limits = ClientLimits::new(plan, now);
         Self { connection, limits, now, snapshot }
     }

@@ -15,6 +15,7 @@ use crate::model::view::ConnView;
 use crate::model::{Json, Now};
 use crate::pipeline::{ClientLimits, Moment, Spent};
 use crate::protocol::Frame;
+use crate::protocol::wire::Wire;
 use crate::runtime::{self, Runtime};
 use crate::store::{Store, Writer};
 use crate::telemetry::metrics::Metrics;
@@ -51,6 +52,8 @@ pub(crate) async fn live(yaml: &str, plugins: &[(&str, &str)]) -> Arc<Live> {
     tokio::spawn(writer.run(std::future::pending()));
     let hub = live.hub.clone();
     tokio::spawn(async move { hub.flush.run_all().await });
+    let hub = live.hub.clone();
+    tokio::spawn(async move { hub.renderings.run(&hub.flush).await });
     let batching = live.clone();
     tokio::spawn(async move { batching.write_due_batches().await });
     let feed = live.hub.feed.clone();
@@ -84,7 +87,15 @@ pub(crate) fn connect(live: &Live, id: &str) -> Arc<Connection> {
         origin: Default::default(),
     };
     let metrics = snapshot.counters.protocol(plan.id).unwrap().clone();
-    let connection = Arc::new(Connection::new(live.hub.next_key(), plan.id, Now::read(), view, &plan.limits, None, metrics));
+    let connection = Arc::new(Connection::new(
+        live.hub.next_key(),
+        plan.id,
+        Now::read(),
+        view,
+        &plan.limits,
+        Wire::WebSocket { compress: None },
+        metrics,
+    ));
     live.admit(&snapshot, &connection).unwrap();
     connection
 }
@@ -120,7 +131,7 @@ impl Client {
 
     /// Everything it was told since the last look.
     pub(crate) fn told(&self) -> Vec<String> {
-        told(&self.connection.outbox.take())
+        told(&self.connection.outbox.drain(usize::MAX).concat())
     }
 }
 

@@ -7,7 +7,8 @@ use super::delivery_policy::{DeliveryPolicy, Overflow};
 use super::locked_channels::Published;
 use super::members::{self, Member};
 use super::outbox::{Packet, PacketRun};
-use super::{Channel, Connection, Hub, Sent, State, batching};
+use super::rendering::{self, Rendering};
+use super::{Channel, Connection, Hub, Piece, Sent, State, batching};
 use crate::config::plan::BatchPlan;
 use crate::model::Event;
 use crate::model::id::ProtocolId;
@@ -30,6 +31,10 @@ pub trait Render {
     /// What matters of an event to those who do not read; none: it waits like any other. `None` for the channel: it was sent
     /// directly.
     fn policy(&self, event: &Arc<Event>, channel: Option<&Channel>) -> Option<Arc<DeliveryPolicy>>;
+    /// Whether a script may run for what a protocol's receivers are written: never while a channel is locked, then.
+    fn defers(&self, protocol: ProtocolId) -> bool;
+    /// Takes what is to be rendered once no channel is locked any more.
+    fn later(&mut self, rendering: Rendering);
     /// Receivers with the same number get the same of every event; none: what this one gets is its own.
     fn group(&self, connection: &Connection, subscription: &SubView) -> Option<u64>;
 }
@@ -80,18 +85,60 @@ impl Group {
     }
 }
 
+/// What is rendered once the channel is let go, for each protocol.
+#[derive(Default)]
+struct Deferred {
+    renderings: Vec<Rendering>,
+    /// Of the first event, once it is known.
+    policy: Option<Option<Arc<DeliveryPolicy>>>,
+}
+
+impl Deferred {
+    /// Keeps a place for a member.
+    fn add(
+        &mut self,
+        channel: &Arc<Channel>,
+        piece: &Piece,
+        at: usize,
+        published: &mut [Published],
+        except: &[Option<u64>],
+        render: &mut dyn Render,
+    ) {
+        let member = &piece[at];
+        let mut events = published.iter().zip(except).filter(|(published, except)| is_for(member, &published.event, **except));
+        let Some((first, _)) = events.next() else { return };
+        let policy = self.policy.get_or_insert_with(|| render.policy(&first.event, Some(channel))).clone();
+        let protocol = member.connection.protocol;
+        let known = self.renderings.iter().position(|rendering| rendering.protocol() == protocol);
+        let nth = known.unwrap_or_else(|| {
+            let events = published.iter().zip(except).map(|(published, except)| (published.event.clone(), *except)).collect();
+            self.renderings.push(Rendering::new(protocol, Some(channel.clone()), events, false));
+            self.renderings.len() - 1
+        });
+        if let Err(sent) = self.renderings[nth].add_member(piece, at, policy.as_ref()) {
+            let missed = published.iter_mut().zip(except).filter(|(published, except)| is_for(member, &published.event, **except));
+            missed.for_each(|(published, _)| published.note(sent));
+        }
+    }
+}
+
 impl Hub {
     /// Queues for the members what was shown since the last time, and says what became of each event.
-    pub(super) fn fan_out(&self, channel: &Channel, state: &mut State, render: &mut dyn Render) -> Vec<Published> {
+    pub(super) fn fan_out(&self, channel: &Arc<Channel>, state: &mut State, render: &mut dyn Render) -> Vec<Published> {
         let (mut published, except): (Vec<Published>, Vec<Option<u64>>) = std::mem::take(&mut state.burst).into_iter().unzip();
         let Some(first) = published.first().map(|first| first.event.offset) else { return published };
         let mut groups: Vec<Group> = Vec::new();
         let mut alone: Vec<&Member> = Vec::new();
         let mut batched = Vec::new();
+        let mut deferred = Deferred::default();
         for (nth, piece) in state.members.pieces().iter().enumerate() {
-            for member in members::ahead(piece).filter(|member| member.behind.is_none()) {
+            for (at, member) in members::ahead(piece).enumerate().filter(|(_, member)| member.behind.is_none()) {
                 if member.batches {
                     batching::note(member, &mut batched, &mut published, &except);
+                    continue;
+                }
+                if render.defers(member.connection.protocol) {
+                    deferred.add(channel, piece, at, &mut published, &except, render);
                     continue;
                 }
                 let Some(number) = render.group(&member.connection, &member.view) else {
@@ -130,6 +177,7 @@ impl Hub {
             }
         }
         groups.into_iter().for_each(|group| group.count(&mut published));
+        rendering::leave(deferred.renderings, &mut published, render);
         for protocol in batched {
             let written = self.add_to_batches(channel, state, protocol, &published, &except, render);
             if let Some(last) = published.last_mut() {

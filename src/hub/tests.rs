@@ -54,6 +54,10 @@ fn publish(hub: &Hub, name: &ChannelName, plan: &Arc<ChannelPlan>) {
         fn group(&self, _: &Connection, _: &SubView) -> Option<u64> {
             None
         }
+        fn defers(&self, _: crate::model::id::ProtocolId) -> bool {
+            false
+        }
+        fn later(&mut self, _: Rendering) {}
     }
     let mut locked = hub.hold(vec![(name.clone(), plan.clone(), None)]).unwrap();
     let new = NewEvent {
