@@ -73,8 +73,13 @@ pub(crate) async fn shown(live: &Live, channel: &str, offset: u64) {
 
 /// A connection of the first protocol that the hub has let in.
 pub(crate) fn connect(live: &Live, id: &str) -> Arc<Connection> {
+    connect_by(live, 0, id)
+}
+
+/// The same of another, by its place in the file.
+fn connect_by(live: &Live, protocol: usize, id: &str) -> Arc<Connection> {
     let snapshot = live.current();
-    let plan = &snapshot.runtime.plan.protocols[0];
+    let plan = &snapshot.runtime.plan.protocols[protocol];
     let view = ConnView {
         id: id.into(),
         protocol: plan.name.clone(),
@@ -109,8 +114,13 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn open(live: &Arc<Live>, id: &str) -> Self {
-        let connection = connect(live, id);
-        let limits = ClientLimits::new(&live.current().runtime.plan.protocols[0], Now::read());
+        Self::open_by(live, 0, id)
+    }
+
+    /// Of another protocol than the first, by its place in the file.
+    pub(crate) fn open_by(live: &Arc<Live>, protocol: usize, id: &str) -> Self {
+        let connection = connect_by(live, protocol, id);
+        let limits = ClientLimits::new(&live.current().runtime.plan.protocols[protocol], Now::read());
         let mut client = Self { live: live.clone(), connection, limits };
         client.input(Moment::Open);
         client

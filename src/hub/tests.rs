@@ -1,6 +1,7 @@
 //! Channels that come and go keep their places.
 
 mod batching;
+mod rendering;
 
 use std::sync::Arc;
 

@@ -37,7 +37,11 @@ impl Outbox {
     pub fn drain(&self, bytes_max: usize) -> Vec<Bytes> {
         let mut queue = self.queue.lock();
         debug_assert!(queue.socket.is_none(), "what waits belongs to the socket");
-        queue.drain(bytes_max)
+        let taken = queue.drain(bytes_max);
+        drop(queue);
+        // There is room again.
+        self.waker.wake();
+        taken
     }
 
     /// The socket, while there is one.

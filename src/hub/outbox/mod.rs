@@ -324,7 +324,7 @@ impl Outbox {
     /// Whether something waits that could be written.
     pub fn can_write(&self) -> bool {
         let queue = self.queue.lock();
-        !queue.waiting.is_empty() && !queue.blocked
+        !queue.waiting.is_empty() && !queue.blocked && queue.socket.is_some()
     }
 
     /// Whether the socket takes nothing.

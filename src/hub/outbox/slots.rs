@@ -122,6 +122,12 @@ impl OutboxQueue {
 }
 
 impl Outbox {
+    /// Whether places are kept that nobody has filled yet, or something waits for them.
+    #[cfg(test)]
+    pub(crate) fn has_places(&self) -> bool {
+        self.queue.lock().is_staging()
+    }
+
     /// Keeps a place. `policy`: of the first message that it is for. Instead of the place: what became of them.
     pub(in crate::hub) fn reserve(
         &self,
@@ -214,10 +220,19 @@ impl Outbox {
                 sent.extend(messages.map(|message| self.go_on(&mut queue, message, &slow)));
             }
             (Some(at), Some(_)) => {
-                let mut ready = Vec::new();
+                let (mut ready, mut bytes) = (Vec::new(), 0);
                 for message in messages {
                     let frame = &message.frame;
-                    let became = self.refuse(&mut queue, frame.cost_bytes(), subscription, frame.policy.as_ref(), &slow);
+                    // The place itself makes room for some of it.
+                    bytes += frame.cost_bytes();
+                    let more = bytes.saturating_sub(FRAME_OVERHEAD);
+                    let became = match queue.staged.as_ref().and_then(|staged| staged.find(slot)) {
+                        Some(_) => self.refuse(&mut queue, more, subscription, frame.policy.as_ref(), &slow),
+                        None => Some(Sent::Gone),
+                    };
+                    if became.is_some() {
+                        bytes -= frame.cost_bytes();
+                    }
                     match became {
                         None => ready.push(message),
                         Some(became) => queue.note(became, message.count, message.payload),

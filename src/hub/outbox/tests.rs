@@ -2,6 +2,7 @@
 
 mod attachment;
 mod model;
+mod slots;
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::delivery_policy::{DeliveryPolicy, Overflow, SubscriptionId};
 use super::packet::FRAME_OVERHEAD;
-use super::{Outbox, Packet, Progress, Sent};
+use super::{Outbox, Packet, Progress, Sent, Slot};
 use crate::hub::Socket;
 use crate::model::{Close, Priority};
 use crate::protocol::Frame;
