@@ -29,7 +29,7 @@ use commit_queue::CommitQueue;
 use transaction::Transaction;
 
 /// How long a door waits for scripts to write its events for those who get them: then it tells what is known.
-const COUNT_WAIT: Duration = Duration::from_secs(5);
+const COUNTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a door waits for the store before it says that it does not know.
 const SETTLE_WAIT: Duration = Duration::from_secs(10);
@@ -85,7 +85,7 @@ impl Accepted {
                 published.counted().await;
             }
         };
-        tokio::time::timeout(COUNT_WAIT, counted).await.ok();
+        tokio::time::timeout(COUNTED_WITHIN, counted).await.ok();
         Ok(applied)
     }
 

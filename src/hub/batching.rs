@@ -244,7 +244,10 @@ impl<'m> Receivers<'m> {
 
 /// Lists of messages that were written as one, each once for all who get the same.
 #[derive(Debug, Default)]
-pub(super) struct Together(HashMap<(WireFormat, Vec<usize>), (Vec<Frame>, Option<Packet>)>);
+pub(super) struct Together(HashMap<SameMessages, (Vec<Frame>, Option<Packet>)>);
+
+/// In which form, and where their texts lie.
+type SameMessages = (WireFormat, Vec<usize>);
 
 impl Together {
     /// These as one message, as it is written to this client. None where there is one message or none.

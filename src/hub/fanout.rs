@@ -131,13 +131,19 @@ impl Hub {
         let mut alone: Vec<&Member> = Vec::new();
         let mut batched = Vec::new();
         let mut deferred = Deferred::default();
+        // Neighbours nearly always have the same protocol.
+        let mut defers = (None, false);
         for (nth, piece) in state.members.pieces().iter().enumerate() {
             for (at, member) in members::ahead(piece).enumerate().filter(|(_, member)| member.behind.is_none()) {
                 if member.batches {
                     batching::note(member, &mut batched, &mut published, &except);
                     continue;
                 }
-                if render.defers(member.connection.protocol) {
+                let protocol = Some(member.connection.protocol);
+                if defers.0 != protocol {
+                    defers = (protocol, render.defers(member.connection.protocol));
+                }
+                if defers.1 {
                     deferred.add(channel, piece, at, &mut published, &except, render);
                     continue;
                 }

@@ -4,26 +4,22 @@
 //! A slow script costs those who wait for it. Whoever publishes goes on after a moment, and one task goes on with the rest, a
 //! little for each protocol in turn.
 
-use std::collections::VecDeque;
-use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+mod outcome;
+mod queue;
+
 use std::sync::Arc;
-use std::sync::atomic::{
-    AtomicUsize,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
-};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
-use tokio::task::yield_now;
+pub use outcome::Outcome;
+use outcome::counted_at;
+pub use queue::{Renderings, Work};
 
-use super::batching::Together;
-use super::delivery_policy::{DeliveryPolicy, Overflow};
-use super::fanout::{Render, is_for};
-use super::members::{Member, Piece};
-use super::outbox::{Packet, Slot};
-use super::{Channel, Connection, Flush, Published, Sent, SubscriptionId};
+use crate::hub::batching::Together;
+use crate::hub::delivery_policy::{DeliveryPolicy, Overflow};
+use crate::hub::fanout::{Render, is_for};
+use crate::hub::members::{Member, Piece};
+use crate::hub::outbox::{Packet, Slot};
+use crate::hub::{Channel, Connection, Flush, Published, Sent, SubscriptionId};
 use crate::model::Event;
 use crate::model::id::ProtocolId;
 use crate::model::view::SubView;
@@ -31,57 +27,6 @@ use crate::protocol::Frame;
 
 /// How long whoever publishes renders, and how long a protocol does before another has its turn.
 pub const TURN: Duration = Duration::from_millis(1);
-
-/// Receivers that may wait for the task. What comes when so many do is rendered by whoever publishes it.
-const RECEIVERS_MAX: usize = 100_000;
-
-/// What becomes of an event that is rendered later, counted over all its receivers.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    counted: [AtomicUsize; 3],
-    /// Renderings that are not done.
-    left: AtomicUsize,
-    done: Notify,
-}
-
-impl Outcome {
-    fn note(&self, sent: Sent) {
-        if let Some(at) = counted_at(sent) {
-            self.counted[at].fetch_add(1, Relaxed);
-        }
-    }
-
-    /// Subscriptions it was queued for, those whose outbox was full, and those whose connection was already ending.
-    pub fn counted(&self) -> [usize; 3] {
-        self.counted.each_ref().map(|counted| counted.load(Relaxed))
-    }
-
-    /// Resolves when it is rendered for everybody.
-    pub async fn done(&self) {
-        let mut notified = pin!(self.done.notified());
-        notified.as_mut().enable();
-        if self.left.load(Acquire) > 0 {
-            notified.await;
-        }
-    }
-
-    fn end(&self) {
-        if self.left.fetch_sub(1, AcqRel) == 1 {
-            self.done.notify_waiters();
-        }
-    }
-}
-
-/// Where a message counts in what [`Outcome::counted`] says.
-fn counted_at(sent: Sent) -> Option<usize> {
-    match sent {
-        Sent::Queued => Some(0),
-        Sent::Full => Some(1),
-        Sent::Gone => Some(2),
-        // Counted where it was decided; or it is given later.
-        Sent::Dropped | Sent::Behind => None,
-    }
-}
 
 #[derive(Debug)]
 enum Who {
@@ -323,112 +268,12 @@ pub fn leave(renderings: Vec<Rendering>, published: &mut [Published], render: &m
     }
     let outcomes: Vec<Arc<Outcome>> = published.iter().map(|_| Arc::default()).collect();
     for (published, outcome) in published.iter_mut().zip(&outcomes) {
-        outcome.left.store(renderings.len(), Release);
+        outcome.begin(renderings.len());
         published.later = Some(outcome.clone());
     }
     for mut rendering in renderings {
         rendering.outcomes.clone_from(&outcomes);
         render.later(rendering);
-    }
-}
-
-/// A rendering with all that it needs.
-pub trait Work: Send {
-    /// Whose receivers wait.
-    fn protocol(&self) -> ProtocolId;
-    /// How many of them.
-    fn receivers(&self) -> usize;
-    /// Goes on for a moment. `false`: it is done.
-    fn go_on(&mut self, flush: &Flush) -> bool;
-}
-
-/// What waits for the task that renders, by protocol.
-#[derive(Default)]
-pub struct Renderings {
-    // Protects what waits. Held for a push or a pop.
-    waiting: Mutex<Waiting>,
-    added: Notify,
-}
-
-#[derive(Default)]
-struct Waiting {
-    /// In turn. One whose work the task has just now may be empty.
-    lanes: VecDeque<Lane>,
-    receivers: usize,
-}
-
-struct Lane {
-    protocol: ProtocolId,
-    work: VecDeque<Box<dyn Work>>,
-}
-
-impl std::fmt::Debug for Renderings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Renderings").field("receivers", &self.waiting.lock().receivers).finish_non_exhaustive()
-    }
-}
-
-impl Renderings {
-    /// Whether work of a protocol waits: what comes now would wait for it in any case.
-    pub fn is_busy(&self, protocol: ProtocolId) -> bool {
-        self.waiting.lock().lanes.iter().any(|lane| lane.protocol == protocol)
-    }
-
-    /// Leaves work to the task. Gives it back where too much waits.
-    pub fn push(&self, work: Box<dyn Work>) -> Result<(), Box<dyn Work>> {
-        let mut waiting = self.waiting.lock();
-        if waiting.receivers + work.receivers() > RECEIVERS_MAX {
-            return Err(work);
-        }
-        waiting.receivers += work.receivers();
-        let protocol = work.protocol();
-        match waiting.lanes.iter_mut().find(|lane| lane.protocol == protocol) {
-            Some(lane) => lane.work.push_back(work),
-            None => waiting.lanes.push_back(Lane { protocol, work: [work].into() }),
-        }
-        drop(waiting);
-        self.added.notify_one();
-        Ok(())
-    }
-
-    /// Work of the protocol whose turn it is.
-    fn pop(&self) -> Option<Box<dyn Work>> {
-        let mut waiting = self.waiting.lock();
-        let mut lane = waiting.lanes.pop_front()?;
-        let work = lane.work.pop_front();
-        waiting.lanes.push_back(lane);
-        waiting.receivers -= work.as_ref().map_or(0, |work| work.receivers());
-        work
-    }
-
-    /// Puts back what is not done, in front; otherwise forgets a protocol of which nothing waits.
-    fn put_back(&self, protocol: ProtocolId, work: Option<Box<dyn Work>>) {
-        let mut waiting = self.waiting.lock();
-        waiting.receivers += work.as_ref().map_or(0, |work| work.receivers());
-        if let Some(lane) = waiting.lanes.iter_mut().find(|lane| lane.protocol == protocol) {
-            work.into_iter().for_each(|work| lane.work.push_front(work));
-        }
-        waiting.lanes.retain(|lane| !lane.work.is_empty());
-    }
-
-    /// Renders what waits, as long as it is polled.
-    pub async fn run(&self, flush: &Flush) {
-        loop {
-            let Some(mut work) = self.pop() else {
-                self.added.notified().await;
-                continue;
-            };
-            let protocol = work.protocol();
-            // An error of ours in one rendering must not keep all others from being seen: its places are left empty.
-            let more = std::panic::catch_unwind(AssertUnwindSafe(|| work.go_on(flush)));
-            if more.is_err() {
-                tracing::error!("events were not written for all who get them: an error of ours");
-            }
-            let left = if let Ok(true) = more { Some(work) } else { None };
-            self.put_back(protocol, left);
-            // Whatever else is ready comes between.
-            yield_now().await;
-        }
     }
 }
 
