@@ -71,6 +71,16 @@ pub(crate) async fn shown(live: &Live, channel: &str, offset: u64) {
     tokio::time::timeout(std::time::Duration::from_secs(20), there).await.unwrap();
 }
 
+/// Resolves when scripts have written every event for these.
+pub(crate) async fn rendered(clients: &[Client]) {
+    let there = async {
+        while clients.iter().any(|client| client.connection.outbox.has_places()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), there).await.unwrap();
+}
+
 /// A connection of the first protocol that the hub has let in.
 pub(crate) fn connect(live: &Live, id: &str) -> Arc<Connection> {
     connect_by(live, 0, id)

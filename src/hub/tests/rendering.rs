@@ -11,7 +11,7 @@ use crate::apply::Accepted;
 use crate::live::Live;
 use crate::model::{Close, Json, Now, Origin};
 use crate::pipeline::publish::{Destination, Proposal};
-use crate::testing::{Client, live, shown};
+use crate::testing::{Client, live, rendered, shown};
 
 /// Subscribers of the slow protocol: more than anyone could write for in the moment that a publisher takes for them.
 const MANY: usize = 500;
@@ -92,15 +92,6 @@ fn waits(clients: &[Client]) -> usize {
     clients.iter().filter(|client| client.connection.outbox.has_places()).count()
 }
 
-async fn until(what: impl Fn() -> bool) {
-    let there = async {
-        while !what() {
-            yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), there).await.unwrap();
-}
-
 #[tokio::test]
 async fn a_slow_script_holds_up_its_own_receivers_and_nobody_else() {
     let live = start().await;
@@ -129,9 +120,9 @@ async fn a_slow_script_holds_up_its_own_receivers_and_nobody_else() {
         }
     });
     let left = waits(&slow);
-    until(|| !script.connection.outbox.has_places()).await;
+    rendered(std::slice::from_ref(&script)).await;
     assert!(waits(&slow) > left / 2, "it is not behind all the others");
-    until(|| waits(&slow) == 0).await;
+    rendered(&slow).await;
     over.store(true, Relaxed);
     others.await.unwrap();
     assert!(turns.load(Relaxed) > 20);
@@ -172,7 +163,7 @@ async fn whoever_leaves_or_ends_gets_first_what_was_published_before() {
     live.end(&slow[last - 1].connection, Close::GoingAway);
     drop(publish(&live, channel("live:a"), "quick"));
     live.hub.close(&slow[last - 2].connection);
-    until(|| waits(&slow) == 0).await;
+    rendered(&slow).await;
     assert_eq!(told(&slow[last]), json!([1, { "left": true }]));
     assert_eq!(slow[last - 1].told(), [r#"{"o":1}"#, "close 1001 server is stopping"]);
     assert_eq!(told(&slow[last - 2]), json!([]));
@@ -187,10 +178,10 @@ async fn what_scripts_write_is_batched_as_all_else() {
         drop(publish(&live, channel("live:a"), "x"));
     }
     clients[1].say(r#"{"type":"leave","channel":"live:a"}"#);
-    until(|| waits(&clients) == 0).await;
+    rendered(&clients).await;
     assert_eq!(clients.each_ref().map(told), [json!([[1, 2, 3]]), json!([[1, 2, 3], 4, { "left": true }])]);
     live.end(&clients[0].connection, Close::Idle);
-    until(|| waits(&clients) == 0).await;
+    rendered(&clients).await;
     assert_eq!(clients[0].told(), [r#"{"o":4}"#, "close 1000 idle"]);
 }
 
