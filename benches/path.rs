@@ -14,7 +14,7 @@ use divan::Bencher;
 use divan::counter::BytesCount;
 use serde_json::Value;
 use tramline::config;
-use tramline::hub::{Connection, Hub, Packet, Render};
+use tramline::hub::{Connection, Hub, Packet, Recipient, Render};
 use tramline::limits::SharedLimits;
 use tramline::model::chance::Chance;
 use tramline::model::{ChannelName, ConnView, Event, Json, Now, SubView, json};
@@ -215,7 +215,7 @@ fn script_by_hand(bencher: Bencher<'_, '_>, message: &Named<Frame>) {
 #[inline(never)]
 fn once_render(renderer: &mut Renderer<'_>, event: &Event, client: &Client, subscription: &SubView) -> Option<Packet> {
     renderer.begin();
-    renderer.render(event, &client.connection, Some(subscription))
+    renderer.render(event, Recipient { connection: &client.connection, subscription: Some(subscription), view: None })
 }
 
 #[divan::bench]

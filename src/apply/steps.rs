@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{Applied, Apply, Batch};
-use crate::hub::{CatchUp, Connection, Joined, LockedChannels, Packet, Published, Render, Rendering, rendering};
+use crate::hub::{CatchUp, Connection, Joined, LockedChannels, Packet, Published, Recipient, Render, Rendering, rendering};
 use crate::model::event::NewEvent;
 use crate::model::{ChannelName, Close, Event, Now};
 use crate::pipeline::effect::{ConnectionEffect, Effect, EventEffect, Receivers};
@@ -222,7 +222,7 @@ impl Apply<'_> {
                 }
                 continue;
             }
-            if let Some(packet) = batch.renderer.render(&published.event, connection, None) {
+            if let Some(packet) = batch.renderer.render(&published.event, Recipient { connection, subscription: None, view: None }) {
                 let packet = Packet { policy: policy.clone(), ..packet };
                 published.note(connection.deliver(packet, None));
                 batch.enqueued(connection);

@@ -308,7 +308,7 @@ fn enqueue_all(channel: &Channel, members: &[&Member], pending: &PendingBatch, r
     for (place, (event, except)) in pending.events.iter().enumerate() {
         render.begin();
         for list in lists.iter_mut().filter(|list| is_for(list.member, event, *except)) {
-            if let Some(message) = render.frame(event, &list.member.connection, Some(&list.member.view)) {
+            if let Some(message) = render.frame(event, list.member.recipient()) {
                 list.places.push(place);
                 list.messages.push(message);
             }

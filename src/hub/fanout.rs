@@ -12,18 +12,29 @@ use super::{Channel, Connection, Hub, Piece, Sent, State, batching};
 use crate::config::plan::BatchPlan;
 use crate::model::Event;
 use crate::model::id::ProtocolId;
-use crate::model::view::SubView;
+use crate::model::view::{ConnView, SubView};
 use crate::protocol::Frame;
 use crate::telemetry::metrics::ProtocolMetrics;
 
-/// How an event is written for a connection: nothing where it is not for it. `None` for the subscription: it was sent directly.
+/// Who is written an event.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipient<'r> {
+    /// Its connection.
+    pub connection: &'r Connection,
+    /// Its subscription; none: the event was sent directly.
+    pub subscription: Option<&'r SubView>,
+    /// The connection as it was when the event was published; none: as it is now.
+    pub view: Option<&'r Arc<ConnView>>,
+}
+
+/// How an event is written for a connection: nothing where it is not for it.
 pub trait Render {
     /// The next event begins: what was kept of the one before no longer counts.
     fn begin(&mut self);
     /// What this receiver is written.
-    fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Packet>;
+    fn render(&mut self, event: &Event, to: Recipient<'_>) -> Option<Packet>;
     /// The same, before it is made ready for the wire.
-    fn frame(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Frame>;
+    fn frame(&mut self, event: &Event, to: Recipient<'_>) -> Option<Frame>;
     /// How messages of this protocol are written as one; none: each by itself.
     fn batch(&self, protocol: ProtocolId) -> Option<&BatchPlan>;
     /// Several messages of this protocol as one.
@@ -55,7 +66,7 @@ impl Group {
         let metrics = member.connection.metrics.clone();
         let mut write = |published: &Published| {
             render.begin();
-            let packet = render.render(&published.event, &member.connection, Some(&member.view))?;
+            let packet = render.render(&published.event, member.recipient())?;
             Some(Packet { policy: render.policy(&published.event, Some(channel)), ..packet })
         };
         let packets: Vec<Option<Packet>> = published.iter().map(&mut write).collect();
@@ -175,7 +186,7 @@ impl Hub {
                 render.begin();
                 for member in &alone {
                     if is_for(member, &published.event, *except)
-                        && let Some(packet) = render.render(&published.event, &member.connection, Some(&member.view))
+                        && let Some(packet) = render.render(&published.event, member.recipient())
                     {
                         published.note(enqueue(member, Packet { policy: policy.clone(), ..packet }, render));
                     }
@@ -206,7 +217,7 @@ pub(super) fn enqueue(member: &Member, packet: Packet, render: &mut dyn Render) 
     {
         // With nothing locked but the channel: what waits may be written meanwhile.
         render.begin();
-        let written = render.render(event, connection, Some(&member.view));
+        let written = render.render(event, member.recipient());
         render.begin();
         let joined = written.map(|packet| Packet { policy: Some(Arc::new(joined)), ..packet });
         if let Some(sent) = joined.and_then(|joined| connection.deliver_joined(joined, subscription, &last)) {

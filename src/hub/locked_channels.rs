@@ -206,7 +206,7 @@ impl LockedChannels<'_> {
             }
             seen = event.offset;
             render.begin();
-            if let Some(packet) = render.render(event, connection, Some(&member.view)) {
+            if let Some(packet) = render.render(event, member.recipient()) {
                 let packet = Packet { policy: render.policy(event, Some(channel)), ..packet };
                 connection.deliver(packet, Some(member.subscription()));
             }

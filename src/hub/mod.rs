@@ -45,7 +45,7 @@ pub use channel::{Channel, ChannelReport, State};
 pub use channel::{ChannelVersion, History, MembersVersion};
 pub use connection::Connection;
 pub use directory::{Admission, Bounds};
-pub use fanout::Render;
+pub use fanout::{Recipient, Render};
 pub use feed::Feed;
 pub use flush::Flush;
 pub use locked_channels::{CatchUp, Joined, LockedChannels, Published, Recover};

@@ -37,10 +37,10 @@ fn publish(hub: &Hub, name: &ChannelName, plan: &Arc<ChannelPlan>) {
     struct Nothing;
     impl Render for Nothing {
         fn begin(&mut self) {}
-        fn render(&mut self, _: &Event, _: &Connection, _: Option<&SubView>) -> Option<Packet> {
+        fn render(&mut self, _: &Event, _: Recipient<'_>) -> Option<Packet> {
             None
         }
-        fn frame(&mut self, _: &Event, _: &Connection, _: Option<&SubView>) -> Option<crate::protocol::Frame> {
+        fn frame(&mut self, _: &Event, _: Recipient<'_>) -> Option<crate::protocol::Frame> {
             None
         }
         fn batch(&self, _: crate::model::id::ProtocolId) -> Option<&crate::config::plan::BatchPlan> {

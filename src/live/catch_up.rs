@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::hub::rendering::TURN;
-use crate::hub::{CatchUp, Connection, Packet, Render};
+use crate::hub::{CatchUp, Connection, Packet, Recipient, Render};
 use crate::live::Live;
 use crate::model::event::Epoch;
 use crate::model::{ChannelName, Close, Event, Now};
@@ -108,7 +108,8 @@ async fn give(
                         break;
                     };
                     renderer.begin();
-                    if let Some(packet) = renderer.render(&event, connection, Some(&view)) {
+                    let to = Recipient { connection, subscription: Some(&view), view: None };
+                    if let Some(packet) = renderer.render(&event, to) {
                         bytes += packet.wire.len();
                         packets.push(Packet { policy: renderer.policy(&event, Some(&channel)), ..packet });
                     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::plan::{BatchPlan, DeliverForm, DeliverRow, FnRef, OnSlow};
 use crate::hub::delivery_policy::{Counting, DeliveryPolicy, Overflow};
-use crate::hub::{Channel, Connection, Packet, Render, Rendering};
+use crate::hub::{Channel, Connection, Packet, Recipient, Render, Rendering};
 use crate::model::id::{Id as _, ProtocolId};
 use crate::model::view::{ConnView, SubView};
 use crate::model::{ChannelName, Codec, Event, Json, Now, Origin, Priority, json};
@@ -122,7 +122,7 @@ impl<'a> Renderer<'a> {
     fn write(&mut self, form: &DeliverForm, receiver: &Receiver<'_>) -> Option<Frame> {
         match form {
             DeliverForm::Template(template) => {
-                let view = receiver.connection.view();
+                let view = receiver.view();
                 let bindings = Bindings {
                     event: Some(receiver.event),
                     subscription: receiver.subscription,
@@ -177,12 +177,21 @@ struct Receiver<'a> {
     event: &'a Event,
     connection: &'a Connection,
     subscription: Option<&'a SubView>,
+    view: Option<&'a Arc<ConnView>>,
 }
 
-impl Receiver<'_> {
+impl<'a> Receiver<'a> {
+    fn new(event: &'a Event, to: Recipient<'a>) -> Self {
+        Self { event, connection: to.connection, subscription: to.subscription, view: to.view }
+    }
+
+    fn view(&self) -> Arc<ConnView> {
+        self.view.cloned().unwrap_or_else(|| self.connection.view())
+    }
+
     fn views(&self) -> (Arc<ConnView>, SubView) {
         let direct = || SubView { channel: ChannelName::direct(), key: "".into(), meta: None, positioned: false };
-        (self.connection.view(), self.subscription.cloned().unwrap_or_else(direct))
+        (self.view(), self.subscription.cloned().unwrap_or_else(direct))
     }
 }
 
@@ -191,8 +200,9 @@ impl Render for Renderer<'_> {
         self.shared.clear();
     }
 
-    fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Packet> {
-        let receiver = Receiver { event, connection, subscription };
+    fn render(&mut self, event: &Event, to: Recipient<'_>) -> Option<Packet> {
+        let receiver = Receiver::new(event, to);
+        let connection = to.connection;
         let rows = &self.protocol(connection.protocol)?.plan.deliver;
         if rows.is_empty() {
             let codec = self.codec(connection);
@@ -203,8 +213,9 @@ impl Render for Renderer<'_> {
         self.packet(index, row, &receiver)
     }
 
-    fn frame(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Frame> {
-        let receiver = Receiver { event, connection, subscription };
+    fn frame(&mut self, event: &Event, to: Recipient<'_>) -> Option<Frame> {
+        let receiver = Receiver::new(event, to);
+        let connection = to.connection;
         let rows = &self.protocol(connection.protocol)?.plan.deliver;
         if rows.is_empty() {
             let codec = self.codec(connection);

@@ -16,13 +16,13 @@ pub use queue::{Renderings, Work};
 
 use crate::hub::batching::Together;
 use crate::hub::delivery_policy::{DeliveryPolicy, Overflow};
-use crate::hub::fanout::{Render, is_for};
+use crate::hub::fanout::{Recipient, Render, is_for};
 use crate::hub::members::{Member, Piece};
 use crate::hub::outbox::{Packet, Slot};
 use crate::hub::{Channel, Connection, Flush, Published, Sent, SubscriptionId};
 use crate::model::Event;
 use crate::model::id::ProtocolId;
-use crate::model::view::SubView;
+use crate::model::view::ConnView;
 use crate::protocol::Frame;
 
 /// How long whoever publishes renders, and how long a protocol does before another has its turn.
@@ -49,8 +49,9 @@ impl Who {
         }
     }
 
-    fn view(&self) -> Option<&SubView> {
-        self.member().map(|member| &member.view)
+    fn recipient<'r>(&'r self, view: &'r Arc<ConnView>) -> Option<Recipient<'r>> {
+        let subscription = self.member().map(|member| &member.view);
+        Some(Recipient { connection: self.connection()?, subscription, view: Some(view) })
     }
 
     fn subscription(&self) -> Option<SubscriptionId> {
@@ -62,6 +63,8 @@ impl Who {
 #[derive(Debug)]
 struct Receiver {
     who: Who,
+    /// The connection as it was when the events were published.
+    view: Arc<ConnView>,
     slot: Slot,
     /// What it is written so far: which of the events, and how.
     places: Vec<usize>,
@@ -119,7 +122,8 @@ impl Rendering {
         let connection = who.connection().ok_or(Sent::Gone)?;
         let slot = connection.outbox.reserve(who.subscription(), policy, || connection.slow())?;
         let written = if self.together.is_some() { Written::Frames(Vec::new()) } else { Written::Packets(Vec::new()) };
-        self.receivers.push(Receiver { who, slot, places: Vec::new(), written });
+        let view = connection.view();
+        self.receivers.push(Receiver { who, view, slot, places: Vec::new(), written });
         Ok(())
     }
 
@@ -210,17 +214,17 @@ impl Receiver {
         policy: &Option<Arc<DeliveryPolicy>>,
         render: &mut dyn Render,
     ) {
-        let Some(connection) = self.who.connection() else { return };
+        let Some(to) = self.who.recipient(&self.view) else { return };
         if self.who.member().is_some_and(|member| !is_for(member, event, except)) {
             return;
         }
         match &mut self.written {
             Written::Packets(packets) => {
-                let Some(packet) = render.render(event, connection, self.who.view()) else { return };
+                let Some(packet) = render.render(event, to) else { return };
                 packets.push(Packet { policy: policy.clone(), ..packet });
             }
             Written::Frames(frames) => {
-                let Some(frame) = render.frame(event, connection, self.who.view()) else { return };
+                let Some(frame) = render.frame(event, to) else { return };
                 frames.push(frame);
             }
         }
@@ -237,9 +241,10 @@ fn fill_place(connection: &Connection, receiver: &Receiver, packets: Vec<Packet>
         && let Some(last) = outbox.last_before(slot, number)
         && let Some(joined) = last.joined_with(policy)
         && let Overflow::Joined(event, _) = &joined.overflow
+        && let Some(to) = receiver.who.recipient(&receiver.view)
     {
         render.begin();
-        let written = render.render(event, connection, receiver.who.view());
+        let written = render.render(event, to);
         render.begin();
         let joined = written.map(|packet| Packet { policy: Some(Arc::new(joined)), ..packet });
         if let Some(sent) = joined.and_then(|joined| fill(vec![joined], Some(&last))) {

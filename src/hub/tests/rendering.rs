@@ -28,6 +28,7 @@ protocols:
     messages:
       join: { join: $.channel, reply: { joined: true } }
       leave: { leave: $.channel, reply: { left: true } }
+      turn: { set: { state.on: $.on } }
       say: { to: $.channel, data: $.n, reply: { said: true } }
       back: { join: { channel: kept:a, recover: { since: $.since, epoch: $.epoch } }, reply: { back: true } }
     deliver: written
@@ -51,6 +52,7 @@ fn written(event, sub, conn) {
     if event.data == "nobody" { return (); }
     if event.data == "fails" { throw "no"; }
     if event.data == "slow" { let sum = 0; for n in 0..1000 { sum += n; } }
+    if conn.state.on == true { return #{ o: "on" }; }
     #{ o: event.offset }
 }
 "#;
@@ -159,12 +161,13 @@ async fn whoever_leaves_or_ends_gets_first_what_was_published_before() {
     drop(publish(&live, channel("live:a"), "slow"));
     let last = MANY - 1;
     assert!(slow[last].connection.outbox.has_places());
+    slow[last].say(r#"{"type":"turn","on":true}"#);
     slow[last].say(r#"{"type":"leave","channel":"live:a"}"#);
     live.end(&slow[last - 1].connection, Close::GoingAway);
     drop(publish(&live, channel("live:a"), "quick"));
     live.hub.close(&slow[last - 2].connection);
     rendered(&slow).await;
-    assert_eq!(told(&slow[last]), json!([1, { "left": true }]));
+    assert_eq!(told(&slow[last]), json!([1, { "left": true }]), "as it was when the event was published");
     assert_eq!(slow[last - 1].told(), [r#"{"o":1}"#, "close 1001 server is stopping"]);
     assert_eq!(told(&slow[last - 2]), json!([]));
     assert_eq!(told(&slow[0]), json!([1, 2]));
