@@ -64,7 +64,7 @@ pub struct PendingCommits {
     pub count: AtomicUsize,
     /// Bytes of what they will send and publish.
     pub bytes: AtomicUsize,
-    /// How many of them change what the next decision reads: who it is, what it is subscribed to.
+    /// How many of them change what the next decision reads: who it is, what it is subscribed to, whether it is still there.
     pub changes: AtomicUsize,
 }
 
