@@ -123,7 +123,7 @@ fn ready(routes: &str) -> Runtime {
 
 /// A client that the router knows, and no socket.
 struct Client {
-    snapshot: Snapshot,
+    snapshot: Arc<Snapshot>,
     connection: Connection,
     limits: ClientLimits,
     now: Now,
@@ -134,7 +134,7 @@ impl Client {
         let (runtime, now) = (Arc::new(ready(ROUTES)), Now::read());
         let limits = SharedLimits::new(&runtime.plan, None, now);
         let counters = Counters::new(&runtime.plan, &Arc::new(Metrics::new(now)), now);
-        let snapshot = Snapshot::new(runtime, limits.into(), counters.into(), Arc::new(Hub::new(Vec::new())));
+        let snapshot = Arc::new(Snapshot::new(runtime, limits.into(), counters.into(), Arc::new(Hub::new(Vec::new()))));
         let plan = &snapshot.runtime.plan.protocols[0];
         let view = ConnView {
             id: "c-1".into(),
