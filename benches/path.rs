@@ -14,14 +14,15 @@ use divan::Bencher;
 use divan::counter::BytesCount;
 use serde_json::Value;
 use tramline::config;
-use tramline::hub::{Connection, Hub, Packet, Render};
+use tramline::hub::{Connection, Hub, Packet, Recipient, Render};
 use tramline::limits::SharedLimits;
 use tramline::model::chance::Chance;
 use tramline::model::{ChannelName, ConnView, Event, Json, Now, SubView, json};
 use tramline::pipeline::deliver::Renderer;
 use tramline::pipeline::{self, ClientLimits, Decision, Effect, Env, EventEffect, Input, Moment, Snapshot, Spending, Spent};
 use tramline::protocol::Frame;
-use tramline::protocol::websocket::{self, Decoder};
+use tramline::protocol::wire::Wire;
+use tramline::protocol::wire::websocket::{self, Decoder};
 use tramline::runtime::{self, Counters, Runtime};
 use tramline::telemetry::metrics::Metrics;
 
@@ -122,7 +123,7 @@ fn ready(routes: &str) -> Runtime {
 
 /// A client that the router knows, and no socket.
 struct Client {
-    snapshot: Snapshot,
+    snapshot: Arc<Snapshot>,
     connection: Connection,
     limits: ClientLimits,
     now: Now,
@@ -133,7 +134,7 @@ impl Client {
         let (runtime, now) = (Arc::new(ready(ROUTES)), Now::read());
         let limits = SharedLimits::new(&runtime.plan, None, now);
         let counters = Counters::new(&runtime.plan, &Arc::new(Metrics::new(now)), now);
-        let snapshot = Snapshot::new(runtime, limits.into(), counters.into(), Arc::new(Hub::new(Vec::new())));
+        let snapshot = Arc::new(Snapshot::new(runtime, limits.into(), counters.into(), Arc::new(Hub::new(Vec::new()))));
         let plan = &snapshot.runtime.plan.protocols[0];
         let view = ConnView {
             id: "c-1".into(),
@@ -147,7 +148,7 @@ impl Client {
             origin: Default::default(),
         };
         let metrics = snapshot.counters.protocol(plan.id).unwrap().clone();
-        let connection = Connection::new(1, plan.id, now, view, &plan.limits, None, metrics);
+        let connection = Connection::new(1, plan.id, now, view, &plan.limits, Wire::WebSocket { compress: None }, metrics);
         let limits = ClientLimits::new(plan, now);
         Self { connection, limits, now, snapshot }
     }
@@ -214,7 +215,7 @@ fn script_by_hand(bencher: Bencher<'_, '_>, message: &Named<Frame>) {
 #[inline(never)]
 fn once_render(renderer: &mut Renderer<'_>, event: &Event, client: &Client, subscription: &SubView) -> Option<Packet> {
     renderer.begin();
-    renderer.render(event, &client.connection, Some(subscription))
+    renderer.render(event, Recipient { connection: &client.connection, subscription: Some(subscription), view: None })
 }
 
 #[divan::bench]

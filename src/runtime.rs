@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::Loaded;
 use crate::config::diagnostic::Diagnostic;
-use crate::config::plan::{ChannelPlan, FnRef, Plan, ProtocolPlan, Reply, Row, SourcePlan};
+use crate::config::plan::{ChannelPlan, DeliverForm, DeliverRow, FnRef, Plan, ProtocolPlan, Reply, Row, SourcePlan};
 use crate::hub::Published;
 use crate::model::Now;
 use crate::model::id::{IdMap, PatternId, ProtocolId, RowId, SourceId};
@@ -35,6 +35,8 @@ pub struct Protocol {
     pub plan: Arc<ProtocolPlan>,
     /// What the function reads that is called for every message.
     pub reads: Reads,
+    /// Whether a script may run for what its clients are written of events.
+    pub delivers_by_script: bool,
 }
 
 /// What a row reads besides its message.
@@ -78,7 +80,8 @@ pub fn build(loaded: Loaded, previous: Option<&Runtime>) -> Result<Runtime, Vec<
     };
     let protocol = |plan: &Arc<ProtocolPlan>| {
         let reads = Reads::of_function(plan.validate.as_ref(), &scripts);
-        (plan.id, Protocol { plan: plan.clone(), reads })
+        let by_script = |row: &DeliverRow| row.when.is_some() || matches!(row.form, Some(DeliverForm::Call(_)));
+        (plan.id, Protocol { plan: plan.clone(), reads, delivers_by_script: plan.deliver.iter().any(by_script) })
     };
     Ok(Runtime {
         channels: ChannelTable::new(&plan.channels),
@@ -151,6 +154,17 @@ impl Counters {
     /// Of a channel's pattern.
     pub fn pattern(&self, channel: &ChannelPlan) -> Arc<PatternMetrics> {
         self.patterns.get(channel.id).cloned().unwrap_or_else(|| self.metrics.pattern(channel.pattern.as_str()))
+    }
+
+    /// Counts what became of events for receivers that scripts write for, which are counted already: see
+    /// [`crate::hub::Rendering::counted`].
+    pub fn rendered(&self, channel: Option<&ChannelPlan>, [delivered, overflowed, gone]: [usize; 3]) {
+        self.channels.delivered.add(delivered as u64);
+        self.channels.drop_many(DropReason::OutboxFull, overflowed as u64);
+        self.channels.drop_many(DropReason::Gone, gone as u64);
+        if let Some(pattern) = channel.and_then(|plan| self.patterns.get(plan.id)) {
+            pattern.delivered.add(delivered as u64);
+        }
     }
 
     /// Counts an event and its deliveries. `channel`: the configuration of its channel; none if it went to connections

@@ -15,6 +15,7 @@ use crate::model::view::ConnView;
 use crate::model::{Json, Now};
 use crate::pipeline::{ClientLimits, Moment, Spent};
 use crate::protocol::Frame;
+use crate::protocol::wire::Wire;
 use crate::runtime::{self, Runtime};
 use crate::store::{Store, Writer};
 use crate::telemetry::metrics::Metrics;
@@ -51,6 +52,8 @@ pub(crate) async fn live(yaml: &str, plugins: &[(&str, &str)]) -> Arc<Live> {
     tokio::spawn(writer.run(std::future::pending()));
     let hub = live.hub.clone();
     tokio::spawn(async move { hub.flush.run_all().await });
+    let hub = live.hub.clone();
+    tokio::spawn(async move { hub.renderings.run(&hub.flush).await });
     let batching = live.clone();
     tokio::spawn(async move { batching.write_due_batches().await });
     let feed = live.hub.feed.clone();
@@ -68,10 +71,25 @@ pub(crate) async fn shown(live: &Live, channel: &str, offset: u64) {
     tokio::time::timeout(std::time::Duration::from_secs(20), there).await.unwrap();
 }
 
+/// Resolves when scripts have written every event for these.
+pub(crate) async fn rendered(clients: &[Client]) {
+    let there = async {
+        while clients.iter().any(|client| client.connection.outbox.has_places()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), there).await.unwrap();
+}
+
 /// A connection of the first protocol that the hub has let in.
 pub(crate) fn connect(live: &Live, id: &str) -> Arc<Connection> {
+    connect_by(live, 0, id)
+}
+
+/// The same of another, by its place in the file.
+fn connect_by(live: &Live, protocol: usize, id: &str) -> Arc<Connection> {
     let snapshot = live.current();
-    let plan = &snapshot.runtime.plan.protocols[0];
+    let plan = &snapshot.runtime.plan.protocols[protocol];
     let view = ConnView {
         id: id.into(),
         protocol: plan.name.clone(),
@@ -84,7 +102,15 @@ pub(crate) fn connect(live: &Live, id: &str) -> Arc<Connection> {
         origin: Default::default(),
     };
     let metrics = snapshot.counters.protocol(plan.id).unwrap().clone();
-    let connection = Arc::new(Connection::new(live.hub.next_key(), plan.id, Now::read(), view, &plan.limits, None, metrics));
+    let connection = Arc::new(Connection::new(
+        live.hub.next_key(),
+        plan.id,
+        Now::read(),
+        view,
+        &plan.limits,
+        Wire::WebSocket { compress: None },
+        metrics,
+    ));
     live.admit(&snapshot, &connection).unwrap();
     connection
 }
@@ -98,8 +124,13 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn open(live: &Arc<Live>, id: &str) -> Self {
-        let connection = connect(live, id);
-        let limits = ClientLimits::new(&live.current().runtime.plan.protocols[0], Now::read());
+        Self::open_by(live, 0, id)
+    }
+
+    /// Of another protocol than the first, by its place in the file.
+    pub(crate) fn open_by(live: &Arc<Live>, protocol: usize, id: &str) -> Self {
+        let connection = connect_by(live, protocol, id);
+        let limits = ClientLimits::new(&live.current().runtime.plan.protocols[protocol], Now::read());
         let mut client = Self { live: live.clone(), connection, limits };
         client.input(Moment::Open);
         client
@@ -120,7 +151,7 @@ impl Client {
 
     /// Everything that was sent to it since the last look.
     pub(crate) fn told(&self) -> Vec<String> {
-        told(&self.connection.outbox.take())
+        told(&self.connection.outbox.drain(usize::MAX).concat())
     }
 }
 

@@ -11,7 +11,7 @@ use crate::hub::{Channel, Connection, LockedChannels, Published};
 use crate::model::{ChannelName, Close, Now};
 use crate::pipeline::Snapshot;
 use crate::pipeline::deliver::Renderer;
-use crate::protocol::{Frame, websocket};
+use crate::protocol::Frame;
 
 /// Bytes that a connection is told at once: what comes next begins anew.
 const REPLY_BYTES_MAX: usize = 16 << 10;
@@ -65,17 +65,19 @@ impl<'a> Batch<'a> {
     pub(super) fn send(&mut self, locked: Option<&mut LockedChannels<'_>>, connection: &Arc<Connection>, frame: &Frame) {
         self.settle(locked);
         let own = self.own.is_some_and(|own| own.key == connection.key);
-        if !own || connection.compresses(frame) || self.replies.len() > REPLY_BYTES_MAX {
+        let wire = connection.outbox.wire();
+        let alone = !own || !wire.appends(frame);
+        if alone || self.replies.len() > REPLY_BYTES_MAX {
             self.enqueue_replies();
         }
-        if !own || connection.compresses(frame) {
+        if alone {
             connection.send(frame);
             return self.enqueued(connection);
         }
         if self.replies.capacity() == 0 {
             self.replies = BUFFER.take();
         }
-        websocket::append(&mut self.replies, frame);
+        wire.append(&mut self.replies, frame);
         self.reply_count += 1;
         self.reply_payload += frame.len() as u64;
     }
@@ -172,7 +174,7 @@ impl Drop for Batch<'_> {
         if !std::thread::panicking() {
             self.enqueue_replies();
             self.settle(None);
-            self.renderer.report();
+            self.renderer.finish();
         }
         if (1..=BUFFER_BYTES).contains(&self.replies.capacity()) {
             self.replies.clear();

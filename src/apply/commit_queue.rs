@@ -118,10 +118,10 @@ fn cost(steps: &[Step]) -> Cost {
         match step {
             Step::Event(event) => cost.bytes += event.cost_bytes(),
             Step::Connection(ConnectionEffect::Send(frame)) => cost.bytes += frame.len(),
-            Step::Connection(ConnectionEffect::View { .. } | ConnectionEffect::Leave { .. } | ConnectionEffect::Join { .. }) => {
-                cost.changes = 1;
-            }
-            Step::Connection(ConnectionEffect::Close(_)) => {}
+            // After its end nothing of it is handled.
+            Step::Connection(
+                ConnectionEffect::View { .. } | ConnectionEffect::Leave { .. } | ConnectionEffect::Join { .. } | ConnectionEffect::Close(_),
+            ) => cost.changes = 1,
         }
     }
     cost

@@ -28,6 +28,9 @@ pub use batch::Batch;
 use commit_queue::CommitQueue;
 use transaction::Transaction;
 
+/// How long a door waits for scripts to write its events for those who get them: then it tells what is known.
+const COUNTED_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long a door waits for the store before it says that it does not know.
 const SETTLE_WAIT: Duration = Duration::from_secs(10);
 
@@ -76,6 +79,17 @@ pub enum Effects<'a> {
 impl Accepted {
     /// Resolves when it has happened and is as durable as its channels promise, however long that takes.
     pub async fn settled(self, store: &Store) -> Result<Applied, Fault> {
+        let mut applied = self.kept(store).await?;
+        let counted = async {
+            for published in &mut applied.published {
+                published.counted().await;
+            }
+        };
+        tokio::time::timeout(COUNTED_WITHIN, counted).await.ok();
+        Ok(applied)
+    }
+
+    async fn kept(self, store: &Store) -> Result<Applied, Fault> {
         match self {
             Accepted::Waiting(settled) => settled.await.unwrap_or_else(|_| Err(stopped())),
             Accepted::Done(applied) => {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{Applied, Apply, Batch};
-use crate::hub::{CatchUp, Connection, Joined, LockedChannels, Packet, Published, Render};
+use crate::hub::{CatchUp, Connection, Joined, LockedChannels, Packet, Published, Recipient, Render, Rendering, rendering};
 use crate::model::event::NewEvent;
 use crate::model::{ChannelName, Close, Event, Now};
 use crate::pipeline::effect::{ConnectionEffect, Effect, EventEffect, Receivers};
@@ -111,7 +111,7 @@ impl Apply<'_> {
         for (name, key) in recovering {
             match held.catch_up(&name, actor, &key, &mut batch.renderer) {
                 CatchUp::Done => {}
-                CatchUp::Room | CatchUp::Read { .. } => actor.push_behind(name, key),
+                CatchUp::Room | CatchUp::Read { .. } | CatchUp::Render { .. } => actor.push_behind(name, key),
                 CatchUp::Lost => batch.ends(actor, Close::PositionLost),
             }
         }
@@ -209,13 +209,26 @@ impl Apply<'_> {
         batch.renderer.begin();
         let mut published = Published::new(event);
         let policy = batch.renderer.policy(&published.event, None);
+        let mut deferred: Vec<Rendering> = Vec::new();
         for connection in connections.iter().filter(|c| except != Some(c.key)) {
-            if let Some(packet) = batch.renderer.render(&published.event, connection, None) {
+            if batch.renderer.defers(connection.protocol) {
+                let known = deferred.iter().position(|rendering| rendering.protocol() == connection.protocol);
+                let nth = known.unwrap_or_else(|| {
+                    deferred.push(Rendering::new(connection.protocol, None, vec![(published.event.clone(), except)], false));
+                    deferred.len() - 1
+                });
+                if let Err(sent) = deferred[nth].add_connection(connection, policy.as_ref()) {
+                    published.note(sent);
+                }
+                continue;
+            }
+            if let Some(packet) = batch.renderer.render(&published.event, Recipient { connection, subscription: None, view: None }) {
                 let packet = Packet { policy: policy.clone(), ..packet };
                 published.note(connection.deliver(packet, None));
                 batch.enqueued(connection);
             }
         }
+        rendering::leave(deferred, std::slice::from_mut(&mut published), &mut batch.renderer);
         hub.feed.passing(&published.event);
         self.snapshot.published(None, &published);
         published

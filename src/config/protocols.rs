@@ -17,6 +17,7 @@ use super::plan::{BatchPlan, HttpRow, IdlePlan, Listen, ProtocolPlan, Role, Row}
 use super::rows::{Kind, Rows};
 use super::template::{self, AllowedRefs};
 use super::{tls, values};
+use crate::model::Codec;
 use crate::model::fault::Code;
 use crate::model::id::ProtocolId;
 use crate::model::pattern::Pattern;
@@ -45,7 +46,7 @@ pub(super) fn protocol(all: &Collected, channels: &Channels, listeners: &mut Lis
     if let Some(tls) = &tls {
         listeners.covers.add(&listen, tls.as_ref(), format!("the protocol `{name}`"), at);
     }
-    fields.read("codec", codec);
+    let codec = fields.read("codec", codec).unwrap_or_default();
     let request = |all: &Collected, node: &Node| template::text(all, node, AllowedRefs::REQUEST);
     let section = |fields: &mut Fields<'_>, key, kind| {
         fields.read(key, |_, node| Some(rows.rows(node, kind, &format!("{name}.{key}")))).unwrap_or_default()
@@ -53,6 +54,7 @@ pub(super) fn protocol(all: &Collected, channels: &Channels, listeners: &mut Lis
     let plan = ProtocolPlan {
         id: ProtocolId::of(&name),
         at: entry.key_span.location.clone(),
+        codec,
         origins: fields.read("origins", values::origins).unwrap_or_default(),
         kind: fields.read("type", values::pointer).unwrap_or_else(|| vec!["type".into()]),
         data: fields.read("data", values::pointer),
@@ -96,12 +98,12 @@ pub(super) fn plugin(fields: &mut Fields<'_>, name: &str) -> Arc<str> {
     written.unwrap_or_else(|| name.replace('-', "_")).into()
 }
 
-fn codec(all: &Collected, node: &Node) -> Option<()> {
+fn codec(all: &Collected, node: &Node) -> Option<Codec> {
     let written = values::text(all, node)?;
     if CODECS_TO_COME.contains(&&*written) {
         return all.fail(codes::NOT_YET, &node.span, format!("the codec `{written}` is not supported yet; the only codec is `json`"));
     }
-    values::word(all, node, &[("json", ())])
+    values::word(all, node, &[("json", Codec::Json)])
 }
 
 /// `batch: {when, every, as, events, bytes}`. If `every` is empty there are no batches, as if `batch` were absent.

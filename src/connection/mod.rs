@@ -5,13 +5,13 @@
 
 #[cfg(test)]
 mod order_tests;
+pub mod reader;
 pub mod stream;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
 mod timers;
 pub mod tls;
-pub mod wire;
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -25,14 +25,14 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::apply::Batch;
 use crate::config::plan::ProtocolPlan;
-use crate::hub::{Connection, Outbox, Socket};
+use crate::hub::{Connection, Lifecycle, Outbox, Progress, Socket};
 use crate::live::{Handled, Live, catch_up};
 use crate::model::{Close, Now};
 use crate::pipeline::{ClientLimits, Moment, Snapshot, Spent};
 use crate::protocol::Frame;
-use crate::protocol::websocket::Received;
+use crate::protocol::wire::{Received, Wire};
+use reader::{Read, Reader, Taken};
 use timers::{Timer, Timers};
-use wire::{Read, Taken, Wire};
 
 /// How long the other side may take over what is left to write and its own close frame.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
@@ -71,19 +71,17 @@ struct Task {
     /// What its protocol said when it was looked at last: timers and limits are set by it.
     plan: Arc<ProtocolPlan>,
     timers: Timers,
-    wire: Wire,
+    reader: Reader,
     /// A message that is decided when nothing of the connection waits for the store any more, and what it has spent.
     held_back: Option<(Frame, Spent)>,
     /// Gives subscriptions what they missed; only while one is behind.
     catching_up: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// How it ended, once it has.
-    ended: Option<Close>,
 }
 
 impl Drop for Task {
     /// Takes the connection out of everything, whichever way it goes.
     fn drop(&mut self) {
-        let close = if std::thread::panicking() { Close::Internal } else { self.ended.take().unwrap_or(Close::Lost) };
+        let close = if std::thread::panicking() { Close::Internal } else { self.connection.outbox.ended().unwrap_or(Close::Lost) };
         self.live.closed(&self.connection, &close, Now::read());
     }
 }
@@ -94,10 +92,10 @@ impl Task {
         if let Some(at) = expires {
             timers.set(Timer::Expiry, at);
         }
-        let wire = Wire::new(early, plan.limits.message, connection.compress.is_some());
+        let reader = Reader::new(early, connection.outbox.wire(), plan.limits.message);
         let limits = ClientLimits::new(&plan, Now::read());
         timers.begin(&plan, Instant::now());
-        Self { live, connection, limits, plan, timers, wire, held_back: None, catching_up: None, ended: None }
+        Self { live, connection, limits, plan, timers, reader, held_back: None, catching_up: None }
     }
 
     /// Takes over what the configuration says of the protocol now, where that has changed.
@@ -110,41 +108,34 @@ impl Task {
         let plan = &self.plan;
         self.limits.update(&before, plan, now);
         self.timers.update(&before, plan, Instant::now());
-        self.wire.set_message_bytes_max(plan.limits.message);
+        self.reader.set_message_bytes_max(plan.limits.message);
         self.connection.update(&plan.limits);
     }
 
     /// Does all that can be done now. Its wakers are those of the deadline, the outbox, the socket and the log.
-    fn poll(&mut self, cx: &mut Context<'_>, deadline: Pin<&mut Sleep>) -> Poll<Close> {
-        let ended = std::task::ready!(self.go_on(cx, deadline));
-        self.ended = Some(ended.clone());
-        Poll::Ready(ended)
-    }
-
-    fn go_on(&mut self, cx: &mut Context<'_>, mut deadline: Pin<&mut Sleep>) -> Poll<Close> {
+    fn poll(&mut self, cx: &mut Context<'_>, mut deadline: Pin<&mut Sleep>) -> Poll<Close> {
         let connection = self.connection.clone();
         connection.outbox.register(cx.waker());
         let mut reads = 0;
         loop {
             // Deadlines come first, so that a busy client cannot hold them up.
             if let Some(close) = self.deadlines(cx, deadline.as_mut()) {
-                return Poll::Ready(close);
+                return Poll::Ready(connection.outbox.end(close));
             }
             let progress = connection.outbox.poll_write(cx, self.catching_up.is_some());
-            let answered = self.wire.is_asked() && !progress.open && progress.written;
-            if progress.shut || answered {
-                return Poll::Ready(self.end(self.wire.closing().cloned().unwrap_or(Close::Lost)));
+            if is_over(&progress) {
+                return Poll::Ready(connection.outbox.end(Close::Lost));
             }
             if progress.fallen {
                 self.live.hub.fall_behind(&connection);
             }
-            if !progress.open && !self.timers.is_set(Timer::CloseDue) {
-                connection.traffic.closing.store(true, Relaxed);
-                self.wire.close(connection.outbox.end().unwrap_or(Close::Lost));
-                self.timers.set(Timer::CloseDue, Instant::now() + CLOSE_WITHIN);
+            if let Some(since) = progress.ends_since
+                && !self.timers.is_set(Timer::CloseDue)
+            {
+                self.timers.set(Timer::CloseDue, since + CLOSE_WITHIN);
                 continue;
             }
-            match self.poll_read(cx, progress.written) {
+            match self.poll_read(cx, &progress) {
                 Poll::Ready(Read::Some | Read::Enough) if reads < TURN => {
                     reads += 1;
                     continue;
@@ -153,11 +144,11 @@ impl Task {
                     // It may send as fast as it can: others on this thread have their turn all the same.
                     cx.waker().wake_by_ref();
                 }
-                Poll::Ready(Read::Last(close)) => {
-                    connection.outbox.close(close);
+                Poll::Ready(Read::Last(transition, close)) => {
+                    connection.outbox.advance(transition, close);
                     continue;
                 }
-                Poll::Ready(Read::Ended(close)) => return Poll::Ready(self.end(close)),
+                Poll::Ready(Read::Ended) => return Poll::Ready(connection.outbox.end(Close::Lost)),
                 Poll::Pending => {}
             }
             // Behind the writing, which makes the room that it waits for.
@@ -167,14 +158,6 @@ impl Task {
                 return Poll::Pending;
             }
         }
-    }
-
-    /// The other side hears the end at once, whoever still holds the connection.
-    fn end(&self, close: Close) -> Close {
-        if let Some(socket) = self.connection.outbox.socket() {
-            socket.close();
-        }
-        close
     }
 
     /// What has passed. The next look is no later than the next deadline: one that was put off is looked at too early, once.
@@ -196,9 +179,9 @@ impl Task {
     }
 
     /// Reads once, and decides what came with it.
-    fn poll_read(&mut self, cx: &mut Context<'_>, written: bool) -> Poll<Read> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, progress: &Progress) -> Poll<Read> {
         let connection = &self.connection;
-        let open = self.wire.closing().is_none();
+        let open = progress.lifecycle == Lifecycle::Open;
         // What its messages did before must be seen by the next, and what waits for the store must have an end.
         if open && (self.held_back.is_some() && connection.is_waiting() || !connection.may_go_on()) {
             return Poll::Pending;
@@ -237,7 +220,7 @@ impl Task {
                 Taken::More
             }
         };
-        let read = self.wire.poll_read(cx, &connection.outbox, written, &mut take);
+        let read = self.reader.poll_read(cx, &connection.outbox, progress, &mut take);
         drop(batch);
         if messages > 0 {
             self.heard(messages, bytes, now);
@@ -323,7 +306,7 @@ impl Task {
             }
             Timer::Grace => self.live.end(&self.connection, Close::Idle),
             Timer::Expiry => self.live.end(&self.connection, Close::Expired),
-            Timer::CloseDue => return Some(self.wire.closing().cloned().unwrap_or(Close::Lost)),
+            Timer::CloseDue => return Some(Close::Lost),
         }
         None
     }
@@ -331,24 +314,32 @@ impl Task {
 
 /// Closes a connection that was never let in. Whether the client stays to hear it is its own affair.
 pub async fn refuse(socket: Box<dyn Socket>, early: Bytes, close: Close) {
-    let outbox = Outbox::new(usize::MAX);
+    let outbox = Outbox::new(Wire::WebSocket { compress: None }, usize::MAX);
     outbox.attach(socket);
-    outbox.close(close.clone());
-    let mut wire = Wire::new(early, 1024, false);
-    wire.close(close);
+    outbox.close(close);
+    let mut reader = Reader::new(early, outbox.wire(), 1024);
     let farewell = poll_fn(|cx| {
         loop {
             let progress = outbox.poll_write(cx, true);
-            if progress.shut {
+            if is_over(&progress) {
                 return Poll::Ready(());
             }
-            match wire.poll_read(cx, &outbox, progress.written, &mut |_| Taken::More) {
-                Poll::Ready(Read::Ended(_)) => return Poll::Ready(()),
-                Poll::Ready(Read::Last(_)) if wire.is_asked() => return Poll::Ready(()),
-                Poll::Ready(Read::Some | Read::Enough | Read::Last(_)) => {}
+            match reader.poll_read(cx, &outbox, &progress, &mut |_| Taken::More) {
+                Poll::Ready(Read::Ended) => return Poll::Ready(()),
+                Poll::Ready(Read::Last(transition, close)) => outbox.advance(transition, close),
+                Poll::Ready(Read::Some | Read::Enough) => {}
                 Poll::Pending => return Poll::Pending,
             }
         }
     });
     tokio::time::timeout(CLOSE_WITHIN, farewell).await.ok();
+}
+
+/// Whether nothing is left to do: the socket is broken, or the other side's close is answered.
+fn is_over(progress: &Progress) -> bool {
+    match progress.lifecycle {
+        Lifecycle::Ended => true,
+        Lifecycle::Answering => progress.written,
+        Lifecycle::Open | Lifecycle::Closing | Lifecycle::Draining | Lifecycle::HungUp => false,
+    }
 }

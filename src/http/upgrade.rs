@@ -34,7 +34,7 @@ use crate::model::view::{ConnView, RequestView};
 use crate::model::{Close, Code, Fault, Json, Now, chance};
 use crate::pipeline::Snapshot;
 use crate::pipeline::scope::Bindings;
-use crate::protocol::websocket;
+use crate::protocol::wire::{Wire, websocket};
 use crate::routing::paths::Parameters;
 use crate::runtime::Protocol;
 
@@ -122,9 +122,9 @@ impl Upgrader {
                 if let (None, Some(session)) = (&view.user, &view.session) {
                     view.user = self.sessions.user(session, now).await;
                 }
-                let compress = protocol.plan.compress.filter(|_| extensions.is_some());
+                let wire = Wire::WebSocket { compress: protocol.plan.compress.filter(|_| extensions.is_some()) };
                 let connection =
-                    Connection::new(live.hub.next_key(), protocol.plan.id, now, view, &protocol.plan.limits, compress, metrics.clone());
+                    Connection::new(live.hub.next_key(), protocol.plan.id, now, view, &protocol.plan.limits, wire, metrics.clone());
                 let connection = Arc::new(connection);
                 live.admit(snapshot, &connection).inspect_err(|_| metrics.refused.inc())?;
                 // A stop closes all connections that are in the hub by then.

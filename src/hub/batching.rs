@@ -14,12 +14,14 @@ use tokio::time::{Instant, sleep_until};
 
 use super::fanout::{Render, enqueue, is_for};
 use super::locked_channels::Published;
-use super::members::Member;
+use super::members::{Member, Members};
 use super::outbox::Packet;
+use super::rendering::Rendering;
 use super::{Channel, Connection, Hub, Sent, State};
 use crate::model::id::ProtocolId;
 use crate::model::{ChannelName, Close, Event};
 use crate::protocol::Frame;
+use crate::protocol::wire::WireFormat;
 
 /// What waits on one channel for the members of one protocol.
 #[derive(Debug)]
@@ -105,7 +107,7 @@ impl Hub {
     /// Keeps what was shown for the members of a protocol, until it is due or enough.
     pub(super) fn add_to_batches(
         &self,
-        channel: &Channel,
+        channel: &Arc<Channel>,
         state: &mut State,
         protocol: ProtocolId,
         published: &[Published],
@@ -147,15 +149,19 @@ impl Hub {
         self.write(&channel, &state, &pending, render)
     }
 
-    fn write(&self, channel: &Channel, state: &State, pending: &PendingBatch, render: &mut dyn Render) -> Written {
+    fn write(&self, channel: &Arc<Channel>, state: &State, pending: &PendingBatch, render: &mut dyn Render) -> Written {
         let mut written = Written::default();
         for (nth, piece) in state.members.pieces().iter().enumerate() {
             if piece.iter().any(|member| pending.is_for(member)) {
                 self.flush.members(nth, piece);
             }
         }
-        let members: Vec<&Member> = state.members.iter().filter(|member| pending.is_for(member)).collect();
-        enqueue_all(channel, &members, pending, render, &mut written);
+        if render.defers(pending.protocol) {
+            defer(channel, &state.members, |member| pending.is_for(member), pending, render, &mut written);
+        } else {
+            let members: Vec<&Member> = state.members.iter().filter(|member| pending.is_for(member)).collect();
+            enqueue_all(channel, &members, pending, render, &mut written);
+        }
         written
     }
 
@@ -184,17 +190,22 @@ impl Hub {
 
 impl State {
     /// Queues what was batched for one subscription.
-    pub(super) fn enqueue_batched(&mut self, channel: &Channel, connection: u64, key: &Arc<str>, render: &mut dyn Render) {
+    pub(super) fn enqueue_batched(&mut self, channel: &Arc<Channel>, connection: u64, key: &Arc<str>, render: &mut dyn Render) {
         let Some((at, member)) = self.member(connection, key) else { return };
         let Some(pending) = self.pending_batches.iter().find(|pending| pending.is_for(member)) else { return };
-        enqueue_all(channel, &[member], pending, render, &mut Written::default());
+        if render.defers(pending.protocol) {
+            let is_it = |other: &Member| other.subscription() == member.subscription();
+            defer(channel, &self.members, is_it, pending, render, &mut Written::default());
+        } else {
+            enqueue_all(channel, &[member], pending, render, &mut Written::default());
+        }
         let last = pending.events.last().map_or(0, |(event, _)| event.offset);
         if let Some(member) = self.members.get_mut(at) {
             member.live_after = member.live_after.max(last);
         }
     }
 
-    fn switch_batching(&mut self, channel: &Channel, connection: &Connection, key: &Arc<str>, render: &mut dyn Render) {
+    fn switch_batching(&mut self, channel: &Arc<Channel>, connection: &Connection, key: &Arc<str>, render: &mut dyn Render) {
         self.enqueue_batched(channel, connection.key, key, render);
         let Some((at, _)) = self.member(connection.key, key) else { return };
         // What others still wait for it has: since just now, or since it came.
@@ -229,11 +240,50 @@ impl<'m> Receivers<'m> {
     fn new(member: &'m Member) -> Self {
         Self { member, places: Vec::new(), messages: Vec::new(), joined: None }
     }
+}
 
-    /// Which messages these are, and in which form: lists of the same are joined once.
-    fn same(&self) -> (bool, Vec<*const u8>) {
-        let place = |message: &Frame| message.text().map_or(std::ptr::null(), str::as_ptr);
-        (self.member.connection.compress.is_some(), self.messages.iter().map(place).collect())
+/// Lists of messages that were written as one, each once for all who get the same.
+#[derive(Debug, Default)]
+pub(super) struct Together(HashMap<SameMessages, (Vec<Frame>, Option<Packet>)>);
+
+/// In which form, and where their texts lie.
+type SameMessages = (WireFormat, Vec<usize>);
+
+impl Together {
+    /// These as one message, as it is written to this client. None where there is one message or none.
+    pub(super) fn joined(&mut self, protocol: ProtocolId, messages: &[Frame], to: &Connection, render: &dyn Render) -> Option<Packet> {
+        if messages.len() < 2 {
+            return None;
+        }
+        // Which messages these are: what is the same text is at the same place. They are kept, so that no other comes there.
+        let place = |message: &Frame| message.text().map_or(0, |text| text.as_ptr().addr());
+        let same = (to.outbox.wire().format(), messages.iter().map(place).collect());
+        let join = || (messages.to_vec(), render.joined(protocol, messages).map(|joined| to.packet(&joined)));
+        self.0.entry(same).or_insert_with(join).1.clone()
+    }
+}
+
+/// Keeps places for what was batched, which is rendered once the channel is let go.
+fn defer(
+    channel: &Arc<Channel>,
+    members: &Members,
+    is_for: impl Fn(&Member) -> bool,
+    pending: &PendingBatch,
+    render: &mut dyn Render,
+    written: &mut Written,
+) {
+    let Some((first, _)) = pending.events.first() else { return };
+    let policy = render.policy(first, Some(channel));
+    let mut rendering = Rendering::new(pending.protocol, Some(channel.clone()), pending.events.clone(), true);
+    for piece in members.pieces() {
+        for (at, _) in piece.iter().enumerate().filter(|(_, member)| is_for(member)) {
+            if let Err(sent) = rendering.add_member(piece, at, policy.as_ref()) {
+                written.note(sent);
+            }
+        }
+    }
+    if !rendering.is_empty() {
+        render.later(rendering);
     }
 }
 
@@ -258,16 +308,15 @@ fn enqueue_all(channel: &Channel, members: &[&Member], pending: &PendingBatch, r
     for (place, (event, except)) in pending.events.iter().enumerate() {
         render.begin();
         for list in lists.iter_mut().filter(|list| is_for(list.member, event, *except)) {
-            if let Some(message) = render.frame(event, &list.member.connection, Some(&list.member.view)) {
+            if let Some(message) = render.frame(event, list.member.recipient()) {
                 list.places.push(place);
                 list.messages.push(message);
             }
         }
     }
-    let mut known = HashMap::new();
-    for list in lists.iter_mut().filter(|list| list.messages.len() > 1) {
-        let join = || render.joined(pending.protocol, &list.messages).map(|joined| list.member.connection.packet(&joined));
-        list.joined = known.entry(list.same()).or_insert_with(join).clone();
+    let mut together = Together::default();
+    for list in &mut lists {
+        list.joined = together.joined(pending.protocol, &list.messages, &list.member.connection, render);
     }
     let policy: Vec<_> = pending.events.iter().map(|(event, _)| render.policy(event, Some(channel))).collect();
     let matter = policy.iter().any(Option::is_some);

@@ -12,13 +12,13 @@ use parking_lot::Mutex;
 
 use crate::config::plan::LimitsPlan;
 use crate::hub::delivery_policy::{DeliveryPolicy, SubscriptionId};
-use crate::hub::outbox::{Outbox, Packet, Sent};
+use crate::hub::outbox::{Outbox, Packet, Sent, Slot};
 use crate::model::id::ProtocolId;
 use crate::model::name::ClientId;
 use crate::model::view::ConnView;
 use crate::model::{ChannelName, Close, Now};
 use crate::protocol::Frame;
-use crate::protocol::websocket;
+use crate::protocol::wire::Wire;
 use crate::telemetry::metrics::ProtocolMetrics;
 use crate::telemetry::report::SlowCounted;
 
@@ -39,8 +39,6 @@ pub struct Connection {
     pub traffic: Traffic,
     // Code and reason for a client whose outbox overflows. Held for a look or a change.
     slow: Mutex<(u16, Arc<str>)>,
-    /// The size in bytes from which messages to it are compressed; none: it did not agree to that.
-    pub compress: Option<usize>,
     /// What is counted of its protocol.
     pub metrics: Arc<ProtocolMetrics>,
     // Whether its events are batched. Each of its subscriptions knows it too: that is what counts for what comes on its channel.
@@ -66,7 +64,7 @@ pub struct PendingCommits {
     pub count: AtomicUsize,
     /// Bytes of what they will send and publish.
     pub bytes: AtomicUsize,
-    /// How many of them change what the next decision reads: who it is, what it is subscribed to.
+    /// How many of them change what the next decision reads: who it is, what it is subscribed to, whether it is still there.
     pub changes: AtomicUsize,
 }
 
@@ -84,8 +82,6 @@ pub struct Traffic {
     pub seen_ms: AtomicI64,
     /// Set while a ping is unanswered.
     pub awaits_pong: AtomicBool,
-    /// Set once the close handshake has begun.
-    pub closing: AtomicBool,
 }
 
 impl Connection {
@@ -96,7 +92,7 @@ impl Connection {
         opened: Now,
         view: ConnView,
         limits: &LimitsPlan,
-        compress: Option<usize>,
+        wire: Wire,
         metrics: Arc<ProtocolMetrics>,
     ) -> Self {
         Self {
@@ -104,10 +100,9 @@ impl Connection {
             id: view.id.clone(),
             protocol,
             opened,
-            outbox: Outbox::new(limits.outbox),
+            outbox: Outbox::new(wire, limits.outbox),
             traffic: Traffic::default(),
             slow: Mutex::new(limits.slow.clone()),
-            compress,
             metrics,
             batches: AtomicBool::new(false),
             view: Mutex::new(Arc::new(view)),
@@ -125,7 +120,7 @@ impl Connection {
 
     /// Looks at what a delivery will need, without waiting for it.
     pub(super) fn touch(&self) {
-        std::hint::black_box((self.protocol, self.compress, self.outbox.touch()));
+        std::hint::black_box((self.protocol, self.outbox.touch()));
     }
 
     /// The snapshot as it is now.
@@ -163,15 +158,9 @@ impl Connection {
         }
     }
 
-    /// Whether a message to it is compressed.
-    pub fn compresses(&self, frame: &Frame) -> bool {
-        self.compress.is_some_and(|above| frame.len() >= above)
-    }
-
     /// A message as it is written to this client.
     pub fn packet(&self, frame: &Frame) -> Packet {
-        let wire = if self.compresses(frame) { websocket::compressed(frame) } else { websocket::message(frame) };
-        Packet { wire, payload: frame.len(), policy: None }
+        Packet { wire: self.outbox.wire().message(frame), payload: frame.len(), policy: None }
     }
 
     /// Queues what was written for it, for one of its subscriptions or none. Never waits. Somebody must flush afterwards.
@@ -189,6 +178,22 @@ impl Connection {
         let payload = packet.payload as u64;
         let sent = self.outbox.push_joined(packet, subscription, last, || self.slow())?;
         if sent == Sent::Queued {
+            self.metrics.messages_out(1, payload);
+        }
+        Some(sent)
+    }
+
+    /// Fills a place that its outbox keeps: see [`Outbox::fill`].
+    pub(super) fn fill(
+        &self,
+        slot: Slot,
+        packets: Vec<Packet>,
+        subscription: Option<SubscriptionId>,
+        instead_of: Option<&Arc<DeliveryPolicy>>,
+    ) -> Option<Vec<Sent>> {
+        let payloads: Vec<u64> = packets.iter().map(|packet| packet.payload as u64).collect();
+        let sent = self.outbox.fill(slot, packets, subscription, instead_of, || self.slow())?;
+        for (_, payload) in sent.iter().zip(payloads).filter(|(sent, _)| **sent == Sent::Queued) {
             self.metrics.messages_out(1, payload);
         }
         Some(sent)
@@ -241,7 +246,7 @@ impl Connection {
 
     /// The WebSocket state number: 1 open, 2 closing.
     pub fn ready_state(&self) -> u8 {
-        if self.traffic.closing.load(Relaxed) || !self.outbox.is_open() { 2 } else { 1 }
+        if self.outbox.is_open() { 1 } else { 2 }
     }
 }
 

@@ -7,22 +7,34 @@ use super::delivery_policy::{DeliveryPolicy, Overflow};
 use super::locked_channels::Published;
 use super::members::{self, Member};
 use super::outbox::{Packet, PacketRun};
-use super::{Channel, Connection, Hub, Sent, State, batching};
+use super::rendering::{self, Rendering};
+use super::{Channel, Connection, Hub, Piece, Sent, State, batching};
 use crate::config::plan::BatchPlan;
 use crate::model::Event;
 use crate::model::id::ProtocolId;
-use crate::model::view::SubView;
+use crate::model::view::{ConnView, SubView};
 use crate::protocol::Frame;
 use crate::telemetry::metrics::ProtocolMetrics;
 
-/// How an event is written for a connection: nothing where it is not for it. `None` for the subscription: it was sent directly.
+/// Who is written an event.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipient<'r> {
+    /// Its connection.
+    pub connection: &'r Connection,
+    /// Its subscription; none: the event was sent directly.
+    pub subscription: Option<&'r SubView>,
+    /// The connection as it was when the event was published; none: as it is now.
+    pub view: Option<&'r Arc<ConnView>>,
+}
+
+/// How an event is written for a connection: nothing where it is not for it.
 pub trait Render {
     /// The next event begins: what was kept of the one before no longer counts.
     fn begin(&mut self);
     /// What this receiver is written.
-    fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Packet>;
+    fn render(&mut self, event: &Event, to: Recipient<'_>) -> Option<Packet>;
     /// The same, before it is made ready for the wire.
-    fn frame(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Frame>;
+    fn frame(&mut self, event: &Event, to: Recipient<'_>) -> Option<Frame>;
     /// How messages of this protocol are written as one; none: each by itself.
     fn batch(&self, protocol: ProtocolId) -> Option<&BatchPlan>;
     /// Several messages of this protocol as one.
@@ -30,6 +42,10 @@ pub trait Render {
     /// What matters of an event to those who do not read; none: it waits like any other. `None` for the channel: it was sent
     /// directly.
     fn policy(&self, event: &Arc<Event>, channel: Option<&Channel>) -> Option<Arc<DeliveryPolicy>>;
+    /// Whether a script may run for what a protocol's receivers are written: never while a channel is locked, then.
+    fn defers(&self, protocol: ProtocolId) -> bool;
+    /// Takes what is to be rendered once no channel is locked any more.
+    fn later(&mut self, rendering: Rendering);
     /// Receivers with the same number get the same of every event; none: what this one gets is its own.
     fn group(&self, connection: &Connection, subscription: &SubView) -> Option<u64>;
 }
@@ -50,7 +66,7 @@ impl Group {
         let metrics = member.connection.metrics.clone();
         let mut write = |published: &Published| {
             render.begin();
-            let packet = render.render(&published.event, &member.connection, Some(&member.view))?;
+            let packet = render.render(&published.event, member.recipient())?;
             Some(Packet { policy: render.policy(&published.event, Some(channel)), ..packet })
         };
         let packets: Vec<Option<Packet>> = published.iter().map(&mut write).collect();
@@ -80,18 +96,66 @@ impl Group {
     }
 }
 
+/// What is rendered once the channel is let go, for each protocol.
+#[derive(Default)]
+struct Deferred {
+    renderings: Vec<Rendering>,
+    /// Of the first event, once it is known.
+    policy: Option<Option<Arc<DeliveryPolicy>>>,
+}
+
+impl Deferred {
+    /// Keeps a place for a member.
+    fn add(
+        &mut self,
+        channel: &Arc<Channel>,
+        piece: &Piece,
+        at: usize,
+        published: &mut [Published],
+        except: &[Option<u64>],
+        render: &mut dyn Render,
+    ) {
+        let member = &piece[at];
+        let mut events = published.iter().zip(except).filter(|(published, except)| is_for(member, &published.event, **except));
+        let Some((first, _)) = events.next() else { return };
+        let policy = self.policy.get_or_insert_with(|| render.policy(&first.event, Some(channel))).clone();
+        let protocol = member.connection.protocol;
+        let known = self.renderings.iter().position(|rendering| rendering.protocol() == protocol);
+        let nth = known.unwrap_or_else(|| {
+            let events = published.iter().zip(except).map(|(published, except)| (published.event.clone(), *except)).collect();
+            self.renderings.push(Rendering::new(protocol, Some(channel.clone()), events, false));
+            self.renderings.len() - 1
+        });
+        if let Err(sent) = self.renderings[nth].add_member(piece, at, policy.as_ref()) {
+            let missed = published.iter_mut().zip(except).filter(|(published, except)| is_for(member, &published.event, **except));
+            missed.for_each(|(published, _)| published.note(sent));
+        }
+    }
+}
+
 impl Hub {
     /// Queues for the members what was shown since the last time, and says what became of each event.
-    pub(super) fn fan_out(&self, channel: &Channel, state: &mut State, render: &mut dyn Render) -> Vec<Published> {
+    pub(super) fn fan_out(&self, channel: &Arc<Channel>, state: &mut State, render: &mut dyn Render) -> Vec<Published> {
         let (mut published, except): (Vec<Published>, Vec<Option<u64>>) = std::mem::take(&mut state.burst).into_iter().unzip();
         let Some(first) = published.first().map(|first| first.event.offset) else { return published };
         let mut groups: Vec<Group> = Vec::new();
         let mut alone: Vec<&Member> = Vec::new();
         let mut batched = Vec::new();
+        let mut deferred = Deferred::default();
+        // Neighbours nearly always have the same protocol.
+        let mut defers = (None, false);
         for (nth, piece) in state.members.pieces().iter().enumerate() {
-            for member in members::ahead(piece).filter(|member| member.behind.is_none()) {
+            for (at, member) in members::ahead(piece).enumerate().filter(|(_, member)| member.behind.is_none()) {
                 if member.batches {
                     batching::note(member, &mut batched, &mut published, &except);
+                    continue;
+                }
+                let protocol = Some(member.connection.protocol);
+                if defers.0 != protocol {
+                    defers = (protocol, render.defers(member.connection.protocol));
+                }
+                if defers.1 {
+                    deferred.add(channel, piece, at, &mut published, &except, render);
                     continue;
                 }
                 let Some(number) = render.group(&member.connection, &member.view) else {
@@ -122,7 +186,7 @@ impl Hub {
                 render.begin();
                 for member in &alone {
                     if is_for(member, &published.event, *except)
-                        && let Some(packet) = render.render(&published.event, &member.connection, Some(&member.view))
+                        && let Some(packet) = render.render(&published.event, member.recipient())
                     {
                         published.note(enqueue(member, Packet { policy: policy.clone(), ..packet }, render));
                     }
@@ -130,6 +194,7 @@ impl Hub {
             }
         }
         groups.into_iter().for_each(|group| group.count(&mut published));
+        rendering::leave(deferred.renderings, &mut published, render);
         for protocol in batched {
             let written = self.add_to_batches(channel, state, protocol, &published, &except, render);
             if let Some(last) = published.last_mut() {
@@ -152,7 +217,7 @@ pub(super) fn enqueue(member: &Member, packet: Packet, render: &mut dyn Render) 
     {
         // With nothing locked but the channel: what waits may be written meanwhile.
         render.begin();
-        let written = render.render(event, connection, Some(&member.view));
+        let written = render.render(event, member.recipient());
         render.begin();
         let joined = written.map(|packet| Packet { policy: Some(Arc::new(joined)), ..packet });
         if let Some(sent) = joined.and_then(|joined| connection.deliver_joined(joined, subscription, &last)) {

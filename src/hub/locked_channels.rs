@@ -7,6 +7,7 @@ use parking_lot::RawMutex;
 use parking_lot::lock_api::ArcMutexGuard;
 
 use super::fanout::Render;
+use super::rendering::Outcome;
 use super::{Channel, ChannelVersion, Connection, Hub, MembersVersion, Packet, Sent, State};
 use crate::model::event::{Epoch, Event, NewEvent};
 use crate::model::view::SubView;
@@ -33,12 +34,25 @@ pub struct Published {
     pub overflowed: usize,
     /// Subscriptions whose connection was already ending.
     pub gone: usize,
+    /// What becomes of it where a script writes it: that is not known yet.
+    pub later: Option<Arc<Outcome>>,
 }
 
 impl Published {
     /// For nobody yet.
     pub fn new(event: Arc<Event>) -> Self {
-        Self { event, delivered: 0, overflowed: 0, gone: 0 }
+        Self { event, delivered: 0, overflowed: 0, gone: 0, later: None }
+    }
+
+    /// Resolves when all receivers are counted, those for whom a script writes it too.
+    pub async fn counted(&mut self) {
+        let Some(later) = &self.later else { return };
+        later.done().await;
+        let [delivered, overflowed, gone] = later.counted();
+        self.delivered += delivered;
+        self.overflowed += overflowed;
+        self.gone += gone;
+        self.later = None;
     }
 
     /// Counts one more receiver.
@@ -165,31 +179,39 @@ impl LockedChannels<'_> {
         }
     }
 
-    /// Gives a subscription that is behind what memory has for it, as far as its outbox has room. Its channel must be held.
+    /// Gives a subscription that is behind what memory has for it, as far as its outbox has room. Its channel must be held: where a
+    /// script writes the events, they are given back instead.
     pub fn catch_up(&mut self, name: &ChannelName, connection: &Connection, key: &Arc<str>, render: &mut dyn Render) -> CatchUp {
         let Some((channel, state)) = self.find(name) else { return CatchUp::Done };
         let Some((at, member)) = state.member(connection.key, key) else { return CatchUp::Done };
-        let Some(mut seen) = member.behind else { return CatchUp::Done };
+        let Some(after) = member.behind else { return CatchUp::Done };
         let position = state.position(channel);
-        if seen + 1 < position.first {
+        if after + 1 < position.first {
             return CatchUp::Lost;
         }
-        let Some(events) = state.tail_after(seen) else {
-            return CatchUp::Read { after: seen, up_to: state.shown, epoch: state.epoch };
+        let Some(mut events) = state.tail_after(after) else {
+            return CatchUp::Read { after, up_to: state.shown, epoch: state.epoch };
         };
+        if render.defers(connection.protocol) {
+            let events: Vec<Arc<Event>> = events.take(CATCH_UP_EVENTS_MAX).cloned().collect();
+            let seen = if events.len() < CATCH_UP_EVENTS_MAX { state.shown } else { events.last().map_or(after, |last| last.offset) };
+            return CatchUp::Render { events, after, seen };
+        }
+        let mut seen = after;
         let mut full = false;
-        for (count, event) in events.enumerate() {
+        for (count, event) in events.by_ref().enumerate() {
             if count >= CATCH_UP_EVENTS_MAX || !connection.outbox.has_room() {
                 full = true;
                 break;
             }
             seen = event.offset;
             render.begin();
-            if let Some(packet) = render.render(event, connection, Some(&member.view)) {
+            if let Some(packet) = render.render(event, member.recipient()) {
                 let packet = Packet { policy: render.policy(event, Some(channel)), ..packet };
                 connection.deliver(packet, Some(member.subscription()));
             }
         }
+        drop(events);
         let seen = if full { seen } else { state.shown };
         state.advance(at, seen);
         if full { CatchUp::Room } else { CatchUp::Done }
@@ -197,7 +219,7 @@ impl LockedChannels<'_> {
 }
 
 /// What keeps a subscription from being live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum CatchUp {
     /// Nothing: it is live, or it has ended.
     Done,
@@ -211,6 +233,15 @@ pub enum CatchUp {
         up_to: u64,
         /// The channel's stream.
         epoch: Epoch,
+    },
+    /// These are to be rendered and given to it by [`Hub::replay`], which says that it has seen everything up to `seen` then.
+    Render {
+        /// In order.
+        events: Vec<Arc<Event>>,
+        /// What it has seen.
+        after: u64,
+        /// What it has seen with them.
+        seen: u64,
     },
     /// What it wants is gone.
     Lost,

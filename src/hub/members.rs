@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Connection, SubscriptionId};
+use super::{Connection, Recipient, SubscriptionId};
 use crate::model::view::SubView;
 use crate::model::{Json, clock};
 
@@ -119,6 +119,11 @@ impl Member {
     /// Whose messages wait in the connection's outbox.
     pub(super) fn subscription(&self) -> SubscriptionId {
         SubscriptionId { number: self.subscription, positioned: self.view.positioned }
+    }
+
+    /// Who is written what comes on its channel.
+    pub(super) fn recipient(&self) -> Recipient<'_> {
+        Recipient { connection: &self.connection, subscription: Some(&self.view), view: None }
     }
 
     /// Presence as scripts and REST see it.

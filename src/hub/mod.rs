@@ -17,6 +17,7 @@ mod flush;
 mod locked_channels;
 mod members;
 pub mod outbox;
+pub mod rendering;
 pub mod socket;
 #[cfg(test)]
 mod tests;
@@ -36,7 +37,7 @@ use crate::model::event::Event;
 use crate::model::id::ProtocolId;
 use crate::model::name::ClientId;
 use crate::model::view::{ConnView, SubView};
-use crate::model::{ChannelName, Code, Fault, Json, Now, Position};
+use crate::model::{ChannelName, Close, Code, Fault, Json, Now, Position};
 use crate::store::Standing;
 
 pub use batching::Due;
@@ -44,13 +45,15 @@ pub use channel::{Channel, ChannelReport, State};
 pub use channel::{ChannelVersion, History, MembersVersion};
 pub use connection::Connection;
 pub use directory::{Admission, Bounds};
-pub use fanout::Render;
+pub use fanout::{Recipient, Render};
 pub use feed::Feed;
 pub use flush::Flush;
 pub use locked_channels::{CatchUp, Joined, LockedChannels, Published, Recover};
 pub use members::Member;
+use members::Piece;
 pub use outbox::delivery_policy::{self, DeliveryPolicy, SubscriptionId};
-pub use outbox::{Measure, Outbox, Packet, Sent};
+pub use outbox::{Lifecycle, Measure, Outbox, Packet, Progress, Sent, Transition};
+pub use rendering::{Rendering, Renderings};
 pub use socket::Socket;
 
 use directory::Directory;
@@ -81,6 +84,8 @@ pub struct Hub {
     pub feed: Arc<Feed>,
     /// Who was given something to write.
     pub flush: Flush,
+    /// What is rendered with no channel locked, and is not yet.
+    pub renderings: Renderings,
     /// Channels where what was batched is to be written.
     pub due: Due,
 }
@@ -99,6 +104,7 @@ impl Hub {
             next_subscription: AtomicU64::new(1),
             feed: Arc::default(),
             due: Due::default(),
+            renderings: Renderings::default(),
             flush: Flush::new(std::thread::available_parallelism().map_or(1, usize::from)),
         }
     }
@@ -172,7 +178,7 @@ impl Hub {
 
     /// Ends all subscriptions of a connection and forgets it.
     pub fn close(&self, connection: &Arc<Connection>) {
-        connection.outbox.shut();
+        connection.outbox.end(Close::Lost);
         // Taken out first: a channel's lock comes before that of a connection's list. From now on it joins nothing.
         let subscriptions = connection.subscriptions.lock().take().unwrap_or_default();
         for (name, key) in subscriptions {
@@ -415,7 +421,7 @@ impl Hub {
     }
 
     /// Queues for the members of a channel what was shown to them. See [`LockedChannels::settle`].
-    pub fn settle(&self, channel: &Channel, render: &mut dyn Render) -> Vec<Published> {
+    pub fn settle(&self, channel: &Arc<Channel>, render: &mut dyn Render) -> Vec<Published> {
         self.fan_out(channel, &mut channel.state.lock(), render)
     }
 

@@ -1,6 +1,7 @@
 //! Channels that come and go keep their places.
 
 mod batching;
+mod rendering;
 
 use std::sync::Arc;
 
@@ -36,10 +37,10 @@ fn publish(hub: &Hub, name: &ChannelName, plan: &Arc<ChannelPlan>) {
     struct Nothing;
     impl Render for Nothing {
         fn begin(&mut self) {}
-        fn render(&mut self, _: &Event, _: &Connection, _: Option<&SubView>) -> Option<Packet> {
+        fn render(&mut self, _: &Event, _: Recipient<'_>) -> Option<Packet> {
             None
         }
-        fn frame(&mut self, _: &Event, _: &Connection, _: Option<&SubView>) -> Option<crate::protocol::Frame> {
+        fn frame(&mut self, _: &Event, _: Recipient<'_>) -> Option<crate::protocol::Frame> {
             None
         }
         fn batch(&self, _: crate::model::id::ProtocolId) -> Option<&crate::config::plan::BatchPlan> {
@@ -54,6 +55,10 @@ fn publish(hub: &Hub, name: &ChannelName, plan: &Arc<ChannelPlan>) {
         fn group(&self, _: &Connection, _: &SubView) -> Option<u64> {
             None
         }
+        fn defers(&self, _: crate::model::id::ProtocolId) -> bool {
+            false
+        }
+        fn later(&mut self, _: Rendering) {}
     }
     let mut locked = hub.hold(vec![(name.clone(), plan.clone(), None)]).unwrap();
     let new = NewEvent {

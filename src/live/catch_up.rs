@@ -7,12 +7,13 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::hub::{CatchUp, Connection, Packet, Render};
+use crate::hub::rendering::TURN;
+use crate::hub::{CatchUp, Connection, Packet, Recipient, Render};
 use crate::live::Live;
 use crate::model::event::Epoch;
-use crate::model::{ChannelName, Close, Now};
+use crate::model::{ChannelName, Close, Event, Now};
 use crate::pipeline::deliver::Renderer;
 
 /// Events and bytes of one look at the log.
@@ -37,7 +38,7 @@ async fn one(live: &Live, connection: &Arc<Connection>, name: &ChannelName, key:
             let snapshot = live.snapshot_of(connection.protocol);
             let mut renderer = Renderer::new(&snapshot, Now::read());
             let next = hub.catch_up(name, connection, key, &mut renderer);
-            renderer.report();
+            renderer.finish();
             next
         };
         match next {
@@ -50,6 +51,7 @@ async fn one(live: &Live, connection: &Arc<Connection>, name: &ChannelName, key:
                     tokio::time::sleep(RETRY).await;
                 }
             }
+            CatchUp::Render { events, after, seen } => give(live, connection, name, key, events, after, seen).await,
         }
     }
 }
@@ -74,31 +76,58 @@ async fn read(
     // Events that were not delivered to anyone yet will be delivered to this subscription with all others.
     events.retain(|event| event.offset <= up_to);
     let seen = events.last().map_or(up_to, |last| last.offset);
+    give(live, connection, name, key, events.into_iter().map(Arc::new).collect(), after, seen).await;
+    Ok(())
+}
+
+/// Gives events to a subscription, if that is still where it was: with them it has seen everything up to `seen`.
+async fn give(
+    live: &Live,
+    connection: &Arc<Connection>,
+    name: &ChannelName,
+    key: &Arc<str>,
+    events: Vec<Arc<Event>>,
+    after: u64,
+    seen: u64,
+) {
     let hub = &live.hub;
-    let Some(view) = hub.subscription(name, connection, key) else { return Ok(()) };
-    let Some(channel) = hub.channel(name.as_str()) else { return Ok(()) };
+    let Some(view) = hub.subscription(name, connection, key) else { return };
+    let Some(channel) = hub.channel(name.as_str()) else { return };
     let (mut events, mut at) = (events.into_iter().peekable(), after);
     // More may have been read than fits into the outbox: the rest is given as the client reads.
     loop {
         room(connection).await;
-        let snapshot = live.snapshot_of(connection.protocol);
-        let mut renderer = Renderer::new(&snapshot, Now::read());
-        let (mut packets, mut bytes, mut next) = (Vec::new(), 0, seen);
-        while let Some(event) = events.next().map(Arc::new) {
-            renderer.begin();
-            if let Some(packet) = renderer.render(&event, connection, Some(&view)) {
-                bytes += packet.wire.len();
-                packets.push(Packet { policy: renderer.policy(&event, Some(&channel)), ..packet });
+        let (mut packets, mut bytes, mut next) = (Vec::new(), 0, None);
+        while next.is_none() {
+            {
+                let snapshot = live.snapshot_of(connection.protocol);
+                let mut renderer = Renderer::new(&snapshot, Now::read());
+                let until = Instant::now() + TURN;
+                while next.is_none() && Instant::now() < until {
+                    let Some(event) = events.next() else {
+                        next = Some(seen);
+                        break;
+                    };
+                    renderer.begin();
+                    let to = Recipient { connection, subscription: Some(&view), view: None };
+                    if let Some(packet) = renderer.render(&event, to) {
+                        bytes += packet.wire.len();
+                        packets.push(Packet { policy: renderer.policy(&event, Some(&channel)), ..packet });
+                    }
+                    if bytes >= connection.outbox.bytes_max() / 4 && events.peek().is_some() {
+                        next = Some(event.offset);
+                    }
+                }
+                renderer.finish();
             }
-            if bytes >= connection.outbox.bytes_max() / 4 && events.peek().is_some() {
-                next = event.offset;
-                break;
+            // A script may take its time: others have their turn.
+            if next.is_none() {
+                tokio::task::yield_now().await;
             }
         }
-        renderer.report();
-        drop(snapshot);
+        let next = next.unwrap_or(seen);
         if !hub.replay(name, connection, key, packets, at, next) || next == seen {
-            return Ok(());
+            return;
         }
         at = next;
     }

@@ -349,7 +349,7 @@ impl Live {
         let snapshot = self.snapshot_of(connection.protocol);
         let mut renderer = Renderer::new(&snapshot, Now::read());
         self.hub.end(connection, close, &mut renderer);
-        renderer.report();
+        renderer.finish();
     }
 
     /// Writes batches when they are due, as long as it is polled.
@@ -360,7 +360,7 @@ impl Live {
                 let snapshot = self.snapshot_of(protocol);
                 let mut renderer = Renderer::new(&snapshot, Now::read());
                 let written = self.hub.write_batch(&channel, protocol, &mut renderer);
-                renderer.report();
+                renderer.finish();
                 snapshot.counters.channels.drop_many(DropReason::OutboxFull, written.overflowed as u64);
                 snapshot.counters.channels.drop_many(DropReason::Gone, written.gone as u64);
             }

@@ -4,6 +4,7 @@
 pub mod chance;
 pub mod clock;
 pub mod close;
+pub mod codec;
 pub mod event;
 pub mod fault;
 pub mod id;
@@ -19,6 +20,7 @@ pub mod view;
 
 pub use clock::Now;
 pub use close::Close;
+pub use codec::Codec;
 pub use event::{Event, NewEvent, Origin};
 pub use fault::{Budget, Code, Fault};
 pub use json::Json;

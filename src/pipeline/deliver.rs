@@ -4,38 +4,42 @@ use std::sync::Arc;
 
 use crate::config::plan::{BatchPlan, DeliverForm, DeliverRow, FnRef, OnSlow};
 use crate::hub::delivery_policy::{Counting, DeliveryPolicy, Overflow};
-use crate::hub::{Channel, Connection, Packet, Render};
+use crate::hub::{Channel, Connection, Packet, Recipient, Render, Rendering};
 use crate::model::id::{Id as _, ProtocolId};
 use crate::model::view::{ConnView, SubView};
-use crate::model::{ChannelName, Event, Json, Now, Origin, Priority, json};
+use crate::model::{ChannelName, Codec, Event, Json, Now, Origin, Priority, json};
 use crate::pipeline::NO_MESSAGE;
 use crate::pipeline::scope::Bindings;
 use crate::pipeline::snapshot::{NO_WORLD, Snapshot};
-use crate::protocol::{self, Frame};
+use crate::protocol::Frame;
+use crate::protocol::wire::WireFormat;
 use crate::runtime::{Protocol, Runtime};
 use crate::script::{Arguments, Call, ScriptError, Sender};
 use crate::telemetry::metrics::DropReason;
 
 /// Writes the events of one batch. What is the same for all receivers of a protocol is written once and kept here.
 pub struct Renderer<'a> {
-    snapshot: &'a Snapshot,
-    now: Now,
+    pub(super) snapshot: &'a Arc<Snapshot>,
+    pub(super) now: Now,
     /// Of the present event.
-    shared: Vec<Shared>,
-    /// The protocol whose script failed first, and why.
-    failure: Option<(Arc<str>, String)>,
+    pub(super) shared: Vec<Shared>,
+    pub(super) failure: Option<Failure>,
+    /// What scripts write, once no channel is locked.
+    pub(super) deferred: Vec<Rendering>,
     /// The calls that went over their budgets: which function, why, and whose event it was about.
     tripped: Vec<(FnRef, String, Arc<Origin>)>,
 }
 
+/// The protocol whose script failed first, and why.
+pub(super) type Failure = (Arc<str>, String);
+
 /// What one `deliver` row came to for the present event.
-struct Shared {
+pub(super) struct Shared {
     protocol: ProtocolId,
     row: usize,
     /// Whether it is for those who know their position. Always `false` where the row does not look at it.
     positioned: bool,
-    /// Whether it is for those who take compressed messages.
-    compress: bool,
+    format: WireFormat,
     holds: Option<bool>,
     frame: Option<Option<Frame>>,
     packet: Option<Option<Packet>>,
@@ -43,8 +47,8 @@ struct Shared {
 
 impl<'a> Renderer<'a> {
     /// A renderer for one batch.
-    pub fn new(snapshot: &'a Snapshot, now: Now) -> Self {
-        Self { snapshot, now, shared: Vec::new(), failure: None, tripped: Vec::new() }
+    pub fn new(snapshot: &'a Arc<Snapshot>, now: Now) -> Self {
+        Self { snapshot, now, shared: Vec::new(), failure: None, deferred: Vec::new(), tripped: Vec::new() }
     }
 
     /// A protocol under this configuration. One that it does not have gets nothing: its connections are closing.
@@ -53,10 +57,10 @@ impl<'a> Renderer<'a> {
     }
 
     fn shared(&mut self, connection: &Connection, row: usize, positioned: bool) -> &mut Shared {
-        let (protocol, compress) = (connection.protocol, connection.compress.is_some());
-        let known = self.shared.iter().position(|s| (s.protocol, s.row, s.positioned, s.compress) == (protocol, row, positioned, compress));
+        let (protocol, format) = (connection.protocol, connection.outbox.wire().format());
+        let known = self.shared.iter().position(|s| (s.protocol, s.row, s.positioned, s.format) == (protocol, row, positioned, format));
         let at = known.unwrap_or_else(|| {
-            self.shared.push(Shared { protocol, row, positioned, compress, holds: None, frame: None, packet: None });
+            self.shared.push(Shared { protocol, row, positioned, format, holds: None, frame: None, packet: None });
             self.shared.len() - 1
         });
         &mut self.shared[at]
@@ -118,21 +122,21 @@ impl<'a> Renderer<'a> {
     fn write(&mut self, form: &DeliverForm, receiver: &Receiver<'_>) -> Option<Frame> {
         match form {
             DeliverForm::Template(template) => {
-                let view = receiver.connection.view();
+                let view = receiver.view();
                 let bindings = Bindings {
                     event: Some(receiver.event),
                     subscription: receiver.subscription,
                     view: Some(&view),
                     ..Bindings::at(self.now)
                 };
-                template.render(&bindings).map(protocol::encode_json)
+                template.render(&bindings).map(|text| self.codec(receiver.connection).encode(text))
             }
             DeliverForm::Call(function) => {
                 let (view, sub) = receiver.views();
                 let arguments = Arguments::Deliver { event: receiver.event, sub: &sub };
                 let call = Call { now: self.now, conn: Some(&view), arguments, world: &NO_WORLD, trial: false };
                 match self.snapshot.runtime.scripts.call(function, call) {
-                    Ok(returned) => returned.value.map(|value| Frame::Text(value.shared())),
+                    Ok(returned) => returned.value.map(|value| self.codec(receiver.connection).encode(value.shared())),
                     Err(error) => {
                         self.failed(receiver, error);
                         None
@@ -140,6 +144,10 @@ impl<'a> Renderer<'a> {
                 }
             }
         }
+    }
+
+    fn codec(&self, connection: &Connection) -> Codec {
+        self.protocol(connection.protocol).map(|protocol| protocol.plan.codec).unwrap_or_default()
     }
 
     fn failed(&mut self, receiver: &Receiver<'_>, error: ScriptError) {
@@ -154,9 +162,8 @@ impl<'a> Renderer<'a> {
         self.failure.get_or_insert_with(|| (receiver.connection.protocol.name(), why));
     }
 
-    /// Counts what went over a budget against the functions, and logs the first script that failed, once. To be called when no
-    /// channel is locked any more.
-    pub fn report(&mut self) {
+    /// Counts what went over a budget against the functions, and logs the first script that failed, once.
+    pub(super) fn report(&mut self) {
         for (function, why, origin) in self.tripped.drain(..) {
             self.snapshot.runtime.scripts.tripped(&function, &why, &Sender::of_event(&origin), self.now);
         }
@@ -170,12 +177,21 @@ struct Receiver<'a> {
     event: &'a Event,
     connection: &'a Connection,
     subscription: Option<&'a SubView>,
+    view: Option<&'a Arc<ConnView>>,
 }
 
-impl Receiver<'_> {
+impl<'a> Receiver<'a> {
+    fn new(event: &'a Event, to: Recipient<'a>) -> Self {
+        Self { event, connection: to.connection, subscription: to.subscription, view: to.view }
+    }
+
+    fn view(&self) -> Arc<ConnView> {
+        self.view.cloned().unwrap_or_else(|| self.connection.view())
+    }
+
     fn views(&self) -> (Arc<ConnView>, SubView) {
         let direct = || SubView { channel: ChannelName::direct(), key: "".into(), meta: None, positioned: false };
-        (self.connection.view(), self.subscription.cloned().unwrap_or_else(direct))
+        (self.view(), self.subscription.cloned().unwrap_or_else(direct))
     }
 }
 
@@ -184,23 +200,27 @@ impl Render for Renderer<'_> {
         self.shared.clear();
     }
 
-    fn render(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Packet> {
-        let receiver = Receiver { event, connection, subscription };
+    fn render(&mut self, event: &Event, to: Recipient<'_>) -> Option<Packet> {
+        let receiver = Receiver::new(event, to);
+        let connection = to.connection;
         let rows = &self.protocol(connection.protocol)?.plan.deliver;
         if rows.is_empty() {
+            let codec = self.codec(connection);
             let plain = self.shared(connection, usize::MAX, false);
-            return plain.packet.get_or_insert_with(|| Some(connection.packet(&plain_frame(event)))).clone();
+            return plain.packet.get_or_insert_with(|| Some(connection.packet(&plain_frame(event, codec)))).clone();
         }
         let (index, row) = rows.iter().enumerate().find(|(index, row)| self.holds(*index, row, &receiver))?;
         self.packet(index, row, &receiver)
     }
 
-    fn frame(&mut self, event: &Event, connection: &Connection, subscription: Option<&SubView>) -> Option<Frame> {
-        let receiver = Receiver { event, connection, subscription };
+    fn frame(&mut self, event: &Event, to: Recipient<'_>) -> Option<Frame> {
+        let receiver = Receiver::new(event, to);
+        let connection = to.connection;
         let rows = &self.protocol(connection.protocol)?.plan.deliver;
         if rows.is_empty() {
+            let codec = self.codec(connection);
             let plain = self.shared(connection, usize::MAX, false);
-            return plain.frame.get_or_insert_with(|| Some(plain_frame(event))).clone();
+            return plain.frame.get_or_insert_with(|| Some(plain_frame(event, codec))).clone();
         }
         let (index, row) = rows.iter().enumerate().find(|(index, row)| self.holds(*index, row, &receiver))?;
         self.frame_by(index, row, &receiver)
@@ -218,7 +238,8 @@ impl Render for Renderer<'_> {
             list.push_str(message.text()?);
         }
         list.push(']');
-        batch.form.render(&Bindings { messages: Some(&list), ..Bindings::at(self.now) }).map(protocol::encode_json)
+        let codec = self.protocol(protocol)?.plan.codec;
+        batch.form.render(&Bindings { messages: Some(&list), ..Bindings::at(self.now) }).map(|text| codec.encode(text))
     }
 
     fn policy(&self, event: &Arc<Event>, channel: Option<&Channel>) -> Option<Arc<DeliveryPolicy>> {
@@ -247,11 +268,20 @@ impl Render for Renderer<'_> {
         Some(Arc::new(DeliveryPolicy { priority, overflow, kept_at, counting }))
     }
 
+    fn defers(&self, protocol: ProtocolId) -> bool {
+        self.protocol(protocol).is_some_and(|protocol| protocol.delivers_by_script)
+    }
+
+    fn later(&mut self, rendering: Rendering) {
+        self.deferred.push(rendering);
+    }
+
     fn group(&self, connection: &Connection, subscription: &SubView) -> Option<u64> {
         let plan = &self.protocol(connection.protocol)?.plan;
         let shared = plan.deliver.iter().all(|row| !row.per_subscription && !row.when_per_subscription);
         shared.then(|| {
-            (connection.protocol.index() as u64) << 2 | u64::from(connection.compress.is_some()) << 1 | u64::from(subscription.positioned)
+            let (protocol, format) = (connection.protocol.index() as u64, connection.outbox.wire().format() as u64);
+            protocol << 8 | format << 1 | u64::from(subscription.positioned)
         })
     }
 }
@@ -269,7 +299,7 @@ pub fn batches(runtime: &Runtime, protocol: ProtocolId, view: &Arc<ConnView>, no
 }
 
 /// How an event is written where the protocol does not say: `{"type","channel","data"}`.
-fn plain_frame(event: &Event) -> Frame {
+fn plain_frame(event: &Event, codec: Codec) -> Frame {
     let mut out = String::from("{\"type\":");
     json::push_string(&mut out, &event.new.kind);
     if let Some(channel) = &event.channel {
@@ -279,5 +309,5 @@ fn plain_frame(event: &Event) -> Frame {
     out.push_str(",\"data\":");
     out.push_str(Json::as_str(&event.new.data));
     out.push('}');
-    protocol::encode_json(out)
+    codec.encode(out)
 }

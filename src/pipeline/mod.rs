@@ -10,6 +10,7 @@ pub mod effect;
 pub mod env;
 pub mod publish;
 pub mod reads;
+mod rendering;
 pub mod rows;
 pub mod scope;
 pub mod snapshot;
@@ -27,7 +28,7 @@ use crate::model::json::Index;
 use crate::model::template::Text;
 use crate::model::view::{ConnView, RequestView};
 use crate::model::{Close, Code, Fault, Json, Now};
-use crate::protocol::{self, Frame};
+use crate::protocol::Frame;
 use crate::runtime::Protocol;
 use crate::script::{Arguments, Call};
 
@@ -178,7 +179,7 @@ fn message<'p>(
     seen: &mut Option<Message<'p>>,
 ) -> Result<(), Fault> {
     let plan = &protocol.plan;
-    let (json, index) = protocol::decode_json(frame.clone())?;
+    let (json, index) = plan.codec.decode(frame.clone())?;
     let message = seen.insert(Message::new(json, index, &plan.kind, plan.data.as_deref()));
     if env.pending && protocol.reads.any() {
         run.wait();
@@ -213,7 +214,7 @@ pub fn fault_reply(plan: &ProtocolPlan, fault: &Fault, message: Option<&Message<
     let bare = Bindings { message, view: Some(view), fault: Some((fault, &fault.message)), ..Bindings::at(now) };
     let text = plan.errors.get(&fault.code).and_then(|text: &Text| text.render(&bare)).unwrap_or((&*fault.message).into());
     let bindings = Bindings { fault: Some((fault, &text)), ..bare };
-    template.render(&bindings).map(protocol::encode_json)
+    template.render(&bindings).map(|text| plan.codec.encode(text))
 }
 
 fn of_source(run: &mut Decider<'_>, source: &SourcePlan, body: &Json, env: &mut Env<'_>) -> Result<(), Fault> {

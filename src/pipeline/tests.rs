@@ -184,11 +184,13 @@ protocols:
     let live = crate::testing::live(yaml, &[]).await;
     let clients: Vec<Client> = (0..3).map(|i| Client::open(&live, &format!("c{i}"))).collect();
     publish(&live, "room", "1");
+    crate::testing::rendered(&clients).await;
     let places: Vec<_> = clients.iter().flat_map(|client| client.connection.outbox.places()).collect();
     assert_eq!(places.len(), clients.len());
     clients.iter().for_each(|client| drop(client.told()));
     assert!(places.iter().all(|place| *place == places[0]), "one text, shared by all");
     publish_as(&live, "room", "own", "1");
+    crate::testing::rendered(&clients).await;
     let told: Vec<_> = clients.iter().flat_map(Client::told).collect();
     assert_eq!(told, [r#"{"for":"c0"}"#, r#"{"for":"c1"}"#, r#"{"for":"c2"}"#]);
 }

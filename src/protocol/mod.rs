@@ -1,14 +1,15 @@
 //! Bytes on a connection and the messages in them. Pure: never waits, knows no socket and no routing.
 
-pub mod websocket;
+pub mod codec;
+pub mod wire;
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 use bytestring::ByteString;
 
+use crate::model::Json;
 use crate::model::json::{self, Index};
-use crate::model::{Code, Fault, Json};
 
 /// One whole message as a transport carries it. Cheap to clone: receivers share the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,23 +43,6 @@ impl Frame {
     }
 }
 
-/// Reads a frame of the `json` codec, and notes where the members of the message stand. A binary frame holds the same text, as in
-/// servers that do not look at the frame's kind.
-pub fn decode_json(frame: Frame) -> Result<(Json, Index), Fault> {
-    let text = match frame {
-        Frame::Text(text) => text,
-        Frame::Binary(bytes) => {
-            ByteString::try_from(bytes).map_err(|_| Fault::new(Code::InvalidJson).detail("a binary frame that is not UTF-8"))?
-        }
-    };
-    Json::parse_indexed(text).map_err(|e| Fault::new(Code::InvalidJson).detail(e.to_string()))
-}
-
-/// Writes a frame of the `json` codec.
-pub fn encode_json(text: String) -> Frame {
-    Frame::Text(text.into())
-}
-
 /// What selects a message's row: a string as it is, an integer as its digits.
 pub fn message_kind<'m>(message: &'m Json, index: &Index, path: &[Box<str>]) -> Option<Cow<'m, str>> {
     let found = json::get_indexed(message.as_str(), index, path)?;
@@ -68,11 +52,12 @@ pub fn message_kind<'m>(message: &'m Json, index: &Index, path: &[Box<str>]) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Codec;
 
     #[test]
     fn a_type_is_text_or_an_integer() {
         let kind = |text: &str, path: &[Box<str>]| {
-            let (json, index) = decode_json(Frame::Text(text.into())).unwrap();
+            let (json, index) = Codec::default().decode(Frame::Text(text.into())).unwrap();
             let searched = message_kind(&json, &Index::default(), path);
             assert_eq!(message_kind(&json, &index, path), searched);
             searched.map(Cow::into_owned)
@@ -85,11 +70,5 @@ mod tests {
             assert_eq!(kind(text, &path), None, "{text}");
         }
         assert_eq!(kind("[0,\"x\"]", &["1".into()]).as_deref(), Some("x"));
-    }
-
-    #[test]
-    fn binary_frames_hold_text() {
-        assert_eq!(decode_json(Frame::Binary(Bytes::from_static(b"{}"))).unwrap().0.as_str(), "{}");
-        assert_eq!(decode_json(Frame::Binary(Bytes::from_static(b"\xff"))).unwrap_err().code, Code::InvalidJson);
     }
 }

@@ -10,10 +10,11 @@ use std::task::Poll;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tramline::connection::wire::{Read, Taken, Wire};
-use tramline::hub::Outbox;
+use tramline::connection::reader::{Read, Reader, Taken};
+use tramline::hub::{Lifecycle, Outbox};
 use tramline::model::Close;
-use tramline::protocol::websocket::{Received, compressed, message, negotiate};
+use tramline::protocol::wire::websocket::negotiate;
+use tramline::protocol::wire::{Received, Wire};
 
 /// The suite's largest message is of 16 MiB.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -48,13 +49,13 @@ async fn serve(mut socket: TcpStream) -> io::Result<()> {
     let switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
     socket.write_all(format!("{switching}Sec-WebSocket-Accept: {accept}\r\n{line}\r\n").as_bytes()).await?;
 
-    let outbox = Outbox::new(OUTBOX_BYTES_MAX);
+    let outbox = Outbox::new(Wire::WebSocket { compress: extensions.map(|_| 0) }, OUTBOX_BYTES_MAX);
     outbox.attach(Box::new(socket));
-    let mut wire = Wire::new(early.into(), MESSAGE_BYTES_MAX, extensions.is_some());
+    let mut reader = Reader::new(early.into(), outbox.wire(), MESSAGE_BYTES_MAX);
     let told = |received| {
         match received {
             Received::Message(frame) => {
-                let wire = if extensions.is_some() { compressed(&frame) } else { message(&frame) };
+                let wire = outbox.wire().message(&frame);
                 outbox.push_joint(wire, 1, frame.len() as u64, || Close::Internal);
             }
             Received::Ping(payload) => outbox.pong(&payload, || Close::Internal),
@@ -66,12 +67,13 @@ async fn serve(mut socket: TcpStream) -> io::Result<()> {
     poll_fn(|cx| {
         loop {
             let progress = outbox.poll_write(cx, true);
-            if progress.shut || progress.written && wire.is_asked() {
+            let is_answered = progress.lifecycle == Lifecycle::Answering && progress.written;
+            if is_answered || progress.lifecycle == Lifecycle::Ended {
                 return Poll::Ready(());
             }
-            match wire.poll_read(cx, &outbox, progress.written, &mut { told }) {
-                Poll::Ready(Read::Last(close)) => outbox.close(close),
-                Poll::Ready(Read::Ended(_)) => return Poll::Ready(()),
+            match reader.poll_read(cx, &outbox, &progress, &mut { told }) {
+                Poll::Ready(Read::Last(transition, close)) => outbox.advance(transition, close),
+                Poll::Ready(Read::Ended) => return Poll::Ready(()),
                 Poll::Ready(Read::Some | Read::Enough) => {}
                 Poll::Pending if outbox.can_write() => {}
                 Poll::Pending => return Poll::Pending,

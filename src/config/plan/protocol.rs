@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{FnRef, Listen, Row, Secret, Table, TlsPlan};
-use crate::model::SourceLocation;
 use crate::model::fault::Code;
 use crate::model::id::ProtocolId;
 use crate::model::pattern::Pattern;
 use crate::model::schema::Schema;
 use crate::model::template::Template;
 use crate::model::template::Text;
+use crate::model::{Codec, SourceLocation};
 
 /// One entry of `protocols:`.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct ProtocolPlan {
     pub tls: Option<TlsPlan>,
     /// Path, with parameters.
     pub path: Pattern,
+    /// How its messages are written.
+    pub codec: Codec,
     /// Allowed origins, besides no origin, the same origin and loopback ones.
     pub origins: Vec<String>,
     /// Path to what selects the row.

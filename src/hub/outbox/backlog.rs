@@ -239,7 +239,8 @@ impl Backlog {
         if self.has_fallen(subscription) { Room::Behind } else { Room::Made }
     }
 
-    fn refuse(&mut self, policy: &DeliveryPolicy, subscription: SubscriptionId, recoverable: Option<u64>) -> Room {
+    /// Does not take a message that may be dropped.
+    pub(super) fn refuse(&mut self, policy: &DeliveryPolicy, subscription: SubscriptionId, recoverable: Option<u64>) -> Room {
         match recoverable {
             Some(after) => {
                 self.fallen.insert(subscription.number, after);
@@ -291,6 +292,13 @@ impl Backlog {
     /// Whether a subscription gets nothing more before it went on from the log.
     pub(super) fn has_fallen(&self, subscription: SubscriptionId) -> bool {
         self.fallen.contains_key(&subscription.number)
+    }
+
+    /// The same, and it goes on from before this message, which is to be had from the log behind `after`.
+    pub(super) fn fall_back(&mut self, subscription: SubscriptionId, after: Option<u64>) -> bool {
+        let Some(fallen) = self.fallen.get_mut(&subscription.number) else { return false };
+        *fallen = after.map_or(*fallen, |after| after.min(*fallen));
+        true
     }
 
     /// Whether there is such a subscription.

@@ -5,32 +5,38 @@
 //! task hears that there is room again: meanwhile what is pushed waits in a [`backlog::Backlog`], which sorts it by priority and does
 //! with it what its channel says.
 
+mod attachment;
 mod backlog;
 pub mod delivery_policy;
+mod lifecycle;
 mod packet;
 mod queue;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod write_queue;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
-use super::Socket;
 use crate::model::Close;
-use crate::protocol::websocket;
+use crate::protocol::wire::Wire;
 use crate::telemetry::conflation::Conflations;
 use backlog::Room;
 use delivery_policy::{DeliveryPolicy, SubscriptionId};
+pub use lifecycle::{Lifecycle, Transition};
 use packet::QueuedFrame;
 pub use packet::{Packet, PacketRun};
-use queue::{End, OutboxQueue};
+use queue::OutboxQueue;
+use slots::Message;
+pub use slots::Slot;
 use write_queue::QueuedWrite;
 
 /// A bounded queue of frames with an end, and the socket they go to.
@@ -40,8 +46,8 @@ pub struct Outbox {
     // socket's own calls while it is written to.
     queue: Mutex<OutboxQueue>,
     waker: AtomicWaker,
+    wire: Wire,
     bytes_max: AtomicUsize,
-    socket: OnceLock<Box<dyn Socket>>,
 }
 
 /// What became of a message.
@@ -59,59 +65,56 @@ pub enum Sent {
     Gone,
 }
 
-/// How far the end of an outbox has come.
+/// What a look at an outbox came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// No end was decided yet.
-    pub open: bool,
+    /// Where the connection's life stands.
+    pub lifecycle: Lifecycle,
+    /// Since when it is known that it ends.
+    pub ends_since: Option<Instant>,
     /// Everything is with the system.
     pub written: bool,
-    /// The socket has no room: somebody must wait for it.
-    pub blocked: bool,
-    /// The socket is broken, or nothing may be written any more.
-    pub shut: bool,
     /// Subscriptions must be told to go on from the log.
     pub fallen: bool,
 }
 
 impl Outbox {
-    /// An outbox that holds at most this many bytes.
-    pub fn new(bytes_max: usize) -> Self {
-        Self { queue: Mutex::default(), waker: AtomicWaker::new(), bytes_max: AtomicUsize::new(bytes_max), socket: OnceLock::new() }
+    /// An outbox of packets for this wire, which holds at most so many bytes.
+    pub fn new(wire: Wire, bytes_max: usize) -> Self {
+        Self { queue: Mutex::default(), waker: AtomicWaker::new(), wire, bytes_max: AtomicUsize::new(bytes_max) }
     }
 
-    /// Gives it the socket. What waits already is written by the next flush.
-    pub fn attach(&self, socket: Box<dyn Socket>) {
-        let first = self.socket.set(socket).is_ok();
-        debug_assert!(first, "an outbox has one socket");
+    /// What its packets are written for.
+    pub fn wire(&self) -> Wire {
+        self.wire
     }
 
     /// Looks at it, without waiting for it.
-    pub(in crate::hub) fn touch(&self) -> (bool, bool) {
-        (self.queue.is_locked(), self.socket.get().is_some())
-    }
-
-    /// The socket, once there is one.
-    pub fn socket(&self) -> Option<&dyn Socket> {
-        self.socket.get().map(|socket| &**socket)
+    pub(in crate::hub) fn touch(&self) -> (bool, usize) {
+        (self.queue.is_locked(), self.bytes_max())
     }
 
     /// Queues a message, of a subscription or none. Never waits. `slow` is how the connection ends when there is no room for it.
     /// Somebody must flush afterwards.
     pub fn push(&self, packet: Packet, subscription: Option<SubscriptionId>, slow: impl FnOnce() -> Close) -> Sent {
         let payload = packet.payload as u64;
-        let mut queue = self.queue.lock();
-        let sent = self.enter(&mut queue, packet.into_frame(subscription), slow);
-        queue.note(sent, 1, payload);
-        self.after(queue, sent)
+        self.put(Message { frame: packet.into_frame(subscription), count: 1, payload }, slow)
     }
 
     /// Queues several messages for this client alone, which follow each other in `wire`: all of them or, where there is no room,
     /// none. `payload`: bytes of the messages themselves.
     pub fn push_joint(&self, wire: Bytes, messages: u64, payload: u64, slow: impl FnOnce() -> Close) -> Sent {
+        self.put(Message { frame: QueuedFrame::own(wire), count: messages, payload }, slow)
+    }
+
+    fn put(&self, message: Message, slow: impl FnOnce() -> Close) -> Sent {
         let mut queue = self.queue.lock();
-        let sent = self.enter(&mut queue, QueuedFrame::own(wire), slow);
-        queue.note(sent, messages, payload);
+        if queue.is_open() && queue.is_staging() {
+            return self.stage(queue, message, slow);
+        }
+        let Message { frame, count, payload } = message;
+        let sent = self.enter(&mut queue, frame, slow);
+        queue.note(sent, count, payload);
         self.after(queue, sent)
     }
 
@@ -119,16 +122,16 @@ impl Outbox {
     /// given one by one.
     pub(in crate::hub) fn push_run(&self, run: &Arc<PacketRun>, subscription: SubscriptionId) -> Option<Sent> {
         let mut queue = self.queue.lock();
-        if !matches!(queue.end, End::Open) {
+        if !queue.is_open() {
             queue.note(Sent::Gone, run.len() as u64, 0);
             return Some(Sent::Gone);
         }
         let fallen = queue.backlog.as_ref().is_some_and(|backlog| backlog.has_fallen(subscription));
-        if queue.blocked || fallen || queue.bytes + run.cost_bytes > self.bytes_max() {
+        if queue.blocked || queue.is_staging() || fallen || queue.bytes + run.cost_bytes > self.bytes_max() {
             return None;
         }
         queue.bytes += run.cost_bytes;
-        queue.bytes_peak = queue.bytes_peak.max(queue.bytes);
+        queue.bytes_peak = queue.bytes_peak.max(queue.total_bytes());
         queue.waiting.push_back(QueuedWrite::Run(run.clone(), subscription));
         queue.note(Sent::Queued, run.len() as u64, run.payload() as u64);
         Some(Sent::Queued)
@@ -137,7 +140,7 @@ impl Outbox {
     /// The last message of a subscription that waits because the socket takes nothing.
     pub(in crate::hub) fn last(&self, subscription: SubscriptionId) -> Option<Arc<DeliveryPolicy>> {
         let queue = self.queue.lock();
-        queue.backlog.as_ref().filter(|_| queue.blocked)?.last(subscription).cloned()
+        queue.backlog.as_ref().filter(|_| queue.blocked && !queue.is_staging())?.last(subscription).cloned()
     }
 
     /// Queues a message that has the last of its subscription in it, in place of that. None: that one waits no more.
@@ -150,7 +153,7 @@ impl Outbox {
     ) -> Option<Sent> {
         let payload = packet.payload as u64;
         let mut queue = self.queue.lock();
-        let taken = matches!(queue.end, End::Open) && queue.in_backlog(|backlog| backlog.take_last(subscription, last));
+        let taken = queue.is_open() && !queue.is_staging() && queue.in_backlog(|backlog| backlog.take_last(subscription, last));
         if !taken {
             return None;
         }
@@ -162,34 +165,34 @@ impl Outbox {
     /// Queues the answer to a ping. One that a client does not read ends the connection as any other message.
     pub fn pong(&self, payload: &[u8], slow: impl FnOnce() -> Close) {
         let mut queue = self.queue.lock();
-        self.enter(&mut queue, QueuedFrame::own(websocket::pong(payload)), slow);
+        self.enter(&mut queue, QueuedFrame::own(self.wire.pong(payload)), slow);
+    }
+
+    fn enter(&self, queue: &mut OutboxQueue, frame: QueuedFrame, slow: impl FnOnce() -> Close) -> Sent {
+        if queue.is_open() { self.admit(queue, frame, slow) } else { Sent::Gone }
     }
 
     /// Puts a message where it belongs, if there is room or room can be made.
-    fn enter(&self, queue: &mut OutboxQueue, frame: QueuedFrame, slow: impl FnOnce() -> Close) -> Sent {
-        if !matches!(queue.end, End::Open) {
-            return Sent::Gone;
-        }
-        if let (Some(subscription), Some(backlog)) = (frame.subscription, &queue.backlog)
-            && backlog.has_fallen(subscription)
+    fn admit(&self, queue: &mut OutboxQueue, frame: QueuedFrame, slow: impl FnOnce() -> Close) -> Sent {
+        if let Some(subscription) = frame.subscription
+            && queue.fall_back(subscription, frame.policy.as_ref())
         {
             return Sent::Behind;
         }
         let cost = frame.cost_bytes();
-        if !queue.blocked && queue.bytes + cost > self.bytes_max() {
+        if !queue.blocked && queue.total_bytes() + cost > self.bytes_max() {
             // Perhaps nobody came by yet. Only a socket that takes nothing is slow.
-            if let Some(socket) = self.socket.get() {
-                queue.write(&**socket);
+            if queue.write() {
                 self.waker.wake();
             }
-            if !matches!(queue.end, End::Open) {
+            if queue.lifecycle == Lifecycle::Ended {
                 return Sent::Gone;
             }
         }
         if queue.blocked && frame.policy.is_some() {
             queue.in_backlog(|backlog| backlog.supersede(&frame));
         }
-        let excess = (queue.bytes + cost).saturating_sub(self.bytes_max());
+        let excess = (queue.total_bytes() + cost).saturating_sub(self.bytes_max());
         let room = if excess > 0 { queue.in_backlog(|backlog| backlog.make_room(excess, &frame)) } else { Room::Made };
         match room {
             Room::Made => {
@@ -199,7 +202,7 @@ impl Outbox {
             Room::Dropped => Sent::Dropped,
             Room::Behind => Sent::Behind,
             Room::None => {
-                queue.finish(slow());
+                queue.finish(self.wire, slow());
                 Sent::Full
             }
         }
@@ -217,7 +220,8 @@ impl Outbox {
 
     /// Subscriptions that have to go on from the log, by their numbers.
     pub(in crate::hub) fn fallen(&self) -> Vec<u64> {
-        self.queue.lock().backlog.as_ref().map(|backlog| backlog.fallen()).unwrap_or_default()
+        let queue = self.queue.lock();
+        queue.backlog.as_ref().filter(|_| queue.has_fallen()).map(|backlog| backlog.fallen()).unwrap_or_default()
     }
 
     /// The offset behind which a subscription goes on from the log. From now on it may be given messages again.
@@ -227,36 +231,56 @@ impl Outbox {
 
     /// Ends the connection after what waits. The first end counts.
     pub fn close(&self, close: Close) {
-        let mut queue = self.queue.lock();
-        if matches!(queue.end, End::Open) {
-            queue.end(close);
-            drop(queue);
+        self.advance(Transition::Close, close);
+    }
+
+    /// The connection's life goes on towards its end. Where that begins it, this is how, and the close packet goes behind what waits.
+    pub fn advance(&self, transition: Transition, close: Close) {
+        debug_assert!(transition != Transition::End, "what waits has no end of its own: see `Outbox::end`");
+        if self.queue.lock().advance(self.wire, transition, close) {
             self.waker.wake();
         }
+    }
+
+    /// All is written to a client that broke the rules. One that waits for the end before it goes must see it.
+    pub fn hang_up(&self) {
+        let mut queue = self.queue.lock();
+        queue.turn(Transition::HangUp, Close::Lost);
+        let socket = queue.socket.clone();
+        drop(queue);
+        if let Some(socket) = socket {
+            socket.close();
+        }
+    }
+
+    /// The connection is over: drops what waits, refuses the rest, and lets the other side hear the end at once, whoever still
+    /// holds the connection. Says how it ended, which is `close` where no end was decided before.
+    pub fn end(&self, close: Close) -> Close {
+        let mut queue = self.queue.lock();
+        queue.shut(close);
+        let (close, socket) = (queue.ending().unwrap_or(Close::Lost), queue.socket.clone());
+        drop(queue);
+        if let Some(socket) = socket {
+            socket.close();
+        }
+        close
+    }
+
+    /// How the connection ended, once it has.
+    pub fn ended(&self) -> Option<Close> {
+        let queue = self.queue.lock();
+        queue.ending().filter(|_| queue.lifecycle == Lifecycle::Ended)
     }
 
     /// Asks for a ping, which goes before what waits.
     pub fn ping(&self) {
         let mut queue = self.queue.lock();
-        if matches!(queue.end, End::Open) {
-            let frame = QueuedFrame::own(websocket::ping());
+        if queue.is_open() {
+            let frame = QueuedFrame::own(self.wire.ping());
             queue.bytes += frame.cost_bytes();
-            let begun = queue.begun;
+            let begun = queue.written > 0;
             queue.waiting.push_next(frame.into(), begun);
         }
-    }
-
-    /// The end that was decided, as long as it can still be told.
-    pub fn end(&self) -> Option<Close> {
-        match &self.queue.lock().end {
-            End::Closing(close) => Some((**close).clone()),
-            End::Open | End::Shut => None,
-        }
-    }
-
-    /// Nothing more can be written: drops what waits and refuses the rest.
-    pub fn shut(&self) {
-        self.queue.lock().shut();
     }
 
     /// Whether it must be given to somebody who flushes: something waits, could be written, and nobody knows of it yet.
@@ -267,14 +291,12 @@ impl Outbox {
 
     /// Writes what waits, as far as the system takes it. Where it does not take all, the connection's task goes on.
     pub fn flush(&self) {
-        let Some(socket) = self.socket.get() else { return };
         let mut queue = self.queue.lock();
         queue.listed = false;
-        if queue.blocked || queue.waiting.is_empty() {
+        if queue.blocked || queue.waiting.is_empty() || !queue.write() {
             return;
         }
-        queue.write(&**socket);
-        if queue.blocked || matches!(queue.end, End::Shut) {
+        if queue.blocked || queue.lifecycle == Lifecycle::Ended {
             drop(queue);
             self.waker.wake();
         }
@@ -284,24 +306,17 @@ impl Outbox {
     /// `flush`: writes what waits in any case, as it does at the end of a connection.
     pub fn poll_write(&self, cx: &mut std::task::Context<'_>, flush: bool) -> Progress {
         let mut queue = self.queue.lock();
-        if let Some(socket) = self.socket.get()
-            && (flush || queue.blocked || !matches!(queue.end, End::Open))
-        {
-            loop {
-                if queue.blocked && socket.poll_writable(cx).is_pending() {
-                    break;
-                }
-                queue.write(&**socket);
-                if !queue.blocked {
+        if flush || queue.blocked || !queue.is_open() {
+            while !queue.blocked || queue.socket.as_ref().is_some_and(|socket| socket.poll_writable(cx).is_ready()) {
+                if !queue.write() || !queue.blocked {
                     break;
                 }
             }
         }
         Progress {
-            open: matches!(queue.end, End::Open),
-            written: queue.waiting.is_empty() && !queue.blocked,
-            blocked: queue.blocked,
-            shut: matches!(queue.end, End::Shut),
+            lifecycle: queue.lifecycle,
+            ends_since: queue.ending.as_ref().map(|ending| ending.since),
+            written: queue.waiting.is_empty() && !queue.blocked && !queue.is_staging(),
             fallen: queue.has_fallen(),
         }
     }
@@ -309,7 +324,7 @@ impl Outbox {
     /// Whether something waits that could be written.
     pub fn can_write(&self) -> bool {
         let queue = self.queue.lock();
-        !queue.waiting.is_empty() && !queue.blocked
+        !queue.waiting.is_empty() && !queue.blocked && queue.socket.is_some()
     }
 
     /// Whether the socket takes nothing.
@@ -320,7 +335,7 @@ impl Outbox {
     /// Whether a replay may go on: half of it is kept for what is live.
     pub fn has_room(&self) -> bool {
         let queue = self.queue.lock();
-        queue.bytes < self.bytes_max() / 2 && matches!(queue.end, End::Open)
+        queue.total_bytes() < self.bytes_max() / 2 && queue.is_open()
     }
 
     /// Wakes the connection's task, which flushes.
@@ -345,15 +360,17 @@ impl Outbox {
 
     /// Whether no end was decided yet.
     pub fn is_open(&self) -> bool {
-        matches!(self.queue.lock().end, End::Open)
+        self.queue.lock().is_open()
     }
 
     /// What waits and what passed.
     pub fn measure(&self) -> Measure {
         let queue = self.queue.lock();
         Measure {
-            frames: queue.waiting.iter().map(QueuedWrite::len).sum::<usize>() + queue.backlog.as_ref().map_or(0, |backlog| backlog.len()),
-            bytes: queue.bytes,
+            frames: queue.waiting.iter().map(QueuedWrite::len).sum::<usize>()
+                + queue.backlog.as_ref().map_or(0, |backlog| backlog.len())
+                + queue.staged.as_ref().map_or(0, |staged| staged.len()),
+            bytes: queue.total_bytes(),
             bytes_peak: queue.bytes_peak,
             bytes_max: self.bytes_max(),
             messages: queue.messages,
@@ -367,19 +384,6 @@ impl Outbox {
     #[cfg(test)]
     pub(crate) fn places(&self) -> Vec<*const u8> {
         self.queue.lock().waiting.iter().map(|waiting| waiting.bytes().as_ptr()).collect()
-    }
-
-    /// Everything that waits, as it would be written.
-    #[cfg(test)]
-    pub(crate) fn take(&self) -> Vec<u8> {
-        let mut queue = self.queue.lock();
-        queue.bytes = 0;
-        queue.begun = false;
-        let mut taken: Vec<u8> = queue.waiting.take(false).flat_map(|waiting| waiting.bytes().to_vec()).collect();
-        while let Some(frame) = queue.backlog.as_mut().and_then(|backlog| backlog.pop()) {
-            taken.extend_from_slice(&frame.wire);
-        }
-        taken
     }
 }
 

@@ -2,51 +2,83 @@
 //! a [`Backlog`] once it does not.
 
 use std::io::{self, ErrorKind, IoSlice};
+use std::sync::Arc;
 
-use bytes::Buf;
+use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::Sent;
-use super::backlog::Backlog;
+use super::backlog::{Backlog, Room};
+use super::delivery_policy::{DeliveryPolicy, SubscriptionId};
+use super::lifecycle::{Ending, Lifecycle, Transition};
 use super::packet::QueuedFrame;
+use super::slots::Staged;
 use super::write_queue::{QueuedWrite, WriteQueue};
 use crate::hub::Socket;
 use crate::model::Close;
-use crate::protocol::websocket;
+use crate::protocol::wire::Wire;
 
 /// Frames given to the system with one call.
 const SLICES: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct OutboxQueue {
+    pub(super) socket: Option<Arc<dyn Socket>>,
     /// In the order of writing. Where the socket is blocked: what is half written, and pings.
     pub(super) waiting: WriteQueue,
     /// What waits behind that. Nothing, unless the socket is blocked.
     pub(super) backlog: Option<Box<Backlog>>,
+    /// What waits behind places that are kept; none where none ever were.
+    pub(super) staged: Option<Box<Staged>>,
+    /// Of all but what is staged.
     pub(super) bytes: usize,
     pub(super) bytes_peak: usize,
-    /// The first one is written in part: it cannot be taken back.
-    pub(super) begun: bool,
-    /// The socket took less than it was given. Its task tries again.
+    /// Bytes of the first that the socket has: it cannot be taken back.
+    pub(super) written: usize,
+    /// The socket took less than it was given, and its task tries again; or there is none any more.
     pub(super) blocked: bool,
     /// Somebody who flushes knows of it.
     pub(super) listed: bool,
-    pub(super) end: End,
+    pub(super) lifecycle: Lifecycle,
+    /// Once the end was decided.
+    pub(super) ending: Option<Box<Ending>>,
     pub(super) messages: u64,
     pub(super) payload: u64,
     pub(super) dropped: u64,
 }
 
-#[derive(Debug, Default)]
-pub(super) enum End {
-    #[default]
-    Open,
-    /// The close frame is the last that waits, or it is written.
-    Closing(Box<Close>),
-    /// Nothing can be written any more.
-    Shut,
-}
-
 impl OutboxQueue {
+    pub(super) fn is_open(&self) -> bool {
+        self.lifecycle == Lifecycle::Open
+    }
+
+    /// How the connection ends, once that is known.
+    pub(super) fn ending(&self) -> Option<Close> {
+        self.ending.as_ref().map(|ending| ending.close.clone())
+    }
+
+    /// Whether that began the end.
+    pub(super) fn turn(&mut self, transition: Transition, close: Close) -> bool {
+        let was_open = self.is_open();
+        self.lifecycle = self.lifecycle.after(transition);
+        let begins = was_open && !self.is_open();
+        if begins {
+            self.ending = Some(Box::new(Ending { close, since: Instant::now() }));
+        }
+        begins
+    }
+
+    /// The close packet goes behind what waits, where that begins the end: `true` then.
+    pub(super) fn advance(&mut self, wire: Wire, transition: Transition, close: Close) -> bool {
+        if !self.turn(transition, close) {
+            return false;
+        }
+        if !self.stage_close() {
+            self.put_close(wire);
+        }
+        true
+    }
+
     /// Counts what became of messages.
     pub(super) fn note(&mut self, sent: Sent, messages: u64, payload: u64) {
         match sent {
@@ -76,8 +108,28 @@ impl OutboxQueue {
         }
     }
 
+    /// Whether subscriptions are to go on from the log. What is staged for them comes to nothing first.
     pub(super) fn has_fallen(&self) -> bool {
-        self.backlog.as_ref().is_some_and(|backlog| backlog.is_behind())
+        self.backlog.as_ref().is_some_and(|backlog| backlog.is_behind()) && !self.is_staging()
+    }
+
+    /// Whether a subscription gets nothing more before it went on from the log: then from before this message, where it is there.
+    pub(super) fn fall_back(&mut self, subscription: SubscriptionId, policy: Option<&Arc<DeliveryPolicy>>) -> bool {
+        let after = policy.and_then(|policy| policy.recoverable(subscription));
+        self.backlog.as_mut().is_some_and(|backlog| backlog.fall_back(subscription, after))
+    }
+
+    /// A message that may be dropped is: says how.
+    pub(super) fn refuse(&mut self, policy: &Arc<DeliveryPolicy>, subscription: SubscriptionId) -> Sent {
+        match self.in_backlog(|backlog| backlog.refuse(policy, subscription, policy.recoverable(subscription))) {
+            Room::Behind => Sent::Behind,
+            Room::Made | Room::Dropped | Room::None => Sent::Dropped,
+        }
+    }
+
+    /// Bytes that wait in all.
+    pub(super) fn total_bytes(&self) -> usize {
+        self.bytes + self.staged.as_ref().map_or(0, |staged| staged.bytes)
     }
 
     pub(super) fn put(&mut self, frame: QueuedFrame) {
@@ -87,67 +139,134 @@ impl OutboxQueue {
             self.bytes += frame.cost_bytes();
             self.waiting.push_back(frame.into());
         }
-        self.bytes_peak = self.bytes_peak.max(self.bytes);
+        self.bytes_peak = self.bytes_peak.max(self.total_bytes());
     }
 
-    /// The close frame goes behind what waits.
-    pub(super) fn end(&mut self, close: Close) {
-        let frame = QueuedFrame::own(websocket::close(close.code(), close.reason()));
+    /// Queues the close packet of the end that was decided.
+    pub(super) fn put_close(&mut self, wire: Wire) {
+        let Some(ending) = &self.ending else { return };
+        let frame = QueuedFrame::own(wire.close(&ending.close));
         if self.blocked {
             self.in_backlog(|backlog| backlog.add_close(frame));
         } else {
             self.bytes += frame.cost_bytes();
             self.waiting.push_back(frame.into());
         }
-        self.end = End::Closing(Box::new(close));
     }
 
-    /// The close frame goes in place of what waits. What is half written is written to its end.
-    pub(super) fn finish(&mut self, close: Close) {
-        if !matches!(self.end, End::Open) {
-            return;
+    /// The close packet goes in place of what waits. What is half written is written to its end.
+    pub(super) fn finish(&mut self, wire: Wire, close: Close) {
+        let staged = self.take_staged_close();
+        if staged || self.is_open() {
+            self.drop_waiting();
+            self.turn(Transition::Close, close);
+            self.put_close(wire);
         }
-        self.drop_waiting();
-        self.end(close);
     }
 
     fn drop_waiting(&mut self) {
-        self.dropped += self.waiting.take(self.begun).map(|waiting| waiting.len() as u64).sum::<u64>();
+        self.dropped += self.waiting.take(self.written > 0).map(|waiting| waiting.len() as u64).sum::<u64>();
         if let Some(backlog) = &mut self.backlog {
             self.dropped += backlog.len() as u64;
             backlog.clear();
         }
         self.forget_backlog();
-        self.bytes = self.waiting.iter().map(QueuedWrite::cost_bytes).sum();
+        self.dropped += self.staged.as_mut().map_or(0, |staged| staged.clear());
+        self.bytes = self.left_bytes();
     }
 
-    pub(super) fn shut(&mut self) {
-        self.begun = false;
+    /// Bytes in front of the backlog.
+    fn left_bytes(&self) -> usize {
+        self.waiting.iter().map(QueuedWrite::cost_bytes).sum::<usize>() - self.written
+    }
+
+    /// Nothing can be written any more. `close`: why, where no end was decided before.
+    pub(super) fn shut(&mut self, close: Close) {
+        self.turn(Transition::End, close);
+        self.written = 0;
         self.blocked = false;
         self.drop_waiting();
-        self.end = End::Shut;
+    }
+
+    /// There is no socket any more: what it took in part waits whole again, in front. `false`: there is no room for that.
+    pub(super) fn take_back(&mut self, bytes_max: usize) -> bool {
+        self.bytes += std::mem::take(&mut self.written);
+        self.block();
+        let excess = self.total_bytes().saturating_sub(bytes_max);
+        excess == 0 || self.in_backlog(|backlog| backlog.make_room(excess, &QueuedFrame::own(Bytes::new()))) == Room::Made
+    }
+
+    /// Takes whole packets from the front, at most so many bytes but always one.
+    pub(super) fn drain(&mut self, bytes_max: usize) -> Vec<Bytes> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = self.next_len() {
+            if !taken.is_empty() && bytes + next > bytes_max {
+                break;
+            }
+            let Some(frame) = self.pop() else { break };
+            bytes += frame.wire.len();
+            taken.push(frame.wire);
+        }
+        taken
+    }
+
+    /// Bytes of the first packet.
+    fn next_len(&mut self) -> Option<usize> {
+        self.split_first();
+        match self.waiting.first_mut() {
+            Some(first) => Some(first.bytes().len()),
+            None => self.backlog.as_ref()?.wires().next().map(Bytes::len),
+        }
+    }
+
+    fn pop(&mut self) -> Option<QueuedFrame> {
+        match self.waiting.pop_front() {
+            Some(first) => {
+                self.bytes -= first.cost_bytes();
+                first.into_frames().pop()
+            }
+            None => self.in_backlog(Backlog::pop),
+        }
+    }
+
+    /// A run that is first becomes its packets.
+    fn split_first(&mut self) {
+        if let Some(QueuedWrite::Run(run, subscription)) = self.waiting.first_mut() {
+            let (run, subscription) = (run.clone(), *subscription);
+            self.waiting.pop_front();
+            run.frames(subscription).rev().for_each(|frame| self.waiting.push_front(frame.into()));
+        }
     }
 
     /// Gives the socket what it is next, as much of it as one call may hold: how much it took of how much.
     fn offer(&self, socket: &dyn Socket) -> io::Result<(usize, usize)> {
         if let (Some(only), None) = (self.waiting.only(), &self.backlog) {
-            let bytes = only.bytes();
+            let bytes = &only.bytes()[self.written..];
             return Ok((socket.try_write(&[IoSlice::new(bytes)])?, bytes.len()));
         }
         let mut slices = [IoSlice::new(&[]); SLICES];
         let (mut count, mut offered) = (0, 0);
         let waiting = self.waiting.iter().map(QueuedWrite::bytes);
         let behind = self.backlog.iter().flat_map(|backlog| backlog.wires());
+        let mut written = self.written;
         for (slice, bytes) in slices.iter_mut().zip(waiting.chain(behind)) {
-            *slice = IoSlice::new(bytes);
-            offered += bytes.len();
+            let left = &bytes[std::mem::take(&mut written)..];
+            *slice = IoSlice::new(left);
+            offered += left.len();
             count += 1;
         }
         Ok((socket.try_write(&slices[..count])?, offered))
     }
 
-    /// Gives the socket all it takes, and knows afterwards whether that was all there is.
-    pub(super) fn write(&mut self, socket: &dyn Socket) {
+    /// Gives the socket all it takes, and knows afterwards whether that was all there is. `false`: there is no socket.
+    pub(super) fn write(&mut self) -> bool {
+        let Some(socket) = self.socket.take() else { return false };
+        self.write_to(&*socket);
+        self.socket = Some(socket);
+        true
+    }
+
+    fn write_to(&mut self, socket: &dyn Socket) {
         while !self.waiting.is_empty() || self.backlog.as_ref().is_some_and(|backlog| backlog.wires().next().is_some()) {
             match self.offer(socket) {
                 Ok((written, offered)) => {
@@ -158,14 +277,14 @@ impl OutboxQueue {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return self.block(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return self.shut(),
+                Err(_) => return self.shut(Close::Lost),
             }
         }
         self.forget_backlog();
         match socket.try_flush() {
             Ok(()) => self.blocked = false,
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.blocked = true,
-            Err(_) => self.shut(),
+            Err(_) => self.shut(Close::Lost),
         }
     }
 
@@ -177,27 +296,22 @@ impl OutboxQueue {
                     Some(frame) => self.waiting.push_front(frame.into()),
                     None => return,
                 },
-                Some(whole) if whole.bytes().len() <= bytes => {
-                    bytes -= whole.bytes().len();
-                    self.bytes -= whole.cost_bytes();
+                Some(whole) if whole.bytes().len() - self.written <= bytes => {
+                    let before = std::mem::take(&mut self.written);
+                    bytes -= whole.bytes().len() - before;
+                    self.bytes -= whole.cost_bytes() - before;
                     self.waiting.pop_front();
-                    self.begun = false;
                 }
                 Some(QueuedWrite::Frame(_)) if bytes == 0 => return,
                 Some(QueuedWrite::Frame(frame)) => {
                     // What becomes of it is settled: it is written.
-                    self.bytes -= frame.cost_bytes();
-                    frame.wire.advance(bytes);
+                    let cost = frame.cost_bytes();
                     frame.policy = None;
-                    self.bytes += frame.cost_bytes();
-                    self.begun = true;
+                    self.bytes -= cost - frame.cost_bytes() + bytes;
+                    self.written += bytes;
                     return;
                 }
-                Some(QueuedWrite::Run(run, subscription)) => {
-                    let (run, subscription) = (run.clone(), *subscription);
-                    self.waiting.pop_front();
-                    run.frames(subscription).rev().for_each(|frame| self.waiting.push_front(frame.into()));
-                }
+                Some(QueuedWrite::Run(..)) => self.split_first(),
             }
         }
     }
@@ -212,9 +326,9 @@ impl OutboxQueue {
         if std::mem::replace(&mut self.blocked, true) {
             return;
         }
-        let mut rest = self.waiting.take(self.begun);
-        self.bytes = self.waiting.iter().map(QueuedWrite::cost_bytes).sum();
-        let close = if matches!(self.end, End::Closing(_)) { rest.next_back() } else { None };
+        let mut rest = self.waiting.take(self.written > 0);
+        self.bytes = self.left_bytes();
+        let close = if self.is_open() { None } else { rest.next_back() };
         self.in_backlog(|backlog| {
             for frame in rest.flat_map(QueuedWrite::into_frames) {
                 backlog.supersede(&frame);

@@ -1,6 +1,8 @@
 //! The outbox against a socket that takes as many bytes as the test says: what each channel's policy does.
 
+mod attachment;
 mod model;
+mod slots;
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
@@ -10,13 +12,15 @@ use parking_lot::Mutex;
 
 use super::delivery_policy::{DeliveryPolicy, Overflow, SubscriptionId};
 use super::packet::FRAME_OVERHEAD;
-use super::{Outbox, Packet, Progress, Sent};
+use super::{Outbox, Packet, Progress, Sent, Slot};
 use crate::hub::Socket;
 use crate::model::{Close, Priority};
 use crate::protocol::Frame;
-use crate::protocol::websocket;
+use crate::protocol::wire::Wire;
 use crate::telemetry::conflation::Conflation;
 use crate::testing::told;
+
+const WIRE: Wire = Wire::WebSocket { compress: None };
 
 /// A socket with room for some bytes.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +66,7 @@ impl Socket for Narrow {
 
 /// An outbox with room for so many messages of ten letters, and its socket, which takes nothing yet.
 fn stalled(messages: usize) -> (Outbox, Narrow) {
-    let outbox = Outbox::new(messages * (12 + FRAME_OVERHEAD));
+    let outbox = Outbox::new(WIRE, messages * (12 + FRAME_OVERHEAD));
     let socket = Narrow::default();
     outbox.attach(Box::new(socket.clone()));
     (outbox, socket)
@@ -70,7 +74,7 @@ fn stalled(messages: usize) -> (Outbox, Narrow) {
 
 fn text(text: &str, policy: Option<DeliveryPolicy>) -> Packet {
     let frame = Frame::Text(text.to_owned().into());
-    Packet { wire: websocket::message(&frame), payload: frame.len(), policy: policy.map(Arc::new) }
+    Packet { wire: WIRE.message(&frame), payload: frame.len(), policy: policy.map(Arc::new) }
 }
 
 fn policy(priority: Priority, overflow: Overflow, kept_at: Option<u64>) -> Option<DeliveryPolicy> {

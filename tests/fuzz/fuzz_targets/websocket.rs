@@ -4,7 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tramline::protocol::websocket::{Decoder, Received, Violation, close, compressed, message, negotiate, pong};
+use tramline::protocol::wire::websocket::{Decoder, close, compressed, message, negotiate, pong};
+use tramline::protocol::wire::{Received, Violation};
 
 const BYTES_MAX: usize = 4096;
 

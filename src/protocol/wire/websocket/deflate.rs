@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use crate::protocol::websocket::Violation;
+use crate::protocol::wire::Violation;
 
 /// What ends a flushed stream, and is not sent.
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
@@ -130,7 +130,7 @@ impl Inflater {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::websocket::tests::noise;
+    use crate::protocol::wire::websocket::tests::noise;
 
     #[test]
     fn a_bomb_is_inflated_no_further_than_the_limit() {

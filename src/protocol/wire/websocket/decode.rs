@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use crate::model::close;
 use crate::protocol::Frame;
-use crate::protocol::websocket::header::{COMPRESSED, CONTROL_BYTES_MAX, FIN, HEADER_BYTES, Header, Opcode, RESERVED};
-use crate::protocol::websocket::{Received, Violation, deflate};
+use crate::protocol::wire::websocket::deflate;
+use crate::protocol::wire::websocket::header::{COMPRESSED, CONTROL_BYTES_MAX, FIN, HEADER_BYTES, Header, Opcode, RESERVED};
+use crate::protocol::wire::{Received, Violation};
 
 /// The largest message, whatever is asked for: lengths are kept in 32 bits, and a compressed message may be longer than what it
 /// stands for.

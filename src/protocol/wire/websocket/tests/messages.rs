@@ -1,7 +1,7 @@
 //! Whole messages in and out: the examples of RFC 6455, section 5.7, and what is kept meanwhile.
 
 use super::*;
-use crate::protocol::websocket::{close, message, ping, pong};
+use crate::protocol::wire::websocket::{close, message, ping, pong};
 
 #[test]
 fn the_examples_of_the_rfc() {
@@ -22,7 +22,7 @@ fn each_length_is_written_in_its_shortest_form() {
         let frame = Frame::Binary(vec![7; length].into());
         let bytes = message(&frame);
         assert_eq!(bytes.len(), header + length);
-        let read = crate::protocol::websocket::header::Header::read(&bytes).unwrap();
+        let read = crate::protocol::wire::websocket::header::Header::read(&bytes).unwrap();
         assert_eq!((read.payload, read.size), (Some(length as u64), header));
     }
 }

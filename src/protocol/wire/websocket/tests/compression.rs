@@ -4,7 +4,7 @@ use flate2::{Compress, Compression, FlushCompress};
 use std::cell::Cell;
 
 use super::*;
-use crate::protocol::websocket::compressed;
+use crate::protocol::wire::websocket::compressed;
 
 /// Feeds a payload as one compressed text.
 fn inflated(payload: &[u8]) -> Outcome {
@@ -102,7 +102,7 @@ fn what_we_compress_is_read_by_another_inflater() {
         let frame = Frame::Text(text.to_owned().into());
         let bytes = compressed(&frame);
         assert_eq!(bytes, compressed(&frame), "something of one message is in the next");
-        let header = crate::protocol::websocket::header::Header::read(&bytes).unwrap();
+        let header = crate::protocol::wire::websocket::header::Header::read(&bytes).unwrap();
         let payload = &bytes[header.size..];
         if header.first & RSV1 == 0 {
             assert_eq!((header.first, payload), (FIN | TEXT, text.as_bytes()));

@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
 use tokio_tungstenite::tungstenite::{Bytes as TheirBytes, Message};
 
 use super::*;
-use crate::protocol::websocket::{close, compressed, message, ping, pong};
+use crate::protocol::wire::websocket::{close, compressed, message, ping, pong};
 
 /// A client's two directions, in memory.
 struct Memory {
@@ -131,7 +131,7 @@ proptest! {
             Err(error) => Frame::Binary(error.into_bytes().into()),
         };
         let bytes = compressed(&frame);
-        let header = crate::protocol::websocket::header::Header::read(&bytes).unwrap();
+        let header = crate::protocol::wire::websocket::header::Header::read(&bytes).unwrap();
         let outcome = decode_reads(&mut Decoder::new(2000, true), [&*client(header.first, &bytes[header.size..])]);
         prop_assert_eq!(outcome, (vec![Received::Message(frame)], None));
     }

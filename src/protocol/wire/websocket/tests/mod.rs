@@ -8,8 +8,9 @@ mod rules;
 
 use bytes::Bytes;
 
-use super::{Decoder, Received, Violation};
+use super::Decoder;
 use crate::protocol::Frame;
+use crate::protocol::wire::{Received, Violation};
 
 const FIN: u8 = 0x80;
 const RSV1: u8 = 0x40;

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use crate::model::close;
 use crate::protocol::Frame;
-use crate::protocol::websocket::deflate;
-use crate::protocol::websocket::header::{self, COMPRESSED, CONTROL_BYTES_MAX, FIN, Opcode};
+use crate::protocol::wire::websocket::deflate;
+use crate::protocol::wire::websocket::header::{self, COMPRESSED, CONTROL_BYTES_MAX, FIN, Opcode};
 
 /// A message as one frame, for every client.
 pub fn message(frame: &Frame) -> Bytes {

@@ -1,6 +1,6 @@
 //! Offers of permessage-deflate.
 
-use crate::protocol::websocket::negotiate;
+use crate::protocol::wire::websocket::negotiate;
 
 const YES: Option<&str> = Some("permessage-deflate; server_no_context_takeover; client_no_context_takeover");
 const YES_15: Option<&str> = Some("permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=15");

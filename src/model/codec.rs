@@ -1,0 +1,9 @@
+//! How the messages of a protocol are written, by name. Reading and writing them is somebody else's business.
+
+/// What `codec:` of a protocol says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// One JSON text in each frame.
+    #[default]
+    Json,
+}
