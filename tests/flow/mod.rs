@@ -21,9 +21,11 @@ mod sessions;
 mod statistics;
 
 mod batching;
+mod decide;
 mod effects;
 mod events;
 mod history;
+mod isolation;
 mod language;
 mod limits;
 mod moments;
