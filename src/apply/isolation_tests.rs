@@ -298,7 +298,7 @@ async fn members_and_connections_are_what_a_row_read_them_to_be() {
 
 #[tokio::test]
 async fn of_those_who_want_to_be_the_only_one_one_succeeds() {
-    const ROUNDS: usize = 300;
+    const ROUNDS: usize = 2000;
     let (live, _writer) = start().await;
     let start = std::sync::Barrier::new(2);
     let succeeded: Vec<Vec<bool>> = std::thread::scope(|threads| {
