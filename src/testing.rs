@@ -13,7 +13,7 @@ use crate::hub::{Connection, Hub, Socket};
 use crate::live::{Handled, Live};
 use crate::model::view::ConnView;
 use crate::model::{Json, Now};
-use crate::pipeline::{ClientLimits, Moment, Spent};
+use crate::pipeline::{ClientLimits, Moment, Snapshot, Spent};
 use crate::protocol::Frame;
 use crate::protocol::wire::Wire;
 use crate::runtime::{self, Runtime};
@@ -137,9 +137,14 @@ impl Client {
     }
 
     pub(crate) fn input(&mut self, moment: Moment<'_>) -> Handled {
-        let (snapshot, now) = (self.live.current(), Now::read());
-        let mut batch = Batch::new(&snapshot, Some(&self.connection), now);
-        let handled = self.live.client(&snapshot, &self.connection, moment, &mut self.limits, &mut Spent::default(), &mut batch, now);
+        self.input_under(&self.live.current(), moment)
+    }
+
+    /// The same under a snapshot of the test's own.
+    pub(crate) fn input_under(&mut self, snapshot: &Arc<Snapshot>, moment: Moment<'_>) -> Handled {
+        let now = Now::read();
+        let mut batch = Batch::new(snapshot, Some(&self.connection), now);
+        let handled = self.live.client(snapshot, &self.connection, moment, &mut self.limits, &mut Spent::default(), &mut batch, now);
         drop(batch);
         self.live.hub.flush.one(&self.connection);
         handled
@@ -147,6 +152,10 @@ impl Client {
 
     pub(crate) fn say(&mut self, text: &str) {
         self.input(Moment::Message(&Frame::Text(text.into())));
+    }
+
+    pub(crate) fn say_under(&mut self, snapshot: &Arc<Snapshot>, text: &str) {
+        self.input_under(snapshot, Moment::Message(&Frame::Text(text.into())));
     }
 
     /// Everything that was sent to it since the last look.

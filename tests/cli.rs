@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 
-use crate::support::{Server, Setup};
+use crate::support::Setup;
 
 fn tramline(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tramline")).args(arguments).env_remove("RUST_LOG").output().unwrap()
@@ -90,7 +90,7 @@ fn an_address_that_is_taken_is_named() {
 
 #[test]
 fn a_second_server_on_one_database_is_refused() {
-    let server = Server::shipped();
+    let server = Setup::shipped().start();
     let ended = server.setup().start_in_vain();
     assert_eq!(ended.code, Some(1));
     assert!(ended.log.iter().any(|line| line.as_str().is_some_and(|line| line.contains("in use"))), "{:?}", ended.log);

@@ -11,7 +11,8 @@ use tokio::sync::{Notify, oneshot};
 
 use super::steps::{EventStep, Step};
 use super::{Applied, Apply, Batch, refused, stopped};
-use crate::hub::{Connection, LockedChannels};
+use crate::hub::{Connection, LockedChannels, MemberChange};
+use crate::model::event::Epoch;
 use crate::model::{ChannelName, Fault, Now};
 use crate::pipeline::effect::ConnectionEffect;
 use crate::pipeline::{Snapshot, fault_reply};
@@ -73,12 +74,33 @@ pub(super) enum Work {
 }
 
 impl Work {
-    /// The channels it needs.
-    fn channels(&self) -> Vec<ChannelName> {
+    /// The channels it needs, and the names of their streams, where it counts on them.
+    fn channels(&self) -> Vec<(ChannelName, Option<Epoch>)> {
+        let epoch = |step: &Step| match step {
+            Step::Connection(ConnectionEffect::Join { recover: Some(recover), .. }) => Some(recover.epoch),
+            _ => None,
+        };
         match self {
-            Self::Connection(_, steps) => steps.iter().filter_map(Step::channel).cloned().collect(),
-            Self::Door { steps, .. } => steps.iter().filter_map(EventStep::channel).cloned().collect(),
+            Self::Connection(_, steps) => steps.iter().filter_map(|step| Some((step.channel()?.clone(), epoch(step)))).collect(),
+            Self::Door { steps, .. } => steps.iter().filter_map(|step| Some((step.channel()?.clone(), None))).collect(),
         }
+    }
+
+    /// How it changes the members of channels.
+    pub(super) fn changes(&self) -> impl Iterator<Item = (ChannelName, MemberChange)> {
+        let (actor, steps) = match self {
+            Self::Connection(actor, steps) => (Some(actor), &steps[..]),
+            Self::Door { .. } => (None, &[][..]),
+        };
+        steps.iter().zip(std::iter::repeat(actor)).filter_map(|(step, actor)| match step {
+            Step::Connection(ConnectionEffect::Join { view, .. }) => {
+                Some((view.channel.clone(), MemberChange::Joins(actor?.clone(), view.clone())))
+            }
+            Step::Connection(ConnectionEffect::Leave { channel, key, .. }) => {
+                Some((channel.clone(), MemberChange::Leaves(actor?.clone(), key.clone())))
+            }
+            Step::Connection(_) | Step::Event(_) => None,
+        })
     }
 
     /// Only what is stored is shown: nothing else can be done.
@@ -241,21 +263,24 @@ fn finish(apply: Apply<'_>, transaction: PendingTransaction, batch: &mut Batch<'
     }
     let is_refused = last > Ticket::default() && apply.store.refused(first, last) || after.iter().any(|t| apply.store.refused(*t, *t));
     let mut result = if is_refused { Err(refused()) } else { Ok(()) };
+    let changed: Vec<ChannelName> = work.changes().map(|(channel, _)| channel).collect();
     let channels = work.channels();
-    batch.before(channels.iter());
+    batch.before(channels.iter().map(|(name, _)| name));
     let mut held = match lock(apply, channels) {
         Ok(held) => held,
         Err(fault) => {
             // What is stored is shown in any case; its channels are there.
             work.only_show();
             result = Err(fault);
-            lock(apply, work.channels()).ok().flatten()
+            let changed = changed.iter().map(|channel| (channel.clone(), None));
+            lock(apply, work.channels().into_iter().chain(changed).collect()).ok().flatten()
         }
     };
-    if is_refused {
-        if let Some(held) = held.as_mut() {
-            work.skip(held);
-        }
+    if let Some(held) = held.as_mut() {
+        changed.iter().for_each(|channel| held.change_now(channel));
+    }
+    if is_refused && let Some(held) = held.as_mut() {
+        work.skip(held);
     }
     let actor = if let Work::Connection(actor, _) = &work { Some(actor.clone()) } else { None };
     match work {
@@ -284,12 +309,12 @@ fn finish(apply: Apply<'_>, transaction: PendingTransaction, batch: &mut Batch<'
 }
 
 /// Locks channels by what the configuration said of them when the transaction was decided, or as they are, if it says nothing.
-fn lock(apply: Apply<'_>, channels: Vec<ChannelName>) -> Result<Option<LockedChannels<'_>>, Fault> {
+fn lock(apply: Apply<'_>, channels: Vec<(ChannelName, Option<Epoch>)>) -> Result<Option<LockedChannels<'_>>, Fault> {
     let Snapshot { hub, runtime, .. } = &**apply.snapshot;
-    let plan = |name: ChannelName| {
+    let plan = |(name, epoch): (ChannelName, Option<Epoch>)| {
         let live = hub.channel(name.as_str()).map(|channel| channel.plan());
         let plan = live.or_else(|| runtime.channels.resolve(name.as_str()).map(|(_, plan)| plan))?;
-        Some((name, plan, None))
+        Some((name, plan, epoch))
     };
     let wanted: Vec<_> = channels.into_iter().filter_map(plan).collect();
     if wanted.is_empty() { Ok(None) } else { hub.hold(wanted).map(Some) }

@@ -8,6 +8,8 @@
 
 mod batch;
 pub mod commit_queue;
+#[cfg(test)]
+mod isolation_tests;
 mod reads;
 mod steps;
 #[cfg(test)]

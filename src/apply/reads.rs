@@ -21,6 +21,14 @@ enum Wanted {
     Unchanged,
 }
 
+/// What a transaction has read of others that are not committed yet: it is refused with any of them.
+#[derive(Debug, Default)]
+pub(super) struct Uncommitted {
+    pub(super) tickets: Vec<Ticket>,
+    /// Some of it is seen by nobody before it is committed: then nothing of what was decided on it may be.
+    pub(super) is_hidden: bool,
+}
+
 /// What a transaction was decided on.
 pub(super) struct Basis {
     reads: Vec<(Read, Wanted)>,
@@ -44,13 +52,18 @@ impl Basis {
                 }
             }
         }
+        let looks = |of: &ChannelName| {
+            let is_look = |read: &&Read| matches!(read, Read::History { channel, .. } | Read::Nothing { channel, .. } if channel == of);
+            reads.iter().filter(is_look).count()
+        };
         let wanted = |read: &Read| match read {
-            Read::Nothing { .. } => Wanted::Unchanged,
-            Read::History { channel, .. } if !changes && joined.contains(channel) => Wanted::Since,
+            // Seen in two states it was no snapshot.
+            Read::History { channel, .. } if !changes && joined.contains(channel) && looks(channel) == 1 => Wanted::Since,
             _ if changes || !joined.is_empty() => Wanted::Unchanged,
             _ => Wanted::Nothing,
         };
-        Self { reads: reads.into_iter().map(|read| (wanted(&read), read)).map(|(wanted, read)| (read, wanted)).collect() }
+        let wanted: Vec<Wanted> = reads.iter().map(wanted).collect();
+        Self { reads: reads.into_iter().zip(wanted).collect() }
     }
 
     /// The channels that must be locked to compare.
@@ -61,6 +74,11 @@ impl Basis {
         })
     }
 
+    /// Whether it must still hold who is connected.
+    pub(super) fn needs_connections(&self) -> bool {
+        self.reads.iter().any(|(read, wanted)| matches!(read, Read::Connections { .. }) && *wanted != Wanted::Nothing)
+    }
+
     /// The name that the stream of a channel gets, if it has none yet.
     pub(super) fn epoch_for(&self, name: &ChannelName) -> Option<u64> {
         self.reads.iter().find_map(|(read, _)| match read {
@@ -69,22 +87,24 @@ impl Basis {
         })
     }
 
-    /// What was seen of it that is not committed yet: the transaction waits for that, and is refused with it. None: some of it was
-    /// refused already.
-    pub(super) fn uncommitted(&self, apply: Apply<'_>) -> Option<Vec<Ticket>> {
-        let mut after = Vec::new();
+    /// What was seen of it that is not committed yet. None: some of that was refused already.
+    pub(super) fn uncommitted(&self, apply: Apply<'_>) -> Option<Uncommitted> {
+        let mut found = Uncommitted::default();
+        let is_open = |ticket: &&Ticket| !apply.store.is_settled(**ticket);
         for (read, _) in &self.reads {
-            let Read::History { uncommitted, .. } = read else { continue };
-            for ticket in uncommitted {
-                if apply.store.refused(*ticket, *ticket) {
-                    return None;
-                }
-                if !apply.store.is_settled(*ticket) {
-                    after.push(*ticket);
-                }
+            let (uncommitted, shown_early) = match read {
+                Read::History { uncommitted, shown_early, .. } => (uncommitted, &shown_early[..]),
+                Read::Members { uncommitted, .. } => (uncommitted, &[][..]),
+                Read::Nothing { .. } | Read::Connections { .. } => continue,
+            };
+            if uncommitted.iter().any(|ticket| apply.store.refused(*ticket, *ticket)) {
+                return None;
             }
+            // It may be settled by now and wait for its turn all the same.
+            found.is_hidden |= !uncommitted.is_empty();
+            found.tickets.extend(uncommitted.iter().chain(shown_early).filter(is_open));
         }
-        Some(after)
+        Some(found)
     }
 
     /// Whether it still holds. `held`: the locks of [`Basis::channels`].
@@ -97,7 +117,7 @@ impl Basis {
             (Read::History { channel, at, .. }, Wanted::Since, Some(held)) => held.can_give_since(channel, *at),
             (Read::History { channel, at, .. }, Wanted::Unchanged, Some(held)) => held.version(channel) == Some(*at),
             (Read::Nothing { channel, epoch }, _, Some(held)) => held.version(channel).is_some_and(|now| now.epoch == *epoch),
-            (Read::Members { channel, at }, _, Some(held)) => held.members_version(channel) == *at,
+            (Read::Members { channel, at, .. }, _, Some(held)) => held.members_version(channel) == *at,
         })
     }
 }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
 use tokio::sync::oneshot;
 
 use super::commit_queue::{PendingTransaction, Work};
-use super::reads::Basis;
+use super::reads::{Basis, Uncommitted};
 use super::steps::{EventStep, Step};
 use super::{Accepted, Applied, Apply, Batch, Effects, Refusal, unavailable};
 use crate::config::plan::{ChannelPlan, Promise};
@@ -22,8 +23,10 @@ pub(super) struct Transaction<'t> {
     effects: Effects<'t>,
     permit: Option<Permit>,
     held: Option<LockedChannels<'t>>,
+    /// Where it depends on who is connected: nobody changes that who depends on it too.
+    alone: Option<MutexGuard<'t, ()>>,
     /// What it has read of transactions that are not committed yet.
-    after: Vec<Ticket>,
+    after: Uncommitted,
 }
 
 /// The tickets of a transaction's events.
@@ -51,9 +54,10 @@ impl<'t> Transaction<'t> {
                 (name, plan, epoch)
             })
             .collect();
+        let alone = basis.needs_connections().then(|| apply.snapshot.hub.alone_with_connections());
         let mut held = if wanted.is_empty() { None } else { Some(apply.snapshot.hub.hold(wanted)?) };
         let after = basis.uncommitted(apply).filter(|_| basis.holds(apply, held.as_mut()));
-        Ok(Self { apply, effects, permit, held, after: after.ok_or(Refusal::Changed)? })
+        Ok(Self { apply, effects, permit, held, alone, after: after.ok_or(Refusal::Changed)? })
     }
 
     /// Does it:
@@ -65,31 +69,32 @@ impl<'t> Transaction<'t> {
     /// All under the locks of the channels, so that offsets, the store's queue, the commit queue and what members see have one
     /// order. What it does to connections on channels it does not lock follows once the locks are let go: [`Batch::end`].
     pub(super) fn commit(self, batch: &mut Batch<'_>, now: Now) -> Accepted {
-        let Self { apply, effects, permit, mut held, after } = self;
+        let Self { apply, effects, permit, mut held, alone: _alone, after } = self;
         // What a connection does stays in order: behind what waits of it, all else waits too.
         let follows = matches!(&effects, Effects::Connection(actor, _) if actor.is_waiting());
-        let at_once = if follows || !after.is_empty() { 0 } else { at_once(&effects, held.as_mut()) };
+        let at_once = if follows || after.is_hidden { 0 } else { at_once(&effects, held.as_mut()) };
         match effects {
             Effects::Connection(actor, effects) => {
-                let (mut steps, tickets) = assign_offsets(effects, permit, held.as_mut(), &after);
+                let (mut steps, tickets) = assign_offsets(apply, effects, permit, held.as_mut(), &after.tickets);
                 let rest = steps.split_off(at_once.min(steps.len()));
                 apply.run(held.as_mut(), actor, steps, batch, now);
                 if !rest.is_empty() {
-                    push(apply, tickets, after, Work::Connection(actor.clone(), rest));
+                    push(apply, tickets, after.tickets, Work::Connection(actor.clone(), rest), held.as_mut());
                 }
                 // A connection is told by the transaction itself.
                 Accepted::Done(Applied::default())
             }
             Effects::Door(effects) => {
-                let (mut steps, tickets) = assign_offsets(effects, permit, held.as_mut(), &after);
+                let (mut steps, tickets) = assign_offsets(apply, effects, permit, held.as_mut(), &after.tickets);
                 let rest = steps.split_off(at_once.min(steps.len()));
                 let mut applied = apply.run_events(held.as_mut(), steps, batch);
-                if rest.is_empty() {
+                // What is only answered waits as well for what nobody has seen yet.
+                if rest.is_empty() && !after.is_hidden {
                     applied.ticket = tickets.filter(|tickets| !tickets.relaxed).map(|tickets| tickets.last);
                     return Accepted::Done(applied);
                 }
                 let (done, settled) = oneshot::channel();
-                push(apply, tickets, after, Work::Door { steps: rest, applied, done });
+                push(apply, tickets, after.tickets, Work::Door { steps: rest, applied, done }, held.as_mut());
                 Accepted::Waiting(settled)
             }
         }
@@ -115,11 +120,7 @@ impl Effects<'_> {
 
     fn events(&self) -> impl Iterator<Item = &EventEffect> {
         let (effects, events) = self.each();
-        let event = |effect| match effect {
-            &Effect::Event(ref event) => Some(event),
-            &Effect::Connection(_) => None,
-        };
-        effects.filter_map(event).chain(events)
+        effects.filter_map(Effect::event).chain(events)
     }
 }
 
@@ -144,9 +145,12 @@ fn reserve(apply: Apply<'_>, effects: &Effects<'_>) -> Result<Option<Permit>, Fa
 }
 
 /// Stands for its own events, if it has any, and waits for what it has read.
-fn push(apply: Apply<'_>, tickets: Option<Tickets>, after: Vec<Ticket>, work: Work) {
+fn push(apply: Apply<'_>, tickets: Option<Tickets>, after: Vec<Ticket>, work: Work, held: Option<&mut LockedChannels<'_>>) {
     let (first, last) = tickets.map_or((Ticket::default(), Ticket::default()), |tickets| (tickets.first, tickets.last));
     let ready = after.iter().copied().fold(last, Ticket::max);
+    if let Some(held) = held {
+        work.changes().for_each(|(channel, change)| held.change_later(&channel, change, ready));
+    }
     apply.commits.push(PendingTransaction { snapshot: apply.snapshot.clone(), first, last, after, ready, work });
 }
 
@@ -224,6 +228,7 @@ impl Publishes for Effect {
 /// Gives the events of channels with a history their offsets, and hands them to the store, where they are refused with what
 /// `after` stands for.
 fn assign_offsets<E: Publishes>(
+    apply: Apply<'_>,
     effects: Vec<E>,
     permit: Option<Permit>,
     held: Option<&mut LockedChannels<'_>>,
@@ -252,7 +257,7 @@ fn assign_offsets<E: Publishes>(
     }
     let appended = permit.append(events, after);
     for (event, ticket) in appended.events.iter().zip(appended.first.on()) {
-        held.uncommitted(event, ticket);
+        held.uncommitted(event, ticket, |other| apply.store.is_settled(other));
     }
     let mut events = appended.events.into_iter();
     let steps = steps.into_iter().filter_map(|step| match step {

@@ -13,7 +13,7 @@ use crate::hub::locked_channels::Published;
 use crate::hub::members::{Member, Members};
 use crate::model::event::{Epoch, Event, NewEvent};
 use crate::model::view::SubView;
-use crate::model::{ChannelName, Position};
+use crate::model::{ChannelName, Json, Position};
 use crate::store::Ticket;
 use crate::telemetry::conflation::{ConflationCounters, Conflations};
 
@@ -55,6 +55,9 @@ pub struct ChannelVersion {
     pub offset: u64,
 }
 
+/// How many waiting events a channel keeps room for when none waits.
+const WAITING_KEPT: usize = 64;
+
 /// Tells one state of a channel's members from another. Two states without any are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MembersVersion(Option<(u64, u64)>);
@@ -71,8 +74,30 @@ pub struct History {
     pub at: ChannelVersion,
     /// The newest events, oldest first.
     pub events: Vec<Arc<Event>>,
-    /// The tickets of those that are not committed yet.
+    /// The tickets of those that nobody else sees before they are committed.
     pub uncommitted: Vec<Ticket>,
+    /// The tickets of those that were shown before; some may be committed by now.
+    pub shown_early: Vec<Ticket>,
+}
+
+/// What a decision sees of a channel's members.
+#[derive(Clone, Debug)]
+pub struct MembersSeen {
+    /// As of when.
+    pub at: MembersVersion,
+    /// The members, as JSON.
+    pub members: Vec<Json>,
+    /// The tickets of what some of them wait for that are to come or go.
+    pub uncommitted: Vec<Ticket>,
+}
+
+/// A change of the members that a transaction makes once it is committed.
+#[derive(Clone, Debug)]
+pub enum MemberChange {
+    /// A subscription begins.
+    Joins(Arc<Connection>, SubView),
+    /// A subscription with this key ends.
+    Leaves(Arc<Connection>, Arc<str>),
 }
 
 /// What changes about a channel.
@@ -87,8 +112,12 @@ pub struct State {
     pub(super) first: u64,
     /// What has its offset and is not shown, by offset, with the tickets of its commit.
     uncommitted: VecDeque<(Arc<Event>, Ticket)>,
-    /// Grows with each change of the members.
+    /// The tickets of what was shown, as far as it was not known to be committed when the next event got its offset.
+    shown_early: VecDeque<Ticket>,
+    /// Grows with each change of the members, those that wait included.
     members_changed: u64,
+    /// How they will change, and the tickets of the commits that wait for: whoever decides something sees it.
+    pending_members: VecDeque<(MemberChange, Ticket)>,
     /// The newest events that were shown, by offset.
     pub(super) tail: VecDeque<Arc<Event>>,
     pub(super) tail_bytes: usize,
@@ -112,7 +141,9 @@ impl State {
             shown: at.offset,
             first: at.first,
             uncommitted: VecDeque::new(),
+            shown_early: VecDeque::new(),
             members_changed: 0,
+            pending_members: VecDeque::new(),
             behind: 0,
             tail: VecDeque::new(),
             tail_bytes: 0,
@@ -153,9 +184,7 @@ impl State {
             self.set_behind(at, behind);
             return false;
         }
-        let batches = connection.batches();
-        let member = Member { connection: connection.clone(), subscription, view, since_ms: now_ms, behind: None, batches, live_after };
-        let at = self.members.push(member);
+        let at = self.members.push(Member::new(connection, subscription, view, now_ms, live_after));
         self.set_behind(at, behind);
         true
     }
@@ -236,15 +265,24 @@ impl State {
         self.members.iter().filter(|member| !allowed(member)).map(|member| (member.connection.clone(), member.view.key.clone())).collect()
     }
 
-    /// An event has its offset and waits for its commit.
-    pub(super) fn wait_for_commit(&mut self, event: &Arc<Event>, ticket: Ticket) {
+    /// An event has its offset and waits for its commit. `is_settled`: whether another does not wait any more.
+    pub(super) fn wait_for_commit(&mut self, event: &Arc<Event>, ticket: Ticket, is_settled: impl Fn(Ticket) -> bool) {
+        while self.shown_early.front().is_some_and(|ticket| is_settled(*ticket)) {
+            self.shown_early.pop_front();
+        }
+        if self.shown_early.is_empty() {
+            self.shown_early.shrink_to(WAITING_KEPT);
+        }
         self.uncommitted.push_back((event.clone(), ticket));
     }
 
-    /// Nothing up to this offset waits any more: it was shown, or will never be.
+    /// Everything up to this offset was shown, or will never be.
     pub(super) fn settle(&mut self, offset: u64) {
-        while self.uncommitted.front().is_some_and(|(event, _)| event.offset <= offset) {
-            self.uncommitted.pop_front();
+        while let Some((_, ticket)) = self.uncommitted.pop_front_if(|(event, _)| event.offset <= offset) {
+            self.shown_early.push_back(ticket);
+        }
+        if self.uncommitted.is_empty() {
+            self.uncommitted.shrink_to(WAITING_KEPT);
         }
     }
 
@@ -255,16 +293,56 @@ impl State {
 
     /// The newest events, at most so many.
     pub(super) fn history(&self, most: usize) -> History {
-        // What was shown early waits for its commit too, and is in the tail.
-        let waiting = self.uncommitted.iter().filter(|(event, _)| event.offset > self.shown);
-        let all = self.tail.len() + waiting.clone().count();
+        let waiting = self.uncommitted.iter();
+        let all = self.tail.len() + waiting.len();
         let events = self.tail.iter().chain(waiting.clone().map(|(event, _)| event)).skip(all.saturating_sub(most)).cloned();
-        History { at: self.version(), events: events.collect(), uncommitted: waiting.map(|(_, ticket)| *ticket).collect() }
+        History {
+            at: self.version(),
+            events: events.collect(),
+            uncommitted: waiting.map(|(_, ticket)| *ticket).collect(),
+            shown_early: self.shown_early.iter().copied().collect(),
+        }
     }
 
     pub(super) fn members_version(&self, channel: &Channel) -> MembersVersion {
-        // One that nobody is on is like one that is not there.
-        MembersVersion((!self.members.is_empty()).then_some((channel.order, self.members_changed)))
+        MembersVersion((!self.is_deserted()).then_some((channel.order, self.members_changed)))
+    }
+
+    /// Nobody is on it or is to be: like one that is not there.
+    pub(super) fn is_deserted(&self) -> bool {
+        self.members.is_empty() && self.pending_members.is_empty()
+    }
+
+    /// The members change so once this ticket is settled.
+    pub(super) fn change_later(&mut self, change: MemberChange, ticket: Ticket) {
+        self.members_changed += 1;
+        self.pending_members.push_back((change, ticket));
+    }
+
+    /// The first of these changes waits no more: it is made now, or never.
+    pub(super) fn change_now(&mut self) {
+        self.members_changed += 1;
+        self.pending_members.pop_front();
+    }
+
+    /// The members as they are once nothing waits, at most so many, and the tickets that they wait for.
+    pub(super) fn members_to_be(&self, most: usize, now_ms: i64) -> (Vec<Member>, Vec<Ticket>) {
+        if self.pending_members.is_empty() {
+            return (self.members.iter().take(most).cloned().collect(), Vec::new());
+        }
+        let mut members: Vec<Member> = self.members.iter().cloned().collect();
+        for (change, _) in &self.pending_members {
+            let (MemberChange::Joins(connection, SubView { key, .. }) | MemberChange::Leaves(connection, key)) = change;
+            let known = members.iter().position(|member| member.connection.key == connection.key && member.view.key == *key);
+            match (change, known) {
+                (MemberChange::Joins(_, view), Some(at)) => members[at].view = view.clone(),
+                (MemberChange::Joins(connection, view), None) => members.push(Member::new(connection, 0, view.clone(), now_ms, self.shown)),
+                (MemberChange::Leaves(..), Some(at)) => drop(members.remove(at)),
+                (MemberChange::Leaves(..), None) => {}
+            }
+        }
+        members.truncate(most);
+        (members, self.pending_members.iter().map(|(_, ticket)| *ticket).collect())
     }
 
     /// The events behind an offset that are in memory, oldest first; none where memory does not reach so far back.
@@ -293,7 +371,7 @@ impl State {
 
     /// Nobody is on it, nothing waits, and nothing was published for a while.
     pub(super) fn is_idle(&self, now_ms: i64) -> bool {
-        self.members.is_empty() && self.offset == self.shown && now_ms - self.last_ms > IDLE_MS
+        self.is_deserted() && self.offset == self.shown && now_ms - self.last_ms > IDLE_MS
     }
 
     pub(super) fn forget_tail(&mut self) {

@@ -8,7 +8,7 @@ use parking_lot::lock_api::ArcMutexGuard;
 
 use super::fanout::Render;
 use super::rendering::Outcome;
-use super::{Channel, ChannelVersion, Connection, Hub, MembersVersion, Packet, Sent, State};
+use super::{Channel, ChannelVersion, Connection, Hub, MemberChange, MembersVersion, Packet, Sent, State};
 use crate::model::event::{Epoch, Event, NewEvent};
 use crate::model::view::SubView;
 use crate::model::{ChannelName, Now};
@@ -108,10 +108,11 @@ impl LockedChannels<'_> {
         }
     }
 
-    /// An event that has its offset waits for its commit, which this ticket stands for. Its channel must be held.
-    pub fn uncommitted(&mut self, event: &Arc<Event>, ticket: Ticket) {
+    /// An event that has its offset waits for its commit, which this ticket stands for. `is_settled`: whether another does not
+    /// wait any more. Its channel must be held.
+    pub fn uncommitted(&mut self, event: &Arc<Event>, ticket: Ticket, is_settled: impl Fn(Ticket) -> bool) {
         if let Some((_, state)) = event.channel.as_ref().and_then(|name| self.find(name)) {
-            state.wait_for_commit(event, ticket);
+            state.wait_for_commit(event, ticket, is_settled);
         }
     }
 
@@ -123,6 +124,20 @@ impl LockedChannels<'_> {
     /// Tells one state of a channel's members from another. The channel must be held.
     pub fn members_version(&mut self, name: &ChannelName) -> MembersVersion {
         self.find(name).map_or(MembersVersion::NOBODY, |(channel, state)| state.members_version(channel))
+    }
+
+    /// The members of a channel change so once this ticket is settled. The channel must be held.
+    pub fn change_later(&mut self, name: &ChannelName, change: MemberChange, ticket: Ticket) {
+        if let Some((_, state)) = self.find(name) {
+            state.change_later(change, ticket);
+        }
+    }
+
+    /// The first change of a channel's members that waited is made now, or never. The channel must be held.
+    pub fn change_now(&mut self, name: &ChannelName) {
+        if let Some((_, state)) = self.find(name) {
+            state.change_now();
+        }
     }
 
     /// Whether what came behind a place in a channel can still be given. The channel must be held.
@@ -275,7 +290,7 @@ impl Drop for LockedChannels<'_> {
             let plan = channel.plan.load();
             let has_past = plan.history.is_some() && state.offset > 0;
             let passing = !has_past && !plan.pattern.is_exact();
-            if passing && state.members.is_empty() && !state.dead {
+            if passing && state.is_deserted() && !state.dead {
                 state.dead = true;
                 self.hub.shard(channel.name.as_str()).write().remove(&channel.name);
                 self.hub.channels_live.fetch_sub(1, Relaxed);

@@ -116,6 +116,12 @@ impl Members {
 }
 
 impl Member {
+    /// One that is live from here on.
+    pub(super) fn new(connection: &Arc<Connection>, subscription: u64, view: SubView, since_ms: i64, live_after: u64) -> Self {
+        let batches = connection.batches();
+        Self { connection: connection.clone(), subscription, view, since_ms, behind: None, batches, live_after }
+    }
+
     /// Whose messages wait in the connection's outbox.
     pub(super) fn subscription(&self) -> SubscriptionId {
         SubscriptionId { number: self.subscription, positioned: self.view.positioned }

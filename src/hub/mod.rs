@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::config::plan::ChannelPlan;
 use crate::model::chance;
@@ -42,7 +42,7 @@ use crate::store::Standing;
 
 pub use batching::Due;
 pub use channel::{Channel, ChannelReport, State};
-pub use channel::{ChannelVersion, History, MembersVersion};
+pub use channel::{ChannelVersion, History, MemberChange, MembersSeen, MembersVersion};
 pub use connection::Connection;
 pub use directory::{Admission, Bounds};
 pub use fanout::{Recipient, Render};
@@ -78,6 +78,9 @@ pub struct Hub {
     positions: Mutex<HashMap<ChannelName, Position>>,
     // Protects who is connected. Taken alone or inside channels; nothing but a view is taken inside it.
     directory: RwLock<Directory>,
+    // Held while a transaction that depends on who is connected is compared and applied: they come one after the other. Taken
+    // before channels.
+    dependents: Mutex<()>,
     next_key: AtomicU64,
     next_subscription: AtomicU64,
     /// Those who follow the whole log.
@@ -100,6 +103,7 @@ impl Hub {
             next_order: AtomicU64::new(0),
             positions: Mutex::new(positions.into_iter().map(position_of).collect()),
             directory: RwLock::default(),
+            dependents: Mutex::default(),
             next_key: AtomicU64::new(1),
             next_subscription: AtomicU64::new(1),
             feed: Arc::default(),
@@ -240,6 +244,18 @@ impl Hub {
         members.iter().map(Member::to_json).collect()
     }
 
+    /// The members of a channel as a decision sees them, at most `most`: those who are to join once something is committed too, as
+    /// whoever is next comes behind them.
+    pub fn members_seen(&self, name: &str, most: usize, now: Now) -> MembersSeen {
+        let Some(channel) = self.channel(name) else {
+            return MembersSeen { at: MembersVersion::NOBODY, members: Vec::new(), uncommitted: Vec::new() };
+        };
+        let state = channel.state.lock();
+        let (at, (members, uncommitted)) = (state.members_version(&channel), state.members_to_be(most, now.wall_ms));
+        drop(state);
+        MembersSeen { at, members: members.iter().map(Member::to_json).collect(), uncommitted }
+    }
+
     /// Where a channel stands that is live or has a past.
     pub fn position(&self, name: &str) -> Option<Position> {
         match self.live_or_past(name, |position| *position) {
@@ -259,20 +275,17 @@ impl Hub {
     }
 
     /// The newest events of a channel that are in memory, oldest first: those that wait for their commit too, as whoever is next
-    /// comes behind them.
-    pub fn history(&self, name: &str, most: usize) -> History {
-        match self.channel(name) {
-            Some(channel) => channel.state.lock().history(most),
-            None => {
-                let at = self.position(name).map_or(ChannelVersion::default(), |at| ChannelVersion { epoch: at.epoch, offset: at.offset });
-                History { at, ..History::default() }
-            }
+    /// comes behind them. None: it has no stream yet.
+    pub fn history(&self, name: &str, most: usize) -> Option<History> {
+        match self.live_or_past(name, |position| *position) {
+            Ok(channel) => Some(channel.state.lock().history(most)),
+            Err(past) => past.map(|at| History { at: ChannelVersion { epoch: at.epoch, offset: at.offset }, ..History::default() }),
         }
     }
 
-    /// Tells one state of a channel's members from another.
-    pub fn members_version(&self, name: &str) -> MembersVersion {
-        self.channel(name).map_or(MembersVersion::NOBODY, |channel| channel.state.lock().members_version(&channel))
+    /// No other transaction that depends on who is connected is compared or applied while this is held. Taken before any channel.
+    pub fn alone_with_connections(&self) -> MutexGuard<'_, ()> {
+        self.dependents.lock()
     }
 
     /// Grows with every connection of a protocol that comes, goes, or changes who it is.

@@ -71,6 +71,8 @@ pub struct Live {
 #[derive(Debug)]
 pub struct Promised {
     accepted: Accepted,
+    /// Why nothing is done, where that was decided on what is still to be stored.
+    fault: Option<Fault>,
     reply: Option<Json>,
     status: Option<u16>,
 }
@@ -78,7 +80,8 @@ pub struct Promised {
 impl Promised {
     /// Resolves when it is applied and as durable as its channels promise.
     pub async fn settled(self, store: &Store) -> Result<Outcome, Fault> {
-        Ok(Outcome { applied: self.accepted.settled(store).await?, reply: self.reply, status: self.status })
+        let applied = self.accepted.settled(store).await?;
+        self.fault.map_or(Ok(Outcome { applied, reply: self.reply, status: self.status }), Err)
     }
 }
 
@@ -201,6 +204,7 @@ impl Live {
         let is_message = matches!(moment, Moment::Message(_));
         let mut chance = Chance::System;
         let mut decision = Decision::default();
+        let mut fault = conflict();
         for _ in 0..TRIES_MAX {
             let mut limits = Spending { shared: &snapshot.limits, client: Some(limits), spent };
             let mut env =
@@ -219,16 +223,14 @@ impl Live {
                     return Handled::Done;
                 }
                 Err(Refusal::Changed) => {}
-                Err(Refusal::Fault(fault)) => {
-                    self.note(snapshot, &decision, door, Some(connection), now);
-                    self.refuse(snapshot, connection, &fault, batch, now);
-                    return Handled::Done;
+                Err(Refusal::Fault(why)) => {
+                    fault = why;
+                    break;
                 }
             }
         }
-        decision.fault = Some(Box::new(conflict()));
         self.note(snapshot, &decision, door, Some(connection), now);
-        self.refuse(snapshot, connection, &conflict(), batch, now);
+        self.refuse(snapshot, connection, &fault, batch, now);
         Handled::Done
     }
 
@@ -287,7 +289,7 @@ impl Live {
         let counted = self.metrics.source(&source.name);
         counted.events.inc();
         let outcome = self.door(snapshot, Input::Source { source, body, request }, &source.name, now);
-        if outcome.is_err() {
+        if outcome.as_ref().map_or(true, |promised| promised.fault.is_some()) {
             counted.faults.inc();
         }
         outcome
@@ -314,30 +316,31 @@ impl Live {
     /// Handles an input without a connection.
     fn door(&self, snapshot: &Arc<Snapshot>, input: Input<'_>, door: &str, now: Now) -> Result<Promised, Fault> {
         let (mut chance, mut spent) = (Chance::System, Spent::default());
+        let (mut decision, mut fault) = (Decision::default(), conflict());
         for _ in 0..TRIES_MAX {
             let mut limits = Spending { shared: &snapshot.limits, client: None, spent: &mut spent };
             let mut env = Env { now, chance: &mut chance, limits: &mut limits, pending: false, trial: false };
-            let mut decision = decide(snapshot, input, &mut env);
-            if let Some(fault) = &decision.fault {
-                let fault = (**fault).clone();
-                self.note(snapshot, &decision, door, None, now);
-                return Err(fault);
-            }
+            decision = decide(snapshot, input, &mut env);
             let mut batch = Batch::new(snapshot, None, now);
             let effects = Effects::Door(decision.take_events());
             match self.applying(snapshot).apply(effects, std::mem::take(&mut decision.reads), &mut batch, now) {
                 Ok(accepted) => {
                     self.note(snapshot, &decision, door, None, now);
-                    return Ok(Promised { accepted, reply: decision.reply, status: decision.status });
+                    let fault = decision.fault.map(|fault| *fault);
+                    return match (fault, &accepted) {
+                        (Some(fault), Accepted::Done(_)) => Err(fault),
+                        (fault, _) => Ok(Promised { accepted, fault, reply: decision.reply, status: decision.status }),
+                    };
                 }
                 Err(Refusal::Changed) => {}
-                Err(Refusal::Fault(fault)) => {
-                    self.note(snapshot, &decision, door, None, now);
-                    return Err(fault);
+                Err(Refusal::Fault(why)) => {
+                    fault = why;
+                    break;
                 }
             }
         }
-        Err(conflict())
+        self.note(snapshot, &decision, door, None, now);
+        Err(fault)
     }
 
     fn applying<'a>(&'a self, snapshot: &'a Arc<Snapshot>) -> Apply<'a> {

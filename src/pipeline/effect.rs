@@ -114,6 +114,14 @@ impl ConnectionEffect {
 }
 
 impl Effect {
+    /// The event that happens, if one does.
+    pub fn event(&self) -> Option<&EventEffect> {
+        match self {
+            Self::Event(event) => Some(event),
+            Self::Connection(_) => None,
+        }
+    }
+
     /// The channel it concerns, and the channel's configuration.
     pub fn channel(&self) -> Option<(&ChannelName, &Arc<ChannelPlan>)> {
         match self {

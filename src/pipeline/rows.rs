@@ -128,6 +128,7 @@ impl<'a> Decider<'a> {
             let Effect::Connection(ConnectionEffect::Join { view, recover: recover @ None, .. }) = effect else { continue };
             *recover = reads.iter().find_map(|read| match read {
                 Read::History { channel, at, .. } if *channel == view.channel => Some(Recover { after: at.offset, epoch: at.epoch }),
+                Read::Nothing { channel, epoch } if *channel == view.channel => Some(Recover { after: 0, epoch: *epoch }),
                 _ => None,
             });
         }
@@ -140,11 +141,18 @@ impl<'a> Decider<'a> {
 
     /// From now on notes what scripts read, if they read anything.
     pub(super) fn record(&mut self, reads: Reads) {
-        if reads.world && self.recorder.is_none() {
-            let Snapshot { runtime, hub, world, .. } = self.snapshot;
-            let recorder = Recorder::new(runtime.clone(), hub.clone(), world.clone());
-            self.recorder = Some((recorder.clone(), recorder));
+        if reads.world {
+            self.recorder();
         }
+    }
+
+    pub(super) fn recorder(&mut self) -> &Recorder {
+        let Snapshot { runtime, hub, world, .. } = self.snapshot;
+        let (recorder, _) = self.recorder.get_or_insert_with(|| {
+            let recorder = Recorder::new(runtime.clone(), hub.clone(), world.clone(), self.now);
+            (recorder.clone(), recorder)
+        });
+        recorder
     }
 
     /// The world, as scripts may ask about it.

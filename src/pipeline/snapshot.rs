@@ -11,7 +11,7 @@ use crate::runtime::{Counters, Runtime};
 use crate::script::World;
 
 /// The most items of any answer: the bound on a script's arrays.
-const ITEMS_MAX: usize = 10_000;
+pub(super) const ITEMS_MAX: usize = 10_000;
 
 /// One version of the configuration, with what is counted and limited under it, and the world. Made once for each version; each
 /// input takes one and is handled wholly by it.
@@ -49,11 +49,11 @@ struct HubWorld {
 
 impl World for HubWorld {
     fn members(&self, channel: &str) -> Vec<Json> {
-        self.hub.members(channel, ITEMS_MAX)
+        self.hub.members_seen(channel, ITEMS_MAX, Now::read()).members
     }
 
     fn history(&self, channel: &str, count: usize) -> Vec<Arc<Event>> {
-        self.hub.history(channel, count.min(ITEMS_MAX)).events
+        self.hub.history(channel, count.min(ITEMS_MAX)).map(|seen| seen.events).unwrap_or_default()
     }
 
     fn connections(&self, protocol: &str) -> Vec<Json> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rhai::{AST, Engine, EvalAltResult, Position};
 use sha2::{Digest, Sha256};
 
+use super::asks::Asking;
 use super::engine::{self, MODULES_MAX};
 use super::error::{parsing, plain};
 use super::health::Health;
@@ -169,7 +170,8 @@ fn program(
         let params: Option<Vec<Parameter>> = params.map(|params| params.into_iter().map(Parameter::from).collect());
         let service = Service::of_expression(&source.name, &expression.function.name);
         let (number, message) = (entries.len(), params.clone());
-        entries.insert(expression.function.name.clone(), Entry { number, function, message, deliver: params, service });
+        let entry = Entry { number, function, message, deliver: params, asks: true, service };
+        entries.insert(expression.function.name.clone(), entry);
     }
     for use_ in uses {
         match entry(ast, use_) {
@@ -177,7 +179,7 @@ fn program(
                 let name = &use_.function.name;
                 let (number, function) = (entries.len(), name.to_string());
                 let service = || Service::of_function(&source.name, name);
-                let new = || Entry { number, function, message: None, deliver: None, service: service() };
+                let new = || Entry { number, function, message: None, deliver: None, asks: true, service: service() };
                 let entry = entries.entry(name.clone()).or_insert_with(new);
                 *(if use_.role == Role::Deliver { &mut entry.deliver } else { &mut entry.message }) =
                     Some(params.into_iter().map(Parameter::from).collect());
@@ -200,11 +202,9 @@ fn program(
         hash.update(sources.get(&name).map_or("", |source| &source.text));
     }
     let imports = closure(source, sources);
-    let texts = imports.iter().filter_map(|name| sources.get(name)).map(|source| &*source.text).chain([text.as_str()]);
-    // A name in a comment counts too: a false positive costs little.
-    let asks = texts.into_iter().any(|text| super::host::ASKING.iter().any(|name| text.contains(name)));
+    let mut asking = Asking::new(&engine, &text, imports.iter().filter_map(|name| sources.get(name)).map(|source| &*source.text));
+    entries.values_mut().for_each(|entry| entry.asks = asking.asks(&entry.function));
     let mut program = Program {
-        asks,
         name: source.name.clone(),
         file: source.file.clone(),
         text: text.into(),

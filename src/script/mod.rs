@@ -6,6 +6,7 @@
 //! Read [`engine`] for the limits, then [`run`] for how a call works, [`senders`] and [`service`] for what happens to those that
 //! go over their budgets, [`check`] for what is found when plugins are loaded, [`host`] and [`conn`] for what scripts may call.
 
+mod asks;
 mod budget;
 mod call;
 mod check;

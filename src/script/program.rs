@@ -36,8 +36,6 @@ pub(super) struct Program {
     pub(super) imports: BTreeSet<Arc<str>>,
     pub(super) sources: Arc<Sources>,
     pub(super) health: Arc<Health>,
-    /// Whether a function of it, or of what it imports, may ask about the world: members, history and the like.
-    pub(super) asks: bool,
 }
 
 /// The texts of all plugins: what can be imported.
@@ -61,6 +59,8 @@ pub(super) struct Entry {
     pub(super) message: Option<Vec<Parameter>>,
     /// Its parameters when it is called about an event that goes out.
     pub(super) deliver: Option<Vec<Parameter>>,
+    /// Whether it may ask about the world: members, history and the like.
+    pub(super) asks: bool,
     /// Whether it is called.
     pub(super) service: Arc<Service>,
 }

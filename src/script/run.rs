@@ -87,7 +87,8 @@ impl Scripts {
 
     /// Whether a function may ask about the world.
     pub fn asks(&self, function: &FnRef) -> bool {
-        self.programs.get(&function.plugin).is_some_and(|program| program.asks)
+        let entry = self.programs.get(&function.plugin).and_then(|program| program.entries.get(&function.name));
+        entry.is_some_and(|entry| entry.asks)
     }
 
     /// A call exceeded its budget: counts it against its sender, who is refused when there are too many.

@@ -87,12 +87,12 @@ async fn pages_of_others_are_not() {
 
 #[tokio::test]
 async fn a_listed_origin_opens_its_own_door_only() {
-    let server = Setup::shipped().env("WORKSPACE_ORIGINS", "https://app.example, https://other.example").start();
+    let server = Setup::shipped().env("WORKSPACE_ORIGINS", "https://app.example, https://other.example").embed();
     let headers = [("origin", FOREIGN)];
     for (endpoint, status, good) in knock(&server, &headers).await {
         assert_eq!(status, if endpoint == "workspace" { good } else { 403 }, "{endpoint}");
     }
-    let server = Setup::shipped().env("API_ORIGINS", FOREIGN).start();
+    let server = Setup::shipped().env("API_ORIGINS", FOREIGN).embed();
     let open = ["reading", "health", "metrics", "publishing", "as a source"];
     for (endpoint, status, good) in knock(&server, &headers).await {
         assert_eq!(status, if open.contains(&endpoint) { good } else { 403 }, "{endpoint}");
@@ -165,7 +165,7 @@ async fn a_body_says_that_it_is_json() {
 
 #[tokio::test]
 async fn preflights_are_answered_to_origins_that_are_let_in() {
-    let server = Setup::shipped().env("API_TOKEN", "t0ken").start();
+    let server = Setup::shipped().env("API_TOKEN", "t0ken").embed();
     let ask = async |url: String, origin: &str| {
         let headers = [
             ("origin", origin),
@@ -187,7 +187,7 @@ async fn preflights_are_answered_to_origins_that_are_let_in() {
 
 #[tokio::test]
 async fn with_a_token_set_every_call_but_health_needs_it() {
-    let server = Setup::shipped().env("API_TOKEN", "t0ken").start();
+    let server = Setup::shipped().env("API_TOKEN", "t0ken").embed();
     let get = async |path: &str, token: &str| -> Answer {
         let headers: &[(&str, &str)] = if token.is_empty() { &[] } else { &[("authorization", token)] };
         request("GET", &server.http("api", path), headers, None).await
@@ -213,7 +213,7 @@ async fn with_a_token_set_every_call_but_health_needs_it() {
 
 #[tokio::test]
 async fn a_source_may_have_a_token_of_its_own() {
-    let server = Setup::shipped().env("AGENT_BUS_TOKEN", "t0ken").start();
+    let server = Setup::shipped().env("AGENT_BUS_TOKEN", "t0ken").embed();
     let url = server.http("bus", "/events");
     let body = json!({ "type": "x", "data": {} }).to_string();
     assert_eq!(request("POST", &url, &[JSON], Some(&body)).await.status, 401);

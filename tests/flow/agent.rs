@@ -197,7 +197,7 @@ async fn the_hundred_and_first_message_in_a_minute_is_refused() {
 
 #[tokio::test]
 async fn ten_times_the_rate_ends_the_connection() {
-    let server = Setup::shipped().env("AGENT_RATE", "5/60s").start();
+    let server = Setup::shipped().env("AGENT_RATE", "5/60s").embed();
     let mut client = Client::connect(server.url("agent")).await;
     let mut other = Client::connect(server.url("agent")).await;
     for _ in 0..60 {
@@ -218,7 +218,7 @@ async fn ten_times_the_rate_ends_the_connection() {
 
 #[tokio::test]
 async fn one_too_many_closes_the_oldest() {
-    let server = Setup::shipped().env("AGENT_MAX_CONNECTIONS", "2").start();
+    let server = Setup::shipped().env("AGENT_MAX_CONNECTIONS", "2").embed();
     let (mut first, mut second) = (client(&server).await, client(&server).await);
     let mut third = client(&server).await;
     assert_eq!(first.closed().await.0, 1013);
@@ -231,7 +231,7 @@ async fn one_too_many_closes_the_oldest() {
 
 #[tokio::test]
 async fn the_heartbeat_is_a_message_to_all() {
-    let server = Setup::shipped().env("AGENT_HEARTBEAT", "200ms").start();
+    let server = Setup::shipped().env("AGENT_HEARTBEAT", "200ms").embed();
     let [mut one, mut two] = server.clients("agent").await;
     for client in [&mut one, &mut two] {
         for _ in 0..2 {
@@ -243,7 +243,7 @@ async fn the_heartbeat_is_a_message_to_all() {
 
 #[tokio::test]
 async fn a_ping_that_nobody_answers_ends_the_connection() {
-    let server = Setup::shipped().env("AGENT_PING", "200ms").start();
+    let server = Setup::shipped().env("AGENT_PING", "200ms").embed();
     let mut silent = Raw::open(server.url("agent")).await;
     assert_eq!(silent.next().await, Some((FIN | PING, Vec::new())));
     assert_eq!(silent.next().await, None);

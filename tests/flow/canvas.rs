@@ -242,7 +242,7 @@ async fn the_statistics_page() {
     assert_eq!(stats(&server).await, after);
     let ended = server.stop();
     assert_eq!(ended.code, Some(0));
-    let again = ended.setup.start();
+    let again = ended.setup.embed();
     assert_eq!(stats(&again).await, json!({ "totalConnections": 2, "activeConnections": 0, "clients": [] }));
     let (_three, _) = greeted(&again, "").await;
     assert_eq!(stats(&again).await["totalConnections"], 3);
@@ -250,7 +250,7 @@ async fn the_statistics_page() {
 
 #[tokio::test]
 async fn messages_of_several_megabytes_pass_both_ways() {
-    let server = Setup::shipped().env("CANVAS_OUTBOX", "32MiB").start();
+    let server = Setup::shipped().env("CANVAS_OUTBOX", "32MiB").embed();
     let (mut client, _) = greeted(&server, "?sessionId=s").await;
     let big = "x".repeat(6 << 20);
     assert_eq!(client.ask(&json!({ "type": "ping", "padding": big })).await["type"], "pong");
@@ -260,7 +260,7 @@ async fn messages_of_several_megabytes_pass_both_ways() {
 
 #[tokio::test]
 async fn a_client_that_answers_no_ping_is_terminated() {
-    let server = Setup::shipped().env("CANVAS_HEARTBEAT", "200ms").start();
+    let server = Setup::shipped().env("CANVAS_HEARTBEAT", "200ms").embed();
     let mut silent = Raw::open(server.url("canvas")).await;
     assert_eq!(silent.next().await.unwrap().0, 0x81);
     assert_eq!(silent.next().await, Some((FIN | PING, Vec::new())));

@@ -25,7 +25,7 @@ fn in_seconds(seconds: i64) -> i64 {
 }
 
 fn server() -> Server {
-    Setup::shipped().env("JWT_SECRET", SECRET).start()
+    Setup::shipped().env("JWT_SECRET", SECRET).embed()
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn the_statistics_page_and_other_protocols_need_no_token() {
 #[tokio::test]
 async fn a_key_set_says_whose_tokens_hold() {
     let keys = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": "k1", "x": PUBLIC }] });
-    let server = Setup::shipped().env("JWT_KEYS", &keys.to_string()).start();
+    let server = Setup::shipped().env("JWT_KEYS", &keys.to_string()).embed();
     let claims = json!({ "sub": "ann", "exp": in_seconds(600) });
     let signed = |kid: Option<&str>| {
         let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::EdDSA) };

@@ -101,7 +101,7 @@ async fn everything_wrong_with_a_question_is_named() {
 
 on_both! {
     async fn a_connection_that_was_is_told_in_full(backend) {
-        let server = Setup::shipped().backend(backend).start();
+        let server = Setup::shipped().backend(backend).embed();
         let (mut client, id) = greeted(&server, "?userId=u&sessionId=s").await;
         client.ask(&json!({ "type": "ping" })).await;
         let open = server.get(&format!("/api/connections/{id}")).await.json();
@@ -116,13 +116,13 @@ on_both! {
         });
         assert_eq!(was, wanted);
         // It is there after a restart too.
-        let server = server.stop().setup.start();
+        let server = server.stop().setup.embed();
         assert_eq!(past(&server, &id).await, wanted);
         assert_eq!(delete(&server, &format!("/api/connections/{id}")).await.status, 404);
     }
 
     async fn listings_are_filtered_and_paged(backend) {
-        let server = Setup::shipped().backend(backend).start();
+        let server = Setup::shipped().backend(backend).embed();
         let (mut open, mut all) = (Vec::new(), Vec::new());
         for n in 0..7 {
             let (client, id) = greeted(&server, &format!("?userId=u{}&sessionId=s{}", n % 2, n % 3)).await;

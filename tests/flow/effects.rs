@@ -55,7 +55,7 @@ fn fails(conn, msg) { throw "no"; }
 "#;
 
 fn server() -> Server {
-    Setup::own(ROOMS).plugin("p", SCRIPT).start()
+    Setup::own(ROOMS).plugin("p", SCRIPT).embed()
 }
 
 async fn delivered(server: &Server, room: &str) -> Value {

@@ -14,8 +14,8 @@ channels:
   "live:{id}": {}
 "#;
 
-fn start(backend: Backend) -> Server {
-    Setup::own(CHANNELS).backend(backend).start()
+fn setup(backend: Backend) -> Setup {
+    Setup::own(CHANNELS).backend(backend)
 }
 
 async fn say(server: &Server, channel: &str, n: u64) -> Value {
@@ -73,7 +73,7 @@ impl Events {
 
 on_both! {
     async fn what_passes_comes_as_it_is_stored(backend) {
-        let server = start(backend);
+        let server = setup(backend).embed();
         say(&server, "room:a", 0).await;
         let mut events = open(&server, "", None).await;
         assert_eq!(events.position().await.as_object().unwrap().keys().collect::<Vec<_>>(), ["id"], "it came with no position");
@@ -93,7 +93,7 @@ on_both! {
     }
 
     async fn a_stream_that_comes_back_has_missed_nothing(backend) {
-        let server = start(backend);
+        let server = setup(backend).embed();
         let mut events = open(&server, "?channel=room:*&channel=early", None).await;
         events.position().await;
         for n in 0..5 {
@@ -125,7 +125,7 @@ on_both! {
     }
 
     async fn a_restart_and_a_kill_lose_no_place(backend) {
-        let server = start(backend);
+        let server = setup(backend).start();
         let mut events = open(&server, "?channel=room:*", None).await;
         events.position().await;
         say(&server, "room:a", 0).await;
@@ -140,7 +140,7 @@ on_both! {
     }
 
     async fn filters_hold_for_what_was_missed_and_for_what_comes(backend) {
-        let server = start(backend);
+        let server = setup(backend).embed();
         let begin = open(&server, "", None).await.position().await["id"].as_str().unwrap().to_owned();
         let publish = async || {
             for n in 0..6 {
@@ -177,7 +177,7 @@ on_both! {
     }
 
     async fn a_stream_may_begin_in_the_past(backend) {
-        let server = start(backend);
+        let server = setup(backend).embed();
         for n in 0..3 {
             say(&server, "room:a", n).await;
         }
@@ -189,7 +189,7 @@ on_both! {
     }
 
     async fn what_retention_took_is_counted(backend) {
-        let server = start(backend);
+        let server = setup(backend).embed();
         let mut events = open(&server, "?channel=kept:*&channel=room:a", None).await;
         events.position().await;
         say(&server, "kept:a", 0).await;
@@ -216,7 +216,7 @@ on_both! {
     }
 
     async fn random_disconnects_under_load_lose_and_double_nothing(backend) {
-        let server = start(backend);
+        let server = setup(backend).embed();
         let server = &server;
         const EACH: u64 = 150;
         let publish = async |channel: &'static str, from: u64| {
@@ -261,7 +261,7 @@ on_both! {
     }
 
     async fn a_stream_that_is_not_read_goes_on_where_it_was(backend) {
-        let server = start(backend);
+        let server = setup(backend).embed();
         let url = server.http("api", "/api/events");
         let slow = Events { sse: Sse::open_narrow(&url).await, last: String::new() };
         let (mut slow, mut fast) = (slow, open(&server, "", None).await);
@@ -291,7 +291,7 @@ on_both! {
 
 #[tokio::test]
 async fn a_place_that_is_none_of_ours_is_said_so() {
-    let server = start(Backend::Sqlite);
+    let server = setup(Backend::Sqlite).embed();
     say(&server, "room:a", 1).await;
     for last in ["garbage", "1-1-1", "ffffffffffffffff-99-99"] {
         let mut events = open(&server, "", Some(last)).await;
@@ -311,7 +311,7 @@ async fn a_place_that_is_none_of_ours_is_said_so() {
 
 #[tokio::test]
 async fn a_stop_ends_streams() {
-    let server = start(Backend::Sqlite);
+    let server = setup(Backend::Sqlite).start();
     let mut streams = Vec::new();
     for _ in 0..3 {
         let mut events = open(&server, "", None).await;

@@ -21,8 +21,8 @@ protocols:
       join: { join: { channel: $.channel, meta: $.meta }, reply: { type: joined } }
 "#;
 
-fn start(backend: Backend) -> Server {
-    Setup::own(CHANNELS).backend(backend).start()
+fn setup(backend: Backend) -> Setup {
+    Setup::own(CHANNELS).backend(backend)
 }
 
 async fn say(server: &Server, channel: &str, n: u64) -> Value {
@@ -35,7 +35,7 @@ fn numbers(answer: &Value) -> Vec<u64> {
 
 on_both! {
     async fn filters_are_combined(backend) {
-        let server = start(backend);
+        let server = setup(backend).embed();
         for n in 0..8 {
             say(&server, ["room:a", "room:b"][n as usize / 4], n).await;
         }
@@ -65,7 +65,7 @@ on_both! {
     }
 
     async fn an_export_is_every_match_a_line_each(backend) {
-        let server = start(backend);
+        let server = setup(backend).embed();
         for n in 0..700 {
             say(&server, "room:a", n).await;
         }
@@ -89,7 +89,7 @@ on_both! {
     }
 
     async fn a_channel_is_read_on_from_a_position(backend) {
-        let server = start(backend);
+        let server = setup(backend).embed();
         let mut epoch = Value::Null;
         for n in 1..=20 {
             epoch = say(&server, "room:a", n).await["epoch"].clone();
@@ -119,7 +119,7 @@ on_both! {
     }
 
     async fn what_retention_took_is_missed_and_said_so(backend) {
-        let server = start(backend);
+        let server = setup(backend).embed();
         for n in 1..=30 {
             say(&server, "kept:a", n).await;
         }
@@ -130,7 +130,7 @@ on_both! {
     }
 
     async fn a_wait_ends_with_the_next_event(backend) {
-        let server = start(backend);
+        let server = setup(backend).embed();
         let server = &server;
         // A channel that has a past, one that never had an event, and one that keeps none.
         say(server, "room:a", 1).await;
@@ -159,7 +159,7 @@ on_both! {
 
 #[tokio::test]
 async fn everything_wrong_is_named_at_once() {
-    let server = start(Backend::Sqlite);
+    let server = setup(Backend::Sqlite).embed();
     let long = "x".repeat(300);
     let query = format!(
         "limit=1001&order=up&cursor=!&since=yesterday&until=2024-99-01&q=&type=&type=x&channel={long}&user=%00&data.a..b=1&data.=2&typ=1&data.n=1&data.n=2"
@@ -173,7 +173,7 @@ async fn everything_wrong_is_named_at_once() {
 
 #[tokio::test]
 async fn a_stop_ends_a_wait() {
-    let server = start(Backend::Sqlite);
+    let server = setup(Backend::Sqlite).start();
     say(&server, "room:a", 1).await;
     let url = server.http("api", "/api/channels/room:a/history?since=1&wait=60s");
     let waiting = tokio::spawn(async move { request("GET", &url, &[], None).await });
@@ -187,7 +187,7 @@ async fn a_stop_ends_a_wait() {
 
 #[tokio::test]
 async fn members_are_who_is_there() {
-    let server = start(Backend::Sqlite);
+    let server = setup(Backend::Sqlite).embed();
     let none = server.get("/api/channels/room:a/members").await.json();
     assert_eq!(none, json!({ "members": [] }));
     let url = format!("{}?user=ann", server.url("p"));
@@ -209,7 +209,7 @@ async fn members_are_who_is_there() {
 #[tokio::test]
 async fn a_great_export_needs_a_constant_memory() {
     const ROWS: u64 = 220_000;
-    let setup = start(Backend::Sqlite).stop().setup;
+    let setup = setup(Backend::Sqlite).embed().stop().setup;
     let mut db = sqlx::SqliteConnection::connect(&format!("sqlite://{}", setup.path("t.db").display())).await.unwrap();
     let fill = format!(
         "INSERT INTO channels (name, epoch, top, first) VALUES ('room:great', 7, {ROWS}, 1);
@@ -220,7 +220,7 @@ async fn a_great_export_needs_a_constant_memory() {
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(fill)).execute(&mut db).await.unwrap();
     db.close().await.unwrap();
-    let server = setup.start();
+    let server = setup.embed();
     let live = async || server.get("/api/stats").await.json()["memory"]["liveBytes"].as_u64().unwrap();
     let before = live().await;
     let mut export = Lines::open(&server.http("api", "/api/history?order=asc"), "application/x-ndjson").await;

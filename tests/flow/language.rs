@@ -33,7 +33,7 @@ async fn enter(server: &Server, room: &str, name: &str) -> Client {
 
 #[tokio::test]
 async fn a_new_protocol_is_a_few_lines_and_a_script() {
-    let server = Setup::own(CHAT).plugin("chat", CHAT_SCRIPT).start();
+    let server = Setup::own(CHAT).plugin("chat", CHAT_SCRIPT).embed();
     let (mut ann, mut bob, mut eve) =
         (enter(&server, "a", "ann").await, enter(&server, "a", "bob").await, enter(&server, "b", "eve").await);
     assert_eq!(ann.ask(&json!({ "do": "say", "text": "hi there" })).await, json!({ "heard": "HI THERE" }));
@@ -51,7 +51,7 @@ async fn a_new_protocol_is_a_few_lines_and_a_script() {
 async fn a_protocol_can_live_in_a_file_of_its_own() {
     let (channels, protocols) = CHAT.split_at(CHAT.find("protocols:").unwrap());
     let server =
-        Setup::own(&format!("include: chat/chat.yaml\n{channels}")).file("chat/chat.yaml", protocols).plugin("chat", CHAT_SCRIPT).start();
+        Setup::own(&format!("include: chat/chat.yaml\n{channels}")).file("chat/chat.yaml", protocols).plugin("chat", CHAT_SCRIPT).embed();
     let mut ann = enter(&server, "a", "ann").await;
     assert_eq!(ann.ask(&json!({ "do": "who" })).await, json!({ "here": 1 }));
 }
@@ -66,7 +66,7 @@ protocols:
       all: { reply: { a: $.a, missing: $.b, text: "<{$.a}>", null: null, list: [$.a, $.b], brace: "{{x}", "...": $.more, json: !json { is: $.a } } }
       raw: { reply: { raw: $raw, type: $type, data: $data, cookie: $cookie.c, header: $header.x-mine, query: $query.q, ip: $conn.ip, protocol: $conn.protocol } }
 "#;
-    let server = Setup::own(yaml).start();
+    let server = Setup::own(yaml).embed();
     let headers = [("cookie", "a=b; c=d"), ("x-mine", "h")];
     let mut client = Client::try_connect(&format!("{}?q=%20x", server.url("echo")), &headers).await.ok().unwrap();
     let answer = client.ask(&json!({ "type": "all", "a": 1.5, "more": { "x": [1], "a": 2 } })).await;
@@ -105,7 +105,7 @@ protocols:
         .replace("reply: glob", "reply: { by: glob }")
         .replace("reply: exact", "reply: { by: exact }")
         .replace("reply: seven", "reply: { by: seven }");
-    let server = Setup::own(&yaml).start();
+    let server = Setup::own(&yaml).embed();
     let mut client = server.client("p").await;
     let table = [
         (json!({ "type": "file:open" }), json!({ "by": "exact" })),
@@ -135,7 +135,7 @@ protocols:
       GET /fail: { fail: { code: not_found, message: gone } }
       GET /script: { reply: page }
 "#;
-    let server = Setup::own(yaml).plugin("p", r#"fn page(msg) { #{ pages: 1 } }"#).start();
+    let server = Setup::own(yaml).plugin("p", r#"fn page(msg) { #{ pages: 1 } }"#).embed();
     let ask = async |method: &str, path: &str, body: Option<&str>| {
         let headers = [("content-type", "application/json")];
         let answer = request(method, &server.http("p", path), &headers, body).await;

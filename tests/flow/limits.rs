@@ -31,7 +31,7 @@ fn limited(mut answer: Value) {
 
 #[tokio::test]
 async fn a_rows_limit_is_each_connections_own() {
-    let server = Setup::own(&protocol("{}")).start();
+    let server = Setup::own(&protocol("{}")).embed();
     for mut client in server.clients::<2>("p").await {
         for _ in 0..2 {
             assert_eq!(client.ask(&json!({ "type": "rare" })).await, json!({ "ok": "rare" }));
@@ -43,7 +43,7 @@ async fn a_rows_limit_is_each_connections_own() {
 
 #[tokio::test]
 async fn a_users_limit_is_for_all_its_connections() {
-    let server = Setup::own(&protocol("{ user_rate: 3/60s }")).start();
+    let server = Setup::own(&protocol("{ user_rate: 3/60s }")).embed();
     let connect = async |user: &str| Client::connect(&format!("{}?user={user}", server.url("p"))).await;
     let (mut one, mut two, mut other) = (connect("ann").await, connect("ann").await, connect("bob").await);
     let ping = json!({ "type": "ping" });
@@ -62,7 +62,7 @@ async fn a_users_limit_is_for_all_its_connections() {
 
 #[tokio::test]
 async fn an_addresss_limit_is_for_everyone_there() {
-    let server = Setup::own(&protocol("{ address_rate: 2/60s }")).start();
+    let server = Setup::own(&protocol("{ address_rate: 2/60s }")).embed();
     let [mut one, mut two] = server.clients("p").await;
     let ping = json!({ "type": "ping" });
     assert_eq!(one.ask(&ping).await["type"], "pong");
@@ -74,7 +74,7 @@ async fn an_addresss_limit_is_for_everyone_there() {
 #[tokio::test]
 async fn connections_are_bounded() {
     let url = |server: &crate::support::Server| server.url("p").to_owned();
-    let server = Setup::own(&protocol("{ connections: 2 }")).start();
+    let server = Setup::own(&protocol("{ connections: 2 }")).embed();
     let [one, mut two] = server.clients("p").await;
     assert_eq!(Client::try_connect(&url(&server), &[]).await.err(), Some(503));
     two.expect_nothing().await;
@@ -82,19 +82,19 @@ async fn connections_are_bounded() {
     let again = || async { Client::try_connect(&url(&server), &[]).await.ok() };
     crate::support::until("there is room again", again, Option::is_some).await;
 
-    let server = Setup::own(&protocol("{ connections: { max: 9, per_address: 1 } }")).start();
+    let server = Setup::own(&protocol("{ connections: { max: 9, per_address: 1 } }")).embed();
     let mut one = server.client("p").await;
     assert_eq!(Client::try_connect(&url(&server), &[]).await.err(), Some(503));
     one.expect_nothing().await;
 
-    let server = Setup::own(&protocol("{ connect_rate: 2/60s }")).start();
+    let server = Setup::own(&protocol("{ connect_rate: 2/60s }")).embed();
     let _two = server.clients::<2>("p").await;
     assert_eq!(Client::try_connect(&url(&server), &[]).await.err(), Some(429));
 }
 
 #[tokio::test]
 async fn subscriptions_are_bounded() {
-    let server = Setup::own(&protocol("{ subscriptions: 2 }")).start();
+    let server = Setup::own(&protocol("{ subscriptions: 2 }")).embed();
     let mut client = server.client("p").await;
     for n in [1, 2, 1] {
         assert_eq!(client.ask(&json!({ "type": "join", "n": n })).await, json!({ "ok": "join" }));

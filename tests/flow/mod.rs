@@ -22,9 +22,11 @@ mod sessions;
 mod statistics;
 
 mod batching;
+mod decide;
 mod effects;
 mod events;
 mod history;
+mod isolation;
 mod language;
 mod limits;
 mod moments;

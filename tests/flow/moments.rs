@@ -37,7 +37,7 @@ sources:
 
 #[tokio::test]
 async fn coming_and_going_are_rows_too() {
-    let server = Setup::own(MOMENTS).start();
+    let server = Setup::own(MOMENTS).embed();
     let come = async |name: &str| Client::connect(&format!("{}?name={name}", server.url("visitors"))).await;
     let mut ann = come("ann").await;
     assert_eq!(ann.next().await, json!({ "event": "came", "name": "ann" }));
@@ -52,7 +52,7 @@ async fn coming_and_going_are_rows_too() {
 
 #[tokio::test]
 async fn a_silent_client_is_asked_and_then_closed() {
-    let server = Setup::own(MOMENTS).start();
+    let server = Setup::own(MOMENTS).embed();
     let mut client = server.client("quiet").await;
     for _ in 0..2 {
         assert_eq!(client.next().await, json!({ "still": "there" }));
@@ -65,7 +65,7 @@ async fn a_silent_client_is_asked_and_then_closed() {
 
 #[tokio::test]
 async fn timers_of_connections_and_of_sources() {
-    let server = Setup::own(MOMENTS).start();
+    let server = Setup::own(MOMENTS).embed();
     let mut clock = Client::connect(&format!("{}?me=ann", server.url("clock"))).await;
     let mut listener = server.client("listener").await;
     for _ in 0..3 {

@@ -247,7 +247,7 @@ async fn what_is_answered_is_what_is_described() {
 
 #[tokio::test]
 async fn with_a_token_every_call_but_health_needs_it_and_says_so() {
-    let server = Setup::shipped().env("API_TOKEN", "secret").start();
+    let server = Setup::shipped().env("API_TOKEN", "secret").embed();
     let bearer = [("authorization", "Bearer secret")];
     let document: Value = serde_json::from_str(&request("GET", &server.http("api", "/openapi.json"), &bearer, None).await.body).unwrap();
     assert_eq!(document["security"], json!([{ "bearer": [] }]));

@@ -53,7 +53,7 @@ async fn offsets(client: &mut Client, count: usize) -> Vec<u64> {
 
 #[tokio::test]
 async fn what_was_missed_comes_behind_the_answer_and_before_what_is_new() {
-    let server = rooms().start();
+    let server = rooms().embed();
     for channel in ["many", "few", "early"] {
         let mut epoch = Value::Null;
         for n in 1..=20 {
@@ -87,7 +87,7 @@ async fn what_was_missed_comes_behind_the_answer_and_before_what_is_new() {
 
 #[tokio::test]
 async fn a_message_sees_what_those_before_it_did_though_they_wait_for_the_store() {
-    let server = rooms().start();
+    let server = rooms().embed();
     let mut client = Client::connect(server.url("p")).await;
     for n in 1..=100 {
         for message in [
@@ -113,7 +113,7 @@ async fn a_message_sees_what_those_before_it_did_though_they_wait_for_the_store(
 
 #[tokio::test]
 async fn a_channel_without_a_history_says_that_it_has_none() {
-    let server = rooms().start();
+    let server = rooms().embed();
     let mut there = Client::connect(server.url("p")).await;
     assert_eq!(there.ask(&join("none", &json!(0))).await["recovered"], true);
     say(&server, "none", 1).await;
@@ -126,7 +126,7 @@ async fn a_channel_without_a_history_says_that_it_has_none() {
 
 #[tokio::test]
 async fn more_than_an_outbox_holds_is_given_as_the_client_reads() {
-    let server = rooms().start();
+    let server = rooms().embed();
     // Some 40 bytes a frame, an outbox of 64 KiB: many times what fits.
     for channel in ["many", "few"] {
         for batch in 0..10u64 {
@@ -148,7 +148,7 @@ async fn more_than_an_outbox_holds_is_given_as_the_client_reads() {
 
 #[tokio::test]
 async fn large_events_are_read_a_few_at_a_time() {
-    let server = Setup::own(&ROOMS.replace("outbox: 64KiB", "outbox: 2MiB")).plugin("p", "fn last(conn, msg) {}").start();
+    let server = Setup::own(&ROOMS.replace("outbox: 64KiB", "outbox: 2MiB")).plugin("p", "fn last(conn, msg) {}").embed();
     let more = "x".repeat(400_000);
     for n in 1..=12 {
         server.publish(&json!({ "channel": "few", "type": "e", "data": { "n": n, "more": more } })).await;
@@ -162,13 +162,13 @@ async fn large_events_are_read_a_few_at_a_time() {
 #[tokio::test]
 async fn positions_hold_over_a_restart() {
     let setup = rooms();
-    let server = setup.clone().start();
+    let server = setup.clone().embed();
     for n in 1..=5 {
         say(&server, "many", n).await;
     }
     let epoch = say(&server, "many", 6).await["epoch"].clone();
     server.stop();
-    let server = setup.start();
+    let server = setup.embed();
     let mut client = Client::connect(server.url("p")).await;
     let answer = client.ask(&json!({ "type": "join", "channel": "many", "since": 2, "epoch": epoch })).await;
     assert_eq!((&answer["recovered"], &answer["epoch"], &answer["offset"]), (&json!(true), &epoch, &json!(6)));
@@ -241,7 +241,7 @@ proptest! {
         const EACH: u64 = 1500;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
-            let server = std::sync::Arc::new(rooms().start());
+            let server = std::sync::Arc::new(rooms().embed());
             let mut tasks = tokio::task::JoinSet::new();
             for channel in ["many", "few", "early"] {
                 for _ in 0..2 {
@@ -275,7 +275,7 @@ async fn a_storm_of_clients_that_come_back_is_served_while_others_publish() {
     const CLIENTS: usize = 5000;
     const LAST: u64 = 120;
     assert!(rlimit::increase_nofile_limit(20_000).unwrap() > 6000, "the system allows too few open files");
-    let server = std::sync::Arc::new(rooms().start());
+    let server = std::sync::Arc::new(rooms().embed());
     for n in 1..=100 {
         say(&server, "many", n).await;
     }

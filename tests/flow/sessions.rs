@@ -123,7 +123,7 @@ on_both! {
     }
 
     async fn sessions_are_listed_by_user_and_by_page(backend) {
-        let server = Setup::shipped().backend(backend).start();
+        let server = Setup::shipped().backend(backend).embed();
         let mut all = Vec::new();
         for n in 0..5 {
             all.push(id_of(&server, &json!({ "userId": format!("u{}", n % 2) })).await);
@@ -154,7 +154,7 @@ on_both! {
     }
 
     async fn who_connects_with_a_session_is_its_user(backend) {
-        let server = Setup::shipped().backend(backend).start();
+        let server = Setup::shipped().backend(backend).embed();
         let user = async |query: String| {
             let (client, id) = greeted(&server, &query).await;
             let connection = server.get(&format!("/api/connections/{id}")).await.json();
@@ -170,14 +170,14 @@ on_both! {
         let nobodys = id_of(&server, &json!({})).await;
         assert_eq!(user(format!("?sessionId={nobodys}")).await.2, None);
         // What was known before a restart is known after it.
-        let server = server.stop().setup.start();
+        let server = server.stop().setup.embed();
         let (_client, id) = greeted(&server, &format!("?sessionId={session}")).await;
         assert_eq!(server.get(&format!("/api/connections/{id}")).await.json()["user"], "ada");
         until("the session is seen", || get(&server, &session), |answer| answer.json()["seen"] == SOME_TIME).await;
     }
 
     async fn a_session_that_is_ended_takes_its_connections_along(backend) {
-        let server = Setup::shipped().backend(backend).start();
+        let server = Setup::shipped().backend(backend).embed();
         let session = id_of(&server, &json!({ "userId": "ada" })).await;
         let (mut one, _) = greeted(&server, &format!("?sessionId={session}")).await;
         let (mut two, _) = greeted(&server, &format!("?sessionId={session}")).await;
@@ -192,7 +192,7 @@ on_both! {
     }
 
     async fn a_session_that_is_over_is_not_there(backend) {
-        let server = Setup::shipped().backend(backend).start();
+        let server = Setup::shipped().backend(backend).embed();
         let session = id_of(&server, &json!({ "userId": "ada", "ttl": 1 })).await;
         until("it is over", || get(&server, &session), |answer| answer.status == 404).await;
         assert_eq!(end(&server, &session).await.status, 404);

@@ -39,7 +39,7 @@ async fn everything_wrong_with_a_question_is_named() {
 
 on_both! {
     async fn totals_and_series_go_on_over_restarts(backend) {
-        let server = Setup::shipped().backend(backend).start();
+        let server = Setup::shipped().backend(backend).embed();
         let (mut client, _) = greeted(&server, "?sessionId=s").await;
         for _ in 0..3 {
             client.ask(&json!({ "type": "ping" })).await;
@@ -58,7 +58,7 @@ on_both! {
         assert_eq!((&pattern["published"], &pattern["delivered"], bytes > 0), (&json!(2), &json!(2), true));
         assert_eq!(before["channels"]["patterns"]["files"], json!({ "published": 0, "delivered": 0, "bytes": 0, "slow": { "droppedOldest": 0, "droppedNewest": 0, "superseded": 0, "merged": 0 } }));
 
-        let server = server.stop().setup.start();
+        let server = server.stop().setup.embed();
         let after = now(&server).await;
         for path in [
             "/channels/published",
@@ -96,7 +96,7 @@ on_both! {
             }
         }
         server.publish(&json!({ "session": "s", "type": "note", "data": {} })).await;
-        let server = server.stop().setup.start();
+        let server = server.stop().setup.embed();
         let answer = series(&server, "from=-10m&kind=channel").await;
         assert_eq!(sum(&answer, "channel", "session:{id*}", "published"), 3);
         assert!(answer["series"].as_array().unwrap().iter().all(|series| series["kind"] == "channel"));
@@ -115,9 +115,9 @@ on_both! {
     }
 
     async fn a_point_stands_at_the_beginning_of_its_step(backend) {
-        let server = Setup::shipped().backend(backend).start();
+        let server = Setup::shipped().backend(backend).embed();
         server.publish(&json!({ "session": "s", "type": "note", "data": {} })).await;
-        let server = server.stop().setup.start();
+        let server = server.stop().setup.embed();
         for (step, seconds) in [("1m", 60), ("1h", 3600), ("86400", 86_400)] {
             let answer = series(&server, &format!("from=-1d&step={step}&kind=total")).await;
             let published = answer["series"].as_array().unwrap().iter().find(|s| s["metric"] == "published").unwrap();

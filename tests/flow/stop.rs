@@ -25,7 +25,7 @@ fn ended_well(ended: &Ended) {
 #[tokio::test]
 async fn either_signal_says_goodbye_to_every_client_and_exits_with_0() {
     for signal in ["TERM", "INT"] {
-        let server = Server::shipped();
+        let server = Setup::shipped().start();
         let mut clients = [server.client("workspace").await, server.client("agent").await, server.client("canvas").await];
         clients[2].next().await;
         server.signal(signal);
@@ -39,7 +39,7 @@ async fn either_signal_says_goodbye_to_every_client_and_exits_with_0() {
 
 #[tokio::test]
 async fn a_client_that_does_not_answer_the_goodbye_holds_up_nothing_for_long() {
-    let server = Server::shipped();
+    let server = Setup::shipped().start();
     let mut silent = Raw::open(server.url("workspace")).await;
     silent.send(FIN | TEXT, br#"{"type":"ping"}"#).await;
     silent.next().await.unwrap();
@@ -73,7 +73,7 @@ protocols:
 
 #[tokio::test]
 async fn after_an_orderly_stop_channels_go_on_where_they_were() {
-    let server = Server::shipped();
+    let server = Setup::shipped().start();
     let mut before = Value::Null;
     for n in 1..=20 {
         before = publish(&server, n).await;
@@ -89,7 +89,7 @@ async fn after_an_orderly_stop_channels_go_on_where_they_were() {
 
 #[tokio::test]
 async fn after_a_kill_what_was_acknowledged_is_there_and_the_epoch_is_the_same() {
-    let server = Server::shipped();
+    let server = Setup::shipped().start();
     let before = publish(&server, 1).await;
     publish(&server, 2).await;
     let ended = server.kill();
@@ -103,7 +103,7 @@ async fn after_a_kill_what_was_acknowledged_is_there_and_the_epoch_is_the_same()
 
 #[tokio::test]
 async fn two_cannot_share_a_database() {
-    let server = Server::shipped();
+    let server = Setup::shipped().start();
     publish(&server, 1).await;
     let ended = server.setup().start_in_vain();
     assert_eq!(ended.code, Some(1));

@@ -38,7 +38,7 @@ fn choose(event, sub, conn) {
 "#;
 
 fn server() -> Server {
-    Setup::own(PRICES).plugin("picky", SCRIPT).start()
+    Setup::own(PRICES).plugin("picky", SCRIPT).embed()
 }
 
 async fn price(server: &Server, price: u32) -> u64 {

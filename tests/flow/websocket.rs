@@ -150,7 +150,7 @@ async fn a_character_may_be_cut_between_pieces() {
 
 #[tokio::test]
 async fn what_is_too_large_ends_that_connection_with_1009() {
-    let server = Setup::shipped().env("WORKSPACE_MESSAGE", "64KiB").start();
+    let server = Setup::shipped().env("WORKSPACE_MESSAGE", "64KiB").embed();
     let url = server.url("workspace");
     let mut other = server.client("workspace").await;
 

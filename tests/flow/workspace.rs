@@ -223,7 +223,7 @@ async fn clients_do_not_see_each_other() {
 
 #[tokio::test]
 async fn a_client_that_answers_pings_stays_and_one_that_does_not_goes() {
-    let server = Setup::shipped().env("WORKSPACE_HEARTBEAT", "400ms").start();
+    let server = Setup::shipped().env("WORKSPACE_HEARTBEAT", "400ms").embed();
     let mut silent = Raw::open(server.url("workspace")).await;
     let mut polite = Raw::open(server.url("workspace")).await;
     let mut connections = 2;

@@ -1,8 +1,9 @@
-//! What tests of the running binary stand on: a server of their own, clients for every endpoint, and the shapes of times.
+//! What tests of a running server stand on: a server of their own, clients for every endpoint, and the shapes of times.
 //! Nothing here sleeps: it waits for what is to happen, until a deadline that is generous to a slow machine.
 
 pub mod backend;
 pub mod client;
+mod embedded;
 pub mod http;
 pub mod lines;
 pub mod postgres;

@@ -1,4 +1,4 @@
-//! The real binary in a folder of its own, on ports the system chooses.
+//! A server in a folder of its own, on ports the system chooses: the real binary, or the engine in the test's own process.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::backend::Database;
+use super::embedded::Embedded;
 use super::{Answer, Backend, Client, SOON, request};
 
 /// What comes before a test's own channels, protocols and sources.
@@ -122,28 +123,40 @@ impl Setup {
         self.folder.path().join(name)
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts the binary and waits until it is ready.
     pub fn start(self) -> Server {
-        let mut server = self.spawn();
+        let mut process = self.spawn();
+        let mut urls = HashMap::<String, Vec<String>>::new();
         loop {
-            let line = server.log.next().unwrap_or_else(|| panic!("it does not start: {:#?}", server.said));
+            let line = process.log.next().unwrap_or_else(|| panic!("it does not start: {:#?}", process.said));
             match line["message"].as_str() {
                 Some("serving") => {
                     let url = line["url"].as_str().unwrap();
-                    server.urls.entry(line["name"].as_str().unwrap().into()).or_default().push(url.into());
+                    urls.entry(line["name"].as_str().unwrap().into()).or_default().push(url.into());
                 }
-                Some("ready") => return server,
-                _ => server.said.push(line),
+                Some("ready") => return Server { running: Running::Process(process), setup: self, urls },
+                _ => process.said.push(line),
             }
         }
     }
 
-    /// Starts it and waits until it has ended by itself.
-    pub fn start_in_vain(self) -> Ended {
-        self.spawn().wait()
+    /// Starts the engine in this process and waits until it serves. It has no log and hears no signals, and cannot be killed.
+    pub fn embed(self) -> Server {
+        let (embedded, served) = Embedded::start(self.path("routes.yaml"), self.env.clone());
+        let mut urls = HashMap::<String, Vec<String>>::new();
+        for (name, url) in served {
+            urls.entry(name.to_string()).or_default().push(url);
+        }
+        Server { running: Running::Embedded(embedded), setup: self, urls }
     }
 
-    fn spawn(self) -> Server {
+    /// Starts it and waits until it has ended by itself.
+    pub fn start_in_vain(self) -> Ended {
+        let process = self.spawn();
+        process.wait(self)
+    }
+
+    fn spawn(&self) -> Process {
         let mut words = self.within.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_tramline"), "--log", "json"]);
         let mut child = Command::new(words.next().unwrap())
             .args(words)
@@ -157,18 +170,44 @@ impl Setup {
             .spawn()
             .unwrap();
         let log = Log::read(child.stderr.take().unwrap());
-        Server { child, setup: self, log, said: Vec::new(), urls: HashMap::new() }
+        Process { child, log, said: Vec::new() }
     }
 }
 
-/// The running binary. Killed when dropped.
+/// A server that runs. Ended when dropped.
 pub struct Server {
-    child: Child,
+    running: Running,
     setup: Setup,
+    urls: HashMap<String, Vec<String>>,
+}
+
+enum Running {
+    Process(Process),
+    Embedded(Embedded),
+}
+
+/// The running binary. Killed when dropped.
+struct Process {
+    child: Child,
     log: Log,
     /// What it logged before it was ready.
     said: Vec<Value>,
-    urls: HashMap<String, Vec<String>>,
+}
+
+impl Process {
+    fn wait(mut self, setup: Setup) -> Ended {
+        let mut log = std::mem::take(&mut self.said);
+        log.extend(self.log.rest());
+        Ended { code: self.child.wait().unwrap().code(), log, setup }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Already ended: then there is nothing to kill.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
 }
 
 /// How a server ended.
@@ -182,9 +221,16 @@ pub struct Ended {
 }
 
 impl Server {
-    /// The shipped configuration, running.
+    /// The shipped configuration, run by the engine in this process.
     pub fn shipped() -> Self {
-        Setup::shipped().start()
+        Setup::shipped().embed()
+    }
+
+    fn process(&self) -> &Process {
+        match &self.running {
+            Running::Process(process) => process,
+            Running::Embedded(_) => panic!("the engine runs in this process: start the binary instead"),
+        }
     }
 
     /// The first address announced under a name: `ws://…` of a protocol, `http://…` of `api`.
@@ -246,13 +292,13 @@ impl Server {
     /// The next line of the log for which this holds.
     pub fn logged_when(&self, holds: impl Fn(&Value) -> bool) -> Value {
         let until = Instant::now() + SOON;
-        let mut lines = std::iter::from_fn(|| self.log.next()).take_while(|_| Instant::now() < until);
+        let mut lines = std::iter::from_fn(|| self.process().log.next()).take_while(|_| Instant::now() < until);
         lines.find(holds).expect("it is logged soon, and the server runs")
     }
 
     /// The number of its process.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process().child.id()
     }
 
     /// A path in its folder as the server sees it, whatever was mounted for it alone.
@@ -274,8 +320,16 @@ impl Server {
 
     /// Asks it to stop and waits until it has.
     pub fn stop(self) -> Ended {
-        self.signal("TERM");
-        self.wait()
+        match self.running {
+            Running::Process(_) => {
+                self.signal("TERM");
+                self.wait()
+            }
+            Running::Embedded(embedded) => {
+                let code = if embedded.stop().is_ok() { 0 } else { 1 };
+                Ended { code: Some(code), log: Vec::new(), setup: self.setup }
+            }
+        }
     }
 
     /// Ends it without warning.
@@ -285,18 +339,11 @@ impl Server {
     }
 
     /// Waits until it has ended.
-    pub fn wait(mut self) -> Ended {
-        let mut log = std::mem::take(&mut self.said);
-        log.extend(self.log.rest());
-        Ended { code: self.child.wait().unwrap().code(), log, setup: self.setup.clone() }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Already ended: then there is nothing to kill.
-        drop(self.child.kill());
-        drop(self.child.wait());
+    pub fn wait(self) -> Ended {
+        match self.running {
+            Running::Process(process) => process.wait(self.setup),
+            Running::Embedded(_) => panic!("the engine does not end by itself: start the binary instead"),
+        }
     }
 }
 

@@ -8,10 +8,9 @@ use crate::hub::{Connection, Recover};
 use crate::model::event::Epoch;
 use crate::model::pattern::Glob;
 use crate::model::view::SubView;
-use crate::model::{ChannelName, Code, Fault, Json, Position, chance, json};
+use crate::model::{ChannelName, Code, Fault, Json, Position, json};
 use crate::pipeline::effect::ConnectionEffect;
 use crate::pipeline::publish;
-use crate::pipeline::reads::Read;
 use crate::pipeline::scope::{Message, Recovery};
 
 /// Where a client says it stands.
@@ -95,9 +94,7 @@ impl Decider<'_> {
     /// one when this is applied. What this decision has read of it is behind it, whether others have seen it yet or not.
     fn position(&mut self, channel: &ChannelName) -> Position {
         let Some(mut position) = self.snapshot.hub.position(channel.as_str()) else {
-            let epoch = chance::epoch();
-            self.decision.reads.push(Read::Nothing { channel: channel.clone(), epoch });
-            return Position { epoch, first: 1, offset: 0 };
+            return Position { epoch: self.recorder().nothing(channel), first: 1, offset: 0 };
         };
         let read = self.recorder.as_ref().and_then(|(recorder, _)| recorder.history_of(channel));
         if let Some(read) = read.filter(|read| read.epoch == position.epoch) {

@@ -1,6 +1,7 @@
 //! Scripts as the rest of the router uses them: built from texts, called with messages and events.
 
 mod api;
+mod asks;
 mod errors;
 mod hostile;
 mod parts;
