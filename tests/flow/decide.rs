@@ -13,6 +13,7 @@ use tramline::model::{Code, Json, Now};
 use tramline::pipeline::effect::{ConnectionEffect, Decision, Effect, EventEffect};
 use tramline::pipeline::{Env, Input, Limits, Moment, Read, Snapshot, decide};
 use tramline::protocol::Frame;
+use tramline::protocol::wire::Wire;
 use tramline::runtime::{self, Counters};
 use tramline::telemetry::metrics::Metrics;
 
@@ -69,7 +70,7 @@ fn world(now: Now) -> (Snapshot, Connection) {
         request: Arc::default(),
         origin: Default::default(),
     };
-    let connection = Connection::new(hub.next_key(), plan.id, now, view, &plan.limits, None, metrics);
+    let connection = Connection::new(hub.next_key(), plan.id, now, view, &plan.limits, Wire::WebSocket { compress: None }, metrics);
     (Snapshot::new(Arc::new(runtime), Arc::new(limits), Arc::new(counters), hub), connection)
 }
 

@@ -10,7 +10,7 @@ use tramline::cli::STACK_BYTES;
 use tramline::config;
 use tramline::engine::{Engine, Failure, Shutdown, serve};
 use tramline::model::Now;
-use tramline::runtime;
+use tramline::reload::Configuration;
 use tramline::store::Store;
 use tramline::telemetry::metrics::Metrics;
 
@@ -80,10 +80,9 @@ impl Drop for Embedded {
 
 async fn start(routes: PathBuf, env: Vec<(String, String)>) -> Engine {
     let now = Now::read();
-    let variable = |name: &str| env.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-    let loaded = config::load(&routes, &variable);
-    let files = loaded.files.clone();
-    let runtime = runtime::build(loaded, None).unwrap_or_else(|found| panic!("{}", config::diagnostic::render(&found, &files)));
-    let log = Store::open(&runtime.plan.store, now).await.unwrap();
-    Engine::start(runtime, log, &Arc::new(Metrics::new(now)), now).await.unwrap()
+    let read = move || config::load(&routes, &|name| env.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.clone()));
+    let configuration =
+        Configuration::load(Arc::new(read)).unwrap_or_else(|(found, files)| panic!("{}", config::diagnostic::render(&found, &files)));
+    let log = Store::open(&configuration.runtime.plan.store, now).await.unwrap();
+    Engine::start(configuration, log, &Arc::new(Metrics::new(now)), now).await.unwrap()
 }
