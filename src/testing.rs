@@ -10,7 +10,7 @@ use crate::apply::Batch;
 use crate::config;
 use crate::config::plan::DatabasePlan;
 use crate::hub::{Connection, Hub, Socket};
-use crate::live::{Handled, Live};
+use crate::live::{Arrival, Handled, Live};
 use crate::model::view::ConnView;
 use crate::model::{Json, Now};
 use crate::pipeline::{ClientLimits, Moment, Snapshot, Spent};
@@ -144,7 +144,8 @@ impl Client {
     pub(crate) fn input_under(&mut self, snapshot: &Arc<Snapshot>, moment: Moment<'_>) -> Handled {
         let now = Now::read();
         let mut batch = Batch::new(snapshot, Some(&self.connection), now);
-        let handled = self.live.client(snapshot, &self.connection, moment, &mut self.limits, &mut Spent::default(), &mut batch, now);
+        let arrival = Arrival { moment, spent: &mut Spent::default(), now };
+        let handled = self.live.client(snapshot, &self.connection, arrival, &mut self.limits, &mut batch);
         drop(batch);
         self.live.hub.flush.one(&self.connection);
         handled

@@ -266,7 +266,7 @@ async fn what_changes_each_time_is_a_conflict_in_the_end() {
     let opening = live.clone();
     let (snapshot, world) = meddling(&live, move |nth| drop(Client::open(&opening, &nth.to_string())));
     client.say_under(&snapshot, r#"{"type":"few","n":1000}"#);
-    assert_eq!(client.told(), [r#"{"error":"conflict","message":"others changed the same at the same time; try again"}"#]);
+    assert_eq!(client.told(), [r#"{"error":"conflict","message":"others changed the same data at the same time; try again"}"#]);
     assert_eq!(world.asked.load(Relaxed), 64);
     // Such a message has done nothing, and does not stand in the way of the next.
     client.say(r#"{"type":"few","n":1000}"#);

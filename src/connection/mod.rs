@@ -26,7 +26,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::apply::Batch;
 use crate::config::plan::ProtocolPlan;
 use crate::hub::{Connection, Lifecycle, Outbox, Progress, Socket};
-use crate::live::{Handled, Live, catch_up};
+use crate::live::{Arrival, Handled, Live, catch_up};
 use crate::model::{Close, Now};
 use crate::pipeline::{ClientLimits, Moment, Snapshot, Spent};
 use crate::protocol::Frame;
@@ -194,7 +194,8 @@ impl Task {
         let (limits, held_back) = (&mut self.limits, &mut self.held_back);
         // Gives back what must wait.
         let mut decide = |frame: Frame, mut spent: Spent, batch: &mut Batch<'_>| {
-            let handled = live.client(&snapshot, connection, Moment::Message(&frame), limits, &mut spent, batch, now);
+            let handled =
+                live.client(&snapshot, connection, Arrival { moment: Moment::Message(&frame), spent: &mut spent, now }, limits, batch);
             (handled == Handled::Later).then_some((frame, spent))
         };
         if open && let Some((frame, spent)) = held_back.take() {
@@ -261,7 +262,8 @@ impl Task {
         let mut batch = Batch::new(&snapshot, Some(&self.connection), now);
         let mut spent = Spent::default();
         // What a timer asks for is not put off: it sees what is committed.
-        self.live.client(&snapshot, &self.connection, moment, &mut self.limits, &mut spent, &mut batch, now);
+        let arrival = Arrival { moment, spent: &mut spent, now };
+        self.live.client(&snapshot, &self.connection, arrival, &mut self.limits, &mut batch);
     }
 
     fn pong(&mut self, now: Now) {

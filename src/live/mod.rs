@@ -96,6 +96,16 @@ pub struct Outcome {
     pub status: Option<u16>,
 }
 
+/// What comes from, or about, a connection.
+pub struct Arrival<'a> {
+    /// What it is.
+    pub moment: Moment<'a>,
+    /// What it has spent of its limits already.
+    pub spent: &'a mut Spent,
+    /// When it is handled.
+    pub now: Now,
+}
+
 /// Whether an input was dealt with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handled {
@@ -186,17 +196,14 @@ impl Live {
         Ok(())
     }
 
-    /// Handles an input from, or about, a connection. Its effects are queued when the batch ends, at the latest. `spent`: what
-    /// this input has spent of its limits already.
+    /// Handles an input from, or about, a connection. Its effects are queued when the batch ends, at the latest.
     pub fn client(
         &self,
         snapshot: &Arc<Snapshot>,
         connection: &Arc<Connection>,
-        moment: Moment<'_>,
+        Arrival { moment, spent, now }: Arrival<'_>,
         limits: &mut ClientLimits,
-        spent: &mut Spent,
         batch: &mut Batch<'_>,
-        now: Now,
     ) -> Handled {
         let Some(protocol) = snapshot.runtime.protocol(connection.protocol) else { return Handled::Done };
         let door = &protocol.plan.name;
@@ -257,7 +264,8 @@ impl Live {
         self.hub.close(connection);
         let mut batch = Batch::new(&snapshot, None, now);
         let (mut limits, mut spent) = (ClientLimits::default(), Spent::default());
-        self.client(&snapshot, connection, Moment::Closed(close), &mut limits, &mut spent, &mut batch, now);
+        let arrival = Arrival { moment: Moment::Closed(close), spent: &mut spent, now };
+        self.client(&snapshot, connection, arrival, &mut limits, &mut batch);
         drop(batch);
         connection.metrics.closed(close);
         let passed = report(connection);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::plan::{FnRef, Publish, Reply, Row, SetTarget, Target};
-use crate::hub::{Connection, Recover};
+use crate::hub::Connection;
 use crate::limits::LimitVerdict;
 use crate::model::event::Origin;
 use crate::model::json::Index;
@@ -18,10 +18,10 @@ use crate::model::view::{CachedOrigin, ConnView, RequestView};
 use crate::model::{Budget, ChannelName, Close, Code, Fault, Json, Now, Schema, json};
 use crate::pipeline::Snapshot;
 use crate::pipeline::deliver;
-use crate::pipeline::effect::{ConnectionEffect, Decision, Effect};
+use crate::pipeline::effect::{ConnectionEffect, Decision};
 use crate::pipeline::env::Env;
 use crate::pipeline::publish::{self, Destination, Proposal};
-use crate::pipeline::reads::{Read, Recorder};
+use crate::pipeline::reads::Recorder;
 use crate::pipeline::scope::{Bindings, Message, Recovery, arguments};
 use crate::protocol;
 use crate::runtime::Reads;
@@ -118,20 +118,6 @@ impl<'a> Decider<'a> {
             self.join_where_it_was_read();
         }
         self.decision
-    }
-
-    /// A subscription to a channel whose events were read begins after them: events in between are neither missed nor given
-    /// twice.
-    fn join_where_it_was_read(&mut self) {
-        let Decision { effects, reads, .. } = &mut self.decision;
-        for effect in effects {
-            let Effect::Connection(ConnectionEffect::Join { view, recover: recover @ None, .. }) = effect else { continue };
-            *recover = reads.iter().find_map(|read| match read {
-                Read::History { channel, at, .. } if *channel == view.channel => Some(Recover { after: at.offset, epoch: at.epoch }),
-                Read::Nothing { channel, epoch } if *channel == view.channel => Some(Recover { after: 0, epoch: *epoch }),
-                _ => None,
-            });
-        }
     }
 
     /// Nothing is decided now: see [`Decision::waits`].

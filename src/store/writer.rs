@@ -237,9 +237,9 @@ impl Writer {
             let lost: u64 = refused.iter().map(|tickets| tickets.end - tickets.start).sum();
             let last = batch.first + batch.items.len() as u64 - 1;
             if batch.records {
-                progress.records = last
+                progress.records = last;
             } else {
-                progress.committed = last
+                progress.committed = last;
             }
             progress.rows += batch.items.len() as u64 - lost;
             progress.rows_refused += lost;

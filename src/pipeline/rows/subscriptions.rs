@@ -9,8 +9,9 @@ use crate::model::event::Epoch;
 use crate::model::pattern::Glob;
 use crate::model::view::SubView;
 use crate::model::{ChannelName, Code, Fault, Json, Position, json};
-use crate::pipeline::effect::ConnectionEffect;
+use crate::pipeline::effect::{ConnectionEffect, Decision, Effect};
 use crate::pipeline::publish;
+use crate::pipeline::reads::Read;
 use crate::pipeline::scope::{Message, Recovery};
 
 /// Where a client says it stands.
@@ -23,6 +24,20 @@ pub(super) struct Since {
 }
 
 impl Decider<'_> {
+    /// A subscription to a channel whose events were read begins after them: events in between are neither missed nor given
+    /// twice.
+    pub(super) fn join_where_it_was_read(&mut self) {
+        let Decision { effects, reads, .. } = &mut self.decision;
+        for effect in effects {
+            let Effect::Connection(ConnectionEffect::Join { view, recover: recover @ None, .. }) = effect else { continue };
+            *recover = reads.iter().find_map(|read| match read {
+                Read::History { channel, at, .. } if *channel == view.channel => Some(Recover { after: at.offset, epoch: at.epoch }),
+                Read::Nothing { channel, epoch } if *channel == view.channel => Some(Recover { after: 0, epoch: *epoch }),
+                _ => None,
+            });
+        }
+    }
+
     fn subscriptions(&mut self) -> &mut Vec<(ChannelName, Arc<str>)> {
         let connection = self.connection;
         self.subscriptions.get_or_insert_with(|| connection.map(Connection::subscriptions).unwrap_or_default())
