@@ -9,13 +9,14 @@ use utoipa::ToSchema;
 use crate::live::Live;
 use crate::model::Now;
 use crate::model::clock::iso;
+use crate::reload::Status;
 use crate::script::PluginReport;
 use crate::store::StoreState;
 use crate::telemetry::metrics::{Kind, Sample, Timed};
 use crate::telemetry::report::{ChannelRates, Counted, PatternCounted, ProtocolCounted, RouteCounted, SourceCounted, Tally};
 use crate::telemetry::{memory, process};
 
-/// What the live counts and holds, now.
+/// What the server counts and holds, now.
 #[derive(Serialize, ToSchema)]
 pub struct Stats {
     /// When the server started.
@@ -220,12 +221,15 @@ fn store(live: &Live) -> StoreNow {
 }
 
 /// The numbers as Prometheus text.
-pub fn prometheus(live: &Live, now: Now) -> String {
+pub fn prometheus(live: &Live, reload: &Status, now: Now) -> String {
     let snapshot = live.snapshot();
     let stats = live.store.stats();
     let up = f64::from(u8::from(live.store.state() == StoreState::Ok));
     let sample = |name, help, kind, value| Sample { name, help, kind, labels: Vec::new(), value };
+    let in_use = f64::from(u8::from(reload.refused.is_none()));
     let mut more = vec![
+        sample("config_generation", "Which configuration is in use, from 1.", Kind::Gauge, reload.current.generation as f64),
+        sample("config_last_reload_successful", "Whether the last reload was not refused.", Kind::Gauge, in_use),
         sample("log_followers", "Streams and requests that follow the log.", Kind::Gauge, snapshot.hub.feed.len() as f64),
         sample("channels_live", "Channels in memory.", Kind::Gauge, snapshot.hub.channel_count() as f64),
         sample("store_up", "Whether the store takes events.", Kind::Gauge, up),

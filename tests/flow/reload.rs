@@ -118,6 +118,8 @@ async fn a_broken_file_changes_nothing_and_says_where() {
     assert_eq!((answer.status, answer.header("content-type")), (409, "application/problem+json"));
     assert_eq!(answer.json()["refusal"]["why"], "unsound");
     assert_eq!(answer.json()["detail"].as_str().map(|text| text.starts_with("routes.yaml:11:")), Some(true));
+    let metrics = server.get("/metrics").await.body;
+    assert!(metrics.contains("\ntramline_config_last_reload_successful 0\n") && metrics.contains("\ntramline_config_generation 1\n"));
     // The whole file is gone, and comes back mended.
     fs::remove_file(server.setup().path("routes.yaml")).unwrap();
     server.logged_when(|line| line["level"] == "ERROR");

@@ -7,7 +7,7 @@ use axum::http::header::IF_MATCH;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use serde::Serialize;
 use tokio::time::Instant;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::http::api::openapi::BadQuery;
 use crate::http::api::query::{Known, Query};
@@ -38,6 +38,16 @@ struct Refused {
     refusal: Refusal,
 }
 
+/// Which configuration must be in use.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "only described: it is read by hand")]
+struct IfMatch {
+    /// The generation that must be in use, in quotes, as `ETag` of `GET /api/config` has it; `*`: any.
+    #[param(rename = "If-Match", value_type = String, required = false, pattern = r#"^(\*|"[0-9]{1,18}")$"#)]
+    if_match: Option<String>,
+}
+
 /// Show the configuration in use
 ///
 /// Which generation it is, since when, from which files, and why the last reload was refused, if one was.
@@ -58,8 +68,7 @@ pub(super) async fn config(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
 /// Reads the files again and puts what they say in place of what is in use: all of it, or nothing where anything is wrong. Answered
 /// once it is done. With `dry=true` nothing changes, and the answer says what would.
 #[utoipa::path(post, path = "/api/reload", tag = "state",
-    params(("dry" = Option<bool>, Query, description = "Only say what would happen."),
-        ("If-Match" = Option<String>, Header, description = "The generation that must be in use, in quotes, as `ETag` of `GET /api/config` has it.", example = "\"3\"")),
+    params(("dry" = Option<bool>, Query, description = "Only say what would happen."), IfMatch),
     responses((status = 200, description = "What is in use now, what is different, and what ended.", body = Report),
         (status = 409, description = "It was refused: why. What was in use stays in use.", body = Refused, content_type = "application/problem+json"),
         (status = 412, description = "Another generation is in use.", body = Refused, content_type = "application/problem+json"), BadQuery))]
@@ -84,11 +93,12 @@ pub(super) async fn reload(State(api): State<Arc<Api>>, uri: Uri, headers: Heade
 
 /// `"3"`; `*` is any.
 fn generation(value: &HeaderValue) -> Result<Option<u64>, Problem> {
-    let text = value.to_str().unwrap_or("").trim();
+    let text = value.to_str().unwrap_or_default();
     if text == "*" {
         return Ok(None);
     }
-    let number = text.trim_start_matches("W/").trim_matches('"').parse();
-    let wrong = |_| Problem::new(StatusCode::BAD_REQUEST, "`If-Match` must be a generation in quotes, such as `\"3\"`, or `*`");
-    number.map(Some).map_err(wrong)
+    let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    let number = number.and_then(|text| text.parse().ok());
+    let wrong = || Problem::new(StatusCode::BAD_REQUEST, "`If-Match` must be a generation in quotes, such as `\"3\"`, or `*`");
+    number.map(Some).ok_or_else(wrong)
 }
