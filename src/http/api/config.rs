@@ -44,7 +44,7 @@ struct Refused {
 #[expect(dead_code, reason = "only described: it is read by hand")]
 struct IfMatch {
     /// The generation that must be in use, in quotes, as `ETag` of `GET /api/config` has it; `*`: any.
-    #[param(rename = "If-Match", value_type = String, required = false, pattern = r#"^(\*|"[0-9]{1,18}")$"#)]
+    #[param(rename = "If-Match", value_type = String, required = false, pattern = r#"^"[0-9]{1,18}"$"#)]
     if_match: Option<String>,
 }
 
