@@ -128,6 +128,8 @@ pub struct State {
     pub(super) burst: Vec<(Published, Option<u64>)>,
     /// What was shown and waits for more, for members of protocols that write several as one.
     pub(super) pending_batches: Vec<PendingBatch>,
+    /// Whether the log may have events from under an older plan.
+    pub(super) is_stored: bool,
     /// Taken out of the hub: whoever still holds it must look it up again.
     pub(super) dead: bool,
     pub(super) last_ms: i64,
@@ -136,6 +138,7 @@ pub struct State {
 impl State {
     pub(super) fn new(at: Position) -> Self {
         Self {
+            is_stored: at.offset > 0,
             epoch: at.epoch,
             offset: at.offset,
             shown: at.offset,
@@ -367,6 +370,11 @@ impl State {
     pub(super) fn fall_behind(&mut self, at: usize, after: u64) {
         let behind = self.members.get(at).and_then(|member| member.behind).map_or(after, |behind| behind.min(after));
         self.set_behind(at, Some(behind));
+    }
+
+    /// Whether its position must outlive it: the log may have events of it.
+    pub(super) fn has_past(&self, plan: &ChannelPlan) -> bool {
+        (self.is_stored || plan.history.is_some()) && self.offset > 0
     }
 
     /// Nobody is on it, nothing waits, and nothing was published for a while.

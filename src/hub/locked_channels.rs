@@ -288,7 +288,7 @@ impl Drop for LockedChannels<'_> {
             // A channel that the file names keeps its place, and so does one that has a past. Others go with their last member:
             // whoever may join must not be able to fill the memory with names.
             let plan = channel.plan.load();
-            let has_past = plan.history.is_some() && state.offset > 0;
+            let has_past = state.has_past(&plan);
             let passing = !has_past && !plan.pattern.is_exact();
             if passing && state.is_deserted() && !state.dead {
                 state.dead = true;

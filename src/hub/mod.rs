@@ -321,6 +321,7 @@ impl Hub {
             if state.dead {
                 continue;
             }
+            state.is_stored = state.has_past(&channel.plan.load());
             if let Some(plan) = &plan {
                 state.replan(&channel, plan);
             }
@@ -363,7 +364,7 @@ impl Hub {
         let mut shard = self.shard(channel.name.as_str()).write();
         shard.remove(&channel.name);
         self.channels_live.fetch_sub(1, Relaxed);
-        if channel.plan.load().history.is_some() && state.offset > 0 {
+        if state.has_past(&channel.plan.load()) {
             let position = Position { epoch: state.epoch, first: state.first, offset: state.offset };
             self.positions.lock().insert(channel.name.clone(), position);
         }

@@ -51,8 +51,8 @@ pub struct Live {
     current: Arc<ArcSwap<Snapshot>>,
     // Protects the configuration of ended protocols, for connections that are still closing. Held for a look-up.
     retired: Mutex<Vec<(ProtocolId, Arc<Snapshot>)>>,
-    // Protects the snapshot from before the last swap, as long as it may still be in use. Held for a look-up.
-    before: Mutex<Weak<Snapshot>>,
+    // Protects the snapshots from before, as long as they may still be in use. Held for a look-up.
+    before: Mutex<Vec<Weak<Snapshot>>>,
     /// How many warnings about messages are logged: clients cause them.
     warnings: Limiter,
     /// Warnings that were left out of the log and not yet reported there as left out.

@@ -1,6 +1,6 @@
 //! Putting the next configuration in place of the one before, and ending what it no longer has.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use super::Live;
 use crate::hub::Connection;
@@ -47,7 +47,7 @@ impl Live {
         }
         let next = Snapshot::new(Arc::new(runtime), limits.into(), counters.into(), self.hub.clone());
         self.current.store(Arc::new(next));
-        *self.before.lock() = Arc::downgrade(&before);
+        self.before.lock().push(Arc::downgrade(&before));
         before
     }
 
@@ -82,16 +82,22 @@ impl Live {
 
     /// Ends what was begun under an older configuration just before the swap. Called now and then.
     pub fn sweep(&self) {
-        // Checked first: nothing can begin under it afterwards.
-        let in_use = std::mem::take(&mut *self.before.lock());
-        if in_use.strong_count() > 0 {
-            *self.before.lock() = in_use.clone();
-        } else if in_use.ptr_eq(&Weak::new()) {
-            return;
+        {
+            let mut before = self.before.lock();
+            if before.is_empty() {
+                return;
+            }
+            // Checked first: nothing can begin afterwards under one that nobody holds.
+            before.retain(|snapshot| snapshot.strong_count() > 0);
         }
         let current = self.current();
         for (connection, channel) in self.hub.replan(|name| current.runtime.channels.resolve(name).map(|(_, plan)| plan)) {
             self.tell_gone(&current, &connection, &channel);
+        }
+        for connection in self.hub.connections(None) {
+            if current.runtime.protocol(connection.protocol).is_none() {
+                self.end(&connection, Close::Retired);
+            }
         }
         self.retired.lock().retain(|(id, _)| self.hub.connection_count(Some(*id)) > 0);
     }

@@ -181,6 +181,58 @@ async fn a_channel_that_is_gone_ends_its_subscriptions_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_history_that_was_off_for_a_while_goes_on_where_it_was() {
+    let server = setup(&numbered(1)).start();
+    let publish = async |n: u32| server.publish(&json!({ "channel": "room:a", "data": n })).await;
+    let mut last = publish(1).await;
+    for n in 2..5 {
+        become_(&server, &numbered(n).replace("{ history: true }", "{}")).await;
+        for _ in 0..2 {
+            publish(0).await;
+        }
+        become_(&server, &numbered(n)).await;
+        let next = publish(n).await;
+        assert_eq!(next["epoch"], last["epoch"]);
+        assert!(next["offset"].as_u64() > last["offset"].as_u64(), "{next} after {last}");
+        last = next;
+    }
+    let history = server.get("/api/history?channel=room:a&order=asc").await.json();
+    let kept: Vec<_> = history["events"].as_array().unwrap().iter().map(|event| event["data"].clone()).collect();
+    assert_eq!(kept, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn nobody_who_comes_while_a_protocol_goes_is_left_behind() {
+    let with_sessions = OTHER.replace("/other\n", "/other\n    session: $query.s\n");
+    let both = format!("{}{with_sessions}", numbered(1));
+    let server = setup(&both).start();
+    let session = server.post("/api/sessions", &json!({})).await.json()["sessionId"].as_str().unwrap().to_owned();
+    let url = format!("{}?s={session}", server.url("other"));
+    let done = tokio::sync::watch::channel(false);
+    let goes = async {
+        for _ in 0..10 {
+            become_(&server, &numbered(1)).await;
+            become_(&server, &both).await;
+        }
+        become_(&server, &numbered(1)).await;
+        done.0.send_replace(true);
+    };
+    let (here, ()) = tokio::join!(async { tokio::join!(comes(&url, &done.1), comes(&url, &done.1), comes(&url, &done.1)) }, goes);
+    let open = async || server.get("/api/stats").await.json()["connections"].clone();
+    crate::support::until("all are gone", open, |open| *open == 0).await;
+    drop(here);
+}
+
+/// Connects again and again until it is over; gives all connections that were let in.
+async fn comes(url: &str, is_over: &tokio::sync::watch::Receiver<bool>) -> Vec<Client> {
+    let mut here = Vec::new();
+    while !*is_over.borrow() {
+        here.extend(Client::connect_or_end(url).await);
+    }
+    here
+}
+
+#[tokio::test]
 async fn a_protocol_that_is_gone_closes_its_connections_and_its_address() {
     let both = format!("{}{OTHER}", numbered(1));
     let server = setup(&both).start();
