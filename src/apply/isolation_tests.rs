@@ -247,7 +247,7 @@ async fn a_row_is_decided_again_where_what_it_read_has_changed() {
     settled(&[&client]).await;
     assert_eq!(client.told(), [r#"{"error":"rejected","message":"stale at 1"}"#]);
     assert_eq!(world.asked.load(Relaxed), 2);
-    // What changes elsewhere is no matter.
+    // What changes elsewhere does not matter.
     let (snapshot, world) = meddling(&live, publish_once(&live, "other"));
     client.say_under(&snapshot, &message("edit", "doc", 2));
     settled(&[&client]).await;

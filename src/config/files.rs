@@ -1,8 +1,11 @@
 //! Reads files that are not trusted: bounded in size, and never through links that lead outside.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{OFlags, fcntl_setfl};
 
 /// Why a file is not read.
 #[derive(Debug, thiserror::Error)]
@@ -22,11 +25,19 @@ pub(super) enum Error {
 /// Reads a text of bounded size.
 pub(super) fn read(path: &Path, bytes_max: usize) -> Result<String, Error> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
+    open(path)?.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > bytes_max {
         return Err(Error::TooLarge(bytes_max >> 10));
     }
     String::from_utf8(bytes).map_err(|_| Error::NotText)
+}
+
+/// Opens a file. A pipe that nobody writes to is empty: opening it in the usual way would wait until somebody does.
+fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    // Reading waits for a writer that is there.
+    fcntl_setfl(&file, OFlags::empty())?;
+    Ok(file)
 }
 
 /// The true path of a regular file that lies below a folder, links followed.

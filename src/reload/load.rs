@@ -3,10 +3,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread::Builder;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use crate::config::diagnostic::{self, Diagnostic};
@@ -19,6 +20,8 @@ const READS_MAX: usize = 5;
 const READ_AGAIN: Duration = Duration::from_millis(50);
 /// A fault that is gone after this was never one.
 const FAULT_STANDS: Duration = Duration::from_millis(300);
+/// Reading and checking must be done after this, or the next reload would wait for a disk or a pipe that may never answer.
+pub const LOAD_WITHIN: Duration = Duration::from_secs(30);
 /// Loading compiles scripts, whose nesting needs more than the usual 2 MiB.
 const STACK_BYTES: usize = 16 << 20;
 
@@ -50,6 +53,8 @@ pub enum Unusable {
         /// The files it was read from.
         inputs: Inputs,
     },
+    /// It could not be read and checked in time.
+    TooSlow,
     /// Loading it ended in a panic, which the log tells.
     Panicked,
 }
@@ -59,7 +64,7 @@ impl Unusable {
     pub fn inputs(&self) -> Option<&Inputs> {
         match self {
             Self::Unsound { inputs, .. } | Self::Unsteady { inputs, .. } => Some(inputs),
-            Self::Panicked => None,
+            Self::TooSlow | Self::Panicked => None,
         }
     }
 }
@@ -76,7 +81,7 @@ pub async fn load<T: Send + 'static>(
     };
     sleep(FAULT_STANDS).await;
     let Unusable::Unsound { diagnostics, count, inputs } = refused else { return Err(refused) };
-    let (same, inputs) = on_a_thread(move || (inputs.changed().is_none(), inputs)).await.ok_or(Unusable::Panicked)?;
+    let (same, inputs) = on_a_thread(move || (inputs.changed().is_none(), inputs)).await?;
     if same { Err(Unusable::Unsound { diagnostics, count, inputs }) } else { steady(&attempt).await }
 }
 
@@ -87,7 +92,7 @@ async fn steady<T: Send + 'static>(
     let mut reads = 1;
     loop {
         let attempt = attempt.clone();
-        match on_a_thread(move || attempt()).await.ok_or(Unusable::Panicked)? {
+        match on_a_thread(move || attempt()).await? {
             Err(Unusable::Unsteady { .. }) if reads < READS_MAX => reads += 1,
             other => return other,
         }
@@ -111,13 +116,17 @@ fn attempt<T>(read: &impl Fn() -> Loaded, build: &impl Fn(Loaded) -> Result<T, V
     }
 }
 
-/// None: it panicked, or there is no thread.
-async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let (done, result) = oneshot::channel();
+/// Does something that may wait, and needs room. A thread that does not end in time is left to itself.
+async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Unusable> {
+    let (done, result) = sync_channel(1);
     // Nobody waits any more: then nobody wants the result.
     let run = move || drop(done.send(work()));
-    Builder::new().name("load".into()).stack_size(STACK_BYTES).spawn(run).ok()?;
-    result.await.ok()
+    Builder::new().name("load".into()).stack_size(STACK_BYTES).spawn(run).map_err(|_| Unusable::Panicked)?;
+    match spawn_blocking(move || result.recv_timeout(LOAD_WITHIN)).await {
+        Ok(Ok(result)) => Ok(result),
+        Ok(Err(RecvTimeoutError::Timeout)) => Err(Unusable::TooSlow),
+        Ok(Err(RecvTimeoutError::Disconnected)) | Err(_) => Err(Unusable::Panicked),
+    }
 }
 
 /// Compiles the scripts, and gives the whole configuration as people compare it.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::load::Unusable;
+use super::load::{self, Unusable};
 use crate::config::Inputs;
 use crate::config::diff::{Change, Ended, What};
 use crate::model::clock;
@@ -104,6 +104,8 @@ pub enum Why {
     Unsound,
     /// The files changed each time they were read.
     Unsteady,
+    /// The files could not be read and checked in time.
+    TooSlow,
     /// What they change cannot change while the server runs.
     NeedsRestart,
     /// The store cannot take note of what its channels promise from now on.
@@ -128,6 +130,10 @@ impl Refusal {
             Unusable::Unsound { diagnostics, .. } => Self::new(Why::Unsound, when_ms, diagnostics.as_str()),
             Unusable::Unsteady { file, .. } => {
                 Self::new(Why::Unsteady, when_ms, format!("{file} changed each time it was read; it is read again when it changes next\n"))
+            }
+            Unusable::TooSlow => {
+                let seconds = load::LOAD_WITHIN.as_secs();
+                Self::new(Why::TooSlow, when_ms, format!("the files could not be read and checked within {seconds} s\n"))
             }
             Unusable::Panicked => Self::new(Why::Internal, when_ms, "loading ended in a panic, which the log tells\n"),
         }

@@ -189,7 +189,7 @@ mod tests {
         let ann = sender(Some("c1"), Some("ann"));
         assert!((0..SENDER_REFUSED_MAX).all(|_| !senders.refused(&ann, at(start, 0))));
         assert!(senders.refused(&ann, at(start, 0)));
-        // One try a second is no flood.
+        // One try a second is not a flood.
         let bob = sender(Some("c2"), None);
         assert!((0..1000).all(|second| !senders.refused(&bob, at(start, second * 1000))));
     }

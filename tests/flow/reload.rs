@@ -131,6 +131,31 @@ async fn a_broken_file_changes_nothing_and_says_where() {
 }
 
 #[tokio::test]
+async fn a_pipe_is_refused_wherever_a_file_is_wanted_and_holds_up_nothing() {
+    let authority = Authority::new();
+    let server = authority.in_folder(setup(&numbered(1)).plugin("extra", "fn told(conn, msg) { 1 }")).start();
+    let secure = numbered(2).replace("/chat\n", "/chat\n    tls: { cert: tls/tls.crt, key: tls/tls.key }\n");
+    let including = numbered(3).replace("version: 1\n", "version: 1\ninclude: [more.yaml]\n");
+    for (name, text) in
+        [("routes.yaml", &numbered(1)), ("plugins/extra.rhai", &numbered(1)), ("tls/tls.crt", &secure), ("more.yaml", &including)]
+    {
+        let path = server.setup().path(name);
+        let before = fs::read(&path).ok();
+        write(&server, "routes.yaml", text);
+        fs::remove_file(&path).ok();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let answer = reload(&server, "").await;
+        assert_eq!((answer.status, &answer.json()["refusal"]["why"]), (409, &json!("unsound")), "{name}: {answer:?}");
+        fs::remove_file(&path).unwrap();
+        if let Some(before) = before {
+            fs::write(&path, before).unwrap();
+        }
+        become_(&server, &numbered(1)).await;
+    }
+    assert_eq!(version(&mut server.client("chat").await).await, 1);
+}
+
+#[tokio::test]
 async fn where_an_address_cannot_be_bound_nothing_changes() {
     let server = setup(&numbered(1)).start();
     let mut client = server.client("chat").await;

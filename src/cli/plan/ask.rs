@@ -31,7 +31,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// The variable with the token, which is no argument: those can be seen by everybody on the machine.
+/// The variable with the token, which is not an argument, because everybody on the machine can see those.
 const TOKEN: &str = "TRAMLINE_TOKEN";
 
 /// What a server would change if it read its files again. The error is for people.

@@ -143,7 +143,7 @@ async fn a_folder_that_goes_and_comes_back() {
     })
     .await;
     let path = rig.path.clone();
-    // The same content is no change, but the folder that was watched is gone.
+    // The content is the same, so nothing has changed, but the folder that was watched is gone.
     fs::remove_dir_all(rig.at("conf")).unwrap();
     plain(rig.folder.path());
     let silent = timeout(UNREST_MAX * 2, rig.watcher.changed()).await;
