@@ -6,11 +6,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rhai::{AST, ASTNode, Engine, Expr, FnCallExpr, FnPtr, Stmt};
+use rhai::{AST, ASTNode, Expr, FnCallExpr, FnPtr, Stmt};
 
 use super::host::ASKING;
 use super::library::MODULES;
-use super::program::parse;
 
 /// Methods of lists that take a function by its name, too.
 const BY_NAME: [&str; 11] = ["all", "dedup", "drain", "filter", "index_of", "map", "reduce", "reduce_rev", "retain", "some", "sort"];
@@ -40,19 +39,16 @@ struct Leads {
 }
 
 impl Asking {
-    /// `text`: that of a plugin which is known to be sound. `imports`: those of all it imports.
-    pub(super) fn new<'t>(engine: &Engine, text: &str, imports: impl Iterator<Item = &'t str>) -> Self {
-        // Not optimised: every call stands in it.
-        let parsed = |text: &str| parse(engine, text).ok();
+    /// `ast`: that of a plugin; none where it cannot be read. `imports`: those of all it imports. None of them is optimised, so that
+    /// every call stands in it.
+    pub(super) fn new<'t>(ast: Option<AST>, imports: impl Iterator<Item = &'t AST>) -> Self {
         let (mut imports_ask, mut imports_give) = (false, false);
-        for text in imports {
-            let Some(mut ast) = parsed(text) else { continue };
-            let all = Leads::of(&ast);
+        for ast in imports {
+            let all = Leads::of(ast);
             imports_ask |= all.anywhere || all.functions.iter().any(|name| asks(name));
-            imports_give |= Leads::of(ast.clear_functions()).is_some();
+            imports_give |= Leads::of(ast.clone().clear_functions()).is_some();
         }
         let unreadable = Leads { anywhere: true, ..Leads::default() };
-        let ast = parsed(text);
         let top = ast.as_ref().map_or(unreadable, |ast| Leads::of(ast.clone().clear_functions()));
         let ast = ast.unwrap_or_else(AST::empty);
         let defined = ast.iter_functions().map(|function| function.name.to_owned()).collect();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use rhai::{AST, Engine, EvalAltResult, Position};
+use rhai::{AST, Engine, EvalAltResult, ParseError, Position};
 use sha2::{Digest, Sha256};
 
 use super::asks::Asking;
@@ -13,7 +13,7 @@ use super::error::{parsing, plain};
 use super::health::Health;
 use super::program::{EXPRESSION_PREFIX, Entry, Expression, Imports, Param, Parameter, Program, Sources, compile, parse};
 use super::service::Service;
-use super::{library, walk, wanted};
+use super::{library, outline, walk, wanted};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::plan::{ExpressionUse, FunctionUse, PluginSource, Plugins, Role, SourceSpan};
 use crate::model::SourceLocation;
@@ -40,9 +40,10 @@ pub(super) fn check(
     let sources = Arc::new(plugins.sources.clone());
     let mut found = Vec::new();
     let mut programs = BTreeMap::new();
+    let trees = Trees::of(&sources);
     let mut asts: HashMap<Arc<str>, AST> = HashMap::new();
     for source in sources.values() {
-        if let Some(ast) = plugin(&sources, source, &mut found) {
+        if let Some(ast) = plugin(&trees, source, &mut found) {
             asts.insert(source.name.clone(), ast);
         }
     }
@@ -58,7 +59,7 @@ pub(super) fn check(
         };
         let uses: Vec<&FunctionUse> = functions.iter().filter(|u| u.function.plugin == name).collect();
         let own: Vec<&ExpressionUse> = expressions.iter().filter(|e| e.function.plugin == name).collect();
-        let program = program(&sources, source, &ast, &uses, &own, &mut found);
+        let program = program(&trees, source, &ast, &uses, &own, &mut found);
         programs.insert(name, program);
     }
     for use_ in functions.iter().filter(|u| !sources.contains_key(&u.function.plugin)) {
@@ -71,22 +72,22 @@ pub(super) fn check(
 }
 
 /// Checks one plugin by itself.
-fn plugin(sources: &Arc<Sources>, source: &PluginSource, found: &mut Vec<Diagnostic>) -> Option<AST> {
-    let engine = engine::new(Imports::new(sources.clone()));
+fn plugin(trees: &Trees, source: &PluginSource, found: &mut Vec<Diagnostic>) -> Option<AST> {
+    let engine = engine::new(Imports::new(trees.sources.clone()));
     let before = found.len();
-    let parsed = match parse(&engine, &source.text) {
-        Ok(parsed) => parsed,
+    let parsed = match trees.by_name.get(&source.name)? {
+        Ok(tree) => &tree.ast,
         Err(e) => {
             found.push(at("S001", &source.file, e.position(), parsing(e.err_type())));
             return None;
         }
     };
-    walk::check(&engine, &parsed, source, sources, found);
-    circle(source, sources, found);
+    walk::check(&engine, parsed, source, &trees.sources, found);
+    circle(source, trees, found);
     if found.len() > before {
         return None;
     }
-    let compiled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| compile(&engine, &source.text, &source.file)));
+    let compiled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| compile(&engine, parsed, &source.text, &source.file)));
     match compiled {
         Ok(Ok(ast)) => Some(ast),
         Ok(Err(e)) => {
@@ -105,14 +106,14 @@ fn compile_error(source: &PluginSource, error: EvalAltResult) -> Diagnostic {
 }
 
 /// A plugin that imports itself, directly or not, would never load.
-fn circle(source: &PluginSource, sources: &Sources, found: &mut Vec<Diagnostic>) {
-    let reached = closure(source, sources);
+fn circle(source: &PluginSource, trees: &Trees, found: &mut Vec<Diagnostic>) {
+    let reached = trees.closure(&source.name);
     if reached.len() > MODULES_MAX {
         found.push(at("S006", &source.file, Position::NONE, format!("more than {MODULES_MAX} imports, those of imports included")));
     }
     let mut named: HashMap<String, Arc<str>> = HashMap::new();
-    for file in reached.iter().filter(|name| **name != source.name).filter_map(|name| sources.get(name)).chain([source]) {
-        for name in walk::constants(&file.text) {
+    for file in reached.iter().filter(|name| **name != source.name).filter_map(|name| trees.sources.get(name)).chain([source]) {
+        for name in trees.get(&file.name).into_iter().flat_map(|tree| tree.constants.clone()) {
             if let Some(other) = named.insert(name.clone(), file.file.clone()) {
                 let message = format!("the constant `{name}` is defined in {other} and in {}", file.file);
                 found.push(at("S006", &source.file, Position::NONE, message).hint("give one of them another name"));
@@ -124,31 +125,63 @@ fn circle(source: &PluginSource, sources: &Sources, found: &mut Vec<Diagnostic>)
     }
 }
 
-/// All that a plugin imports, directly or not.
-fn closure(source: &PluginSource, sources: &Sources) -> BTreeSet<Arc<str>> {
-    let mut reached = BTreeSet::new();
-    let mut open = vec![source];
-    while let Some(source) = open.pop() {
-        for name in walk::imports(&source.text) {
-            if let Some((name, source)) = sources.get_key_value(&*name)
-                && reached.insert(name.clone())
-            {
-                open.push(source);
+/// The plugins, each parsed once for all that is checked.
+struct Trees {
+    sources: Arc<Sources>,
+    by_name: BTreeMap<Arc<str>, Result<Tree, ParseError>>,
+}
+
+/// A plugin as it is written: nothing is optimised.
+struct Tree {
+    ast: AST,
+    /// The names of what it imports.
+    imports: Vec<String>,
+    /// The names at its top.
+    constants: Vec<String>,
+}
+
+impl Trees {
+    fn of(sources: &Arc<Sources>) -> Self {
+        let engine = engine::new(Imports::new(sources.clone()));
+        let tree = |source: &PluginSource| {
+            let ast = parse(&engine, &source.text)?;
+            Ok(Tree { imports: walk::imports(&ast), constants: walk::constants(&ast), ast })
+        };
+        let by_name = sources.iter().map(|(name, source)| (name.clone(), tree(source))).collect();
+        Self { sources: sources.clone(), by_name }
+    }
+
+    fn get(&self, name: &str) -> Option<&Tree> {
+        self.by_name.get(name)?.as_ref().ok()
+    }
+
+    /// All that a plugin imports, directly or not.
+    fn closure(&self, name: &str) -> BTreeSet<Arc<str>> {
+        let mut reached = BTreeSet::new();
+        let mut open: Vec<&Tree> = self.get(name).into_iter().collect();
+        while let Some(tree) = open.pop() {
+            for name in &tree.imports {
+                if let Some(name) = self.by_name.get_key_value(&**name).map(|(name, _)| name)
+                    && reached.insert(name.clone())
+                {
+                    open.extend(self.get(name));
+                }
             }
         }
+        reached
     }
-    reached
 }
 
 /// Adds the expressions and determines how each function is called.
 fn program(
-    sources: &Arc<Sources>,
+    trees: &Trees,
     source: &PluginSource,
     ast: &AST,
     uses: &[&FunctionUse],
     own: &[&ExpressionUse],
     found: &mut Vec<Diagnostic>,
 ) -> Program {
+    let sources = &trees.sources;
     let engine = engine::new(Imports::new(sources.clone()));
     let mut entries = HashMap::new();
     let mut expressions = Vec::new();
@@ -193,16 +226,19 @@ fn program(
         .map(|f| format!("{}({})", f.name, f.params.join(", ")))
         .collect();
     functions.sort();
+    let imports = trees.closure(&source.name);
     let mut hash = Sha256::new();
     hash.update(source.text.as_bytes());
-    for name in closure(source, sources) {
+    for name in &imports {
         hash.update([0]);
         hash.update(name.as_bytes());
         hash.update([0]);
-        hash.update(sources.get(&name).map_or("", |source| &source.text));
+        hash.update(sources.get(name).map_or("", |source| &source.text));
     }
-    let imports = closure(source, sources);
-    let mut asking = Asking::new(&engine, &text, imports.iter().filter_map(|name| sources.get(name)).map(|source| &*source.text));
+    let tree = trees.get(&source.name);
+    // What the routes file adds is asked about too.
+    let own = if own.is_empty() { tree.map(|tree| tree.ast.clone()) } else { parse(&engine, &text).ok() };
+    let mut asking = Asking::new(own, imports.iter().filter_map(|name| trees.get(name)).map(|tree| &tree.ast));
     entries.values_mut().for_each(|entry| entry.asks = asking.asks(&entry.function));
     let mut program = Program {
         name: source.name.clone(),
@@ -211,27 +247,35 @@ fn program(
         expressions,
         entries,
         functions,
+        definitions: tree.map(|tree| outline::definitions(&tree.ast, &source.text)).unwrap_or_default(),
         hash: library::hex(&hash.finalize()),
         imports,
         sources: sources.clone(),
         health: Arc::new(Health::default()),
     };
-    look(&mut program);
+    look(&mut program, ast);
     program
 }
 
 /// Notes which members each function uses of its parameters. If a script tags values itself, parts of a message could not be
 /// recognised.
-fn look(program: &mut Program) {
+fn look(program: &mut Program, ast: &AST) {
     let texts = program.imports.iter().filter_map(|name| program.sources.get(name)).map(|source| &*source.text);
     if texts.chain([&*program.text]).any(|text| text.contains("set_tag")) {
         return;
     }
-    let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| program.load()));
-    let Ok(Ok(loaded)) = loaded else { return };
+    // What the routes file adds is not in it.
+    let with_expressions = if program.expressions.is_empty() {
+        None
+    } else {
+        let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| program.load()));
+        let Ok(Ok(loaded)) = loaded else { return };
+        Some(loaded.ast)
+    };
+    let ast = with_expressions.as_ref().unwrap_or(ast);
     for Entry { function, message, deliver, .. } in program.entries.values_mut() {
         for params in [message, deliver].into_iter().flatten() {
-            let wanted = wanted::wanted(&loaded.ast, function, params.len());
+            let wanted = wanted::wanted(ast, function, params.len());
             params.iter_mut().zip(wanted).for_each(|(param, wanted)| param.wanted = wanted);
         }
     }
@@ -264,7 +308,8 @@ fn wrong_expression(engine: &Engine, plugin: &AST, source: &PluginSource, expres
     }
     // Once more with everything around it, for names it may not use.
     let whole = format!("{}\n{}", source.text, wrapped(&name, expression));
-    match compile(engine, &whole, &source.file) {
+    let compiled = parse(engine, &whole).map_err(Into::into).and_then(|parsed| compile(engine, &parsed, &whole, &source.file));
+    match compiled {
         Ok(_) => None,
         Err(e) => wrong(plain(&e)),
     }

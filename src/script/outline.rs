@@ -1,37 +1,32 @@
 //! Plugins as people compare them: their hashes, and the texts of their functions. Knows nothing of the routes file.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use rhai::{Engine, Position};
+use rhai::{AST, Position};
 
-use super::engine;
-use super::program::{Imports, Program, parse};
+use super::program::Program;
 use super::run::Scripts;
 use crate::config::PluginOutline;
 
 impl Scripts {
     /// Every plugin that has a file.
     pub fn outlines(&self) -> Vec<PluginOutline> {
-        let engine = engine::new(Imports::new(Arc::default()));
-        self.programs().filter_map(|program| outline(&engine, program)).collect()
+        self.programs().filter_map(outline).collect()
     }
 }
 
-fn outline(engine: &Engine, program: &Program) -> Option<PluginOutline> {
-    let source = program.sources.get(&program.name)?;
-    Some(PluginOutline {
+fn outline(program: &Program) -> Option<PluginOutline> {
+    program.sources.contains_key(&program.name).then(|| PluginOutline {
         name: program.name.clone(),
         file: program.file.clone(),
         hash: program.hash.clone(),
-        functions: functions(engine, &source.text),
+        functions: program.definitions.clone(),
     })
 }
 
 /// The parameters and the body of each function. Those that have one name and differ in their parameters stand behind each other.
-fn functions(engine: &Engine, text: &str) -> BTreeMap<Box<str>, Box<str>> {
+pub(super) fn definitions(ast: &AST, text: &str) -> BTreeMap<Box<str>, Box<str>> {
     let mut found: BTreeMap<Box<str>, String> = BTreeMap::new();
-    let Ok(ast) = parse(engine, text) else { return BTreeMap::new() };
     let mut definitions: Vec<_> = ast.iter_fn_def().filter(|function| !function.name.starts_with("anon$")).collect();
     definitions.sort_by_key(|function| function.body.start_position());
     let starts = starts(text);
@@ -60,13 +55,18 @@ fn place(text: &str, starts: &[usize], position: Position) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::engine;
+    use super::super::program::{Imports, parse};
     use super::*;
 
     #[test]
     fn a_function_is_what_stands_in_its_braces() {
         let text = "const A = 1; // ä\nfn f(a) { a + 1 }\n\n// About g.\nprivate fn g() {\n  let x = [1].map(|n| n);\n  `ü${x}}`\n}\nfn f(a, b) { \"ö\" }\nfn none() {}";
         let engine = engine::new(Imports::new(Arc::default()));
-        let found = functions(&engine, text);
+        let functions = |text: &str| definitions(&parse(&engine, text).unwrap(), text);
+        let found = functions(text);
         let found: Vec<(&str, &str)> = found.iter().map(|(name, text)| (&**name, &**text)).collect();
         assert_eq!(
             found,
@@ -76,7 +76,7 @@ mod tests {
                 ("none", "() {\n"),
             ]
         );
-        let moved = functions(&engine, &text.replace("About g.", "About\n// g, that is."));
-        assert_eq!(moved["g"], functions(&engine, text)["g"]);
+        let moved = functions(&text.replace("About g.", "About\n// g, that is."));
+        assert_eq!(moved["g"], functions(text)["g"]);
     }
 }

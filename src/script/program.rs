@@ -31,6 +31,8 @@ pub(super) struct Program {
     pub(super) entries: HashMap<Arc<str>, Entry>,
     /// As people read them: `page(msg)`.
     pub(super) functions: Vec<String>,
+    /// The parameters and bodies of its functions, by name.
+    pub(super) definitions: BTreeMap<Box<str>, Box<str>>,
     pub(super) hash: String,
     /// All it imports, directly or not.
     pub(super) imports: BTreeSet<Arc<str>>,
@@ -184,13 +186,18 @@ impl Program {
         // Functions do not see the constants at the top. Texts and numbers are inserted when the text is compiled; for lists and
         // objects the engine looks here.
         let mut top = Module::new();
-        for source in self.imports.iter().chain([&self.name]).filter_map(|name| self.sources.get(name)) {
-            for (name, _, value) in constants(&engine, &source.text, &source.file)?.iter() {
+        for source in self.imports.iter().filter_map(|name| self.sources.get(name)) {
+            for (name, _, value) in constants(&engine, &parse(&engine, &source.text)?, &source.file)?.iter() {
                 top.set_var(name, value);
             }
         }
+        let scope = constants(&engine, &parse(&engine, &self.text)?, &self.file)?;
+        for (name, _, value) in scope.iter() {
+            top.set_var(name, value);
+        }
         engine.register_global_module(top.into());
-        let ast = compile(&engine, &self.text, &self.file)?;
+        let mut ast = engine.compile_with_scope(&scope, &self.text)?;
+        ast.set_source(&*self.file);
         let keeps_state = self.imports.is_empty();
         let state = RefCell::new(keeps_state.then(|| State::new(&engine, &ast)));
         let called = |entry: &Entry| {
@@ -204,17 +211,17 @@ impl Program {
     }
 }
 
-/// Compiles a text, with the values of its constants at hand.
-pub(super) fn compile(engine: &Engine, text: &str, file: &str) -> Result<AST, Box<EvalAltResult>> {
-    let scope = constants(engine, text, file)?;
+/// Compiles a text, with the values of its constants at hand. `parsed`: the same text.
+pub(super) fn compile(engine: &Engine, parsed: &AST, text: &str, file: &str) -> Result<AST, Box<EvalAltResult>> {
+    let scope = constants(engine, parsed, file)?;
     let mut ast = engine.compile_with_scope(&scope, text)?;
     ast.set_source(file);
     Ok(ast)
 }
 
 /// Runs the top of a text: constants and imports. The checks allow nothing else there.
-fn constants(engine: &Engine, text: &str, file: &str) -> Result<Scope<'static>, Box<EvalAltResult>> {
-    let mut top = parse(engine, text)?.clone_statements_only();
+fn constants(engine: &Engine, parsed: &AST, file: &str) -> Result<Scope<'static>, Box<EvalAltResult>> {
+    let mut top = parsed.clone_statements_only();
     let mut scope = Scope::new();
     if !top.statements().is_empty() {
         top.set_source(file);
@@ -259,7 +266,7 @@ impl Imports {
     fn compile(&self, engine: &Engine, name: &str) -> Result<Shared<Module>, Box<EvalAltResult>> {
         let missing = || EvalAltResult::ErrorModuleNotFound(name.to_owned(), Position::NONE);
         let source = self.sources.get(name).ok_or_else(missing)?;
-        let ast = compile(engine, &source.text, &source.file)?;
+        let ast = compile(engine, &parse(engine, &source.text)?, &source.text, &source.file)?;
         Ok(Module::eval_ast_as_new(Scope::new(), &ast, engine)?.into())
     }
 }

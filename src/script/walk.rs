@@ -22,10 +22,8 @@ pub(super) fn check(engine: &Engine, ast: &AST, source: &PluginSource, sources: 
     calls(engine, ast, None, source, found);
 }
 
-/// The names a text imports at its top. Imports that are not literals are reported elsewhere.
-pub(super) fn imports(text: &str) -> Vec<String> {
-    let engine = Engine::new_raw();
-    let Ok(ast) = super::program::parse(&engine, text) else { return Vec::new() };
+/// The names a plugin imports at its top. Imports that are not literals are reported elsewhere.
+pub(super) fn imports(ast: &AST) -> Vec<String> {
     let literal = |stmt: &Stmt| match stmt {
         Stmt::Import(import, _) => match &import.0 {
             Expr::StringConstant(path, _) => Some(path.to_string()),
@@ -36,9 +34,8 @@ pub(super) fn imports(text: &str) -> Vec<String> {
     ast.statements().iter().filter_map(literal).collect()
 }
 
-/// The constants at the top of a text.
-pub(super) fn constants(text: &str) -> Vec<String> {
-    let Ok(ast) = super::program::parse(&Engine::new_raw(), text) else { return Vec::new() };
+/// The constants at the top of a plugin.
+pub(super) fn constants(ast: &AST) -> Vec<String> {
     let constant = |stmt: &Stmt| match stmt {
         Stmt::Var(var, flags, _) if flags.contains(rhai::ASTFlags::CONSTANT) => Some(var.0.name.to_string()),
         _ => None,
