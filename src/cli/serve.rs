@@ -14,6 +14,7 @@ use crate::reload::load::from_disk;
 use crate::reload::{Asked, Configuration, Reloader};
 use crate::store::Store;
 use crate::telemetry::log::{self, Format};
+use crate::telemetry::memory;
 use crate::telemetry::metrics::Metrics;
 
 /// Tasks that run before sockets are polled again and published messages are written. With tokio's 61, one
@@ -30,7 +31,9 @@ pub(super) fn run(cli: &Cli) -> ExitCode {
     });
     // A panic is a bug: it is logged as one line. The code that catches it cleans up.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panicked")));
-    let built = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).event_interval(ROUND_TASKS).build();
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    threads.enable_all().thread_stack_size(STACK_BYTES).event_interval(ROUND_TASKS).on_thread_stop(memory::thread_ends);
+    let built = threads.build();
     let runtime = match built {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -61,7 +61,8 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(1);
 
 /// The sockets of one address.
 pub struct Bound {
-    sockets: Vec<TcpListener>,
+    /// Shared with whoever they are handed over from, until that ends.
+    pub sockets: Vec<Arc<TcpListener>>,
     /// The first one's address.
     pub address: SocketAddr,
 }
@@ -76,8 +77,13 @@ pub trait Serve: Send + Sync + 'static {
     fn serve(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> impl Future<Output = Response<Body>> + Send;
 }
 
-/// Binds an address; `localhost` is both loopback addresses on one port, or the first alone where there is no IPv6.
-pub async fn bind(listen: &Listen) -> io::Result<Bound> {
+/// Binds an address; `localhost` is both loopback addresses on one port, or the first alone where there is no IPv6. Of `held`,
+/// what is on that very address is taken instead of a new socket.
+pub async fn bind(listen: &Listen, held: &[Arc<TcpListener>]) -> io::Result<Bound> {
+    let listener = |address: SocketAddr| {
+        let same = held.iter().find(|socket| socket.local_addr().is_ok_and(|local| local == address));
+        same.map_or_else(|| listener(address).map(Arc::new), |socket| Ok(socket.clone()))
+    };
     if &*listen.host != "localhost" {
         let ip: IpAddr = listen.host.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let socket = listener(SocketAddr::new(ip, listen.port))?;
@@ -164,7 +170,7 @@ pub fn serve<S: Serve>(
 }
 
 /// Yields to other tasks: tokio makes a loop that never waits do so.
-async fn accept<S: Serve>(listener: TcpListener, acceptor: Arc<Acceptor<S>>) {
+async fn accept<S: Serve>(listener: Arc<TcpListener>, acceptor: Arc<Acceptor<S>>) {
     let mut pause = PAUSE;
     loop {
         let next = async {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::ServerConfig;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -86,6 +87,7 @@ struct Secured {
 /// A listener that is open.
 struct Open {
     address: SocketAddr,
+    sockets: Vec<Arc<TcpListener>>,
     tls: Option<TlsPlan>,
     options: Arc<ArcSwap<ListenerOptions>>,
     stop: CancellationToken,
@@ -114,9 +116,11 @@ impl Listeners {
         Self { live, upgrader, api, metrics, core, tasks, stop, open: Mutex::default() }
     }
 
-    /// Binds new listeners and reads new or changed certificates. Nothing is changed yet.
+    /// Binds new listeners, or takes over the sockets of those that end, and reads new or changed certificates. Nothing is changed
+    /// yet.
     pub async fn prepare(&self, runtime: &Runtime) -> Result<Prepared, CannotListen> {
         let mut prepared = Prepared::default();
+        let ending = self.ending(runtime);
         for (name, tls) in wanted(runtime) {
             let (is_open, is_same) = {
                 let open = self.open.lock();
@@ -129,7 +133,7 @@ impl Listeners {
             let listen = name.listen().clone();
             let secured = tls.map(secure).transpose().map_err(|why| CannotListen::Tls { listen: listen.clone(), why })?;
             if !is_open {
-                let bound = bind(&listen).await.map_err(|error| CannotListen::Bind { listen, error })?;
+                let bound = bind(&listen, &ending).await.map_err(|error| CannotListen::Bind { listen, error })?;
                 prepared.new.push((name.clone(), bound));
             }
             prepared.tls.insert(name, secured);
@@ -183,7 +187,7 @@ impl Listeners {
             metrics: self.metrics.clone(),
         };
         let options = Arc::new(ArcSwap::from_pointee(options));
-        let (address, stop) = (bound.address, self.stop.child_token());
+        let (address, sockets, stop) = (bound.address, bound.sockets.clone(), self.stop.child_token());
         match name {
             Name::Serving(key) => {
                 let routes = Routes::new(self.live.clone(), self.upgrader.clone(), key.clone());
@@ -195,7 +199,7 @@ impl Listeners {
             }
         }
         let tls = secured.as_ref().map(|secured| secured.plan.clone());
-        Open { address, tls, options, stop, unwatch: self.watch(secured) }
+        Open { address, sockets, tls, options, stop, unwatch: self.watch(secured) }
     }
 
     /// Watches a certificate until the returned token fires.
@@ -212,6 +216,13 @@ impl Listeners {
     pub fn would_end(&self, runtime: &Runtime) -> Vec<String> {
         let wanted: Vec<Name> = wanted(runtime).map(|(name, _)| name).collect();
         self.open.lock().keys().filter(|name| !wanted.contains(name)).map(ToString::to_string).collect()
+    }
+
+    /// The sockets of those.
+    fn ending(&self, runtime: &Runtime) -> Vec<Arc<TcpListener>> {
+        let wanted: Vec<Name> = wanted(runtime).map(|(name, _)| name).collect();
+        let open = self.open.lock();
+        open.iter().filter(|(name, _)| !wanted.contains(name)).flat_map(|(_, listener)| listener.sockets.clone()).collect()
     }
 
     /// The address at which something is served, with the port that the system chose.

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use crate::config::diagnostic::{self, Diagnostic};
 use crate::config::{Inputs, Loaded, Outline};
 use crate::script::Scripts;
+use crate::telemetry::memory;
 
 /// How often files are read that change while they are read.
 const READS_MAX: usize = 5;
@@ -120,7 +121,10 @@ fn attempt<T>(read: &impl Fn() -> Loaded, build: &impl Fn(Loaded) -> Result<T, V
 async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Unusable> {
     let (done, result) = sync_channel(1);
     // Nobody waits any more: then nobody wants the result.
-    let run = move || drop(done.send(work()));
+    let run = move || {
+        drop(done.send(work()));
+        memory::thread_ends();
+    };
     Builder::new().name("load".into()).stack_size(STACK_BYTES).spawn(run).map_err(|_| Unusable::Panicked)?;
     match spawn_blocking(move || result.recv_timeout(LOAD_WITHIN)).await {
         Ok(Ok(result)) => Ok(result),

@@ -12,6 +12,8 @@ const STEP_BYTES: isize = 16 * 1024;
 thread_local! {
     static LIVE: Cell<isize> = const { Cell::new(0) };
     static NOT_ADDED: Cell<isize> = const { Cell::new(0) };
+    /// How far this thread's count may run ahead: nothing, once it ends.
+    static STEP: Cell<isize> = const { Cell::new(STEP_BYTES) };
 }
 
 static PROCESS: AtomicIsize = AtomicIsize::new(0);
@@ -29,6 +31,12 @@ pub fn thread_live_bytes() -> isize {
 /// allocator keeps pages for the next time.
 pub fn process_live_bytes() -> u64 {
     u64::try_from(PROCESS.load(Relaxed)).unwrap_or(0)
+}
+
+/// To be called by a thread that is about to end: what it has not added yet is not lost, nor what it frees from here on.
+pub fn thread_ends() {
+    STEP.set(0);
+    count(0);
 }
 
 /// Freed bytes that make it worth while to return pages to the system.
@@ -64,7 +72,7 @@ fn count(bytes: isize) {
     // While a thread ends its counters may be gone already; nobody reads them then.
     LIVE.try_with(|live| live.set(live.get().wrapping_add(bytes))).unwrap_or(());
     let rest = NOT_ADDED.try_with(|rest| rest.replace(rest.get().wrapping_add(bytes)).wrapping_add(bytes)).unwrap_or(0);
-    if rest.unsigned_abs() >= STEP_BYTES.unsigned_abs() {
+    if rest.abs() >= STEP.try_with(Cell::get).unwrap_or(0) {
         // In steps, so that threads do not meet at one counter at every allocation.
         PROCESS.fetch_add(rest, Relaxed);
         NOT_ADDED.try_with(|rest| rest.set(0)).unwrap_or(());

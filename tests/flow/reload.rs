@@ -175,6 +175,53 @@ async fn where_an_address_cannot_be_bound_nothing_changes() {
 }
 
 #[tokio::test]
+async fn an_address_is_handed_over() {
+    let server = setup(&format!("{}{OTHER}", numbered(1))).start();
+    let port = |name: &str| server.url(name).split('/').nth(2).unwrap().rsplit_once(':').unwrap().1.to_owned();
+    let (api, other) = (port("api"), port("other"));
+    let with = |api: &str, other: &str| {
+        let text = numbered(1).replace("listen: \"localhost:0\"", &format!("listen: \"localhost:{api}\""));
+        format!("{text}{}", OTHER.replace("127.0.0.1:0", other))
+    };
+    let connect = async |port: &str| Client::connect(&format!("ws://127.0.0.1:{port}/other")).await;
+    // What the system chose is written down, then both swap their ports, then one of them covers less.
+    let mut client = connect(&other).await;
+    for (at, text, api_now, other_now) in [
+        (&api, with(&other, &format!("localhost:{api}")), &other, &api),
+        (&other, with(&api, &format!("127.0.0.1:{other}")), &api, &other),
+        (&api, with(&api, &format!("localhost:{other}")), &api, &other),
+    ] {
+        write(&server, "routes.yaml", &text);
+        let url = |port: &str, path: &str| format!("http://127.0.0.1:{port}{path}");
+        let answer = request("POST", &url(at, "/api/reload"), &[], None).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        connect(other_now).await.expect_nothing().await;
+        assert_eq!(request("GET", &url(api_now, "/healthz"), &[], None).await.status, 200);
+    }
+    client.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn reloads_leave_no_memory_behind() {
+    let server = setup(&numbered(1).replace("version: 1\n", "version: 1\nreload: false\n")).start();
+    let held = async || {
+        let metrics = server.get("/metrics").await.body;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("tramline_memory_live_bytes ")).unwrap();
+        line.parse::<f64>().unwrap()
+    };
+    for _ in 0..20 {
+        reload(&server, "").await;
+    }
+    let before = held().await;
+    for _ in 0..100 {
+        assert_eq!(reload(&server, "").await.status, 200);
+    }
+    let grown = held().await - before;
+    // Each thread may hold back 16 KiB of the count; a reload that left its configuration behind would hold tens of times that.
+    assert!(grown < 200_000.0, "{grown} bytes");
+}
+
+#[tokio::test]
 async fn the_store_cannot_change_while_the_server_runs() {
     let server = setup(&numbered(1)).start();
     write(&server, "routes.yaml", &numbered(2).replace("t.db", "u.db"));

@@ -34,7 +34,7 @@ struct Rig {
 impl Rig {
     async fn start(tls: bool, per_address: Option<usize>) -> Self {
         let made = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
-        let bound = bind(&Listen { host: "127.0.0.1".into(), port: 0 }).await.unwrap();
+        let bound = bind(&Listen { host: "127.0.0.1".into(), port: 0 }, &[]).await.unwrap();
         let (tasks, stop, metrics) = (TaskTracker::new(), CancellationToken::new(), Arc::<SocketMetrics>::default());
         let address = bound.address;
         let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
