@@ -176,12 +176,12 @@ impl Reloader {
         }
         let mut changes = diff(&in_use.outline, &outline);
         let parts = self.parts.get().ok_or_else(|| refuse(Why::Internal, "the server is still starting\n".into()))?;
+        let ready = parts.prepare(&runtime).await.map_err(|why| refuse(Why::CannotListen, format!("{why}\n")))?;
         if asked.dry {
             let ended = self.foresee(&**parts, &before.runtime, &runtime, &mut changes);
             let current = self.status.lock().current.clone();
             return Ok(Report { dry: true, current, changes, ended, milliseconds: took(since) });
         }
-        let ready = parts.prepare(&runtime).await.map_err(|why| refuse(Why::CannotListen, format!("{why}\n")))?;
         self.note_promises(&before.runtime, &runtime).await.map_err(|why| refuse(Why::StoreUnavailable, format!("{why}\n")))?;
         self.foresee(&**parts, &before.runtime, &runtime, &mut changes);
         // Also where nothing is different to people: faults name the lines of the files as they are now.

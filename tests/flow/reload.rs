@@ -163,6 +163,7 @@ async fn where_an_address_cannot_be_bound_nothing_changes() {
     let other = OTHER.replace("127.0.0.1:0", &taken.local_addr().unwrap().to_string());
     let text = format!("{}{other}", numbered(2));
     write(&server, "routes.yaml", &text);
+    assert_eq!(reload(&server, "?dry=true").await.json()["refusal"]["why"], "cannot_listen");
     let answer = reload(&server, "").await;
     assert_eq!(answer.status, 409, "{answer:?}");
     assert_eq!(answer.json()["refusal"]["why"], "cannot_listen");

@@ -80,7 +80,9 @@ async fn send(url: &str, token: Option<&str>, pinned: Option<CertificateDer<'sta
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let port = uri.port_u16().unwrap_or(usual);
-    let stream = TcpStream::connect((host, port)).await.map_err(|error| format!("cannot be reached: {error}"))?;
+    let stream = TcpStream::connect((host, port)).await.map_err(|error| {
+        format!("cannot be reached: {error}; where the server in use has another address than its file says now, give it with --url")
+    })?;
     let mut request = Request::builder()
         .method(Method::POST)
         .uri("/api/reload?dry=true")
