@@ -1,8 +1,10 @@
 //! Turns the texts of plugins and their uses in the routes file into programs, and reports every mistake in them.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rhai::{AST, Engine, EvalAltResult, ParseError, Position};
 use sha2::{Digest, Sha256};
@@ -11,7 +13,7 @@ use super::asks::Asking;
 use super::engine::{self, MODULES_MAX};
 use super::error::{parsing, plain};
 use super::health::Health;
-use super::program::{EXPRESSION_PREFIX, Entry, Expression, Imports, Param, Parameter, Program, Sources, compile, parse};
+use super::program::{EXPRESSION_PREFIX, Entry, Expression, Imports, Param, Parameter, Program, Programs, Sources, Uses, compile, parse};
 use super::service::Service;
 use super::{library, outline, walk, wanted};
 use crate::config::diagnostic::Diagnostic;
@@ -31,18 +33,31 @@ pub const CODES: &[(&str, &str)] = &[
     ("S009", "an expression in the routes file that is not valid"),
 ];
 
-/// Checks everything. Programs are there for all plugins that compile.
+/// Checks everything. Programs are there for all plugins that compile. What is used as before, of the same texts, is what it was
+/// in `previous`; what is not continues the counts of that.
 pub(super) fn check(
     plugins: &Plugins,
     functions: &[FunctionUse],
     expressions: &[ExpressionUse],
-) -> (BTreeMap<Arc<str>, Program>, Vec<Diagnostic>) {
+    previous: &Programs,
+) -> (Programs, Vec<Diagnostic>) {
     let sources = Arc::new(plugins.sources.clone());
     let mut found = Vec::new();
-    let mut programs = BTreeMap::new();
+    let mut used: HashMap<&str, Uses> = HashMap::new();
+    for use_ in functions {
+        used.entry(&use_.function.plugin).or_default().insert((use_.function.name.clone(), use_.role));
+    }
+    let mut programs: Programs = BTreeMap::new();
+    for (name, program) in previous {
+        let has_expressions = expressions.iter().any(|expression| expression.function.plugin == *name);
+        let uses = used.get(&**name).unwrap_or(const { &Uses::new() });
+        if !has_expressions && program.is_as(&sources, uses) {
+            programs.insert(name.clone(), program.clone());
+        }
+    }
     let trees = Trees::of(&sources);
     let mut asts: HashMap<Arc<str>, AST> = HashMap::new();
-    for source in sources.values() {
+    for source in sources.values().filter(|source| !programs.contains_key(&source.name)) {
         if let Some(ast) = plugin(&trees, source, &mut found) {
             asts.insert(source.name.clone(), ast);
         }
@@ -50,6 +65,9 @@ pub(super) fn check(
     // A plugin that exists in expressions only has no file and no functions of its own.
     let names: BTreeSet<Arc<str>> = sources.keys().chain(expressions.iter().map(|e| &e.function.plugin)).cloned().collect();
     for name in names {
+        if programs.contains_key(&name) {
+            continue;
+        }
         let none = PluginSource { name: name.clone(), file: format!("plugins/{name}.rhai").into(), text: "".into() };
         let source = sources.get(&name).unwrap_or(&none);
         let ast = match asts.remove(&name) {
@@ -59,8 +77,11 @@ pub(super) fn check(
         };
         let uses: Vec<&FunctionUse> = functions.iter().filter(|u| u.function.plugin == name).collect();
         let own: Vec<&ExpressionUse> = expressions.iter().filter(|e| e.function.plugin == name).collect();
-        let program = program(&trees, source, &ast, &uses, &own, &mut found);
-        programs.insert(name, program);
+        let mut program = program(&trees, source, &ast, &uses, &own, &mut found);
+        if let Some(before) = previous.get(&name) {
+            program.take_over(before);
+        }
+        programs.insert(name, Arc::new(program));
     }
     for use_ in functions.iter().filter(|u| !sources.contains_key(&u.function.plugin)) {
         let name = &use_.function.plugin;
@@ -75,7 +96,7 @@ pub(super) fn check(
 fn plugin(trees: &Trees, source: &PluginSource, found: &mut Vec<Diagnostic>) -> Option<AST> {
     let engine = engine::new(Imports::new(trees.sources.clone()));
     let before = found.len();
-    let parsed = match trees.by_name.get(&source.name)? {
+    let parsed = match trees.parsed(&source.name)? {
         Ok(tree) => &tree.ast,
         Err(e) => {
             found.push(at("S001", &source.file, e.position(), parsing(e.err_type())));
@@ -125,10 +146,11 @@ fn circle(source: &PluginSource, trees: &Trees, found: &mut Vec<Diagnostic>) {
     }
 }
 
-/// The plugins, each parsed once for all that is checked.
+/// The plugins, each parsed at most once for all that is checked.
 struct Trees {
     sources: Arc<Sources>,
-    by_name: BTreeMap<Arc<str>, Result<Tree, ParseError>>,
+    engine: Engine,
+    by_name: HashMap<Arc<str>, OnceCell<Result<Tree, ParseError>>>,
 }
 
 /// A plugin as it is written: nothing is optimised.
@@ -142,17 +164,22 @@ struct Tree {
 
 impl Trees {
     fn of(sources: &Arc<Sources>) -> Self {
-        let engine = engine::new(Imports::new(sources.clone()));
-        let tree = |source: &PluginSource| {
-            let ast = parse(&engine, &source.text)?;
+        let by_name = sources.keys().map(|name| (name.clone(), OnceCell::new())).collect();
+        Self { sources: sources.clone(), engine: engine::new(Imports::new(sources.clone())), by_name }
+    }
+
+    /// None: there is no such plugin.
+    fn parsed(&self, name: &str) -> Option<&Result<Tree, ParseError>> {
+        let source = self.sources.get(name)?;
+        let tree = || {
+            let ast = parse(&self.engine, &source.text)?;
             Ok(Tree { imports: walk::imports(&ast), constants: walk::constants(&ast), ast })
         };
-        let by_name = sources.iter().map(|(name, source)| (name.clone(), tree(source))).collect();
-        Self { sources: sources.clone(), by_name }
+        Some(self.by_name.get(name)?.get_or_init(tree))
     }
 
     fn get(&self, name: &str) -> Option<&Tree> {
-        self.by_name.get(name)?.as_ref().ok()
+        self.parsed(name)?.as_ref().ok()
     }
 
     /// All that a plugin imports, directly or not.
@@ -171,6 +198,9 @@ impl Trees {
         reached
     }
 }
+
+/// How many programs there have been.
+static PROGRAMS: AtomicU64 = AtomicU64::new(0);
 
 /// Adds the expressions and determines how each function is called.
 fn program(
@@ -241,6 +271,8 @@ fn program(
     let mut asking = Asking::new(own, imports.iter().filter_map(|name| trees.get(name)).map(|tree| &tree.ast));
     entries.values_mut().for_each(|entry| entry.asks = asking.asks(&entry.function));
     let mut program = Program {
+        id: PROGRAMS.fetch_add(1, Relaxed),
+        uses: uses.iter().map(|use_| (use_.function.name.clone(), use_.role)).collect(),
         name: source.name.clone(),
         file: source.file.clone(),
         text: text.into(),

@@ -15,13 +15,22 @@ use super::host::failure;
 use super::service::Service;
 use super::state::{Body, State};
 use super::wanted::Wanted;
-use crate::config::plan::{PluginSource, SourceSpan};
+use crate::config::plan::{PluginSource, Role, SourceSpan};
 
 /// The prefix of our own functions: the expressions of the routes file.
 pub(super) const EXPRESSION_PREFIX: &str = "tramline_expression_";
 
+/// All plugins of one loading.
+pub(super) type Programs = BTreeMap<Arc<str>, Arc<Program>>;
+
+/// The functions of a plugin that the routes file uses, and how.
+pub(super) type Uses = BTreeSet<(Arc<str>, Role)>;
+
 /// One plugin.
 pub(super) struct Program {
+    /// Unlike that of any other: a thread that has compiled it need not do so for the next loading.
+    pub(super) id: u64,
+    pub(super) uses: Uses,
     pub(super) name: Arc<str>,
     pub(super) file: Arc<str>,
     /// The plugin's text, followed by one function for each expression.
@@ -123,6 +132,8 @@ impl Param {
 
 /// A program on one thread.
 pub(super) struct Loaded {
+    /// That of the program.
+    pub(super) id: u64,
     pub(super) engine: Engine,
     pub(super) ast: AST,
     /// None: every call has one of its own.
@@ -140,6 +151,15 @@ pub(super) struct Called {
 }
 
 impl Program {
+    /// Whether checking would lead to this very program.
+    pub(super) fn is_as(&self, sources: &Sources, uses: &Uses) -> bool {
+        let same = |name: &Arc<str>| {
+            let (before, now) = (self.sources.get(name), sources.get(name));
+            before.zip(now).is_some_and(|(before, now)| before.text == now.text && before.file == now.file)
+        };
+        self.expressions.is_empty() && self.uses == *uses && same(&self.name) && self.imports.iter().all(same)
+    }
+
     /// Continues the counts of another loading of the plugin. If everything it calls is the same, its functions are in service
     /// as they were.
     pub(super) fn take_over(&mut self, before: &Program) {
@@ -207,7 +227,7 @@ impl Program {
         let mut entries: Vec<&Entry> = self.entries.values().collect();
         entries.sort_by_key(|entry| entry.number);
         let called = entries.into_iter().map(called).collect();
-        Ok(Loaded { engine, ast, state, called })
+        Ok(Loaded { id: self.id, engine, ast, state, called })
     }
 }
 

@@ -1,7 +1,7 @@
 //! How a call works: find the program, take it from this thread or compile it, run it within the budget, explain failures.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::conn::{Conn, ConnCell};
 use super::current::{self, Current, OUTPUT_ROOM};
 use super::engine::{ARGUMENT_BYTES_MAX, LEAK_BYTES_MAX, TEXT_BYTES_MAX};
 use super::error::{Failure, explain};
-use super::program::{Called, Entry, Loaded, Param, Parameter, Program};
+use super::program::{Called, Entry, Loaded, Param, Parameter, Program, Programs};
 use super::senders::{Sender, Senders};
 use super::wanted::{Members, Wanted};
 use super::{budget, check, convert, host, library, part, state};
@@ -30,7 +30,7 @@ use crate::telemetry::memory::thread_live_bytes;
 pub struct Scripts {
     /// Identifies a loading, so that a thread knows when its compiled programs are old.
     generation: u64,
-    programs: BTreeMap<Arc<str>, Arc<Program>>,
+    programs: Programs,
     /// Who drove them over their budgets.
     senders: Arc<Senders>,
 }
@@ -55,13 +55,8 @@ impl Scripts {
         previous: Option<&Scripts>,
     ) -> (Arc<Scripts>, Vec<Diagnostic>) {
         static GENERATION: AtomicU64 = AtomicU64::new(1);
-        let (mut programs, diagnostics) = check::check(plugins, functions, expressions);
-        for (name, program) in &mut programs {
-            if let Some(before) = previous.and_then(|previous| previous.programs.get(name)) {
-                program.take_over(before);
-            }
-        }
-        let programs = programs.into_iter().map(|(name, program)| (name, Arc::new(program))).collect();
+        let before = previous.map_or(const { &Programs::new() }, |previous| &previous.programs);
+        let (programs, diagnostics) = check::check(plugins, functions, expressions, before);
         let senders = previous.map(|previous| previous.senders.clone()).unwrap_or_default();
         (Arc::new(Self { generation: GENERATION.fetch_add(1, Ordering::Relaxed), programs, senders }), diagnostics)
     }
@@ -196,10 +191,17 @@ impl Scripts {
         if let Some(loaded) = found {
             return Ok(loaded);
         }
-        let loaded = match catch_unwind(AssertUnwindSafe(|| program.load())) {
-            Ok(Ok(loaded)) => Rc::new(loaded),
-            Ok(Err(error)) => return Err(explain(program, "the top", *error, None)),
-            Err(_) => return Err(panicked(program)),
+        let earlier = COMPILED.with_borrow(|all| {
+            let mut programs = all.iter().filter_map(|(_, programs)| programs.get(&program.name));
+            programs.find(|loaded| loaded.id == program.id).cloned()
+        });
+        let loaded = match earlier {
+            Some(loaded) => loaded,
+            None => match catch_unwind(AssertUnwindSafe(|| program.load())) {
+                Ok(Ok(loaded)) => Rc::new(loaded),
+                Ok(Err(error)) => return Err(explain(program, "the top", *error, None)),
+                Err(_) => return Err(panicked(program)),
+            },
         };
         COMPILED.with_borrow_mut(|all| {
             if !all.iter().any(|(generation, _)| *generation == self.generation) {

@@ -1,5 +1,6 @@
 //! Scripts as the rest of the router uses them: built from texts, called with messages and events.
 
+mod again;
 mod api;
 mod asks;
 mod errors;
