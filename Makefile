@@ -9,7 +9,7 @@ help: ## Show this list.
 run: ## Build for speed and start with ./routes.yaml.
 	cargo run --release
 
-check: ## Say whether ./routes.yaml and its plugins are sound.
+check: ## Say whether ./routes.yaml and its plugins are valid.
 	cargo run --quiet -- check
 
 test: ## Run every test there is, and install what they need.

@@ -145,9 +145,9 @@ fn what_a_reload_would_change_is_shown_without_a_server() {
     let same = plan(folder, &["--config", "old/routes.yaml", "--against", "old/routes.yaml", "--exit-code"]);
     assert_eq!((same.status.code(), text(&same.stdout)), (Some(0), "no difference\n"));
     std::fs::write(folder.join("new/plugins/agent.rhai"), "fn envelope(msg) { tr").unwrap();
-    let unsound = plan(folder, &arguments);
-    assert_eq!(unsound.status.code(), Some(1));
-    assert!(text(&unsound.stderr).contains("new/plugins/agent.rhai:1:") && unsound.stdout.is_empty(), "{unsound:?}");
+    let invalid = plan(folder, &arguments);
+    assert_eq!(invalid.status.code(), Some(1));
+    assert!(text(&invalid.stderr).contains("new/plugins/agent.rhai:1:") && invalid.stdout.is_empty(), "{invalid:?}");
 }
 
 #[test]

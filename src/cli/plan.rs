@@ -83,14 +83,14 @@ impl Planned {
 
 /// Compares two files, both with the environment of this process.
 fn offline(old: &Path, new: &Path) -> Result<Planned, String> {
-    let [old, new] = [sound(old), sound(new)];
+    let [old, new] = [valid(old), valid(new)];
     match (old, new) {
         (Ok(old), Ok(new)) => Ok(Planned::Offline(diff(&old, &new))),
         (old, new) => Err(old.err().into_iter().chain(new.err()).collect()),
     }
 }
 
-fn sound(path: &Path) -> Result<Outline, String> {
+fn valid(path: &Path) -> Result<Outline, String> {
     let loaded = from_disk(path)();
     let files = loaded.files.clone();
     outline(loaded).map_err(|found| faults(&found, &files))

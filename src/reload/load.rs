@@ -39,7 +39,7 @@ pub struct Fresh<T> {
 #[derive(Debug)]
 pub enum Unusable {
     /// Something is wrong with it.
-    Unsound {
+    Invalid {
         /// Everything that is, one after the other as people read it.
         diagnostics: String,
         /// How many different things.
@@ -48,7 +48,7 @@ pub enum Unusable {
         inputs: Inputs,
     },
     /// It changed each time it was read.
-    Unsteady {
+    Unstable {
         /// A file that did.
         file: String,
         /// The files it was read from.
@@ -64,7 +64,7 @@ impl Unusable {
     /// The files to look at for the next try.
     pub fn inputs(&self) -> Option<&Inputs> {
         match self {
-            Self::Unsound { inputs, .. } | Self::Unsteady { inputs, .. } => Some(inputs),
+            Self::Invalid { inputs, .. } | Self::Unstable { inputs, .. } => Some(inputs),
             Self::TooSlow | Self::Panicked => None,
         }
     }
@@ -76,25 +76,25 @@ pub async fn load<T: Send + 'static>(
     build: impl Fn(Loaded) -> Result<T, Vec<Diagnostic>> + Send + Sync + 'static,
 ) -> Result<Fresh<T>, Unusable> {
     let attempt = Arc::new(move || attempt(&read, &build));
-    let refused = match steady(&attempt).await {
-        Err(refused @ Unusable::Unsound { .. }) => refused,
+    let refused = match stable(&attempt).await {
+        Err(refused @ Unusable::Invalid { .. }) => refused,
         other => return other,
     };
     sleep(FAULT_STANDS).await;
-    let Unusable::Unsound { diagnostics, count, inputs } = refused else { return Err(refused) };
+    let Unusable::Invalid { diagnostics, count, inputs } = refused else { return Err(refused) };
     let (same, inputs) = on_a_thread(move || (inputs.changed().is_none(), inputs)).await?;
-    if same { Err(Unusable::Unsound { diagnostics, count, inputs }) } else { steady(&attempt).await }
+    if same { Err(Unusable::Invalid { diagnostics, count, inputs }) } else { stable(&attempt).await }
 }
 
 /// Tries until the files hold still.
-async fn steady<T: Send + 'static>(
+async fn stable<T: Send + 'static>(
     attempt: &Arc<impl Fn() -> Result<Fresh<T>, Unusable> + Send + Sync + 'static>,
 ) -> Result<Fresh<T>, Unusable> {
     let mut reads = 1;
     loop {
         let attempt = attempt.clone();
         match on_a_thread(move || attempt()).await? {
-            Err(Unusable::Unsteady { .. }) if reads < READS_MAX => reads += 1,
+            Err(Unusable::Unstable { .. }) if reads < READS_MAX => reads += 1,
             other => return other,
         }
         sleep(READ_AGAIN).await;
@@ -106,13 +106,13 @@ fn attempt<T>(read: &impl Fn() -> Loaded, build: &impl Fn(Loaded) -> Result<T, V
     let (inputs, files) = (loaded.inputs.clone(), loaded.files.clone());
     if let Some(file) = inputs.changed() {
         let file = file.display().to_string();
-        return Err(Unusable::Unsteady { file, inputs });
+        return Err(Unusable::Unstable { file, inputs });
     }
     match build(loaded) {
         Ok(built) => Ok(Fresh { built, inputs }),
         Err(found) => {
             let (diagnostics, count) = (diagnostic::render(&found, &files), diagnostic::distinct(&found));
-            Err(Unusable::Unsound { diagnostics, count, inputs })
+            Err(Unusable::Invalid { diagnostics, count, inputs })
         }
     }
 }
@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    const SOUND: &str = "version: 1\nchannels: { a: {} }\n";
+    const VALID: &str = "version: 1\nchannels: { a: {} }\n";
 
     fn folder(text: &str) -> TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -180,8 +180,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_sound_is_read_once() {
-        let place = folder(SOUND);
+    async fn what_is_valid_is_read_once() {
+        let place = folder(VALID);
         let (result, reads) = loaded(&place, |_, _| {}).await;
         assert!(result.unwrap().inputs.changed().is_none());
         assert_eq!(reads, 1);
@@ -195,7 +195,7 @@ mod tests {
                 fs::write(path, text(n)).unwrap();
             }
         };
-        let (result, reads) = loaded(&folder(SOUND), change).await;
+        let (result, reads) = loaded(&folder(VALID), change).await;
         assert_eq!(reads, 3);
         let (last, _) = loaded(&folder(&text(2)), |_, _| {}).await;
         assert_eq!(result.unwrap().built, last.unwrap().built);
@@ -204,9 +204,9 @@ mod tests {
     #[tokio::test]
     async fn what_never_holds_still_is_given_up() {
         let change = |n: usize, path: &Path| fs::write(path, format!("version: 1\n# {n}\n")).unwrap();
-        let (result, reads) = loaded(&folder(SOUND), change).await;
+        let (result, reads) = loaded(&folder(VALID), change).await;
         assert_eq!(reads, READS_MAX);
-        let Unusable::Unsteady { file, inputs } = result.unwrap_err() else { panic!("it held still") };
+        let Unusable::Unstable { file, inputs } = result.unwrap_err() else { panic!("it held still") };
         assert!(file.ends_with("routes.yaml") && inputs.changed().is_some(), "{file}");
     }
 
@@ -214,12 +214,12 @@ mod tests {
     async fn a_fault_that_is_gone_was_never_one() {
         // The plugin is there in full only when the file was read already.
         let place = folder(&format!(
-            "{SOUND}protocols: {{ p: {{ listen: localhost:1/, codec: json, type: /type, validate: v, messages: {{ m: {{ reply: 1 }} }} }} }}\n"
+            "{VALID}protocols: {{ p: {{ listen: localhost:1/, codec: json, type: /type, validate: v, messages: {{ m: {{ reply: 1 }} }} }} }}\n"
         ));
         fs::create_dir(place.path().join("plugins")).unwrap();
         fs::write(place.path().join("plugins/p.rhai"), "fn v(msg) { tr").unwrap();
         let (refused, reads) = loaded(&place, |_, _| {}).await;
-        let Unusable::Unsound { diagnostics, count, .. } = refused.unwrap_err() else { panic!("it is sound") };
+        let Unusable::Invalid { diagnostics, count, .. } = refused.unwrap_err() else { panic!("it is valid") };
         assert!(diagnostics.contains("plugins/p.rhai:1:") && count == 1, "{diagnostics}");
         assert_eq!(reads, 1, "what did not change is not read again");
         // Mended by whoever wrote it, once the first reading is over.
@@ -232,7 +232,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_while_building_is_an_answer() {
-        let place = folder(SOUND);
+        let place = folder(VALID);
         let result = load(from_disk(&place.path().join("routes.yaml")), |_| -> Result<(), _> { panic!("a bug") }).await;
         assert!(matches!(result, Err(Unusable::Panicked)));
     }

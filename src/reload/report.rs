@@ -1,4 +1,4 @@
-//! What is told of a reload: the same in the log, over REST and on the command line.
+//! The report of a reload: the same in the log, over REST and on the command line.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -101,9 +101,9 @@ pub struct Refusal {
 #[serde(rename_all = "snake_case")]
 pub enum Why {
     /// The files are wrong.
-    Unsound,
+    Invalid,
     /// The files changed each time they were read.
-    Unsteady,
+    Unstable,
     /// The files could not be read and checked in time.
     TooSlow,
     /// What they change cannot change while the server runs.
@@ -127,9 +127,9 @@ impl Refusal {
     /// That of files that cannot be used.
     pub fn of(unusable: &Unusable, when_ms: i64) -> Self {
         match unusable {
-            Unusable::Unsound { diagnostics, .. } => Self::new(Why::Unsound, when_ms, diagnostics.as_str()),
-            Unusable::Unsteady { file, .. } => {
-                Self::new(Why::Unsteady, when_ms, format!("{file} changed each time it was read; it is read again when it changes next\n"))
+            Unusable::Invalid { diagnostics, .. } => Self::new(Why::Invalid, when_ms, diagnostics.as_str()),
+            Unusable::Unstable { file, .. } => {
+                Self::new(Why::Unstable, when_ms, format!("{file} changed each time it was read; it is read again when it changes next\n"))
             }
             Unusable::TooSlow => {
                 let seconds = load::LOAD_WITHIN.as_secs();
@@ -173,9 +173,9 @@ mod tests {
 
     #[test]
     fn a_refusal_says_why_and_when() {
-        let unsteady = Unusable::Unsteady { file: "routes.yaml".into(), inputs: Inputs::default() };
-        let written = serde_json::to_value(Refusal::of(&unsteady, 0)).unwrap();
+        let unstable = Unusable::Unstable { file: "routes.yaml".into(), inputs: Inputs::default() };
+        let written = serde_json::to_value(Refusal::of(&unstable, 0)).unwrap();
         let told = "routes.yaml changed each time it was read; it is read again when it changes next\n";
-        assert_eq!(written, json!({ "why": "unsteady", "when": "1970-01-01T00:00:00.000Z", "diagnostics": told }));
+        assert_eq!(written, json!({ "why": "unstable", "when": "1970-01-01T00:00:00.000Z", "diagnostics": told }));
     }
 }

@@ -73,8 +73,7 @@ impl State {
         for (name, value) in body.parameters.iter().zip(arguments) {
             scope.push_dynamic(name.clone(), value);
         }
-        // There is no other way to evaluate statements with a state that is kept. The minor version of the engine is pinned.
-        #[allow(deprecated)]
+        #[expect(deprecated, reason = "the only way to evaluate statements with a state that is kept; the engine's version is pinned")]
         engine.eval_statements_raw(&mut self.global, &mut self.found, &mut scope, &body.statements)
     }
 }

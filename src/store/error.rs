@@ -36,7 +36,7 @@ pub enum StoreError {
     /// The database cannot be written to; what it said.
     #[error("the store cannot be written to: {0}")]
     Unable(Arc<str>),
-    /// The file is no sound database; what it said.
+    /// The file is not a valid database; what it said.
     #[error("the store is corrupt: {0}")]
     Corrupt(Arc<str>),
     /// The tables cannot be brought up to date.

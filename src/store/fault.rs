@@ -13,7 +13,7 @@ pub(super) enum Fault {
     Unable(Arc<str>),
     /// The file is gone or another one is in its place.
     Gone,
-    /// What is in the file is no sound database.
+    /// What is in the file is not a valid database.
     Corrupt(Arc<str>),
 }
 

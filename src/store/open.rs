@@ -44,7 +44,7 @@ pub(super) async fn open(plan: &StorePlan, now: Now) -> Result<(Database, Recove
     }
 }
 
-/// A file of ours that is no sound database any more is set aside, and a new one begun: a server that does not start helps
+/// A file of ours that is not a valid database any more is set aside, and a new one begun: a server that does not start helps
 /// nobody to what was in it.
 async fn on_file(mut place: DatabaseFile, now: Now) -> Result<(Database, Recovered), StoreError> {
     let error = match try_file(&mut place, now).await {

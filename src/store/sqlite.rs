@@ -197,7 +197,7 @@ impl DatabaseFile {
         self.path.exists()
     }
 
-    /// Whether a file that is no sound database may be set aside: only one that was a database, or stands where ours was.
+    /// Whether a file that is not a valid database may be set aside: only one that was a database, or stands where ours was.
     pub(super) fn may_set_aside(&self) -> bool {
         let mut start = [0; MAGIC.len()];
         let is_database = File::open(&self.path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == MAGIC;

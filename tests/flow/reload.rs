@@ -112,11 +112,11 @@ async fn a_broken_file_changes_nothing_and_says_where() {
     assert!(line.contains("stays in use") && line.contains("routes.yaml:11:"), "{line}");
     assert_eq!(version(&mut client).await, 1);
     let config = server.get("/api/config").await.json();
-    assert_eq!((&config["generation"], &config["refused"]["why"]), (&json!(1), &json!("unsound")));
+    assert_eq!((&config["generation"], &config["refused"]["why"]), (&json!(1), &json!("invalid")));
     assert!(config["refused"]["diagnostics"].as_str().unwrap().starts_with("routes.yaml:11:"), "{config}");
     let answer = reload(&server, "").await;
     assert_eq!((answer.status, answer.header("content-type")), (409, "application/problem+json"));
-    assert_eq!(answer.json()["refusal"]["why"], "unsound");
+    assert_eq!(answer.json()["refusal"]["why"], "invalid");
     assert_eq!(answer.json()["detail"].as_str().map(|text| text.starts_with("routes.yaml:11:")), Some(true));
     let metrics = server.get("/metrics").await.body;
     assert!(metrics.contains("\ntramline_config_last_reload_successful 0\n") && metrics.contains("\ntramline_config_generation 1\n"));
@@ -145,7 +145,7 @@ async fn a_pipe_is_refused_wherever_a_file_is_wanted_and_holds_up_nothing() {
         fs::remove_file(&path).ok();
         assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
         let answer = reload(&server, "").await;
-        assert_eq!((answer.status, &answer.json()["refusal"]["why"]), (409, &json!("unsound")), "{name}: {answer:?}");
+        assert_eq!((answer.status, &answer.json()["refusal"]["why"]), (409, &json!("invalid")), "{name}: {answer:?}");
         fs::remove_file(&path).unwrap();
         if let Some(before) = before {
             fs::write(&path, before).unwrap();
@@ -350,7 +350,7 @@ async fn a_plugin_can_be_added_and_edited() {
     assert_eq!(version(&mut client).await, 8);
     write(&server, "plugins/teller.rhai", "fn other() { }");
     let answer = reload(&server, "").await;
-    assert_eq!(answer.json()["refusal"]["why"], "unsound", "{answer:?}");
+    assert_eq!(answer.json()["refusal"]["why"], "invalid", "{answer:?}");
     assert_eq!(version(&mut client).await, 8);
 }
 

@@ -229,7 +229,7 @@ mod tests {
         let answer = |status: StatusCode, body: Value| read(status, body.to_string().as_bytes());
         assert_eq!(*answer(StatusCode::OK, json!(report)).unwrap(), report);
         assert!(answer(StatusCode::OK, json!({})).unwrap_err().contains("this version"));
-        let refused = json!({ "detail": "no", "refusal": Refusal::new(Why::Unsound, 0, "routes.yaml:1:1 error[R001] x\n") });
+        let refused = json!({ "detail": "no", "refusal": Refusal::new(Why::Invalid, 0, "routes.yaml:1:1 error[R001] x\n") });
         let told = "the reload would be refused\nroutes.yaml:1:1 error[R001] x";
         assert_eq!(answer(StatusCode::UNPROCESSABLE_ENTITY, refused).unwrap_err(), told);
         assert_eq!(
