@@ -122,7 +122,7 @@ impl Apply<'_> {
         match (step, held) {
             (EventStep::Show(event, except), Some(held)) => self.show(held, event, except, batch, applied),
             (EventStep::Publish { channel, event, except }, Some(held)) => {
-                if let Some(event) = held.assign_offset(&channel, event).map(Arc::new) {
+                if let Some(event) = held.assign_offset(&channel, event, false).map(Arc::new) {
                     self.snapshot.hub.feed.passing(&event);
                     self.show(held, event, except, batch, applied);
                 }

@@ -248,7 +248,7 @@ fn assign_offsets<E: Publishes>(
         match effect.durable() {
             Ok(EventEffect::Publish { channel, plan, event, except }) => {
                 relaxed &= plan.history.as_ref().is_some_and(|history| history.promise == Promise::Relaxed);
-                events.extend(held.assign_offset(&channel, event));
+                events.extend(held.assign_offset(&channel, event, true));
                 steps.push(Err(except));
             }
             Ok(EventEffect::Direct { .. }) => {}

@@ -13,7 +13,7 @@ use crate::hub::locked_channels::Published;
 use crate::hub::members::{Member, Members};
 use crate::model::event::{Epoch, Event, NewEvent};
 use crate::model::view::SubView;
-use crate::model::{ChannelName, Json, Position};
+use crate::model::{ChannelName, Json, Position, chance};
 use crate::store::Ticket;
 use crate::telemetry::conflation::{ConflationCounters, Conflations};
 
@@ -128,8 +128,10 @@ pub struct State {
     pub(super) burst: Vec<(Published, Option<u64>)>,
     /// What was shown and waits for more, for members of protocols that write several as one.
     pub(super) pending_batches: Vec<PendingBatch>,
-    /// Whether the log may have events from under an older plan.
-    pub(super) is_stored: bool,
+    /// Whether the log may have events of this epoch. Then it has all of them, so far as retention has left them.
+    epoch_is_stored: bool,
+    /// Whether the log may have events of any epoch.
+    is_stored: bool,
     /// Taken out of the hub: whoever still holds it must look it up again.
     pub(super) dead: bool,
     pub(super) last_ms: i64,
@@ -138,6 +140,7 @@ pub struct State {
 impl State {
     pub(super) fn new(at: Position) -> Self {
         Self {
+            epoch_is_stored: at.offset > 0,
             is_stored: at.offset > 0,
             epoch: at.epoch,
             offset: at.offset,
@@ -161,7 +164,8 @@ impl State {
     /// Where it stands.
     pub(super) fn position(&self, channel: &Channel) -> Position {
         let nothing = self.shown + 1;
-        let first = if channel.plan.load().history.is_none() { nothing } else { self.first.min(nothing) };
+        let is_there = self.epoch_is_stored && channel.plan.load().history.is_some();
+        let first = if is_there { self.first.min(nothing) } else { nothing };
         let first = self.tail.front().map_or(first, |oldest| oldest.offset.min(first));
         Position { epoch: self.epoch, first, offset: self.shown }
     }
@@ -213,9 +217,20 @@ impl State {
         true
     }
 
-    /// Gives an event its place. Nobody sees it before it is shown.
-    pub(super) fn assign_offset(&mut self, channel: &Channel, new: NewEvent) -> Event {
+    /// Gives an event its place. Nobody sees it before it is shown. `is_stored`: whether it goes to the log.
+    ///
+    /// The log knows no offset that was given to an event it does not have, and would give it again after a restart. So events
+    /// that are not stored never follow stored ones in the same epoch.
+    pub(super) fn assign_offset(&mut self, channel: &Channel, new: NewEvent, is_stored: bool) -> Event {
         self.offset += 1;
+        if is_stored != self.epoch_is_stored {
+            if self.epoch_is_stored {
+                self.epoch = chance::epoch();
+            }
+            self.first = self.offset;
+            self.epoch_is_stored = is_stored;
+            self.is_stored |= is_stored;
+        }
         self.last_ms = new.time_ms;
         Event { new, channel: Some(channel.name.clone()), offset: self.offset, epoch: self.epoch, seq: 0 }
     }
@@ -245,12 +260,9 @@ impl State {
 
     /// What the configuration says of the channel from now on.
     pub(super) fn replan(&mut self, channel: &Channel, plan: &Arc<ChannelPlan>) {
-        let before = channel.plan.swap(plan.clone());
-        match (&before.history, &plan.history) {
-            // What came before was never kept.
-            (None, Some(_)) => self.first = self.offset + 1,
-            (Some(_), None) => self.forget_tail(),
-            _ => {}
+        channel.plan.store(plan.clone());
+        if plan.history.is_none() {
+            self.forget_tail();
         }
     }
 
@@ -373,8 +385,14 @@ impl State {
     }
 
     /// Whether its position must outlive it: the log may have events of it.
-    pub(super) fn has_past(&self, plan: &ChannelPlan) -> bool {
-        (self.is_stored || plan.history.is_some()) && self.offset > 0
+    pub(super) fn has_past(&self) -> bool {
+        self.is_stored
+    }
+
+    /// Where it goes on once it is needed again.
+    pub(super) fn past(&self) -> Position {
+        let first = if self.epoch_is_stored { self.first } else { self.offset + 1 };
+        Position { epoch: self.epoch, first, offset: self.offset }
     }
 
     /// Nobody is on it, nothing waits, and nothing was published for a while.

@@ -153,10 +153,11 @@ impl LockedChannels<'_> {
         self.find(name).is_some_and(|(_, state)| state.offset > state.shown)
     }
 
-    /// Gives an event its offset, which nobody sees before [`LockedChannels::show`]. The channel must be held.
-    pub fn assign_offset(&mut self, name: &ChannelName, new: NewEvent) -> Option<Event> {
+    /// Gives an event its offset, which nobody sees before [`LockedChannels::show`]. `is_stored`: whether it goes to the log. The
+    /// channel must be held.
+    pub fn assign_offset(&mut self, name: &ChannelName, new: NewEvent, is_stored: bool) -> Option<Event> {
         let (channel, state) = self.find(name)?;
-        Some(state.assign_offset(channel, new))
+        Some(state.assign_offset(channel, new, is_stored))
     }
 
     /// Queues an event for all members but `except`, in the order of offsets, behind what waits for [`LockedChannels::settle`].
@@ -288,8 +289,7 @@ impl Drop for LockedChannels<'_> {
             // A channel that the file names keeps its place, and so does one that has a past. Others go with their last member:
             // whoever may join must not be able to fill the memory with names.
             let plan = channel.plan.load();
-            let has_past = state.has_past(&plan);
-            let passing = !has_past && !plan.pattern.is_exact();
+            let passing = !state.has_past() && !plan.pattern.is_exact();
             if passing && state.is_deserted() && !state.dead {
                 state.dead = true;
                 self.hub.shard(channel.name.as_str()).write().remove(&channel.name);

@@ -321,7 +321,6 @@ impl Hub {
             if state.dead {
                 continue;
             }
-            state.is_stored = state.has_past(&channel.plan.load());
             if let Some(plan) = &plan {
                 state.replan(&channel, plan);
             }
@@ -364,9 +363,8 @@ impl Hub {
         let mut shard = self.shard(channel.name.as_str()).write();
         shard.remove(&channel.name);
         self.channels_live.fetch_sub(1, Relaxed);
-        if state.has_past(&channel.plan.load()) {
-            let position = Position { epoch: state.epoch, first: state.first, offset: state.offset };
-            self.positions.lock().insert(channel.name.clone(), position);
+        if state.has_past() {
+            self.positions.lock().insert(channel.name.clone(), state.past());
         }
     }
 

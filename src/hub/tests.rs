@@ -69,7 +69,7 @@ fn publish(hub: &Hub, name: &ChannelName, plan: &Arc<ChannelPlan>) {
         origin: Arc::new(Origin::default()),
         metadata: None,
     };
-    let event = locked.assign_offset(name, new).unwrap();
+    let event = locked.assign_offset(name, new, plan.history.is_some()).unwrap();
     locked.show(Arc::new(event), None, &mut Nothing);
 }
 
@@ -113,4 +113,20 @@ fn memory_gives_what_the_log_has_forgotten_as_long_as_it_has_it() {
     assert_eq!(offsets(5), Some(vec![6, 7, 8]));
     assert_eq!(offsets(4), None);
     assert_eq!(offsets(15), Some(vec![]));
+}
+
+#[test]
+fn a_place_outlives_its_channel_also_where_its_newest_events_are_not_stored() {
+    let hub = Hub::new([]);
+    let (kept, passing, name) = (plan(true), plan(false), name(7));
+    publish(&hub, &name, &kept);
+    let before = hub.position("room:7").unwrap();
+    hub.replan(|_| Some(passing.clone()));
+    publish(&hub, &name, &passing);
+    let epoch = hub.position("room:7").unwrap().epoch;
+    assert_ne!(epoch, before.epoch);
+    hub.replan(|_| None);
+    assert_eq!((hub.channel_count(), hub.position("room:7")), (0, Some(Position { epoch, first: 3, offset: 2 })));
+    publish(&hub, &name, &kept);
+    assert_eq!(hub.position("room:7"), Some(Position { epoch, first: 3, offset: 3 }));
 }
