@@ -1,13 +1,12 @@
 //! `when:`: Rhai expressions with the references of the language. Here `$.x` becomes `msg.x` and so on; `script` compiles them.
 
-use std::sync::Arc;
-
 use super::codes;
 use super::diagnostic::Diagnostic;
 use super::fields::Collected;
 use super::node::Node;
 use super::plan::FnRef;
 use super::template::{AllowedRefs, not_here_hint, root_hint};
+use crate::model::PluginName;
 use crate::model::template::Root;
 
 /// What an expression of a row looks at.
@@ -34,7 +33,7 @@ pub(super) struct When {
 pub(super) fn when(
     all: &Collected,
     node: &Node,
-    plugin: &Arc<str>,
+    plugin: &PluginName,
     allowed: AllowedRefs,
     parameters: &'static [&'static str],
 ) -> Option<When> {

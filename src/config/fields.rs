@@ -3,14 +3,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use super::codes;
 use super::diagnostic::Diagnostic;
 use super::inputs::Inputs;
 use super::node::{Entry, Node, Yaml};
 use super::plan::{ExpressionUse, FnRef, FunctionUse, Role, SourceSpan};
-use crate::model::SourceLocation;
+use crate::model::{PluginName, SourceLocation};
 
 /// More mistakes than this in one file are not reported.
 const DIAGNOSTICS_MAX: usize = 200;
@@ -26,7 +25,7 @@ pub(super) struct Collected {
     /// Where secrets stand: they are shown to nobody.
     pub(super) secrets: RefCell<HashSet<SourceLocation>>,
     /// The plugins that were found: an expression is compiled along with its protocol's, or with none.
-    pub(super) plugins: RefCell<HashSet<Arc<str>>>,
+    pub(super) plugins: RefCell<HashSet<PluginName>>,
     /// Set when a mistake may hide channels, so that looking for one would only add noise.
     pub(super) channels_uncertain: Cell<bool>,
     /// Likewise for protocols and sources.
@@ -68,7 +67,7 @@ impl Collected {
     }
 
     /// Keeps an expression under a name that no plugin can write.
-    pub(super) fn expression(&self, plugin: &Arc<str>, source: String, parameters: &'static [&'static str], at: &SourceSpan) -> FnRef {
+    pub(super) fn expression(&self, plugin: &PluginName, source: String, parameters: &'static [&'static str], at: &SourceSpan) -> FnRef {
         let mut all = self.expressions.borrow_mut();
         let plugin = if self.plugins.borrow().contains(plugin) { plugin.clone() } else { "".into() };
         let function = FnRef { plugin, name: format!("when#{}", all.len() + 1).into() };

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::inputs::{Content, Hash};
 use super::node::{Node, Yaml, number_to_json};
 use super::plan::Secret;
-use crate::model::SourceLocation;
+use crate::model::{PluginName, SourceLocation};
 
 /// Keys of the main file that say how it is read, not what it sets.
 const OF_THE_READER: [&str; 2] = ["version", "include"];
@@ -73,7 +73,7 @@ pub(super) enum Is {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginOutline {
     /// Its name.
-    pub name: Arc<str>,
+    pub name: PluginName,
     /// Its file as users see it.
     pub file: Arc<str>,
     /// Of its text and of all it imports, in hexadecimal.
@@ -112,7 +112,7 @@ impl Outline {
     #[must_use]
     pub fn with_plugins(mut self, plugins: impl IntoIterator<Item = PluginOutline>) -> Self {
         let part = |plugin: PluginOutline| Part { at: At::File(plugin.file.clone()), is: Is::Plugin(plugin) };
-        self.put("plugins", plugins.into_iter().map(|plugin| (plugin.name.as_ref().into(), part(plugin))).collect());
+        self.put("plugins", plugins.into_iter().map(|plugin| ((*plugin.name).into(), part(plugin))).collect());
         self
     }
 

@@ -9,6 +9,7 @@ use super::diagnostic::{Diagnostic, Files};
 use super::fields::Collected;
 use super::files;
 use super::plan::{PluginSource, Plugins};
+use crate::model::PluginName;
 
 /// The largest plugin.
 const BYTES_MAX: usize = 256 << 10;
@@ -59,7 +60,7 @@ pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-fn one(all: &Collected, folder: &Path, file_name: &str) -> Result<(Arc<str>, String), String> {
+fn one(all: &Collected, folder: &Path, file_name: &str) -> Result<(PluginName, String), String> {
     let name = file_name.trim_end_matches(".rhai");
     if !is_plugin(name) {
         return Err(format!("`{name}` is not a valid plugin name: lower-case letters, digits and `_`, at most 64"));

@@ -17,11 +17,11 @@ use super::plan::{BatchPlan, HttpRow, IdlePlan, Listen, ProtocolPlan, Role, Row}
 use super::rows::{Kind, Rows};
 use super::template::{self, AllowedRefs};
 use super::{tls, values};
-use crate::model::Codec;
 use crate::model::fault::Code;
 use crate::model::id::ProtocolId;
 use crate::model::pattern::Pattern;
 use crate::model::template::{Root, Text};
+use crate::model::{Codec, PluginName};
 
 /// Codecs of the language that this build does not have.
 const CODECS_TO_COME: [&str; 6] = ["json-lines", "json-rs", "text", "binary", "msgpack", "socketio"];
@@ -87,7 +87,7 @@ pub(super) fn protocol(all: &Collected, channels: &Channels, listeners: &mut Lis
 }
 
 /// The plugin whose functions need no prefix.
-pub(super) fn plugin(fields: &mut Fields<'_>, name: &str) -> Arc<str> {
+pub(super) fn plugin(fields: &mut Fields<'_>, name: &str) -> PluginName {
     let written = fields.read("plugin", |all, node| {
         let written = values::text(all, node)?;
         if super::plugins::is_plugin(&written) {

@@ -1,8 +1,6 @@
 //! Rows: what a message, a timer or a request does. One reader for all places that have rows; the place decides which keys
 //! and references there are.
 
-use std::sync::Arc;
-
 use super::channels::Channels;
 use super::codes;
 use super::diagnostic::Diagnostic;
@@ -13,6 +11,7 @@ use super::node::{Node, Yaml};
 use super::plan::{FnRef, Role, Row, SourceSpan, Table};
 use super::template::AllowedRefs;
 use super::values;
+use crate::model::PluginName;
 use crate::model::id::RowId;
 use crate::model::pattern::Glob;
 
@@ -70,7 +69,7 @@ pub(super) struct Rows<'a> {
     /// The protocol's or source's name.
     pub(super) actor: &'a str,
     /// Where bare function names are looked for.
-    pub(super) plugin: &'a Arc<str>,
+    pub(super) plugin: &'a PluginName,
 }
 
 impl Rows<'_> {

@@ -1,18 +1,17 @@
 //! Tokens: whether one is valid, who its user is, and when it expires. HMAC secrets and JSON Web Key Sets.
 
-use std::sync::Arc;
-
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 
 use crate::config::plan::{AuthPlan, TokenFrom};
+use crate::model::UserId;
 use crate::model::view::RequestView;
 
 /// A valid token.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The token's subject.
-    pub user: Option<Arc<str>>,
+    pub user: Option<UserId>,
     /// When it runs out, in seconds since the epoch.
     pub expires_s: Option<u64>,
 }
@@ -60,7 +59,7 @@ fn verify(plan: &AuthPlan, token: &str) -> Result<Identity, String> {
     }
     let claims = decode::<serde_json::Map<String, serde_json::Value>>(token, &key, &rules).map_err(|e| e.to_string())?.claims;
     let user = match claims.get("sub") {
-        Some(serde_json::Value::String(text)) if !text.is_empty() => Some(Arc::from(text.as_str())),
+        Some(serde_json::Value::String(text)) if !text.is_empty() => Some(text.as_str().into()),
         Some(serde_json::Value::Number(number)) => Some(number.to_string().into()),
         _ => None,
     };

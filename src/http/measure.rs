@@ -7,8 +7,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::live::Live;
-use crate::model::Now;
 use crate::model::clock::iso;
+use crate::model::{Now, PluginName};
 use crate::reload::Status;
 use crate::script::PluginReport;
 use crate::store::StoreState;
@@ -43,7 +43,7 @@ pub struct Stats {
     outboxes: Outboxes,
     /// Plugins, by name.
     #[schema(value_type = BTreeMap<String, ScriptNow>)]
-    scripts: BTreeMap<Arc<str>, ScriptNow>,
+    scripts: BTreeMap<PluginName, ScriptNow>,
     /// Memory.
     memory: Memory,
 }

@@ -1,13 +1,12 @@
 //! Looks up the user of a session. Done once for each connection that names a session, and not at all
 //! while nobody has made any.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::model::Now;
+use crate::model::{Now, UserId};
 use crate::store::{SessionRecord, Store, StoreError};
 
 /// How long a connection may wait for the answer. After that it continues without a user.
@@ -42,7 +41,7 @@ impl Sessions {
 
     /// The user of a session, where it is stored, not over, and has one. A store that does not answer keeps nobody out: the
     /// connection then has no user.
-    pub async fn user(&self, id: &str, now: Now) -> Option<Arc<str>> {
+    pub async fn user(&self, id: &str, now: Now) -> Option<UserId> {
         let ask = async { if self.are_any().await? { self.find(id, now).await } else { Ok(None) } };
         match timeout(ASK_WITHIN, ask).await {
             Ok(Ok(found)) => found?.user,

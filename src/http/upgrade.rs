@@ -31,7 +31,7 @@ use crate::limits::LimitVerdict;
 use crate::live::Live;
 use crate::model::name::{PRINCIPAL_BYTES_MAX, is_principal};
 use crate::model::view::{ConnView, RequestView};
-use crate::model::{Close, Code, Fault, Json, Now, chance};
+use crate::model::{ClientId, Close, Code, Fault, Json, Now, SessionId, UserId, chance};
 use crate::pipeline::Snapshot;
 use crate::pipeline::scope::Bindings;
 use crate::protocol::wire::{Wire, websocket};
@@ -186,16 +186,16 @@ fn identify(
     let user = match &identity {
         Some(Identity { user: Some(user), .. }) if !is_principal(user) => return Ok(Err("the token's subject is not a valid name".into())),
         Some(identity) => identity.user.clone(),
-        None => text(&plan.user)?,
+        None => text(&plan.user)?.map(UserId::from),
     };
     let id = plan.client.render(&bindings).filter(|text| is_principal(text));
-    let id: Arc<str> = id.map_or_else(|| chance::uuid().to_string().into(), |text| Arc::from(&*text));
+    let id = id.map_or_else(|| chance::uuid().to_string().into(), |text| ClientId::from(&*text));
     let expires = identity.and_then(|identity| identity.expires_s).map(|at_s| {
         let left_ms = (at_s.saturating_mul(1000)).saturating_sub(u64::try_from(now.wall_ms).unwrap_or(0));
         // A token may run for longer than a timer can hold.
         Instant::now() + Duration::from_millis(left_ms.min(365 * 24 * 3600 * 1000))
     });
-    let session = text(&plan.session)?;
+    let session = text(&plan.session)?.map(SessionId::from);
     let view = ConnView {
         id,
         protocol: plan.name.clone(),

@@ -14,7 +14,7 @@ use crate::config::plan::LimitsPlan;
 use crate::hub::delivery_policy::{DeliveryPolicy, SubscriptionId};
 use crate::hub::outbox::{Outbox, Packet, Sent, Slot};
 use crate::model::id::ProtocolId;
-use crate::model::name::ClientId;
+use crate::model::name::{ClientId, SessionId, UserId};
 use crate::model::view::ConnView;
 use crate::model::{ChannelName, Close, Now};
 use crate::protocol::Frame;
@@ -260,10 +260,10 @@ pub struct ConnectionReport {
     pub protocol: Arc<str>,
     /// Who it is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub user: Option<Arc<str>>,
+    pub user: Option<UserId>,
     /// Its session.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub session: Option<Arc<str>>,
+    pub session: Option<SessionId>,
     /// The other side's address.
     pub address: Arc<str>,
     /// When it opened.

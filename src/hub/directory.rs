@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::hub::connection::Connection;
 use crate::model::id::{IdMap, ProtocolId};
-use crate::model::name::ClientId;
+use crate::model::name::{ClientId, SessionId, UserId};
 use crate::model::view::ConnView;
 
 #[derive(Debug, Default)]
@@ -15,8 +15,8 @@ pub(super) struct Directory {
     /// By key, so the first is the oldest. A displaced connection leaves at once, while it is still closing.
     by_protocol: IdMap<ProtocolId, Peers>,
     by_address: HashMap<(ProtocolId, Arc<str>), usize>,
-    by_user: HashMap<Arc<str>, BTreeMap<u64, Arc<Connection>>>,
-    by_session: HashMap<Arc<str>, BTreeMap<u64, Arc<Connection>>>,
+    by_user: HashMap<UserId, BTreeMap<u64, Arc<Connection>>>,
+    by_session: HashMap<SessionId, BTreeMap<u64, Arc<Connection>>>,
 }
 
 /// The connections of a protocol.
@@ -107,18 +107,20 @@ impl Directory {
     }
 
     pub(super) fn remember(&mut self, connection: &Arc<Connection>, view: &ConnView) {
-        for (map, name) in [(&mut self.by_user, &view.user), (&mut self.by_session, &view.session)] {
-            if let Some(name) = name {
-                map.entry(name.clone()).or_default().insert(connection.key, connection.clone());
-            }
+        if let Some(user) = &view.user {
+            self.by_user.entry(user.clone()).or_default().insert(connection.key, connection.clone());
+        }
+        if let Some(session) = &view.session {
+            self.by_session.entry(session.clone()).or_default().insert(connection.key, connection.clone());
         }
     }
 
     pub(super) fn forget(&mut self, connection: &Connection, view: &ConnView) {
-        for (map, name) in [(&mut self.by_user, &view.user), (&mut self.by_session, &view.session)] {
-            if let Some(name) = name {
-                remove_from(map, name, connection.key);
-            }
+        if let Some(user) = &view.user {
+            remove_from(&mut self.by_user, user, connection.key);
+        }
+        if let Some(session) = &view.session {
+            remove_from(&mut self.by_session, session, connection.key);
         }
     }
 

@@ -6,7 +6,7 @@ use bytestring::ByteString;
 use uuid::Uuid;
 
 use crate::model::json::{self, Json};
-use crate::model::name::{ChannelName, ClientId};
+use crate::model::name::{ChannelName, ClientId, SessionId, UserId};
 
 /// Names a channel's stream. It changes only when the channel's history was lost.
 pub type Epoch = u64;
@@ -19,9 +19,16 @@ pub struct Origin {
     /// The connection it came from.
     pub client: Option<ClientId>,
     /// That connection's user.
-    pub user: Option<Arc<str>>,
+    pub user: Option<UserId>,
     /// That connection's session.
-    pub session: Option<Arc<str>>,
+    pub session: Option<SessionId>,
+}
+
+impl Origin {
+    /// The connection, the user and the session, as REST calls them.
+    pub fn who(&self) -> [(&'static str, Option<&str>); 3] {
+        [("client", self.client.as_deref()), ("user", self.user.as_deref()), ("session", self.session.as_deref())]
+    }
 }
 
 /// An event before a channel gave it an offset.
@@ -77,7 +84,7 @@ impl Event {
         text("type", &new.kind);
         text("time", &crate::model::clock::iso(new.time_ms));
         text("source", &new.origin.source);
-        for (key, value) in [("client", &new.origin.client), ("user", &new.origin.user), ("session", &new.origin.session)] {
+        for (key, value) in new.origin.who() {
             if let Some(value) = value {
                 text(key, value);
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::model::PluginName;
 use crate::model::json::Json;
 
 /// The kind of a fault. The text of a code is part of the language: `errors:` in a protocol is keyed by it.
@@ -122,7 +123,7 @@ pub enum Budget {
     /// A call went over its budget.
     Exceeded {
         /// The plugin.
-        plugin: Arc<str>,
+        plugin: PluginName,
         /// The function that was called.
         function: Arc<str>,
     },

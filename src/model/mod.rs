@@ -24,7 +24,7 @@ pub use codec::Codec;
 pub use event::{Event, NewEvent, Origin};
 pub use fault::{Budget, Code, Fault};
 pub use json::Json;
-pub use name::{ChannelName, ClientId};
+pub use name::{ChannelName, ClientId, PluginName, SessionId, UserId};
 pub use position::{Position, RecoveryVerdict};
 pub use priority::Priority;
 pub use schema::Schema;

@@ -1,7 +1,8 @@
-//! Names that are valid because they exist: channels and clients.
+//! Names of channels, connections, users, sessions and plugins.
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// The longest channel name, in bytes.
@@ -67,5 +68,73 @@ pub fn is_principal(text: &str) -> bool {
     !text.is_empty() && text.len() <= PRINCIPAL_BYTES_MAX && all_may_stand(text)
 }
 
-/// The public id of one connection, unique while the server runs and not to be guessed.
-pub type ClientId = Arc<str>;
+/// Texts that must not be mistaken for one another.
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The name, shared.
+            pub fn shared(&self) -> Arc<str> {
+                self.0.clone()
+            }
+        }
+
+        impl Deref for $name {
+            type Target = str;
+
+            fn deref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<T: Into<Arc<str>>> From<T> for $name {
+            fn from(text: T) -> Self {
+                Self(text.into())
+            }
+        }
+    };
+}
+
+name!(
+    /// The public id of one connection, unique while the server runs and not to be guessed. Empty for an HTTP request.
+    ClientId
+);
+name!(
+    /// A user, as a token or a session names it: see [`is_principal`].
+    UserId
+);
+name!(
+    /// A session: see [`is_principal`].
+    SessionId
+);
+name!(
+    /// A plugin: the name of its file without `.rhai`.
+    PluginName
+);

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::model::{ChannelName, ClientId, Json, Origin};
+use crate::model::{ChannelName, ClientId, Json, Origin, SessionId, UserId};
 
 /// A connection at one moment.
 #[derive(Clone, Debug)]
@@ -13,9 +13,9 @@ pub struct ConnView {
     /// Its protocol.
     pub protocol: Arc<str>,
     /// Whose it is.
-    pub user: Option<Arc<str>>,
+    pub user: Option<UserId>,
     /// Its session.
-    pub session: Option<Arc<str>>,
+    pub session: Option<SessionId>,
     /// The address it came from.
     pub ip: Arc<str>,
     /// When it was opened, in milliseconds since the Unix epoch.

@@ -7,7 +7,7 @@ use crate::hub::Recover;
 use crate::model::event::NewEvent;
 use crate::model::id::RowId;
 use crate::model::view::{ConnView, SubView};
-use crate::model::{ChannelName, Close, Fault, Json};
+use crate::model::{ChannelName, ClientId, Close, Fault, Json, SessionId, UserId};
 use crate::pipeline::reads::Read;
 use crate::protocol::Frame;
 use crate::script::ScriptError;
@@ -135,11 +135,11 @@ impl Effect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Receivers {
     /// One connection by its public id.
-    Client(Arc<str>),
+    Client(ClientId),
     /// All connections of a user.
-    User(Arc<str>),
+    User(UserId),
     /// All connections of a session.
-    Session(Arc<str>),
+    Session(SessionId),
 }
 
 /// Everything that happens to one input.

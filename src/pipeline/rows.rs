@@ -15,7 +15,7 @@ use crate::model::json::Index;
 use crate::model::name::{PRINCIPAL_BYTES_MAX, is_principal};
 use crate::model::template::{Reference, Root, Template, Text};
 use crate::model::view::{CachedOrigin, ConnView, RequestView};
-use crate::model::{Budget, ChannelName, Close, Code, Fault, Json, Now, Schema, json};
+use crate::model::{Budget, ChannelName, Close, Code, Fault, Json, Now, Schema, SessionId, UserId, json};
 use crate::pipeline::Snapshot;
 use crate::pipeline::deliver;
 use crate::pipeline::effect::{ConnectionEffect, Decision};
@@ -297,10 +297,10 @@ impl<'a> Decider<'a> {
         let mut state: Option<BTreeMap<String, Box<serde_json::value::RawValue>>> = None;
         for (target, template) in &row.set {
             let value = template.render(&self.bindings(message, result));
-            let text = || value.as_deref().and_then(json::as_text).filter(|text| !text.is_empty()).map(|text| Arc::from(&*text));
+            let text = || value.as_deref().and_then(json::as_text).filter(|text| !text.is_empty()).map(|text| Arc::<str>::from(&*text));
             match target {
-                SetTarget::User => view.user = text(),
-                SetTarget::Session => view.session = text(),
+                SetTarget::User => view.user = text().map(UserId::from),
+                SetTarget::Session => view.session = text().map(SessionId::from),
                 SetTarget::State(name) => {
                     let state = state.get_or_insert_with(|| serde_json::from_str(view.state.as_str()).unwrap_or_default());
                     match value.and_then(|value| serde_json::value::RawValue::from_string(value).ok()) {
@@ -419,8 +419,8 @@ impl<'a> Decider<'a> {
 
 /// Checks that the names of a connection's user and session are valid.
 fn named(view: &ConnView) -> Result<(), Fault> {
-    for (what, who) in [("user", &view.user), ("session", &view.session)] {
-        if who.as_ref().is_some_and(|who| !is_principal(who)) {
+    for (what, who) in [("user", view.user.as_deref()), ("session", view.session.as_deref())] {
+        if who.is_some_and(|who| !is_principal(who)) {
             return Err(Fault::with(
                 Code::Invalid,
                 format!("not a valid {what} name: at most {PRINCIPAL_BYTES_MAX} bytes, no control characters"),

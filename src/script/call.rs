@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::senders::Sender;
 use crate::config::plan::FnRef;
 use crate::model::json::Index;
-use crate::model::{ConnView, Event, Json, Now, SubView};
+use crate::model::{ConnView, Event, Json, Now, PluginName, SessionId, SubView, UserId};
 
 /// One call.
 pub struct Call<'a> {
@@ -86,9 +86,9 @@ pub struct Returned {
     /// The connection's state, where the script changed it.
     pub state: Option<Json>,
     /// The connection's user, if the script set it; none inside if the script removed it.
-    pub user: Option<Option<Arc<str>>>,
+    pub user: Option<Option<UserId>>,
     /// The connection's session, likewise.
-    pub session: Option<Option<Arc<str>>>,
+    pub session: Option<Option<SessionId>>,
 }
 
 /// Something a script asked for. Nothing of it has happened yet.
@@ -202,7 +202,7 @@ pub enum ScriptError {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PluginReport {
     /// Its name.
-    pub name: Arc<str>,
+    pub name: PluginName,
     /// Its file.
     pub file: Arc<str>,
     /// SHA-256 of its text and of all it imports, in hexadecimal.

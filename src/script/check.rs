@@ -18,7 +18,7 @@ use super::service::Service;
 use super::{library, outline, walk, wanted};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::plan::{ExpressionUse, FunctionUse, PluginSource, Plugins, Role, SourceSpan};
-use crate::model::SourceLocation;
+use crate::model::{PluginName, SourceLocation};
 
 /// The diagnostics of scripts.
 pub const CODES: &[(&str, &str)] = &[
@@ -56,14 +56,14 @@ pub(super) fn check(
         }
     }
     let trees = Trees::of(&sources);
-    let mut asts: HashMap<Arc<str>, AST> = HashMap::new();
+    let mut asts: HashMap<PluginName, AST> = HashMap::new();
     for source in sources.values().filter(|source| !programs.contains_key(&source.name)) {
         if let Some(ast) = plugin(&trees, source, &mut found) {
             asts.insert(source.name.clone(), ast);
         }
     }
     // A plugin that exists in expressions only has no file and no functions of its own.
-    let names: BTreeSet<Arc<str>> = sources.keys().chain(expressions.iter().map(|e| &e.function.plugin)).cloned().collect();
+    let names: BTreeSet<PluginName> = sources.keys().chain(expressions.iter().map(|e| &e.function.plugin)).cloned().collect();
     for name in names {
         if programs.contains_key(&name) {
             continue;
@@ -150,7 +150,7 @@ fn circle(source: &PluginSource, trees: &Trees, found: &mut Vec<Diagnostic>) {
 struct Trees {
     sources: Arc<Sources>,
     engine: Engine,
-    by_name: HashMap<Arc<str>, OnceCell<Result<Tree, ParseError>>>,
+    by_name: HashMap<PluginName, OnceCell<Result<Tree, ParseError>>>,
 }
 
 /// A plugin as it is written: nothing is optimised.
@@ -183,7 +183,7 @@ impl Trees {
     }
 
     /// All that a plugin imports, directly or not.
-    fn closure(&self, name: &str) -> BTreeSet<Arc<str>> {
+    fn closure(&self, name: &str) -> BTreeSet<PluginName> {
         let mut reached = BTreeSet::new();
         let mut open: Vec<&Tree> = self.get(name).into_iter().collect();
         while let Some(tree) = open.pop() {

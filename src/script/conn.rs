@@ -12,7 +12,7 @@ use super::engine::OUTPUT_BYTES_MAX;
 use super::host::{failure, optional_text};
 use super::{convert, current};
 use crate::model::view::Pairs;
-use crate::model::{ConnView, Json, clock, close};
+use crate::model::{ConnView, Json, SessionId, UserId, clock, close};
 
 type Result<T> = std::result::Result<T, Box<EvalAltResult>>;
 
@@ -28,8 +28,8 @@ pub(super) struct ConnCell {
 #[derive(Default)]
 pub(super) struct Changes {
     pub(super) state: Option<Json>,
-    pub(super) user: Option<Option<Arc<str>>>,
-    pub(super) session: Option<Option<Arc<str>>>,
+    pub(super) user: Option<Option<UserId>>,
+    pub(super) session: Option<Option<SessionId>>,
 }
 
 impl ConnCell {
@@ -87,20 +87,20 @@ pub(super) fn register(engine: &mut Engine) {
     engine.register_set("state", |conn: &mut Conn, state: Dynamic| conn.0.set_state(state));
     engine.register_get("user", |conn: &mut Conn| {
         let changes = conn.0.changes.borrow();
-        optional(changes.user.as_ref().unwrap_or(&conn.0.view.user))
+        optional(changes.user.as_ref().unwrap_or(&conn.0.view.user).as_deref())
     });
     engine.register_set("user", |conn: &mut Conn, user: Dynamic| -> Result<()> {
         current::may_act("conn.user")?;
-        conn.0.changes.borrow_mut().user = Some(identity("conn.user", &user)?);
+        conn.0.changes.borrow_mut().user = Some(identity("conn.user", &user)?.map(UserId::from));
         Ok(())
     });
     engine.register_get("session", |conn: &mut Conn| {
         let changes = conn.0.changes.borrow();
-        optional(changes.session.as_ref().unwrap_or(&conn.0.view.session))
+        optional(changes.session.as_ref().unwrap_or(&conn.0.view.session).as_deref())
     });
     engine.register_set("session", |conn: &mut Conn, session: Dynamic| -> Result<()> {
         current::may_act("conn.session")?;
-        conn.0.changes.borrow_mut().session = Some(identity("conn.session", &session)?);
+        conn.0.changes.borrow_mut().session = Some(identity("conn.session", &session)?.map(SessionId::from));
         Ok(())
     });
 
@@ -155,12 +155,12 @@ fn identity(what: &str, value: &Dynamic) -> Result<Option<Arc<str>>> {
     Ok(Some(text.as_str().into()))
 }
 
-fn text(value: &Arc<str>) -> ImmutableString {
-    (&**value).into()
+fn text(value: &str) -> ImmutableString {
+    value.into()
 }
 
-fn optional(value: &Option<Arc<str>>) -> Dynamic {
-    value.as_ref().map_or(Dynamic::UNIT, |value| text(value).into())
+fn optional(value: Option<&str>) -> Dynamic {
+    value.map_or(Dynamic::UNIT, |value| text(value).into())
 }
 
 /// The last of two equal names counts.

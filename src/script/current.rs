@@ -12,13 +12,13 @@ use super::engine::{EFFECTS_MAX, OUTPUT_BYTES_MAX};
 use super::health::Health;
 use super::host::failure;
 use super::{budget, convert};
-use crate::model::{Json, Now};
+use crate::model::{Json, Now, PluginName};
 use crate::telemetry::memory::thread_live_bytes;
 
 /// What the running call may do and has done.
 pub(super) struct Current {
     pub(super) now: Now,
-    pub(super) plugin: Arc<str>,
+    pub(super) plugin: PluginName,
     /// None: the call is a trial, which writes no log lines.
     pub(super) health: Option<Arc<Health>>,
     pub(super) world: Arc<dyn World>,

@@ -198,9 +198,9 @@ pub(super) fn event_map(event: &Event, wanted: &Wanted) -> std::result::Result<M
         set("offset", &|| i64::try_from(event.offset).unwrap_or(i64::MAX).into());
         set("epoch", &|| text(&epoch_text(event.epoch)));
     }
-    for (name, value) in [("from", &new.origin.client), ("user", &new.origin.user), ("session", &new.origin.session)] {
+    for (name, value) in new.origin.who() {
         if let Some(value) = value {
-            set(name, &|| text(value));
+            set(if name == "client" { "from" } else { name }, &|| text(value));
         }
     }
     for (name, value) in [("data", Some(&new.data)), ("metadata", new.metadata.as_ref())] {

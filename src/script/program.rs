@@ -16,12 +16,13 @@ use super::service::Service;
 use super::state::{Body, State};
 use super::wanted::Wanted;
 use crate::config::plan::{PluginSource, Role, SourceSpan};
+use crate::model::PluginName;
 
 /// The prefix of our own functions: the expressions of the routes file.
 pub(super) const EXPRESSION_PREFIX: &str = "tramline_expression_";
 
 /// All plugins of one loading.
-pub(super) type Programs = BTreeMap<Arc<str>, Arc<Program>>;
+pub(super) type Programs = BTreeMap<PluginName, Arc<Program>>;
 
 /// The functions of a plugin that the routes file uses, and how.
 pub(super) type Uses = BTreeSet<(Arc<str>, Role)>;
@@ -31,7 +32,7 @@ pub(super) struct Program {
     /// Unlike that of any other: a thread that has compiled it need not do so for the next loading.
     pub(super) id: u64,
     pub(super) uses: Uses,
-    pub(super) name: Arc<str>,
+    pub(super) name: PluginName,
     pub(super) file: Arc<str>,
     /// The plugin's text, followed by one function for each expression.
     pub(super) text: Arc<str>,
@@ -44,13 +45,13 @@ pub(super) struct Program {
     pub(super) definitions: BTreeMap<Box<str>, Box<str>>,
     pub(super) hash: String,
     /// All it imports, directly or not.
-    pub(super) imports: BTreeSet<Arc<str>>,
+    pub(super) imports: BTreeSet<PluginName>,
     pub(super) sources: Arc<Sources>,
     pub(super) health: Arc<Health>,
 }
 
 /// The texts of all plugins: what can be imported.
-pub(super) type Sources = BTreeMap<Arc<str>, PluginSource>;
+pub(super) type Sources = BTreeMap<PluginName, PluginSource>;
 
 /// An expression of the routes file as a function behind the plugin's text.
 pub(super) struct Expression {
@@ -153,7 +154,7 @@ pub(super) struct Called {
 impl Program {
     /// Whether checking would lead to this very program.
     pub(super) fn is_as(&self, sources: &Sources, uses: &Uses) -> bool {
-        let same = |name: &Arc<str>| {
+        let same = |name: &PluginName| {
             let (before, now) = (self.sources.get(name), sources.get(name));
             before.zip(now).is_some_and(|(before, now)| before.text == now.text && before.file == now.file)
         };

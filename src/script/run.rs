@@ -23,7 +23,7 @@ use crate::config::diagnostic::Diagnostic;
 use crate::config::plan::{ExpressionUse, FnRef, FunctionUse, Plugins};
 use crate::model::event::epoch_text;
 use crate::model::json::Index;
-use crate::model::{Json, Now};
+use crate::model::{Json, Now, PluginName};
 use crate::telemetry::memory::thread_live_bytes;
 
 /// All plugins of one loading. Shared by all threads; each compiles for itself what it calls.
@@ -36,7 +36,7 @@ pub struct Scripts {
 }
 
 /// What this thread compiled, newest loading last.
-type Compiled = Vec<(u64, HashMap<Arc<str>, Rc<Loaded>>)>;
+type Compiled = Vec<(u64, HashMap<PluginName, Rc<Loaded>>)>;
 
 thread_local! {
     static COMPILED: RefCell<Compiled> = const { RefCell::new(Vec::new()) };
@@ -402,7 +402,7 @@ fn panicked(program: &Program) -> Failure {
 /// Bytes a result holds, exactly: texts of JSON have no spare room.
 fn footprint(returned: &Returned) -> isize {
     let json = |json: &Option<Json>| json.as_ref().map_or(0, |json| json.as_str().len());
-    let shared = |text: &Option<Option<Arc<str>>>| text.iter().flatten().map(|text| (text.len() + 16).next_multiple_of(8)).sum::<usize>();
+    let shared = |text: Option<&str>| text.map_or(0, |text| (text.len() + 16).next_multiple_of(8));
     let effect = |effect: &ScriptEffect| match effect {
         ScriptEffect::Reply(value) => value.as_str().len(),
         ScriptEffect::Join { channel, key, meta } => channel.capacity() + key.as_ref().map_or(0, String::capacity) + json(meta),
@@ -415,8 +415,10 @@ fn footprint(returned: &Returned) -> isize {
         }
         ScriptEffect::Close { reason, .. } => reason.capacity(),
     };
+    let user = shared(returned.user.as_ref().and_then(|user| user.as_deref()));
+    let session = shared(returned.session.as_ref().and_then(|session| session.as_deref()));
     let effects: usize = returned.effects.iter().map(effect).sum();
-    let bytes = json(&returned.value) + json(&returned.state) + shared(&returned.user) + shared(&returned.session) + effects;
+    let bytes = json(&returned.value) + json(&returned.state) + user + session + effects;
     (bytes + returned.effects.capacity() * size_of::<ScriptEffect>()).cast_signed()
 }
 

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::engine::{PAUSE_MAX, PAUSE_MIN, TRIPPING_SENDERS_MIN, TRIPS_MAX};
-use crate::model::Now;
+use crate::model::{Now, PluginName};
 
 /// Whether one function is called.
 pub(super) struct Service {
-    plugin: Arc<str>,
+    plugin: PluginName,
     function: Arc<str>,
     /// Expressions of the routes file stay in service however often they exceed budgets: their rows cannot work without them.
     stays: bool,
@@ -45,15 +45,15 @@ struct Out {
 }
 
 impl Service {
-    pub(super) fn of_function(plugin: &Arc<str>, function: &Arc<str>) -> Arc<Self> {
+    pub(super) fn of_function(plugin: &PluginName, function: &Arc<str>) -> Arc<Self> {
         Arc::new(Self::new(plugin, function, false))
     }
 
-    pub(super) fn of_expression(plugin: &Arc<str>, function: &Arc<str>) -> Arc<Self> {
+    pub(super) fn of_expression(plugin: &PluginName, function: &Arc<str>) -> Arc<Self> {
         Arc::new(Self::new(plugin, function, true))
     }
 
-    fn new(plugin: &Arc<str>, function: &Arc<str>, stays: bool) -> Self {
+    fn new(plugin: &PluginName, function: &Arc<str>, stays: bool) -> Self {
         let (is_out, trips_in_a_row, state) = Default::default();
         Self { plugin: plugin.clone(), function: function.clone(), stays, is_out, trips_in_a_row, state }
     }

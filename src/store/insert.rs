@@ -13,7 +13,7 @@ use sqlx::{ColumnIndex, Decode, PgConnection, Row, Sqlite, SqliteConnection, Typ
 use super::channels::Channels;
 use super::db::{Either, Held, both};
 use super::known::Noted;
-use crate::model::{ChannelName, Event};
+use crate::model::{ChannelName, ClientId, Event, SessionId, UserId};
 
 /// Rows of one statement, largest first.
 pub(super) const CHUNKS: [usize; 4] = [512, 64, 8, 1];
@@ -215,9 +215,9 @@ pub(super) fn bind_event<'q>(query: SqliteQuery<'q>, channel: i64, event: &Event
         .bind(new.data.as_str().to_owned())
         .bind(new.time_ms)
         .bind(origin.source.clone())
-        .bind(origin.client.clone())
-        .bind(origin.user.clone())
-        .bind(origin.session.clone())
+        .bind(origin.client.as_ref().map(ClientId::shared))
+        .bind(origin.user.as_ref().map(UserId::shared))
+        .bind(origin.session.as_ref().map(SessionId::shared))
         .bind(new.metadata.as_ref().map(|metadata| metadata.as_str().to_owned()))
 }
 

@@ -154,11 +154,10 @@ fn connection(row: &dyn Columns) -> Result<String, StoreError> {
 }
 
 fn session(row: &dyn Columns) -> Result<SessionRecord, StoreError> {
-    let shared = |column: usize| row.text(column).map(|text| text.map(Into::into));
     Ok(SessionRecord {
         id: row.word(0)?.into(),
-        user: shared(1)?,
-        name: shared(2)?,
+        user: row.text(1)?.map(Into::into),
+        name: row.text(2)?.map(Into::into),
         meta: row.text(3)?.map(Json::trusted),
         created_ms: row.number(4)?,
         expires_ms: row.number(5)?,

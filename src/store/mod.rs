@@ -74,7 +74,7 @@ pub use series::{STEPS_MAX, Series};
 pub use writer::Writer;
 
 use crate::config::plan::StorePlan;
-use crate::model::{ChannelName, Now};
+use crate::model::{ChannelName, Now, SessionId};
 use crate::telemetry::durations::{Durations, DurationsNow};
 
 /// How long [`Store::committed`] waits before it says that it does not know.
@@ -277,7 +277,7 @@ impl Store {
     }
 
     /// Removes a session. Never waits, as above.
-    pub fn end_session(&self, id: Arc<str>) -> Result<Ticket, Unavailable> {
+    pub fn end_session(&self, id: SessionId) -> Result<Ticket, Unavailable> {
         queue::append_one(&self.shared, queue::Item::SessionEnd(id))
     }
 

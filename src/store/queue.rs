@@ -13,7 +13,7 @@ use tokio::time::timeout_at;
 
 use super::record::{ConnectionEnd, ConnectionRecord, Point, SessionRecord};
 use super::{Shared, StoreState, StoreStats, Unavailable};
-use crate::model::Event;
+use crate::model::{Event, SessionId};
 
 /// A connection record's share of the queue's bytes.
 const RECORD_BYTES: usize = 512;
@@ -61,7 +61,7 @@ pub(super) enum Item {
     Opened(Box<ConnectionRecord>),
     Closed(Box<(ConnectionRecord, ConnectionEnd)>),
     Session(Box<SessionRecord>),
-    SessionEnd(Arc<str>),
+    SessionEnd(SessionId),
 }
 
 impl Item {

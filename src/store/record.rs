@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use crate::model::Json;
+use crate::model::{ClientId, Json, SessionId, UserId};
 
 /// A connection as it opened, or as it is known when it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionRecord {
     /// Its public id.
-    pub client: Arc<str>,
+    pub client: ClientId,
     /// The protocol it speaks.
     pub protocol: Arc<str>,
     /// Its user, if known.
-    pub user: Option<Arc<str>>,
+    pub user: Option<UserId>,
     /// Its session, if any. That one is seen when the connection opens and when it ends.
-    pub session: Option<Arc<str>>,
+    pub session: Option<SessionId>,
     /// The address it came from.
     pub address: Arc<str>,
     /// When it opened.
@@ -48,9 +48,9 @@ pub struct ConnectionEnd {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRecord {
     /// What connections name it by.
-    pub id: Arc<str>,
+    pub id: SessionId,
     /// Its user, if known.
-    pub user: Option<Arc<str>>,
+    pub user: Option<UserId>,
     /// What it is called, for people.
     pub name: Option<Arc<str>>,
     /// What travels with it.

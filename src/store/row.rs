@@ -27,7 +27,6 @@ pub(super) fn name(row: &dyn Columns) -> Result<ChannelName, StoreError> {
 /// The row of a channel.
 pub(super) fn event(row: &dyn Columns, channel: ChannelName) -> Result<Event, StoreError> {
     let seq = row.number(0)?;
-    let shared = |column: usize| row.text(column).map(|text| text.map(Into::into));
     Ok(Event {
         channel: Some(channel),
         offset: row.number(1)?.cast_unsigned(),
@@ -38,7 +37,13 @@ pub(super) fn event(row: &dyn Columns, channel: ChannelName) -> Result<Event, St
             kind: ByteString::from(row.word(4)?),
             data: Json::trusted(row.word(5)?),
             time_ms: row.number(6)?,
-            origin: Origin { source: row.word(7)?.into(), client: shared(8)?, user: shared(9)?, session: shared(10)? }.into(),
+            origin: Origin {
+                source: row.word(7)?.into(),
+                client: row.text(8)?.map(Into::into),
+                user: row.text(9)?.map(Into::into),
+                session: row.text(10)?.map(Into::into),
+            }
+            .into(),
             metadata: row.text(11)?.map(Json::trusted),
         },
     })

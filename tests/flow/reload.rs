@@ -158,12 +158,14 @@ async fn a_pipe_is_refused_wherever_a_file_is_wanted_and_holds_up_nothing() {
 
 #[tokio::test]
 async fn where_an_address_cannot_be_bound_nothing_changes() {
-    let server = setup(&numbered(1)).start();
+    // Nobody else may find the address free.
+    let still = |text: &str| text.replace("version: 1\n", "version: 1\nreload: false\n");
+    let server = setup(&still(&numbered(1))).start();
     let mut client = server.client("chat").await;
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let other = OTHER.replace("127.0.0.1:0", &taken.local_addr().unwrap().to_string());
     let text = format!("{}{other}", numbered(2));
-    write(&server, "routes.yaml", &text);
+    write(&server, "routes.yaml", &still(&text));
     assert_eq!(reload(&server, "?dry=true").await.json()["refusal"]["why"], "cannot_listen");
     let answer = reload(&server, "").await;
     assert_eq!(answer.status, 409, "{answer:?}");

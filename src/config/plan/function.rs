@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::SourceSpan;
+use crate::model::PluginName;
 
 /// A function of a plugin, or a compiled expression.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FnRef {
     /// The plugin's name.
-    pub plugin: Arc<str>,
+    pub plugin: PluginName,
     /// The function's name. Expressions get a name that no plugin can write.
     pub name: Arc<str>,
 }
@@ -58,7 +59,7 @@ pub struct ExpressionUse {
 #[derive(Debug, Clone)]
 pub struct PluginSource {
     /// `agent` for `plugins/agent.rhai`.
-    pub name: Arc<str>,
+    pub name: PluginName,
     /// The file as users see it.
     pub file: Arc<str>,
     /// Its text.
@@ -71,5 +72,5 @@ pub struct Plugins {
     /// `plugins/`, next to the routes file.
     pub folder: PathBuf,
     /// By name.
-    pub sources: BTreeMap<Arc<str>, PluginSource>,
+    pub sources: BTreeMap<PluginName, PluginSource>,
 }

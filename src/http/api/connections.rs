@@ -21,7 +21,7 @@ use crate::hub::connection::report;
 use crate::hub::{self, Hub};
 use crate::model::close::{REASON_BYTES_MAX, may_send};
 use crate::model::id::ProtocolId;
-use crate::model::name::ClientId;
+use crate::model::name::{ClientId, SessionId, UserId};
 use crate::model::{ChannelName, Close};
 use crate::store::{ConnectionQuery, LISTING_LIMIT_MAX};
 use crate::telemetry::report::SlowCounted;
@@ -74,10 +74,12 @@ struct Connection {
     protocol: Arc<str>,
     /// Its user.
     #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<Arc<str>>,
+    #[schema(value_type = String, required = false)]
+    user: Option<UserId>,
     /// Its session.
     #[serde(skip_serializing_if = "Option::is_none")]
-    session: Option<Arc<str>>,
+    #[schema(value_type = String, required = false)]
+    session: Option<SessionId>,
     /// The address it comes from.
     #[schema(example = "127.0.0.1")]
     address: Arc<str>,

@@ -205,7 +205,7 @@ impl Plugin {
         let state = if plugin.out.is_empty() { PluginService::In } else { PluginService::PartlyOut };
         let out = |out: FunctionOut| FunctionOutOfService { function: out.function, since: iso(out.since_ms), why: out.why };
         Self {
-            name: plugin.name,
+            name: plugin.name.shared(),
             file: plugin.file,
             hash: plugin.hash,
             functions: plugin.functions,

@@ -25,7 +25,7 @@ use crate::http::routes::json;
 use crate::model::clock::iso;
 use crate::model::fault::Flaw;
 use crate::model::json::{as_text, key_is, members};
-use crate::model::name::{ClientId, PRINCIPAL_BYTES_MAX, is_principal};
+use crate::model::name::{ClientId, PRINCIPAL_BYTES_MAX, SessionId, UserId, is_principal};
 use crate::model::{Close, Code, Fault, Json, Now};
 use crate::store::{LISTING_LIMIT_MAX, SessionRecord, Ticket, Unavailable as Refused};
 
@@ -61,10 +61,12 @@ struct Begun {
 #[serde(rename_all = "camelCase")]
 struct Session {
     /// The id by which connections name it.
-    session_id: Arc<str>,
+    #[schema(value_type = String)]
+    session_id: SessionId,
     /// Its user.
     #[serde(skip_serializing_if = "Option::is_none")]
-    user_id: Option<Arc<str>>,
+    #[schema(value_type = String, required = false)]
+    user_id: Option<UserId>,
     /// Its name, for people to read.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<Arc<str>>,
@@ -221,7 +223,7 @@ async fn find(api: &Api, id: &str) -> Result<SessionRecord, Problem> {
 
 /// The contents of a body.
 struct Order {
-    user: Option<Arc<str>>,
+    user: Option<UserId>,
     name: Option<Arc<str>>,
     ttl: Duration,
     meta: Option<Json>,
@@ -244,7 +246,7 @@ impl Order {
         for (key, value) in members(body.as_str()) {
             if key_is(key, "userId") {
                 match as_text(value).filter(|text| is_principal(text)) {
-                    Some(user) => order.user = Some(Arc::from(&*user)),
+                    Some(user) => order.user = Some(user.into()),
                     None => {
                         wrong("/userId", format!("must be a text of 1 to {PRINCIPAL_BYTES_MAX} bytes without control characters and `*`"));
                     }

@@ -15,7 +15,7 @@ fn what_is_the_same_is_not_checked_again() {
         assert_eq!(lines(&diagnostics), Vec::<String>::new());
         scripts
     };
-    let ids = |scripts: &Scripts| -> BTreeMap<Arc<str>, u64> { scripts.programs().map(|p| (p.name.clone(), p.id)).collect() };
+    let ids = |scripts: &Scripts| -> BTreeMap<PluginName, u64> { scripts.programs().map(|p| (p.name.clone(), p.id)).collect() };
     let first = built(&TEXTS, &uses, &[], None);
     let is_same = |next: &Scripts| {
         let (before, now) = (ids(&first), ids(next));

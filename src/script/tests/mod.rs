@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::{Arguments, Call, Returned, ScriptError, Scripts, World};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::plan::{ExpressionUse, FnRef, FunctionUse, PluginSource, Plugins, Role, SourceSpan};
-use crate::model::{ConnView, Event, Json, Now, RequestView, SourceLocation};
+use crate::model::{ConnView, Event, Json, Now, PluginName, RequestView, SourceLocation};
 
 /// A world with two clients on every channel.
 pub(super) struct TwoClients;
@@ -81,7 +81,7 @@ pub(super) fn span(line: u32, column: u32) -> SourceSpan {
 
 pub(super) fn plugins(texts: &[(&str, &str)]) -> Plugins {
     let source = |&(name, text): &(&str, &str)| {
-        let name: Arc<str> = name.into();
+        let name: PluginName = name.into();
         (name.clone(), PluginSource { file: format!("plugins/{name}.rhai").into(), name, text: text.into() })
     };
     Plugins { folder: "plugins".into(), sources: texts.iter().map(source).collect() }

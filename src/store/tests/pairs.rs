@@ -7,6 +7,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
 use super::*;
+use crate::model::{ClientId, SessionId};
 
 /// Client, protocol, user, session, opened, seen, closed, code, reason, messages in, dropped.
 type Line = (String, String, Option<String>, Option<String>, i64, i64, Option<i64>, Option<i64>, Option<String>, i64, i64);
@@ -24,9 +25,8 @@ impl Model {
     }
 
     fn open(&mut self, record: &ConnectionRecord) {
-        let text = |text: &Option<Arc<str>>| text.as_deref().map(str::to_owned);
         let (client, protocol) = (record.client.to_string(), record.protocol.to_string());
-        let (user, session) = (text(&record.user), text(&record.session));
+        let (user, session) = (record.user.as_deref().map(str::to_owned), record.session.as_deref().map(str::to_owned));
         self.lines.push((client, protocol, user, session, record.opened_ms, record.opened_ms, None, None, None, 0, 0));
     }
 
@@ -73,8 +73,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// The item of a step. No connection opens under the id of one that is open.
 fn item(model: &Model, (client, what, session, number): Step) -> queue::Item {
-    let client: Arc<str> = format!("c{client}").into();
-    let name = |n: u8| Arc::<str>::from(format!("s{n}"));
+    let client: ClientId = format!("c{client}").into();
+    let name = |n: u8| SessionId::from(format!("s{n}"));
     let ms = i64::from(number);
     let user = (number % 2 == 0).then(|| format!("u{number}").into());
     let record = ConnectionRecord {
