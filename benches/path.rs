@@ -17,7 +17,7 @@ use tramline::config;
 use tramline::hub::{Connection, Hub, Packet, Recipient, Render};
 use tramline::limits::SharedLimits;
 use tramline::model::chance::Chance;
-use tramline::model::{ChannelName, ConnView, Event, Json, Now, SubView, json};
+use tramline::model::{ChannelName, Clock, ConnView, Event, Json, Now, SubView, json};
 use tramline::pipeline::deliver::Renderer;
 use tramline::pipeline::{self, ClientLimits, Decision, Effect, Env, EventEffect, Input, Moment, Snapshot, Spending, Spent};
 use tramline::protocol::Frame;
@@ -134,7 +134,7 @@ impl Client {
         let (runtime, now) = (Arc::new(ready(ROUTES)), Now::read());
         let limits = SharedLimits::new(&runtime.plan, None, now);
         let counters = Counters::new(&runtime.plan, &Arc::new(Metrics::new(now)), now);
-        let snapshot = Arc::new(Snapshot::new(runtime, limits.into(), counters.into(), Arc::new(Hub::new(Vec::new()))));
+        let snapshot = Arc::new(Snapshot::new(runtime, limits.into(), counters.into(), Arc::new(Hub::new(Vec::new())), Clock::default()));
         let plan = &snapshot.runtime.plan.protocols[0];
         let view = ConnView {
             id: "c-1".into(),

@@ -21,7 +21,7 @@ use crate::http::upgrade::Upgrader;
 use crate::hub::Hub;
 use crate::live::Live;
 use crate::live::statistics::Statistics;
-use crate::model::{Close, Now};
+use crate::model::{Clock, Close};
 use crate::reload::{Asked, Configuration, Parts, Ready, Reloader, Stopped, Watcher};
 use crate::runtime::Runtime;
 use crate::sources::Supervisor;
@@ -65,7 +65,7 @@ pub enum Failure {
 impl Engine {
     /// Starts the essential tasks, binds every address and serves. If an address cannot be bound nothing is started, and the log
     /// is unchanged.
-    pub async fn start(configuration: Configuration, log: Log, metrics: &Arc<Metrics>, now: Now) -> anyhow::Result<Self> {
+    pub async fn start(configuration: Configuration, log: Log, metrics: &Arc<Metrics>, clock: Clock) -> anyhow::Result<Self> {
         let Configuration { runtime, outline, inputs, read } = configuration;
         let (store, mut writer, recovered) = log;
         if !recovered.clean {
@@ -73,14 +73,14 @@ impl Engine {
         }
         let totals = recovered.totals;
         let hub = Arc::new(Hub::new(recovered.channels));
-        let live = Arc::new(Live::new(Arc::new(runtime), hub.clone(), store.clone(), metrics, now));
+        let live = Arc::new(Live::new(Arc::new(runtime), hub.clone(), store.clone(), metrics, clock));
         // After it: what the configuration has is counted on, whatever an earlier run counted besides.
-        let statistics = Arc::new(Statistics::resume(metrics, store.clone(), &totals, now));
+        let statistics = Arc::new(Statistics::resume(metrics, store.clone(), &totals, live.now()));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (core, ends) = Core::new(stop.clone());
         let sessions = Arc::new(Sessions::new(store));
         let sources = Arc::new(Supervisor::new(live.clone(), tasks.clone(), stop.clone()));
-        let reloader = Arc::new(Reloader::new(live.clone(), read, outline, inputs, now));
+        let reloader = Arc::new(Reloader::new(live.clone(), read, outline, inputs));
         let api = Api::new(live.clone(), sessions.clone(), sources.clone(), reloader.clone(), stop.clone());
         let upgrader = Upgrader { tasks: tasks.clone(), stop: stop.clone(), sessions };
         let listeners = Arc::new(Listeners::new(live.clone(), upgrader, api, core.clone()));
@@ -175,7 +175,7 @@ impl Engine {
             // Accepted events are still written.
             why = hurry => tracing::warn!(why, clients = self.live.hub.connection_count(None), "not waiting for connections to close"),
         }
-        self.statistics.collect(Now::read());
+        self.statistics.collect(self.live.now());
         self.write_until.cancel();
         if timeout_at(deadline.max(Instant::now() + Duration::from_secs(1)), self.written).await.is_err() {
             tracing::error!(still = "store", queued = self.live.store.stats().queued_rows, "did not end in time");
@@ -295,7 +295,7 @@ async fn housekeep(live: Arc<Live>, statistics: Arc<Statistics>, stop: Cancellat
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let now = Now::read();
+        let now = live.now();
         live.metrics.tick(now);
         live.hub.trim_tails();
         live.hub.retire(now);

@@ -12,7 +12,7 @@ use crate::config::plan::DatabasePlan;
 use crate::hub::{Connection, Hub, Socket};
 use crate::live::{Arrival, Handled, Live};
 use crate::model::view::ConnView;
-use crate::model::{Json, Now};
+use crate::model::{Clock, Json, Now};
 use crate::pipeline::{ClientLimits, Moment, Snapshot, Spent};
 use crate::protocol::Frame;
 use crate::protocol::wire::Wire;
@@ -36,10 +36,10 @@ pub(crate) fn runtime(yaml: &str, plugins: &[(&str, &str)]) -> Runtime {
 /// A `Live` on a database in memory, whose writer does not run yet.
 pub(crate) async fn paused(yaml: &str, plugins: &[(&str, &str)]) -> (Arc<Live>, Writer) {
     let runtime = Arc::new(runtime(yaml, plugins));
-    let now = Now::read();
-    let (store, mut writer, recovered) = Store::open(&DatabasePlan::Memory.into(), now).await.unwrap();
+    let clock = Clock::default();
+    let (store, mut writer, recovered) = Store::open(&DatabasePlan::Memory.into(), &clock).await.unwrap();
     let hub = Arc::new(Hub::new(recovered.channels));
-    let live = Arc::new(Live::new(runtime, hub.clone(), store, &Arc::new(Metrics::new(now)), now));
+    let live = Arc::new(Live::new(runtime, hub.clone(), store, &Arc::new(Metrics::new(clock.now())), clock));
     writer.begin(Arc::new(live.log_channels())).await.unwrap();
     let committing = live.clone();
     tokio::spawn(async move { committing.finish_commits().await });

@@ -13,7 +13,7 @@ use super::steps::{EventStep, Step};
 use super::{Applied, Apply, Batch, refused, stopped};
 use crate::hub::{Connection, LockedChannels, MemberChange};
 use crate::model::event::Epoch;
-use crate::model::{ChannelName, Fault, Now};
+use crate::model::{ChannelName, Clock, Fault, Now};
 use crate::pipeline::effect::ConnectionEffect;
 use crate::pipeline::{Snapshot, fault_reply};
 use crate::store::{Store, Ticket};
@@ -208,8 +208,7 @@ impl CommitQueue {
     }
 
     /// Finishes some of what can be finished. Says whether there may be more.
-    fn turn(&self, store: &Store, settled: Ticket) -> bool {
-        let now = Now::read();
+    fn turn(&self, store: &Store, settled: Ticket, now: Now) -> bool {
         let mut finished = 0;
         while finished < TURN {
             let Some(first) = self.pop(settled, None) else { return false };
@@ -231,7 +230,7 @@ impl CommitQueue {
     }
 
     /// Finishes transactions as the store settles them, until it has ended.
-    pub async fn run(&self, store: &Store) {
+    pub async fn run(&self, store: &Store, clock: &Clock) {
         let mut settled = Ticket::default();
         let mut ended = false;
         while !ended {
@@ -239,7 +238,7 @@ impl CommitQueue {
                 now = store.settled_beyond(settled) => (settled, ended) = (now.up_to, now.ended),
                 () = self.wake.notified() => {}
             }
-            while self.turn(store, settled) {
+            while self.turn(store, settled, clock.now()) {
                 self.finished.notify_waiters();
                 tokio::task::yield_now().await;
             }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Cli, LogFormat, STACK_BYTES, complain, faults, say};
 use crate::engine::{self, Engine, Failure, Shutdown};
-use crate::model::Now;
+use crate::model::Clock;
 use crate::reload::load::from_disk;
 use crate::reload::{Asked, Configuration, Reloader};
 use crate::store::Store;
@@ -54,7 +54,7 @@ pub(super) fn run(cli: &Cli) -> ExitCode {
 }
 
 async fn serve(cli: &Cli) -> Result<(), Failure> {
-    let now = Now::read();
+    let clock = Clock::default();
     let read = from_disk(&cli.config);
     let configuration = Configuration::load(Arc::new(read))
         .map_err(|(found, files)| anyhow::anyhow!("{} is not valid\n{}", cli.config.display(), faults(&found, &files)))?;
@@ -68,8 +68,8 @@ async fn serve(cli: &Cli) -> Result<(), Failure> {
     }
     // Signals are caught before anything is open, so that a stop during the start is an orderly one.
     let mut signals = Signals::catch().context("cannot catch signals")?;
-    let log = Store::open(&configuration.runtime.plan.store, now).await.map_err(anyhow::Error::from)?;
-    let engine = Engine::start(configuration, log, &Arc::new(Metrics::new(now)), now).await?;
+    let log = Store::open(&configuration.runtime.plan.store, &clock).await.map_err(anyhow::Error::from)?;
+    let engine = Engine::start(configuration, log, &Arc::new(Metrics::new(clock.now())), clock).await?;
     announce(cli, &engine);
     reload_on_signal(engine.reloader().clone())?;
     #[cfg(debug_assertions)]

@@ -82,7 +82,7 @@ impl Drop for Task {
     /// Takes the connection out of everything, whichever way it goes.
     fn drop(&mut self) {
         let close = if std::thread::panicking() { Close::Internal } else { self.connection.outbox.ended().unwrap_or(Close::Lost) };
-        self.live.closed(&self.connection, &close, Now::read());
+        self.live.closed(&self.connection, &close, self.live.now());
     }
 }
 
@@ -93,7 +93,7 @@ impl Task {
             timers.set(Timer::Expiry, at);
         }
         let reader = Reader::new(early, connection.outbox.wire(), plan.limits.message);
-        let limits = ClientLimits::new(&plan, Now::read());
+        let limits = ClientLimits::new(&plan, live.now());
         timers.begin(&plan, Instant::now());
         Self { live, connection, limits, plan, timers, reader, held_back: None, catching_up: None }
     }
@@ -186,7 +186,7 @@ impl Task {
         if open && (self.held_back.is_some() && connection.is_waiting() || !connection.may_go_on()) {
             return Poll::Pending;
         }
-        let now = Now::read();
+        let now = self.live.now();
         let snapshot = self.live.snapshot_of(connection.protocol);
         self.follow(&snapshot, now);
         let (live, connection) = (&self.live, &self.connection);
@@ -257,7 +257,7 @@ impl Task {
     }
 
     fn decide(&mut self, moment: Moment<'_>) {
-        let now = Now::read();
+        let now = self.live.now();
         let snapshot = self.live.snapshot_of(self.connection.protocol);
         let mut batch = Batch::new(&snapshot, Some(&self.connection), now);
         let mut spent = Spent::default();

@@ -97,9 +97,9 @@ impl Routes {
         let view = body::request_view(&parts, parameters);
         let (outcome, row_answers) = match target {
             Target::Row { protocol, row } => {
-                check_rate(snapshot, protocol.id, peer)?;
+                check_rate(snapshot, protocol.id, peer, self.live.now())?;
                 let json = body::read_json(&parts, body, protocol.limits.message).await?.unwrap_or_else(Json::null);
-                (self.live.http(snapshot, protocol, row, &json, &view, Now::read())?, true)
+                (self.live.http(snapshot, protocol, row, &json, &view, self.live.now())?, true)
             }
             Target::Source(source) => {
                 if let SourceKind::Http { token, .. } = &source.kind {
@@ -107,7 +107,7 @@ impl Routes {
                 }
                 let missing = || Problem::new(StatusCode::BAD_REQUEST, "the body must be JSON: {\"type\": …, \"data\": …}");
                 let json = body::read_json(&parts, body, SOURCE_BODY_BYTES_MAX).await?.ok_or_else(missing)?;
-                (self.live.source(snapshot, source, &json, Some(&view), Now::read())?, false)
+                (self.live.source(snapshot, source, &json, Some(&view), self.live.now())?, false)
             }
         };
         Ok(conclude(&self.live, outcome, row_answers).await?)
@@ -143,9 +143,9 @@ impl<'s> Target<'s> {
 }
 
 /// Requests count towards the limit of their address, as messages do.
-fn check_rate(snapshot: &Snapshot, protocol: ProtocolId, peer: SocketAddr) -> Result<(), Problem> {
+fn check_rate(snapshot: &Snapshot, protocol: ProtocolId, peer: SocketAddr, now: Now) -> Result<(), Problem> {
     let Some(limit) = snapshot.limits.protocol(protocol).and_then(|limits| limits.address.as_ref()) else { return Ok(()) };
-    let retry_after = match limit.check(&peer.ip().to_canonical().to_string(), Now::read()) {
+    let retry_after = match limit.check(&peer.ip().to_canonical().to_string(), now) {
         LimitVerdict::Pass => return Ok(()),
         LimitVerdict::Over { retry_after } => retry_after,
         LimitVerdict::Flooding => FLOODING_RETRY,

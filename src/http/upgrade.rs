@@ -96,7 +96,7 @@ impl Upgrader {
         if self.stop.is_cancelled() {
             return Err(Fault::with(Code::Unavailable, "the server is stopping").into());
         }
-        let now = Now::read();
+        let now = live.now();
         let upgrade = hyper::upgrade::on(&mut request);
         let permit = request.extensions().get::<SocketPermit>().cloned();
         let (parts, _) = request.into_parts();
@@ -139,7 +139,7 @@ impl Upgrader {
                             connection.outbox.attach(socket.into_socket());
                             tasks.spawn(connection::run(live, plan, connection, early, expires, permit));
                         }
-                        None => live.closed(&connection, &Close::Lost, Now::read()),
+                        None => live.closed(&connection, &Close::Lost, live.now()),
                     }
                 });
             }

@@ -13,7 +13,7 @@ use crate::hub::rendering::TURN;
 use crate::hub::{CatchUp, Connection, Packet, Recipient, Render};
 use crate::live::Live;
 use crate::model::event::Epoch;
-use crate::model::{ChannelName, Close, Event, Now};
+use crate::model::{ChannelName, Close, Event};
 use crate::pipeline::deliver::Renderer;
 
 /// Events and bytes of one look at the log.
@@ -36,7 +36,7 @@ async fn one(live: &Live, connection: &Arc<Connection>, name: &ChannelName, key:
         room(connection).await;
         let next = {
             let snapshot = live.snapshot_of(connection.protocol);
-            let mut renderer = Renderer::new(&snapshot, Now::read());
+            let mut renderer = Renderer::new(&snapshot, live.now());
             let next = hub.catch_up(name, connection, key, &mut renderer);
             renderer.finish();
             next
@@ -101,7 +101,7 @@ async fn give(
         while next.is_none() {
             {
                 let snapshot = live.snapshot_of(connection.protocol);
-                let mut renderer = Renderer::new(&snapshot, Now::read());
+                let mut renderer = Renderer::new(&snapshot, live.now());
                 let until = Instant::now() + TURN;
                 while next.is_none() && Instant::now() < until {
                     let Some(event) = events.next() else {

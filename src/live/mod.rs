@@ -27,7 +27,7 @@ use crate::limits::{Limiter, SharedLimits};
 use crate::model::chance::Chance;
 use crate::model::id::ProtocolId;
 use crate::model::view::RequestView;
-use crate::model::{Close, Code, Fault, Json, Now};
+use crate::model::{Clock, Close, Code, Fault, Json, Now};
 use crate::pipeline::deliver::{Renderer, batches};
 use crate::pipeline::publish::{Destination, Proposal};
 use crate::pipeline::{
@@ -57,6 +57,7 @@ pub struct Live {
     warnings: Limiter,
     /// Warnings that were left out of the log and not yet reported there as left out.
     left_out: AtomicU64,
+    clock: Clock,
     /// Channels and connections.
     pub hub: Arc<Hub>,
     /// The log.
@@ -117,12 +118,14 @@ pub enum Handled {
 
 impl Live {
     /// Runs this configuration.
-    pub fn new(runtime: Arc<Runtime>, hub: Arc<Hub>, store: Store, metrics: &Arc<Metrics>, now: Now) -> Self {
+    pub fn new(runtime: Arc<Runtime>, hub: Arc<Hub>, store: Store, metrics: &Arc<Metrics>, clock: Clock) -> Self {
+        let now = clock.now();
         let rate = Rate { count: WARNINGS_PER_SECOND, per: Duration::from_secs(1), burst: WARNINGS_PER_SECOND };
         let limits = SharedLimits::new(&runtime.plan, None, now);
         let counters = Counters::new(&runtime.plan, metrics, now);
-        let snapshot = Snapshot::new(runtime, limits.into(), counters.into(), hub.clone());
+        let snapshot = Snapshot::new(runtime, limits.into(), counters.into(), hub.clone(), clock.clone());
         Self {
+            clock,
             current: Arc::new(ArcSwap::from_pointee(snapshot)),
             retired: Mutex::default(),
             before: Mutex::default(),
@@ -133,6 +136,11 @@ impl Live {
             commits: CommitQueue::default(),
             metrics: metrics.clone(),
         }
+    }
+
+    /// This moment.
+    pub fn now(&self) -> Now {
+        self.clock.now()
     }
 
     /// The configuration that is current, for one input.
@@ -173,9 +181,9 @@ impl Live {
             displace: matches!(limits.full, WhenFull::CloseOldest(..)),
         };
         let mut failed = None;
-        connection.set_batches(batches(&snapshot.runtime, connection.protocol, &connection.view(), Now::read(), &mut failed));
+        connection.set_batches(batches(&snapshot.runtime, connection.protocol, &connection.view(), self.now(), &mut failed));
         if let Some(error) = failed {
-            self.note_batch(snapshot, connection, &error, Now::read());
+            self.note_batch(snapshot, connection, &error, self.now());
         }
         match self.hub.open(connection, bounds) {
             Admission::Opened => {}
@@ -358,7 +366,7 @@ impl Live {
     /// Ends a connection after all that waits for it.
     pub fn end(&self, connection: &Arc<Connection>, close: Close) {
         let snapshot = self.snapshot_of(connection.protocol);
-        let mut renderer = Renderer::new(&snapshot, Now::read());
+        let mut renderer = Renderer::new(&snapshot, self.now());
         self.hub.end(connection, close, &mut renderer);
         renderer.finish();
     }
@@ -369,7 +377,7 @@ impl Live {
             let (channel, protocol) = self.hub.due.next().await;
             {
                 let snapshot = self.snapshot_of(protocol);
-                let mut renderer = Renderer::new(&snapshot, Now::read());
+                let mut renderer = Renderer::new(&snapshot, self.now());
                 let written = self.hub.write_batch(&channel, protocol, &mut renderer);
                 renderer.finish();
                 snapshot.counters.channels.drop_many(DropReason::OutboxFull, written.overflowed as u64);
@@ -382,7 +390,7 @@ impl Live {
 
     /// Shows what the store settles, until it has ended.
     pub async fn finish_commits(&self) {
-        self.commits.run(&self.store).await;
+        self.commits.run(&self.store, &self.clock).await;
     }
 }
 

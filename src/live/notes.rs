@@ -14,7 +14,7 @@ use crate::telemetry::metrics::DropReason;
 impl Live {
     /// Whether one more warning may be logged now. If not, it is counted as left out.
     pub(super) fn may_warn(&self) -> bool {
-        let may = self.warnings.check(Now::read()) == LimitVerdict::Pass;
+        let may = self.warnings.check(self.now()) == LimitVerdict::Pass;
         if may {
             self.tell_left_out();
         } else {

@@ -45,7 +45,7 @@ impl Live {
                 retired.push((plan.id, before.clone()));
             }
         }
-        let next = Snapshot::new(Arc::new(runtime), limits.into(), counters.into(), self.hub.clone());
+        let next = Snapshot::new(Arc::new(runtime), limits.into(), counters.into(), self.hub.clone(), self.clock.clone());
         self.current.store(Arc::new(next));
         self.before.lock().push(Arc::downgrade(&before));
         before
@@ -106,7 +106,7 @@ impl Live {
     fn tell_gone(&self, snapshot: &Snapshot, connection: &Arc<Connection>, channel: &ChannelName) {
         let Some(protocol) = snapshot.runtime.protocol(connection.protocol) else { return };
         let fault = unknown(channel.as_str());
-        if let Some(frame) = fault_reply(&protocol.plan, &fault, None, &connection.view(), Now::read()) {
+        if let Some(frame) = fault_reply(&protocol.plan, &fault, None, &connection.view(), self.now()) {
             connection.send(&frame);
             self.hub.flush.one(connection);
         }

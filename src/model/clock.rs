@@ -1,5 +1,8 @@
 //! Time as a value that is passed in. Decisions never read a clock themselves, so tests choose the time.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// One moment, on both clocks: the wall clock for what people read, the monotonic one for what is measured.
@@ -12,7 +15,7 @@ pub struct Now {
 }
 
 impl Now {
-    /// Reads both clocks.
+    /// Reads both clocks of the system.
     pub fn read() -> Self {
         let wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
         Self { wall_ms, instant: Instant::now() }
@@ -21,6 +24,37 @@ impl Now {
     /// The wall clock as UTC text with three decimals: `2024-01-01T00:00:00.000Z`.
     pub fn iso(&self) -> String {
         iso(self.wall_ms)
+    }
+}
+
+/// Where a server reads the time: the system's clocks, or these moved ahead by a test. Timers are not moved: what waits for
+/// something to pass waits as long.
+#[derive(Clone, Debug, Default)]
+pub struct Clock {
+    /// Milliseconds.
+    ahead: Option<Arc<AtomicU64>>,
+}
+
+impl Clock {
+    /// One that can be moved ahead.
+    pub fn movable() -> Self {
+        Self { ahead: Some(Arc::default()) }
+    }
+
+    /// Moves it, and all its clones, ahead. For one of the system this does nothing.
+    pub fn advance(&self, by: Duration) {
+        if let Some(ahead) = &self.ahead {
+            ahead.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Relaxed);
+        }
+    }
+
+    /// This moment.
+    pub fn now(&self) -> Now {
+        let now = Now::read();
+        let Some(ahead) = &self.ahead else { return now };
+        let ahead_ms = ahead.load(Relaxed);
+        let wall_ms = now.wall_ms.saturating_add(i64::try_from(ahead_ms).unwrap_or(i64::MAX));
+        Now { wall_ms, instant: now.instant + Duration::from_millis(ahead_ms) }
     }
 }
 

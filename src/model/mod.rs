@@ -18,7 +18,7 @@ pub mod source_location;
 pub mod template;
 pub mod view;
 
-pub use clock::Now;
+pub use clock::{Clock, Now};
 pub use close::Close;
 pub use codec::Codec;
 pub use event::{Event, NewEvent, Origin};

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use crate::hub::{Hub, Published};
 use crate::limits::SharedLimits;
 use crate::model::id::ProtocolId;
-use crate::model::{Event, Json, Now, clock};
+use crate::model::{Clock, Event, Json, Now, clock};
 use crate::runtime::{Counters, Runtime};
 use crate::script::World;
 
@@ -30,8 +30,8 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// The world under this configuration.
-    pub fn new(runtime: Arc<Runtime>, limits: Arc<SharedLimits>, counters: Arc<Counters>, hub: Arc<Hub>) -> Self {
-        let world = Arc::new(HubWorld { counters: counters.clone(), hub: hub.clone() });
+    pub fn new(runtime: Arc<Runtime>, limits: Arc<SharedLimits>, counters: Arc<Counters>, hub: Arc<Hub>, clock: Clock) -> Self {
+        let world = Arc::new(HubWorld { counters: counters.clone(), hub: hub.clone(), clock });
         Self { runtime, limits, counters, hub, world }
     }
 
@@ -45,11 +45,12 @@ impl Snapshot {
 struct HubWorld {
     counters: Arc<Counters>,
     hub: Arc<Hub>,
+    clock: Clock,
 }
 
 impl World for HubWorld {
     fn members(&self, channel: &str) -> Vec<Json> {
-        self.hub.members_seen(channel, ITEMS_MAX, Now::read()).members
+        self.hub.members_seen(channel, ITEMS_MAX, self.clock.now()).members
     }
 
     fn history(&self, channel: &str, count: usize) -> Vec<Arc<Event>> {

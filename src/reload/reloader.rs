@@ -14,7 +14,6 @@ use crate::config::diagnostic::{Diagnostic, Files};
 use crate::config::diff::{Change, Ended, diff};
 use crate::config::{Inputs, Loaded, Outline};
 use crate::live::{Live, policy};
-use crate::model::Now;
 use crate::runtime::{self, Runtime};
 
 /// What must be made ready before a configuration is swapped in: listeners, above all.
@@ -105,8 +104,8 @@ struct InUse {
 
 impl Reloader {
     /// What is in use at the start.
-    pub fn new(live: Arc<Live>, read: Read, outline: Outline, inputs: Inputs, now: Now) -> Self {
-        let current = Current::new(1, outline.hash(), now.wall_ms, &inputs);
+    pub fn new(live: Arc<Live>, read: Read, outline: Outline, inputs: Inputs) -> Self {
+        let current = Current::new(1, outline.hash(), live.now().wall_ms, &inputs);
         Self {
             live,
             read,
@@ -158,7 +157,7 @@ impl Reloader {
 
     /// `files`: what was read, where anything was.
     async fn attempt(&self, in_use: &mut InUse, asked: Asked, since: Instant, files: &mut Option<Inputs>) -> Result<Report, Refusal> {
-        let refuse = |why, text: String| Refusal::new(why, Now::read().wall_ms, text);
+        let refuse = |why, text: String| Refusal::new(why, self.live.now().wall_ms, text);
         if let Some(wanted) = asked.generation.filter(|wanted| *wanted != in_use.generation) {
             let text = format!("generation {wanted} was asked for, and {} is in use\n", in_use.generation);
             return Err(refuse(Why::Outdated, text));
@@ -168,7 +167,7 @@ impl Reloader {
         let loaded = load::load(move || read(), move |loaded| build(loaded, Some(&previous))).await;
         let Fresh { built: (runtime, outline), inputs } = loaded.map_err(|unusable| {
             *files = unusable.inputs().cloned();
-            Refusal::of(&unusable, Now::read().wall_ms)
+            Refusal::of(&unusable, self.live.now().wall_ms)
         })?;
         *files = Some(inputs.clone());
         if runtime.plan.store != before.runtime.plan.store {
@@ -185,7 +184,7 @@ impl Reloader {
         self.note_promises(&before.runtime, &runtime).await.map_err(|why| refuse(Why::StoreUnavailable, format!("{why}\n")))?;
         self.foresee(&**parts, &before.runtime, &runtime, &mut changes);
         // Also where nothing is different to people: faults name the lines of the files as they are now.
-        let before = self.live.swap(runtime, Now::read());
+        let before = self.live.swap(runtime, self.live.now());
         let milliseconds = took(since);
         let stopped = ready.apply(&self.live.current().runtime);
         let retired = self.live.retire(&before).await;
@@ -197,7 +196,7 @@ impl Reloader {
         };
         in_use.generation += 1;
         in_use.outline = outline;
-        let current = Current::new(in_use.generation, in_use.outline.hash(), Now::read().wall_ms, &inputs);
+        let current = Current::new(in_use.generation, in_use.outline.hash(), self.live.now().wall_ms, &inputs);
         Ok(Report { dry: false, current, changes, ended, milliseconds })
     }
 

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Emitter, Source, SourceError};
 use crate::config::plan::SourceKind;
-use crate::model::{Json, Now, json};
+use crate::model::{Json, json};
 use crate::pipeline::scope::Bindings;
 
 /// A timer. Missed ticks are skipped, never made up for.
@@ -44,7 +44,7 @@ impl Source for Every {
 fn event(out: &Emitter) -> Option<Json> {
     let plan = out.plan()?;
     let SourceKind::Every { kind, data, .. } = &plan.kind else { return None };
-    let bindings = Bindings::at(Now::read());
+    let bindings = Bindings::at(out.now());
     let mut body = String::from("{\"type\":");
     json::push_string(&mut body, &kind.render(&bindings).unwrap_or_default());
     body.push_str(",\"data\":");

@@ -47,13 +47,18 @@ impl Emitter {
         let Some(plan) = snapshot.runtime.source(self.source) else {
             return Err(Fault::with(Code::NotFound, "the configuration no longer has this source"));
         };
-        let accepted = self.live.source(&snapshot, plan, &event, None, Now::read())?;
+        let accepted = self.live.source(&snapshot, plan, &event, None, self.live.now())?;
         in_time(accepted.settled(&self.live.store)).await.map(drop)
     }
 
     /// The current configuration of the source; none if it no longer has the source.
     pub fn plan(&self) -> Option<Arc<SourcePlan>> {
         self.live.snapshot().runtime.source(self.source).cloned()
+    }
+
+    /// This moment.
+    pub fn now(&self) -> Now {
+        self.live.now()
     }
 
     /// The source's name.

@@ -15,7 +15,6 @@ use tokio_util::task::TaskTracker;
 use super::{Emitter, Every, Source, SourceError};
 use crate::config::plan::{SourceKind, SourcePlan};
 use crate::live::Live;
-use crate::model::Now;
 use crate::model::id::SourceId;
 use crate::runtime::Runtime;
 
@@ -136,7 +135,7 @@ async fn keep_running(mut source: impl Source, out: Emitter, report: Arc<Mutex<S
         {
             let mut report = report.lock();
             report.state = "waiting";
-            report.last_error = Some((error.0, Now::read().wall_ms));
+            report.last_error = Some((error.0, out.now().wall_ms));
         }
         tokio::select! {
             () = stop.cancelled() => {}

@@ -12,7 +12,6 @@ use super::fault::Fault;
 use super::replace::{Identity, replace};
 use super::work::{Work, perform, probe};
 use super::writer::{GaveUp, Stop, Writer};
-use crate::model::Now;
 use crate::model::chance;
 
 /// The first wait after a failed write; doubled up to the last.
@@ -112,7 +111,7 @@ impl Writer {
         let since_ms = match self.shared.queue.state() {
             StoreState::Ok => {
                 tracing::error!(%reason, "the store cannot be written to; publishing to channels with history is refused until it can");
-                Now::read().wall_ms
+                self.shared.clock.now().wall_ms
             }
             StoreState::Degraded { since_ms, reason: before } => {
                 if before != *reason {
@@ -128,7 +127,7 @@ impl Writer {
         self.proven = true;
         if let StoreState::Degraded { since_ms, .. } = self.shared.queue.state() {
             self.shared.queue.set_state(StoreState::Ok);
-            tracing::info!(after_ms = Now::read().wall_ms - since_ms, "the store can be written to again");
+            tracing::info!(after_ms = self.shared.clock.now().wall_ms - since_ms, "the store can be written to again");
         }
     }
 }

@@ -74,7 +74,7 @@ pub use series::{STEPS_MAX, Series};
 pub use writer::Writer;
 
 use crate::config::plan::StorePlan;
-use crate::model::{ChannelName, Now, SessionId};
+use crate::model::{ChannelName, Clock, SessionId};
 use crate::telemetry::durations::{Durations, DurationsNow};
 
 /// How long [`Store::committed`] waits before it says that it does not know.
@@ -98,6 +98,7 @@ struct Shared {
     promises: parking_lot::Mutex<Option<Promises>>,
     /// How long transactions took.
     commits: Durations,
+    clock: Clock,
 }
 
 /// What channels promise from now on: whether events are shown before they are committed.
@@ -183,13 +184,13 @@ pub struct StoreStats {
 impl Store {
     /// Opens the database: makes the folder, keeps a second process out, runs migrations, reads what is known.
     /// No event is taken until [`Writer::begin`].
-    pub async fn open(plan: &StorePlan, now: Now) -> Result<(Store, Writer, Recovered), StoreError> {
-        Self::open_with(plan, now, Bounds::default()).await
+    pub async fn open(plan: &StorePlan, clock: &Clock) -> Result<(Store, Writer, Recovered), StoreError> {
+        Self::open_with(plan, clock, Bounds::default()).await
     }
 
     /// [`Store::open`] with other bounds for the queue.
-    pub async fn open_with(plan: &StorePlan, now: Now, bounds: Bounds) -> Result<(Store, Writer, Recovered), StoreError> {
-        let (database, mut recovered) = open::open(plan, now).await?;
+    pub async fn open_with(plan: &StorePlan, clock: &Clock, bounds: Bounds) -> Result<(Store, Writer, Recovered), StoreError> {
+        let (database, mut recovered) = open::open(plan, clock.now()).await?;
         if !recovered.clean {
             // Places were given to what the crash lost, and an early promise may have shown them.
             recovered.last_seq += 2 * bounds.rows as u64;
@@ -200,6 +201,7 @@ impl Store {
             progress: watch::Sender::default(),
             promises: parking_lot::Mutex::default(),
             commits: Durations::default(),
+            clock: clock.clone(),
         });
         let writer = Writer::new(shared.clone(), database.link, database.known, plan, &recovered);
         Ok((Store { shared }, writer, recovered))

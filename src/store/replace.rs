@@ -16,7 +16,6 @@ use super::open::migrate;
 use super::recover::{meta, set_meta};
 use super::sqlite::DatabaseFile;
 use super::{Shared, StoreError, salvage, sqlite, work};
-use crate::model::Now;
 
 /// How long queries that run on the old file may take to end.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
@@ -53,7 +52,7 @@ pub(super) async fn replace(
         if !place.may_set_aside() {
             return Err(Fault::Unable("the file in the database's place is not a database".into()));
         }
-        let path = place.set_aside(Now::read().wall_ms).map_err(folder_failed)?;
+        let path = place.set_aside(shared.clock.now().wall_ms).map_err(folder_failed)?;
         tracing::error!(aside = %path.display(), "the database is corrupt and was set aside; its events are only in that file");
         place.aside = Some(path);
     } else {

@@ -22,8 +22,8 @@ use super::retention::Retention;
 use super::work::{Work, begin, note_promises, say_clean};
 use super::{Promises, Recovered, Shared, StoreError, StoreState, check};
 use crate::config::plan::StorePlan;
+use crate::model::Event;
 use crate::model::chance;
-use crate::model::{Event, Now};
 
 /// Between two looks at the database, and at what is too old.
 const TICK: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 1000 });
@@ -104,7 +104,7 @@ impl Writer {
     async fn tick(&mut self, channels: &dyn Channels) {
         self.probe(channels).await;
         self.shared.queue.write_records();
-        self.retention.tick(&self.known, channels, Now::read().wall_ms);
+        self.retention.tick(&self.known, channels, self.shared.clock.now().wall_ms);
     }
 
     /// Whether old events may be removed now: not while there is something more urgent.
@@ -114,7 +114,7 @@ impl Writer {
 
     /// Removes some old events, in one transaction.
     async fn trim(&mut self, channels: &dyn Channels) {
-        match self.retention.chunk(&mut self.link, &mut self.known, channels, Now::read().wall_ms).await {
+        match self.retention.chunk(&mut self.link, &mut self.known, channels, self.shared.clock.now().wall_ms).await {
             Ok(trimmed) => trimmed.iter().for_each(|(name, first)| channels.trimmed(name, *first)),
             Err(fault) => self.failed(&fault, channels).await,
         }

@@ -9,7 +9,7 @@ use tramline::limits::{LimitVerdict, SharedLimits};
 use tramline::model::chance::Chance;
 use tramline::model::id::ProtocolId;
 use tramline::model::view::ConnView;
-use tramline::model::{Code, Json, Now};
+use tramline::model::{Clock, Code, Json, Now};
 use tramline::pipeline::effect::{ConnectionEffect, Decision, Effect, EventEffect};
 use tramline::pipeline::{Env, Input, Limits, Moment, Read, Snapshot, decide};
 use tramline::protocol::Frame;
@@ -71,7 +71,7 @@ fn world(now: Now) -> (Snapshot, Connection) {
         origin: Default::default(),
     };
     let connection = Connection::new(hub.next_key(), plan.id, now, view, &plan.limits, Wire::WebSocket { compress: None }, metrics);
-    (Snapshot::new(Arc::new(runtime), Arc::new(limits), Arc::new(counters), hub), connection)
+    (Snapshot::new(Arc::new(runtime), Arc::new(limits), Arc::new(counters), hub, Clock::default()), connection)
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Rates and bounds: per row, per user, per address, per connection, and of connections.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::{Client, Setup};
@@ -27,6 +29,20 @@ fn limited(mut answer: Value) {
     assert!((1..=60).contains(&wait), "{wait}");
     answer["wait"] = 0.into();
     assert_eq!(answer, json!({ "error": "rate limit exceeded", "code": "rate_limited", "wait": 0 }));
+}
+
+#[tokio::test]
+async fn what_was_spent_comes_back_with_the_time() {
+    let server = Setup::own(&protocol("{}")).embed();
+    let mut client = server.client("p").await;
+    let rare = json!({ "type": "rare" });
+    for _ in 0..2 {
+        assert_eq!(client.ask(&rare).await, json!({ "ok": "rare" }));
+    }
+    limited(client.ask(&rare).await);
+    server.advance(Duration::from_secs(31));
+    assert_eq!(client.ask(&rare).await, json!({ "ok": "rare" }));
+    limited(client.ask(&rare).await);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! `/api/sessions`: identities that outlive a connection.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
@@ -50,6 +52,17 @@ async fn a_session_lasts_as_long_as_it_is_told_to() {
     }
     let bodyless = request("POST", &server.http("api", "/api/sessions"), &[], None).await;
     assert_eq!(bodyless.status, 400);
+}
+
+#[tokio::test]
+async fn a_session_ends_with_its_time() {
+    let server = Setup::shipped().embed();
+    let id = begin(&server, &json!({ "ttl": "24h" })).await["sessionId"].as_str().unwrap().to_owned();
+    let path = format!("/api/sessions/{id}");
+    server.advance(Duration::from_secs(24 * 3600 - 60));
+    assert_eq!(server.get(&path).await.status, 200);
+    server.advance(Duration::from_secs(60));
+    assert_eq!(server.get(&path).await.status, 404);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tramline::cli::STACK_BYTES;
 use tramline::config;
 use tramline::engine::{Engine, Failure, Shutdown, serve};
-use tramline::model::Now;
+use tramline::model::Clock;
 use tramline::reload::Configuration;
 use tramline::store::Store;
 use tramline::telemetry::metrics::Metrics;
@@ -18,6 +18,7 @@ use tramline::telemetry::metrics::Metrics;
 pub struct Embedded {
     stop: UnboundedSender<&'static str>,
     abandon: CancellationToken,
+    clock: Clock,
     thread: Option<JoinHandle<Result<(), Failure>>>,
 }
 
@@ -42,10 +43,12 @@ impl Embedded {
         let abandon = CancellationToken::new();
         let abandoned = abandon.clone();
         let (say, served) = std::sync::mpsc::channel();
+        let clock = Clock::movable();
+        let read = clock.clone();
         let run = move || {
             let threads = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build().unwrap();
             let ended = threads.block_on(async {
-                let engine = start(routes, env).await;
+                let engine = start(routes, env, read).await;
                 say.send(engine.served()).unwrap();
                 let mut told = Told(told);
                 tokio::select! {
@@ -58,7 +61,12 @@ impl Embedded {
         };
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(run).unwrap();
         let served = served.recv().expect("it starts");
-        (Self { stop, abandon, thread: Some(thread) }, served)
+        (Self { stop, abandon, clock, thread: Some(thread) }, served)
+    }
+
+    /// Its clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Asks it to stop and waits until it has: in order, or not.
@@ -78,11 +86,10 @@ impl Drop for Embedded {
     }
 }
 
-async fn start(routes: PathBuf, env: Vec<(String, String)>) -> Engine {
-    let now = Now::read();
+async fn start(routes: PathBuf, env: Vec<(String, String)>, clock: Clock) -> Engine {
     let read = move || config::load(&routes, &|name| env.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.clone()));
     let configuration =
         Configuration::load(Arc::new(read)).unwrap_or_else(|(found, files)| panic!("{}", config::diagnostic::render(&found, &files)));
-    let log = Store::open(&configuration.runtime.plan.store, now).await.unwrap();
-    Engine::start(configuration, log, &Arc::new(Metrics::new(now)), now).await.unwrap()
+    let log = Store::open(&configuration.runtime.plan.store, &clock).await.unwrap();
+    Engine::start(configuration, log, &Arc::new(Metrics::new(clock.now())), clock).await.unwrap()
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -311,6 +311,14 @@ impl Server {
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// So much time passes for a server in this process. Its timers do not notice.
+    pub fn advance(&self, by: Duration) {
+        match &self.running {
+            Running::Embedded(embedded) => embedded.clock().advance(by),
+            Running::Process(_) => panic!("the time of another process cannot be moved"),
+        }
     }
 
     /// Its folder and environment.

@@ -27,7 +27,7 @@ use crate::http::api::{Answer, Api};
 use crate::http::problem::Problem;
 use crate::hub::feed::{Following, Item};
 use crate::model::json::one_line;
-use crate::model::{Code, Event, Fault, Now};
+use crate::model::{Code, Event, Fault};
 use crate::store::{Filter, StoreError, Walk};
 use stream_position::{Start, StreamPosition, start};
 
@@ -53,7 +53,7 @@ const PING_EVERY: Duration = Duration::from_secs(15);
 pub(super) async fn events(State(api): State<Arc<Api>>, headers: HeaderMap, uri: Uri) -> Answer {
     let names: Vec<&str> = FILTER.into_iter().chain(["after"]).collect();
     let mut query = Query::of(&uri, &Known { names: &names, repeated: &["channel"], data: true });
-    let filter = query.filter(Now::read());
+    let filter = query.filter(api.live.now());
     let after = query.take("after", |text| StreamPosition::parse(text).ok_or_else(|| "must be an `id` of an event of this server".into()));
     query.done()?;
     let permit = api

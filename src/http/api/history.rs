@@ -17,7 +17,7 @@ use crate::http::api::shapes::{EventFilter, History, HistoryPage};
 use crate::http::problem::Problem;
 use crate::http::routes::json;
 use crate::model::json::one_line;
-use crate::model::{Code, Fault, Now};
+use crate::model::{Code, Fault};
 use crate::store::{Export, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, Order, StoreError, check_cursor};
 
 /// Exports at a time: each keeps the database reading.
@@ -33,7 +33,7 @@ pub(super) const EXPORTS_MAX: usize = 8;
 pub(super) async fn history(State(api): State<Arc<Api>>, headers: HeaderMap, uri: Uri) -> Result<Response<Body>, Problem> {
     let names: Vec<&str> = FILTER.into_iter().chain(["until", "order", "limit", "cursor"]).collect();
     let mut query = Query::of(&uri, &Known { names: &names, repeated: &[], data: true });
-    let now = Now::read();
+    let now = api.live.now();
     let mut filter = query.filter(now);
     filter.until = query.moment("until", now);
     let order = query.take("order", order).unwrap_or_default();

@@ -20,7 +20,7 @@ use crate::http::routes::json;
 use crate::hub::ChannelReport;
 use crate::model::clock::iso;
 use crate::model::event::epoch_text;
-use crate::model::{ChannelName, Json, Now};
+use crate::model::{ChannelName, Json};
 use crate::routing::table;
 use crate::script::{FunctionOut, PluginReport};
 use crate::store::StoreState;
@@ -295,7 +295,7 @@ pub(super) async fn sources(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
 #[utoipa::path(get, path = "/metrics", tag = "state",
     responses((status = 200, description = "Prometheus' text format, version 0.0.4.", body = String, content_type = "text/plain; version=0.0.4; charset=utf-8")))]
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response<Body> {
-    let mut response = json(StatusCode::OK, measure::prometheus(&api.live, &api.reloader.status(), Now::read()));
+    let mut response = json(StatusCode::OK, measure::prometheus(&api.live, &api.reloader.status(), api.live.now()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     response
 }

@@ -23,7 +23,7 @@ use crate::http::routes::{conclude, json, published};
 use crate::model::event::Origin;
 use crate::model::fault::Flaw;
 use crate::model::json::{as_text, items, key_is, members};
-use crate::model::{Fault, Json, Now};
+use crate::model::{Fault, Json};
 use crate::pipeline::publish::{Destination, Proposal};
 
 /// The largest body.
@@ -57,7 +57,7 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>)
     let (parts, body) = request.into_parts();
     let body = read_json(&parts, body, BODY_BYTES_MAX).await?.ok_or_else(no_body)?;
     let order = Order::read(&body).map_err(invalid)?;
-    let (now, snapshot) = (Now::read(), Guard::into_inner(api.live.snapshot()));
+    let (now, snapshot) = (api.live.now(), Guard::into_inner(api.live.snapshot()));
     let except = order.except.as_ref().and_then(|id| api.live.hub.connection(id)).map(|c| c.key);
     let proposal = Proposal {
         kind: order.kind.as_str().into(),
@@ -108,7 +108,7 @@ pub(super) async fn source(State(api): State<Arc<Api>>, Part(name): Part, reques
     let (parts, body) = request.into_parts();
     let body = read_json(&parts, body, BODY_BYTES_MAX).await?.ok_or_else(no_body)?;
     let view = request_view(&parts, Vec::new());
-    let promised = api.live.source(&snapshot, source, &body, Some(&view), Now::read()).map_err(Problem::with_reason)?;
+    let promised = api.live.source(&snapshot, source, &body, Some(&view), api.live.now()).map_err(Problem::with_reason)?;
     conclude(&api.live, promised, false).await.map_err(Problem::with_reason)
 }
 

@@ -26,7 +26,7 @@ use crate::model::clock::iso;
 use crate::model::fault::Flaw;
 use crate::model::json::{as_text, key_is, members};
 use crate::model::name::{ClientId, PRINCIPAL_BYTES_MAX, SessionId, UserId, is_principal};
-use crate::model::{Close, Code, Fault, Json, Now};
+use crate::model::{Close, Code, Fault, Json};
 use crate::store::{LISTING_LIMIT_MAX, SessionRecord, Ticket, Unavailable as Refused};
 
 /// The largest body.
@@ -129,7 +129,7 @@ pub(super) async fn begin(State(api): State<Arc<Api>>, request: Request<Body>) -
     let (parts, body) = request.into_parts();
     let body = read_json(&parts, body, BODY_BYTES_MAX).await?.ok_or_else(no_body)?;
     let order = Order::read(&body).map_err(invalid)?;
-    let now = Now::read();
+    let now = api.live.now();
     let ttl_ms = i64::try_from(order.ttl.as_millis()).unwrap_or(i64::MAX);
     let record = SessionRecord {
         id: Uuid::new_v4().to_string().into(),
@@ -185,7 +185,7 @@ pub(super) async fn sessions(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
     let limit = query.number("limit", 1, LISTING_LIMIT_MAX as u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(LIMIT_DEFAULT);
     let cursor = query.take("cursor", |text| Ok(text.to_owned()));
     query.done()?;
-    let now = Now::read();
+    let now = api.live.now();
     let page = api.live.store.sessions(user.as_deref(), limit, cursor.as_deref()).await.map_err(problem)?;
     let sessions = page.entries.into_iter().filter(|s| s.expires_ms > now.wall_ms).map(|record| Session::of(&api, record)).collect();
     ok(&Sessions { sessions, next: page.next })
@@ -217,7 +217,7 @@ pub(super) async fn end(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -
 }
 
 async fn find(api: &Api, id: &str) -> Result<SessionRecord, Problem> {
-    let found = if id.contains('\0') { None } else { api.sessions.find(id, Now::read()).await.map_err(problem)? };
+    let found = if id.contains('\0') { None } else { api.sessions.find(id, api.live.now()).await.map_err(problem)? };
     found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "there is no such session, or it has ended"))
 }
 

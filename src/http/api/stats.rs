@@ -99,7 +99,7 @@ pub(super) struct When {
 #[utoipa::path(get, path = "/api/stats", tag = "state", params(When),
     responses((status = 200, description = "Now, or over time.", body = AnyStats), BadQuery, Unavailable))]
 pub(super) async fn stats(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
-    let now = Now::read();
+    let now = api.live.now();
     let names = ["from", "to", "step", "kind"];
     let mut query = Query::of(&uri, &Known { names: &names, repeated: &[], data: false });
     if !names.iter().any(|name| query.has(name)) {

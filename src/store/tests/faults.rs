@@ -12,12 +12,12 @@ async fn a_folder_that_cannot_be_made_and_a_file_that_is_no_database_say_so() {
     let sqlite = |path| DatabasePlan::Sqlite(path).into();
     let blocked = folder.path().join("file");
     std::fs::write(&blocked, "x").unwrap();
-    let error = Store::open(&sqlite(blocked.join("x.db")), Now::read()).await.err().unwrap();
+    let error = Store::open(&sqlite(blocked.join("x.db")), &Clock::default()).await.err().unwrap();
     assert!(matches!(error, StoreError::Folder { .. }), "{error}");
     let other = folder.path().join("other.db");
     std::fs::write(&other, "not a database, but long enough to be read as the header of one".repeat(20)).unwrap();
     for _ in 0..2 {
-        let error = Store::open(&sqlite(other.clone()), Now::read()).await.err().unwrap();
+        let error = Store::open(&sqlite(other.clone()), &Clock::default()).await.err().unwrap();
         assert!(matches!(error, StoreError::Open { .. }), "{error}");
     }
 }

@@ -10,10 +10,9 @@ mod rig;
 use std::time::Duration;
 
 use super::*;
-use crate::model::ChannelName;
-use crate::model::Event;
 use crate::model::chance;
 use crate::model::event::Epoch;
+use crate::model::{ChannelName, Clock, Event, Now};
 
 pub(super) use base::{Base, memory, on_both};
 pub(super) use rig::{Policies, Rig, append, event, places};
@@ -102,7 +101,7 @@ on_both! {
         let rig = Rig::open_with(&base.plan, Bounds::default(), policies.clone()).await;
         rig.write([event("a", 1, 7, "x")]).await;
         rig.stop().await;
-        drop(Store::open(&base.plan, Now::read()).await.unwrap());
+        drop(Store::open(&base.plan, &Clock::default()).await.unwrap());
         let rig = Rig::open_with(&base.plan, Bounds::default(), policies).await;
         assert!(rig.recovered.clean);
         assert_eq!(rig.recovered.channels[0].epoch, 7);
@@ -137,7 +136,7 @@ on_both! {
 
     async fn a_second_server_is_kept_out(base) {
         let rig = Rig::of(base).await;
-        let error = Store::open(&base.plan, Now::read()).await.err().unwrap();
+        let error = Store::open(&base.plan, &Clock::default()).await.err().unwrap();
         assert!(matches!(error, StoreError::InUse { .. }), "{error}");
         assert!(error.to_string().contains("in use by another process"));
         rig.stop().await;
@@ -260,7 +259,7 @@ on_both! {
     }
 
     async fn what_was_committed_already_is_not_written_twice(base) {
-        let (store, mut writer, _) = Store::open(&base.plan, Now::read()).await.unwrap();
+        let (store, mut writer, _) = Store::open(&base.plan, &Clock::default()).await.unwrap();
         let policies = Policies::early(&[]);
         writer.begin(policies.clone()).await.unwrap();
         let appended = store.reserve(3, 0).unwrap().append(vec![event("a", 1, 1, "x"), event("b", 1, 1, "x"), event("a", 2, 1, "x")], &[]);
@@ -290,7 +289,7 @@ async fn a_file_by_another_name_is_the_same_file() {
     let alias = base.folder().join("alias.db");
     std::os::unix::fs::symlink(base.path(), &alias).unwrap();
     let plan = crate::config::plan::DatabasePlan::Sqlite(alias).into();
-    let error = Store::open(&plan, Now::read()).await.err().unwrap();
+    let error = Store::open(&plan, &Clock::default()).await.err().unwrap();
     assert!(matches!(error, StoreError::InUse { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
     rig.stop().await;
 }
@@ -298,7 +297,7 @@ async fn a_file_by_another_name_is_the_same_file() {
 #[tokio::test]
 async fn a_full_queue_refuses_and_gives_back_what_was_not_used() {
     let bounds = Bounds { rows: 10, bytes: 10_000, ..Bounds::default() };
-    let (store, mut writer, _) = Store::open_with(&memory(), Now::read(), bounds).await.unwrap();
+    let (store, mut writer, _) = Store::open_with(&memory(), &Clock::default(), bounds).await.unwrap();
     assert_eq!(store.reserve(1, 1).err(), Some(Unavailable::Stopped));
     writer.begin(Policies::early(&[])).await.unwrap();
     let permit = store.reserve(10, 100).unwrap();

@@ -113,7 +113,7 @@ fn item(model: &Model, (client, what, session, number): Step) -> queue::Item {
 
 on_both! {
     async fn any_batches_of_records_leave_what_single_ones_would(base) {
-        let (_store, mut writer, _) = Store::open(&base.plan, Now::read()).await.unwrap();
+        let (_store, mut writer, _) = Store::open(&base.plan, &Clock::default()).await.unwrap();
         let policies = Policies::early(&[]);
         writer.begin(policies.clone()).await.unwrap();
         let (mut runner, mut model) = (TestRunner::deterministic(), Model::default());
@@ -138,7 +138,7 @@ on_both! {
     }
 
     async fn records_wait_until_somebody_asks_or_many_wait(base) {
-        let (store, mut writer, _) = Store::open(&base.plan, Now::read()).await.unwrap();
+        let (store, mut writer, _) = Store::open(&base.plan, &Clock::default()).await.unwrap();
         writer.begin(Policies::early(&[])).await.unwrap();
         let queue = &store.shared.queue;
         let woken = || futures_util::FutureExt::now_or_never(queue.woken()).is_some();
@@ -173,7 +173,7 @@ on_both! {
     }
 
     async fn a_batch_is_let_gather_until_enough_wait_or_it_is_time_or_somebody_asks(base) {
-        let (store, mut writer, _) = Store::open(&base.plan, Now::read()).await.unwrap();
+        let (store, mut writer, _) = Store::open(&base.plan, &Clock::default()).await.unwrap();
         writer.begin(Policies::early(&[])).await.unwrap();
         let queue = &store.shared.queue;
         let (long, short) = (Duration::from_secs(60), Duration::from_millis(1));

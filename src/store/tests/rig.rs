@@ -57,7 +57,7 @@ impl Rig {
     }
 
     pub(in crate::store) async fn open_with(plan: &StorePlan, bounds: Bounds, policies: Arc<Policies>) -> Self {
-        let (store, mut writer, recovered) = Store::open_with(plan, Now::read(), bounds).await.unwrap();
+        let (store, mut writer, recovered) = Store::open_with(plan, &Clock::default(), bounds).await.unwrap();
         writer.begin(policies).await.unwrap();
         let saying = if let db::Either::Sqlite(link) = &writer.link { Some(link.said.clone()) } else { None };
         let (stop, stopped) = oneshot::channel::<()>();

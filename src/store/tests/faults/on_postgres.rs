@@ -46,7 +46,7 @@ async fn postgres_a_server_that_another_one_wrote_after_writes_no_more() {
         db.run("SELECT pg_advisory_lock(1)").await;
         end_writer(base).await;
         let second = loop {
-            if let Ok((store, mut writer, _)) = Store::open(&base.plan, Now::read()).await {
+            if let Ok((store, mut writer, _)) = Store::open(&base.plan, &Clock::default()).await {
                 writer.begin(Policies::early(&[])).await.unwrap();
                 break (store, tokio::spawn(writer.run(std::future::pending())));
             }
