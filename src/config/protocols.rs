@@ -79,7 +79,7 @@ pub(super) fn protocol(all: &Collected, channels: &Channels, listeners: &mut Lis
         http: fields.read("http", |_, node| http(&rows, node, &listen, listeners)).unwrap_or_default(),
         name: name.clone(),
         listen,
-        tls: tls.flatten(),
+        tls: tls.flatten().and_then(|tls| tls.plan),
         path,
     };
     fields.finish();

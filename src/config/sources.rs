@@ -94,5 +94,6 @@ fn http(all: &Collected, fields: &mut Fields<'_>, name: &str, listeners: &mut Li
     if let Some(tls) = &tls {
         listeners.covers.add(&listen, tls.as_ref(), format!("the source `{name}`"), tls_at.unwrap_or(at));
     }
-    Some(SourceKind::Http { method, path, listen, tls: tls.flatten(), origins, token })
+    let tls = tls.flatten().and_then(|tls| tls.plan);
+    Some(SourceKind::Http { method, path, listen, tls, origins, token })
 }

@@ -49,6 +49,10 @@ impl Watcher {
     /// now is found too. On an error, what was watched before still is.
     pub async fn follow(&mut self, inputs: Inputs) -> notify::Result<()> {
         let inputs = Arc::new(inputs);
+        if inputs.is_empty() {
+            (self.kernel, self.inputs, self.stirred) = (None, inputs, false);
+            return Ok(());
+        }
         let (kernel, changed) = look(inputs.clone(), self.signal.clone()).await;
         self.kernel = Some(kernel?);
         self.inputs = inputs;

@@ -109,7 +109,8 @@ async fn a_broken_file_changes_nothing_and_says_where() {
     let mut client = server.client("chat").await;
     write(&server, "routes.yaml", &numbered(2).replace("text: $.text", "text: $nothing"));
     let line = server.logged_when(|line| line["level"] == "ERROR").to_string();
-    assert!(line.contains("stays in use") && line.contains("routes.yaml:11:"), "{line}");
+    assert!(line.contains("the reload is refused, the configuration in use stays in use") && line.contains("routes.yaml:11:"), "{line}");
+    assert_eq!(server.get("/readyz").await.status, 200, "it does its work");
     assert_eq!(version(&mut client).await, 1);
     let config = server.get("/api/config").await.json();
     assert_eq!((&config["generation"], &config["refused"]["why"]), (&json!(1), &json!("invalid")));
