@@ -18,6 +18,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::Inputs;
+use crate::telemetry::memory;
 
 /// Changes that follow each other so closely are one.
 const QUIET: Duration = Duration::from_millis(100);
@@ -102,7 +103,9 @@ fn watch(inputs: &Inputs, signal: Sender<()>) -> notify::Result<RecommendedWatch
     let trail = Trail::of(inputs);
     let folders: BTreeSet<PathBuf> = trail.folders();
     let (needed, names, plugins) = (trail.last, trail.names, trail.plugins);
+    let ends = ThreadEnds;
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        let _dropped_with_the_thread = &ends;
         let about_us = event.map_or_else(
             |error| {
                 tracing::warn!(%error, "a change of files may not have been seen: all are looked at");
@@ -123,6 +126,15 @@ fn watch(inputs: &Inputs, signal: Sender<()>) -> notify::Result<RecommendedWatch
         }
     }
     Ok(watcher)
+}
+
+/// Dropped by the thread that watches, when it ends.
+struct ThreadEnds;
+
+impl Drop for ThreadEnds {
+    fn drop(&mut self) {
+        memory::thread_ends();
+    }
 }
 
 /// Whether an event may mean that a file is different. That the files are read is an event too.
