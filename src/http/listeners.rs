@@ -43,11 +43,14 @@ impl Name {
     }
 }
 
+/// What to do where another program has an address.
+const TAKEN: &str = "; another program listens there: end it, or use another port";
+
 /// Why a listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum CannotListen {
     /// The system does not give the address.
-    #[error("cannot listen on {listen}: {error}")]
+    #[error("cannot listen on {listen}: {error}{}", if error.kind() == ErrorKind::AddrInUse { TAKEN } else { "" })]
     Bind {
         /// The address.
         listen: Listen,

@@ -168,7 +168,8 @@ async fn where_an_address_cannot_be_bound_nothing_changes() {
     let answer = reload(&server, "").await;
     assert_eq!(answer.status, 409, "{answer:?}");
     assert_eq!(answer.json()["refusal"]["why"], "cannot_listen");
-    assert!(answer.json()["detail"].as_str().unwrap().contains(&taken.local_addr().unwrap().to_string()), "{answer:?}");
+    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains(&taken.local_addr().unwrap().to_string()) && detail.contains("another program listens there"), "{detail}");
     assert_eq!(version(&mut client).await, 1);
     drop(taken);
     let report = reload(&server, "").await.json();
