@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,7 +22,7 @@ use crate::hub::Hub;
 use crate::live::Live;
 use crate::live::statistics::Statistics;
 use crate::model::{Clock, Close};
-use crate::reload::{Asked, Configuration, Parts, Ready, Reloader, Stopped, Watcher};
+use crate::reload::{Asked, Configuration, Parts, Ready, Reloader, Watcher};
 use crate::runtime::Runtime;
 use crate::sources::Supervisor;
 use crate::store::{Recovered, Store, Writer};
@@ -32,6 +32,9 @@ use crate::telemetry::metrics::Metrics;
 
 /// How often limiters forget keys that would pass anyway.
 const SWEEP_SECONDS: u64 = 30;
+
+/// How often the log says that a certificate expires soon, and files are looked at that nothing tells of.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A running server.
 pub struct Engine {
@@ -110,7 +113,7 @@ impl Engine {
         listeners.apply(&snapshot.runtime, prepared);
         sources.sync();
         reloader.begin(Arc::new(Wired { listeners: listeners.clone(), sources }));
-        core.spawn("reload", follow(reloader.clone(), live.clone(), stop.clone()));
+        core.spawn("reload", follow(reloader.clone(), listeners.clone(), live.clone(), stop.clone()));
         Ok(Self { live, statistics, listeners, reloader, core, ends, tasks, stop, write_until, written })
     }
 
@@ -214,8 +217,12 @@ impl Parts for Wired {
         prepare.boxed()
     }
 
-    fn would_end(&self, runtime: &Runtime) -> Stopped {
-        Stopped { sources: self.sources.would_end(runtime), listeners: self.listeners.would_end(runtime) }
+    fn certificates(&self) -> Vec<TlsPlan> {
+        self.listeners.certificates()
+    }
+
+    fn renew(&self, renewed: &TlsPlan) -> Result<(), String> {
+        self.listeners.renew(renewed).map_err(|error| error.to_string())
     }
 }
 
@@ -227,28 +234,34 @@ struct ReadyParts {
 }
 
 impl Ready for ReadyParts {
-    fn apply(self: Box<Self>, runtime: &Runtime) -> Stopped {
-        Stopped { listeners: self.listeners.apply(runtime, self.prepared), sources: self.sources.sync() }
+    fn apply(self: Box<Self>, runtime: &Runtime) {
+        self.listeners.apply(runtime, self.prepared);
+        self.sources.sync();
     }
 }
 
-/// Reloads whenever the files have changed, unless the configuration says that nobody wants that.
-async fn follow(reloader: Arc<Reloader>, live: Arc<Live>, stop: CancellationToken) {
-    let (mut inputs, mut watcher) = (reloader.inputs(), Watcher::default());
+/// Reloads whenever the files have changed. Where the configuration says that nobody wants that, only its certificates are renewed.
+async fn follow(reloader: Arc<Reloader>, listeners: Arc<Listeners>, live: Arc<Live>, stop: CancellationToken) {
+    let (mut read, mut watcher) = (reloader.read(), Watcher::default());
+    let mut days = interval_at(Instant::now() + DAY, DAY);
     loop {
-        let read = (**inputs.borrow_and_update()).clone();
+        let files = (**read.borrow_and_update()).clone();
         let wanted = live.snapshot().runtime.plan.reload;
-        if wanted && let Err(error) = watcher.follow(read).await {
+        // In each round it is looked whether anything is different: once a day at least, wherever nothing tells of changes.
+        if let Err(error) = watcher.follow(if wanted { files.all() } else { files.certificates }).await {
             tracing::warn!(%error, "cannot watch the configuration's files: a change may go unseen until a reload is asked for");
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = watcher.changed(), if wanted => {
+            () = watcher.changed() => if wanted {
                 // What is refused was told; the next change is another try.
                 reloader.reload(Asked::default(), Instant::now()).await.ok();
-            }
+            } else {
+                reloader.renew().await;
+            },
             // Somebody else has asked for it.
-            read = inputs.changed() => if read.is_err() { return },
+            is_open = read.changed() => if is_open.is_err() { return },
+            _ = days.tick() => listeners.warn(),
         }
     }
 }

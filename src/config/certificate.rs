@@ -2,6 +2,7 @@
 //! change.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use der::asn1::{AnyRef, GeneralizedTime, UtcTime};
@@ -13,7 +14,6 @@ use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, InconsistentKeys};
 
 use super::files;
-use super::plan::TlsPlan;
 
 /// The largest of these files. A chain of ten certificates has some 20 KiB.
 const BYTES_MAX: usize = 256 << 10;
@@ -39,24 +39,26 @@ pub struct InvalidCertificate {
     pub hint: Option<&'static str>,
 }
 
+/// What is in the files of a pair.
+pub type Read = Result<Arc<CertifiedKey>, InvalidCertificate>;
+
 /// Reads a certificate and a key that belong together.
-pub fn read(plan: &TlsPlan) -> Result<CertifiedKey, InvalidCertificate> {
-    let chain = chain(&plan.cert)?;
-    let key = key(&plan.key)?;
-    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| match error {
+pub fn read(cert_file: &Path, key_file: &Path) -> Read {
+    let pair = CertifiedKey::from_der(chain(cert_file)?, key(key_file)?, &ring::default_provider());
+    pair.map(Arc::new).map_err(|error| match error {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => InvalidCertificate {
             which: Which::Key,
-            why: format!("the key in {} does not belong to the certificate in {}", plan.key.display(), plan.cert.display()),
+            why: format!("the key in {} does not belong to the certificate in {}", key_file.display(), cert_file.display()),
             hint: Some("the first certificate in `cert` must be the one for this key; those of its issuers follow"),
         },
         rustls::Error::InvalidCertificate(why) => InvalidCertificate {
             which: Which::Certificate,
-            why: format!("the first certificate in {} cannot be used: {}", plan.cert.display(), told(&why)),
+            why: format!("the first certificate in {} cannot be used: {}", cert_file.display(), told(&why)),
             hint: None,
         },
         other => InvalidCertificate {
             which: Which::Key,
-            why: format!("the key in {} cannot be used: {other}", plan.key.display()),
+            why: format!("the key in {} cannot be used: {other}", key_file.display()),
             hint: Some("supported are RSA of at least 2048 bits, ECDSA on P-256 or P-384, and Ed25519"),
         },
     })

@@ -79,7 +79,7 @@ pub enum What {
 pub struct Ended {
     /// Subscriptions whose channel is no longer allowed.
     pub subscriptions: u64,
-    /// Connections whose protocol or address is gone.
+    /// Connections whose protocol is gone.
     pub connections: u64,
     /// Sources that were stopped, those that began anew included.
     pub sources: u64,
@@ -220,7 +220,8 @@ fn push(path: String, what: What, found: &mut Vec<Change>) {
 }
 
 /// A path and a key below it, in quotes where it could be read as something else.
-fn below(path: &str, key: &str) -> String {
+/// The path of an entry of what another path leads to.
+pub fn below(path: &str, key: &str) -> String {
     let plain = !key.is_empty() && !key.contains(|c: char| matches!(c, '.' | '[' | '"') || c.is_whitespace() || c.is_control());
     let key = if plain { key.to_owned() } else { Value::from(key).to_string() };
     format!("{path}.{key}")

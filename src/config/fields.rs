@@ -2,8 +2,10 @@
 //! early.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 
+use super::certificate;
 use super::codes;
 use super::diagnostic::Diagnostic;
 use super::inputs::Inputs;
@@ -22,6 +24,8 @@ pub(super) struct Collected {
     pub(super) expressions: RefCell<Vec<ExpressionUse>>,
     /// The files that were read, or should have been.
     pub(super) inputs: RefCell<Inputs>,
+    /// The certificates that were read, by their files and those of their keys.
+    pub(super) certificates: RefCell<HashMap<(PathBuf, PathBuf), certificate::Read>>,
     /// Where secrets stand: they are shown to nobody.
     pub(super) secrets: RefCell<HashSet<SourceLocation>>,
     /// The plugins that were found: an expression is compiled along with its protocol's, or with none.

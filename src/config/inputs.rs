@@ -60,9 +60,10 @@ impl Inputs {
         self.files.insert(path.to_owned(), content);
     }
 
-    /// Keeps what is in a file that is about to be read.
-    pub(super) fn look(&mut self, path: &Path) {
-        self.files.insert(path.to_owned(), Content::of(path));
+    /// Keeps what is in a file that is about to be read. Of what is read more than once the first look counts: a change in between is
+    /// one.
+    pub fn look(&mut self, path: &Path) {
+        self.files.entry(path.to_owned()).or_insert_with(|| Content::of(path));
     }
 
     /// Keeps which plugins a folder has.
@@ -82,6 +83,27 @@ impl Inputs {
     /// The folder in which each `NAME.rhai` is one of the files.
     pub fn plugin_folder(&self) -> Option<&Path> {
         self.plugins.as_ref().map(|(folder, _)| folder.as_path())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.plugins.is_none()
+    }
+
+    /// Some of them.
+    #[must_use]
+    pub fn only<'a>(&self, paths: impl IntoIterator<Item = &'a Path>) -> Self {
+        let files = paths.into_iter().filter_map(|path| Some((path.to_owned(), self.content(path)?))).collect();
+        Self { files, plugins: None }
+    }
+
+    /// All of them and others. Of a file that both have, what these say of it counts.
+    #[must_use]
+    pub fn and(mut self, others: Self) -> Self {
+        for (path, content) in others.files {
+            self.files.entry(path).or_insert(content);
+        }
+        self
     }
 
     /// Reads everything again and says what is different, if anything is.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::codes;
@@ -73,15 +73,6 @@ fn parse(address: &str) -> Option<Listen> {
     Some(Listen { host, port })
 }
 
-/// Whether two different listeners cannot both be bound.
-pub(super) fn overlap(a: &Listen, b: &Listen) -> bool {
-    let ips = |listen: &Listen| -> Vec<IpAddr> {
-        listen.host.parse().map_or_else(|_| vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], |ip| vec![ip])
-    };
-    let meet = |a: &IpAddr, b: &IpAddr| a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()));
-    a.port == b.port && a.port != 0 && ips(a).iter().any(|a| ips(b).iter().any(|b| meet(a, b)))
-}
-
 /// A pattern without the names of its captures: two patterns of one shape match the same names.
 pub(super) fn shape(pattern: &Pattern) -> String {
     let (mut out, mut inside) = (String::new(), false);
@@ -123,7 +114,7 @@ impl Listeners {
         let mut by_port: HashMap<u16, Vec<&Listener>> = HashMap::new();
         let mut taken: HashMap<(&Listen, &str, String), &Listener> = HashMap::new();
         for listener in self.listeners.iter().filter(|listener| listener.listen.port != 0) {
-            if overlap(&listener.listen, api) {
+            if listener.listen.overlaps(api) {
                 let message = format!("{} listens on the address of `api`, {api}", listener.owner);
                 all.report(Diagnostic::new(codes::API_SHARED, listener.at.clone(), message).hint("use another port for one of them"));
             }
@@ -133,7 +124,7 @@ impl Listeners {
             };
             let same_port = by_port.entry(listener.listen.port).or_default();
             if !same_port.iter().any(|other| other.listen == listener.listen) {
-                if let Some(other) = same_port.iter().find(|other| overlap(&other.listen, &listener.listen)) {
+                if let Some(other) = same_port.iter().find(|other| other.listen.overlaps(&listener.listen)) {
                     told(other, format!("{} and {} cannot both be bound; write the same address for both", listener.listen, other.listen));
                 }
                 same_port.push(listener);
@@ -170,11 +161,11 @@ mod tests {
 
     #[test]
     fn listeners_that_get_in_each_others_way() {
-        assert!(overlap(&listen("localhost:1"), &listen("127.0.0.1:1")));
-        assert!(overlap(&listen("0.0.0.0:1"), &listen("localhost:1")));
-        assert!(!overlap(&listen("0.0.0.0:1"), &listen("[::1]:1")));
-        assert!(!overlap(&listen("localhost:1"), &listen("localhost:2")));
-        assert!(!overlap(&listen("localhost:0"), &listen("localhost:0")));
+        assert!(listen("localhost:1").overlaps(&listen("127.0.0.1:1")));
+        assert!(listen("0.0.0.0:1").overlaps(&listen("localhost:1")));
+        assert!(!listen("0.0.0.0:1").overlaps(&listen("[::1]:1")));
+        assert!(!listen("localhost:1").overlaps(&listen("localhost:2")));
+        assert!(!listen("localhost:0").overlaps(&listen("localhost:0")));
     }
 
     #[test]

@@ -193,7 +193,7 @@ fn api(all: &Collected, node: &Node) -> Option<ApiPlan> {
     let at: &SourceSpan = fields.get("listen").map_or(&node.span, |node| &node.span);
     let plan = ApiPlan {
         listen: fields.read("listen", listen::address).unwrap_or_else(api_listen),
-        tls: tls::tls(all, &mut fields).flatten(),
+        tls: tls::tls(all, &mut fields).flatten().and_then(|tls| tls.plan),
         token: fields.read("token", values::secret),
         origins: fields.read("origins", values::origins).unwrap_or_default(),
     };

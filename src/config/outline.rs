@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::inputs::{Content, Hash};
+use super::inputs::{Content, Hash, Inputs};
 use super::node::{Node, Yaml, number_to_json};
 use super::plan::Secret;
 use crate::model::{PluginName, SourceLocation};
@@ -114,6 +114,16 @@ impl Outline {
         let part = |plugin: PluginOutline| Part { at: At::File(plugin.file.clone()), is: Is::Plugin(plugin) };
         self.put("plugins", plugins.into_iter().map(|plugin| ((*plugin.name).into(), part(plugin))).collect());
         self
+    }
+
+    /// The same with what is in files now, of those that it has.
+    pub fn renew_files(&mut self, inputs: &Inputs) {
+        let Some(Is::Map(files)) = self.sections.get_mut("files").map(|part| &mut part.is) else { return };
+        for (name, part) in files {
+            if let Some(Content::Hash(hash)) = inputs.content(Path::new(&**name)) {
+                part.is = Is::File(hash);
+            }
+        }
     }
 
     fn put(&mut self, section: &str, parts: Vec<(Box<str>, Part)>) {

@@ -1,6 +1,8 @@
 //! Rows: what a message, a timer or a request does. One reader for all places that have rows; the place decides which keys
 //! and references there are.
 
+use std::collections::HashMap;
+
 use super::channels::Channels;
 use super::codes;
 use super::diagnostic::Diagnostic;
@@ -75,29 +77,30 @@ pub(super) struct Rows<'a> {
 impl Rows<'_> {
     /// One row, or a list, of which the first whose `when` holds applies.
     pub(super) fn rows(&self, node: &Node, kind: Kind, name: &str) -> Vec<Row> {
-        let Yaml::List(items) = &node.value else { return self.row(node, kind, name).into_iter().collect() };
+        let mut ids = Ids::new(name);
+        let Yaml::List(items) = &node.value else { return self.row(node, kind, name, ids.of(node)).into_iter().collect() };
         let ends = |item: &Node| !matches!(&item.value, Yaml::Map(entries) if entries.iter().any(|entry| &*entry.key == "when"));
         if let Some(after) = items.iter().position(ends).and_then(|last| items.get(last + 1)) {
             let message = "this row is never reached: the one before it has no `when`";
             self.all.report(Diagnostic::new(codes::UNREACHABLE, after.span.clone(), message).hint("put the row without `when` last"));
         }
-        items.iter().enumerate().filter_map(|(i, item)| self.row(item, kind, &format!("{name}[{i}]"))).collect()
+        items.iter().enumerate().filter_map(|(i, item)| self.row(item, kind, &format!("{name}[{i}]"), ids.of(item))).collect()
     }
 
-    fn row(&self, node: &Node, kind: Kind, name: &str) -> Option<Row> {
+    fn row(&self, node: &Node, kind: Kind, name: &str, id: RowId) -> Option<Row> {
         if let Some(word) = node.as_text() {
             let call = if word == "ignore" { None } else { Some(self.function(node, Role::Handler)?) };
-            return Some(Row { call, ..self.empty(name, &node.span) });
+            return Some(Row { call, ..empty(id, name, &node.span) });
         }
         let mut fields = Fields::of(self.all, node, kind.what())?;
-        let row = self.fill(&mut fields, kind, name, &node.span);
+        let row = self.fill(&mut fields, kind, name, id, &node.span);
         fields.finish();
         Some(row)
     }
 
     /// Reads the keys of a row out of a map that may have others.
-    pub(super) fn fill(&self, fields: &mut Fields<'_>, kind: Kind, name: &str, at: &SourceSpan) -> Row {
-        let mut row = self.empty(name, at);
+    pub(super) fn fill(&self, fields: &mut Fields<'_>, kind: Kind, name: &str, id: RowId, at: &SourceSpan) -> Row {
+        let mut row = empty(id, name, at);
         if kind != Kind::Idle {
             let when = |all: &Collected, node: &Node| expression::when(all, node, self.plugin, kind.allowed(), expression::ROW);
             row.when = fields.read("when", when).map(|when| when.function);
@@ -137,29 +140,6 @@ impl Rows<'_> {
         row
     }
 
-    /// A row that does nothing.
-    fn empty(&self, name: &str, at: &SourceSpan) -> Row {
-        Row {
-            id: RowId::of(name),
-            name: name.into(),
-            at: at.location.clone(),
-            when: None,
-            limit: None,
-            schema: None,
-            validate: None,
-            transform: None,
-            call: None,
-            set: Vec::new(),
-            leave: Vec::new(),
-            join: Vec::new(),
-            to: Vec::new(),
-            reply: None,
-            status: None,
-            close: None,
-            fail: None,
-        }
-    }
-
     /// `messages:`
     pub(super) fn table(&self, node: &Node, kind: Kind, name: &str) -> Option<Table> {
         let Yaml::Map(entries) = &node.value else { return self.all.wrong_type(node, "a map of rows by message type") };
@@ -191,10 +171,92 @@ impl Rows<'_> {
     }
 }
 
+/// A row that does nothing.
+fn empty(id: RowId, name: &str, at: &SourceSpan) -> Row {
+    Row {
+        id,
+        name: name.into(),
+        at: at.location.clone(),
+        when: None,
+        limit: None,
+        schema: None,
+        validate: None,
+        transform: None,
+        call: None,
+        set: Vec::new(),
+        leave: Vec::new(),
+        join: Vec::new(),
+        to: Vec::new(),
+        reply: None,
+        status: None,
+        close: None,
+        fail: None,
+    }
+}
+
+/// The ids of the rows of one list. A row is known by what makes it apply, and not by its place: so it keeps what was spent of its
+/// limit when another is put in front of it.
+pub(super) struct Ids<'a> {
+    name: &'a str,
+    /// How many rows had one so far, but for the number.
+    taken: HashMap<RowId, usize>,
+}
+
+impl<'a> Ids<'a> {
+    pub(super) fn new(name: &'a str) -> Self {
+        Self { name, taken: HashMap::new() }
+    }
+
+    pub(super) fn of(&mut self, row: &Node) -> RowId {
+        let mut id = self.name.to_owned();
+        if let Yaml::Map(entries) = &row.value {
+            for key in ["every", "when"] {
+                let written = entries.iter().find(|entry| &*entry.key == key).and_then(|entry| entry.value.as_text());
+                written.into_iter().for_each(|text| id.extend([" ", key, " ", text]));
+            }
+        }
+        let first = RowId::of(&id);
+        let taken = self.taken.entry(first).or_default();
+        *taken += 1;
+        if *taken == 1 { first } else { RowId::of(&format!("{id} #{taken}")) }
+    }
+}
+
 /// Whether a word has the shape of a function's name.
 pub(super) fn is_function(word: &str) -> bool {
     let is_name = |name: &str| {
         name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
     };
     word.len() <= 128 && word.split_once('.').map_or(is_name(word), |(plugin, name)| super::plugins::is_plugin(plugin) && is_name(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::load;
+
+    fn ids(protocol: &str) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!("version: 1\nprotocols: {{ chat: {{ listen: localhost:1/, {protocol} }} }}\n");
+        std::fs::write(folder.path().join("routes.yaml"), text).unwrap();
+        let loaded = load(&folder.path().join("routes.yaml"), &|_| None);
+        assert_eq!(loaded.diagnostics, []);
+        loaded.plan.unwrap().rows().map(|row| row.id.name().to_string()).collect()
+    }
+
+    #[test]
+    fn a_row_is_known_by_what_makes_it_apply() {
+        let one = "{ when: $.a == 1, limit: 1/1h, reply: { n: 1 } }";
+        assert_eq!(ids("messages: { say: { reply: { n: 1 } } }"), ["chat.messages.say"]);
+        assert_eq!(ids(&format!("messages: {{ say: {one} }}")), ["chat.messages.say when $.a == 1"]);
+        assert_eq!(
+            ids(&format!("messages: {{ say: [{{ when: $.b, reply: {{ n: 0 }} }}, {one}, {one}, {{ reply: {{ n: 1 }} }}] }}")),
+            ["chat.messages.say when $.b", "chat.messages.say when $.a == 1", "chat.messages.say when $.a == 1 #2", "chat.messages.say"]
+        );
+        assert_eq!(
+            ids(
+                "every: [{ every: 5s, send: { n: 1 } }, { every: 5s, when: $conn.user == 1, send: { n: 2 } }, { every: 5s, send: { n: 3 } }]"
+            ),
+            ["chat.every every 5s", "chat.every every 5s when $conn.user == 1", "chat.every every 5s #2"]
+        );
+    }
 }

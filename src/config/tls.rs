@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::certificate::{self, Which};
+use super::certificate;
 use super::codes;
 use super::diagnostic::Diagnostic;
 use super::fields::{Collected, Fields, elsewhere};
@@ -11,13 +11,21 @@ use super::node::Node;
 use super::plan::{Listen, SourceSpan, TlsPlan};
 use super::values;
 
+/// What a `tls:` says.
+pub(super) struct Tls {
+    /// The files of the certificate and of its key.
+    files: (PathBuf, PathBuf),
+    /// None: they cannot be used.
+    pub(super) plan: Option<TlsPlan>,
+}
+
 /// `tls: {cert, key}`, or none. The outer None means that it is not valid.
-pub(super) fn tls(all: &Collected, fields: &mut Fields<'_>) -> Option<Option<TlsPlan>> {
+pub(super) fn tls(all: &Collected, fields: &mut Fields<'_>) -> Option<Option<Tls>> {
     fields.get("tls").map_or(Some(None), |node| pair(all, node))
 }
 
 /// Both empty: none, as if they were not there.
-fn pair(all: &Collected, node: &Node) -> Option<Option<TlsPlan>> {
+fn pair(all: &Collected, node: &Node) -> Option<Option<Tls>> {
     let mut fields = Fields::of(all, node, "`tls`")?;
     let written = fields.has("cert") && fields.has("key");
     let empty = fields.get("cert").is_none() && fields.get("key").is_none();
@@ -30,18 +38,29 @@ fn pair(all: &Collected, node: &Node) -> Option<Option<TlsPlan>> {
     if !fields.finish() {
         return None;
     }
-    let plan = TlsPlan { cert: cert?, key: key? };
-    // Before they are read: if they change meanwhile, what is kept is what was there before.
-    [&plan.cert, &plan.key].into_iter().for_each(|path| all.inputs.borrow_mut().look(path));
-    if let Err(invalid) = certificate::read(&plan) {
-        let at = if invalid.which == Which::Certificate { cert_at? } else { key_at? };
-        let diagnostic = Diagnostic::new(codes::TLS, at.span.clone(), invalid.why);
+    let files = (cert?, key?);
+    let spans = [cert_at, key_at].map(|at| at.map_or(&node.span, |at| &at.span));
+    let read = read(all, &files).map_err(|invalid| {
+        let diagnostic = Diagnostic::new(codes::TLS, spans[invalid.which as usize].clone(), invalid.why);
         all.report(match invalid.hint {
             Some(hint) => diagnostic.hint(hint),
             None => diagnostic,
         });
-    }
-    Some(Some(plan))
+    });
+    let (cert, key) = files.clone();
+    let plan = read.ok().map(|pair| TlsPlan { cert, key, at: spans.map(|span| span.location.clone()), pair });
+    Some(Some(Tls { files, plan }))
+}
+
+/// Reads a pair, once for all listeners that have it: so it is the same for all of them.
+fn read(all: &Collected, files: &(PathBuf, PathBuf)) -> certificate::Read {
+    let (cert, key) = files;
+    let read = || {
+        // Before they are read: if they change meanwhile, what is kept is what was there before.
+        [cert, key].into_iter().for_each(|path| all.inputs.borrow_mut().look(path));
+        certificate::read(cert, key)
+    };
+    all.certificates.borrow_mut().entry(files.clone()).or_insert_with(read).clone()
 }
 
 /// A path, relative to the folder of the file that contains it.
@@ -56,15 +75,17 @@ pub(super) struct Covers(Vec<Cover>);
 
 struct Cover {
     listen: Listen,
-    tls: Option<TlsPlan>,
+    /// The files of its certificate and key.
+    tls: Option<(PathBuf, PathBuf)>,
     /// "the protocol `canvas`"
     owner: String,
     at: SourceSpan,
 }
 
 impl Covers {
-    pub(super) fn add(&mut self, listen: &Listen, tls: Option<&TlsPlan>, owner: String, at: &SourceSpan) {
-        self.0.push(Cover { listen: listen.clone(), tls: tls.cloned(), owner, at: at.clone() });
+    pub(super) fn add(&mut self, listen: &Listen, tls: Option<&Tls>, owner: String, at: &SourceSpan) {
+        let tls = tls.map(|tls| tls.files.clone());
+        self.0.push(Cover { listen: listen.clone(), tls, owner, at: at.clone() });
     }
 
     /// Reports every listener whose TLS differs from the first one on its address. With port 0 each gets an address of its own.

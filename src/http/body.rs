@@ -28,14 +28,11 @@ const DISCARD_WITHIN: Duration = Duration::from_secs(2);
 
 /// Reads a JSON body. None for a request that has none.
 pub async fn read_json(parts: &Parts, body: Body, bytes_max: usize) -> Result<Option<Json>, Problem> {
-    let length = parts.headers.get("content-length").and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
-    let has_body = length.is_some_and(|n| n > 0) || parts.headers.contains_key("transfer-encoding");
-    if !has_body {
+    if !has_body(&parts.headers) {
         return Ok(None);
     }
-    if parts.method != Method::GET {
-        guard::check_json(&parts.headers)?;
-    }
+    check_kind(&parts.method, &parts.headers)?;
+    let length = length(&parts.headers);
     let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {bytes_max} bytes"));
     let late = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body took too long");
     let kept_max = if length.is_some_and(|n| n > bytes_max) { 0 } else { bytes_max };
@@ -47,6 +44,19 @@ pub async fn read_json(parts: &Parts, body: Body, bytes_max: usize) -> Result<Op
         Err(json::Error::TooDeep) => Err(invalid(json::Error::TooDeep.to_string())),
         Err(json::Error::Syntax(why)) => Err(invalid(why)),
     }
+}
+
+/// Refuses a body that does not say that it is JSON. One of a GET means nothing.
+pub fn check_kind(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    if has_body(headers) && method != Method::GET { guard::check_json(headers) } else { Ok(()) }
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    length(headers).is_some_and(|n| n > 0) || headers.contains_key("transfer-encoding")
+}
+
+fn length(headers: &HeaderMap) -> Option<usize> {
+    headers.get("content-length").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok())
 }
 
 /// The whole body; none where it is too large or breaks off.

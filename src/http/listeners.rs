@@ -1,7 +1,8 @@
 //! The open listeners: those of the configuration, and that of the REST interface. What a new configuration needs is bound and
 //! read before it is installed, so that nothing can fail afterwards; then new listeners are served and removed ones end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::plan::{Listen, TlsPlan};
 use crate::http::api::{Api, ApiRoutes};
-use crate::http::certificate::Certificate;
+use crate::http::certificate;
 use crate::http::listen::{Bound, HANDSHAKES_MAX, ListenerOptions, bind, serve};
 use crate::http::routes::Routes;
 use crate::http::upgrade::Upgrader;
@@ -42,30 +43,39 @@ impl Name {
     }
 }
 
-impl std::fmt::Display for Name {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.listen().fmt(f)
-    }
-}
+/// What to do where another program has an address.
+const TAKEN: &str = "; another program listens there: end it, or use another port";
 
 /// Why a listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum CannotListen {
     /// The system does not give the address.
-    #[error("cannot listen on {listen}: {error}")]
+    #[error("cannot listen on {listen}: {error}{}", if error.kind() == ErrorKind::AddrInUse { TAKEN } else { "" })]
     Bind {
         /// The address.
         listen: Listen,
         /// Why.
         error: std::io::Error,
     },
-    /// The certificate or its key cannot be used.
-    #[error("cannot serve TLS on {listen}: {why}")]
+    /// One of the server's own listeners is in the way.
+    #[error("cannot listen on {listen}: this server's own listener on {other}, for {user}, has that port; {hint}")]
+    Own {
+        /// The address.
+        listen: Listen,
+        /// That of the other.
+        other: Listen,
+        /// Whom that serves.
+        user: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// No TLS handshakes can be made.
+    #[error("cannot serve TLS on {listen}: {error}")]
     Tls {
         /// The address.
         listen: Listen,
         /// Why.
-        why: String,
+        error: rustls::Error,
     },
 }
 
@@ -80,7 +90,6 @@ pub struct Prepared {
 /// A listener's TLS.
 struct Secured {
     plan: TlsPlan,
-    certificate: Certificate,
     handshakes: Arc<ServerConfig>,
 }
 
@@ -91,8 +100,15 @@ struct Open {
     tls: Option<TlsPlan>,
     options: Arc<ArcSwap<ListenerOptions>>,
     stop: CancellationToken,
-    /// Ends the watch over its certificate.
-    unwatch: CancellationToken,
+}
+
+impl Open {
+    /// Connections that are open keep what they have.
+    fn secure(&mut self, secured: Option<Secured>) {
+        let (plan, handshakes) = secured.map(|secured| (secured.plan, secured.handshakes)).unzip();
+        self.tls = plan;
+        self.options.store(Arc::new(ListenerOptions { tls: handshakes, ..(**self.options.load()).clone() }));
+    }
 }
 
 /// See the module.
@@ -116,8 +132,8 @@ impl Listeners {
         Self { live, upgrader, api, metrics, core, tasks, stop, open: Mutex::default() }
     }
 
-    /// Binds new listeners, or takes over the sockets of those that end, and reads new or changed certificates. Nothing is changed
-    /// yet.
+    /// Binds new listeners, or takes over the sockets of those that end, and makes ready what new or changed certificates need.
+    /// Nothing is changed yet.
     pub async fn prepare(&self, runtime: &Runtime) -> Result<Prepared, CannotListen> {
         let mut prepared = Prepared::default();
         let ending = self.ending(runtime);
@@ -130,10 +146,10 @@ impl Listeners {
             if is_same {
                 continue;
             }
-            let listen = name.listen().clone();
-            let secured = tls.map(secure).transpose().map_err(|why| CannotListen::Tls { listen: listen.clone(), why })?;
+            let listen = name.listen();
+            let secured = tls.map(secure).transpose().map_err(|error| CannotListen::Tls { listen: listen.clone(), error })?;
             if !is_open {
-                let bound = bind(&listen, &ending).await.map_err(|error| CannotListen::Bind { listen, error })?;
+                let bound = bind(listen, &ending).await.map_err(|error| self.cannot_bind(listen, error, runtime))?;
                 prepared.new.push((name.clone(), bound));
             }
             prepared.tls.insert(name, secured);
@@ -141,18 +157,31 @@ impl Listeners {
         Ok(prepared)
     }
 
-    /// Serves new listeners, applies changed TLS, and ends removed listeners. Gives the addresses that are served
-    /// no more.
-    pub fn apply(&self, runtime: &Runtime, mut prepared: Prepared) -> Vec<String> {
+    /// Why an address cannot be bound: it may be a listener of our own that has it.
+    fn cannot_bind(&self, listen: &Listen, error: std::io::Error, next: &Runtime) -> CannotListen {
+        let is_in_the_way = |(name, open): (&Name, &Open)| {
+            let other = Listen { port: open.address.port(), ..name.listen().clone() };
+            other.overlaps(listen).then(|| (name.clone(), other))
+        };
+        let found = if error.kind() == ErrorKind::AddrInUse { self.open.lock().iter().find_map(is_in_the_way) } else { None };
+        let Some((name, other)) = found else { return CannotListen::Bind { listen: listen.clone(), error } };
+        let stays = wanted(next).any(|(wanted, _)| wanted == name);
+        let hint = if stays {
+            "use another port for one of them"
+        } else {
+            "an address is handed over only as it is: restart the server, or reload twice, with another port in between"
+        };
+        CannotListen::Own { listen: listen.clone(), other, user: user(&self.live.current().runtime, &name), hint }
+    }
+
+    /// Serves new listeners, applies changed TLS, and ends removed listeners.
+    pub fn apply(&self, runtime: &Runtime, mut prepared: Prepared) {
         let mut open = self.open.lock();
         let wanted: Vec<Name> = wanted(runtime).map(|(name, _)| name).collect();
-        let mut ended = Vec::new();
         open.retain(|name, listener| {
             let stays = wanted.contains(name);
             if !stays {
                 listener.stop.cancel();
-                listener.unwatch.cancel();
-                ended.push(name.to_string());
             }
             stays
         });
@@ -162,63 +191,67 @@ impl Listeners {
                 listener.options.store(Arc::new(ListenerOptions { per_address: runtime.plan.sockets_per_address, ..(**options).clone() }));
             }
         }
+        let (mut renewed, mut secured): (Vec<TlsPlan>, Vec<TlsPlan>) = Default::default();
         for (name, listener) in open.iter_mut() {
-            if let Some(secured) = prepared.tls.remove(name) {
-                listener.unwatch.cancel();
-                listener.tls = secured.as_ref().map(|secured| secured.plan.clone());
-                let tls = secured.as_ref().map(|secured| secured.handshakes.clone());
-                listener.options.store(Arc::new(ListenerOptions { tls, ..(**listener.options.load()).clone() }));
-                listener.unwatch = self.watch(secured);
+            if let Some(tls) = prepared.tls.remove(name) {
+                let before = listener.tls.take();
+                listener.secure(tls);
+                let is_renewed = before.zip(listener.tls.as_ref()).is_some_and(|(before, now)| before.is_from_files_of(now));
+                renewed.extend(listener.tls.clone().filter(|_| is_renewed));
+                secured.extend(listener.tls.clone());
             }
         }
         for (name, bound) in prepared.new {
-            let secured = prepared.tls.remove(&name).flatten();
-            let listener = self.begin(&name, bound, secured, runtime.plan.sockets_per_address);
+            let tls = prepared.tls.remove(&name).flatten();
+            secured.extend(tls.as_ref().map(|tls| tls.plan.clone()));
+            let listener = self.begin(&name, bound, tls, runtime.plan.sockets_per_address);
             open.insert(name, listener);
         }
-        ended
+        self.metrics.certificates_read.add(once(renewed).len() as u64);
+        once(secured).iter().for_each(certificate::warn);
     }
 
     fn begin(&self, name: &Name, bound: Bound, secured: Option<Secured>, per_address: Option<usize>) -> Open {
-        let options = ListenerOptions {
-            tls: secured.as_ref().map(|secured| secured.handshakes.clone()),
-            per_address,
-            handshakes: HANDSHAKES_MAX,
-            metrics: self.metrics.clone(),
-        };
+        let options = ListenerOptions { tls: None, per_address, handshakes: HANDSHAKES_MAX, metrics: self.metrics.clone() };
         let options = Arc::new(ArcSwap::from_pointee(options));
         let (address, sockets, stop) = (bound.address, bound.sockets.clone(), self.stop.child_token());
+        let mut open = Open { address, sockets, tls: None, options: options.clone(), stop: stop.clone() };
+        open.secure(secured);
         match name {
             Name::Serving(key) => {
                 let routes = Routes::new(self.live.clone(), self.upgrader.clone(), key.clone());
-                serve(bound, options.clone(), &Arc::new(routes), &self.core, &self.tasks, &stop);
+                serve(bound, options, &Arc::new(routes), &self.core, &self.tasks, &stop);
             }
             Name::Api(listen) => {
                 let routes = ApiRoutes::new(self.api.clone(), listen);
-                serve(bound, options.clone(), &Arc::new(routes), &self.core, &self.tasks, &stop);
+                serve(bound, options, &Arc::new(routes), &self.core, &self.tasks, &stop);
             }
         }
-        let tls = secured.as_ref().map(|secured| secured.plan.clone());
-        Open { address, sockets, tls, options, stop, unwatch: self.watch(secured) }
+        open
     }
 
-    /// Watches a certificate until the returned token fires.
-    fn watch(&self, secured: Option<Secured>) -> CancellationToken {
-        let unwatch = self.stop.child_token();
-        if let Some(secured) = secured {
-            secured.certificate.warn();
-            self.tasks.spawn(secured.certificate.watch(self.metrics.clone(), unwatch.clone()));
+    /// The certificates in use, each once.
+    pub fn certificates(&self) -> Vec<TlsPlan> {
+        once(self.open.lock().values().filter_map(|listener| listener.tls.clone()).collect())
+    }
+
+    /// Takes what is in the files of a certificate now into use, at all listeners that have it.
+    pub fn renew(&self, renewed: &TlsPlan) -> Result<(), rustls::Error> {
+        for listener in self.open.lock().values_mut() {
+            if listener.tls.as_ref().is_some_and(|tls| tls.is_from_files_of(renewed)) {
+                listener.secure(Some(secure(renewed)?));
+            }
         }
-        unwatch
+        certificate::warn(renewed);
+        Ok(())
     }
 
-    /// The addresses that would be served no more.
-    pub fn would_end(&self, runtime: &Runtime) -> Vec<String> {
-        let wanted: Vec<Name> = wanted(runtime).map(|(name, _)| name).collect();
-        self.open.lock().keys().filter(|name| !wanted.contains(name)).map(ToString::to_string).collect()
+    /// Logs which certificates expire soon.
+    pub fn warn(&self) {
+        self.certificates().iter().for_each(certificate::warn);
     }
 
-    /// The sockets of those.
+    /// The sockets of those that a configuration does not have.
     fn ending(&self, runtime: &Runtime) -> Vec<Arc<TcpListener>> {
         let wanted: Vec<Name> = wanted(runtime).map(|(name, _)| name).collect();
         let open = self.open.lock();
@@ -238,8 +271,22 @@ fn wanted(runtime: &Runtime) -> impl Iterator<Item = (Name, Option<&TlsPlan>)> {
     serving.chain([(Name::Api(api.listen.clone()), api.tls.as_ref())])
 }
 
-fn secure(plan: &TlsPlan) -> Result<Secured, String> {
-    let certificate = Certificate::read(plan.clone()).map_err(|error| error.to_string())?;
-    let handshakes = certificate.handshakes().map_err(|error| error.to_string())?;
-    Ok(Secured { plan: plan.clone(), certificate, handshakes })
+fn secure(plan: &TlsPlan) -> Result<Secured, rustls::Error> {
+    Ok(Secured { plan: plan.clone(), handshakes: certificate::handshakes(plan)? })
+}
+
+/// Each certificate once.
+fn once(mut plans: Vec<TlsPlan>) -> Vec<TlsPlan> {
+    let mut seen = HashSet::new();
+    plans.retain(|plan| seen.insert((plan.cert.clone(), plan.key.clone())));
+    plans
+}
+
+/// Whom a listener serves: "the protocol `chat`".
+fn user(runtime: &Runtime, name: &Name) -> String {
+    let Name::Serving(key) = name else { return "the REST interface".into() };
+    let listener = runtime.listeners.iter().find(|listener| listener.key == *key);
+    let protocol = listener.and_then(|listener| listener.protocols.first()).map(|id| format!("the protocol `{}`", id.name()));
+    let source = || listener.and_then(|listener| listener.sources.first()).map(|id| format!("the source `{}`", id.name()));
+    protocol.or_else(source).unwrap_or_default()
 }

@@ -56,6 +56,13 @@ impl Live {
     pub async fn retire(&self, before: &Snapshot) -> Retired {
         let current = self.current();
         let mut retired = Retired::default();
+        // First, so that those of connections that end are counted, as when it was asked what would end.
+        let plan = |name: &str| current.runtime.channels.resolve(name).map(|(_, plan)| plan);
+        for (connection, channel) in self.hub.replan(plan) {
+            self.tell_gone(&current, &connection, &channel);
+            retired.subscriptions += 1;
+            turn(&mut retired.turns).await;
+        }
         for plan in &before.runtime.plan.protocols {
             let is_same = current.runtime.protocol(plan.id).map(|protocol| Arc::ptr_eq(&protocol.plan, plan));
             for connection in self.hub.connections(Some(plan.id)) {
@@ -70,12 +77,6 @@ impl Live {
                 }
                 turn(&mut retired.turns).await;
             }
-        }
-        let plan = |name: &str| current.runtime.channels.resolve(name).map(|(_, plan)| plan);
-        for (connection, channel) in self.hub.replan(plan) {
-            self.tell_gone(&current, &connection, &channel);
-            retired.subscriptions += 1;
-            turn(&mut retired.turns).await;
         }
         retired
     }

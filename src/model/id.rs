@@ -100,7 +100,7 @@ id!(
     ProtocolId, PROTOCOLS
 );
 id!(
-    /// A row, by its path in the configuration: `chat.messages.say[1]`.
+    /// A row, by where it stands and what makes it apply: `chat.messages.say when $.loud`.
     RowId, ROWS
 );
 id!(

@@ -20,7 +20,7 @@ const READS_MAX: usize = 5;
 /// How long they are left alone before they are read again.
 const READ_AGAIN: Duration = Duration::from_millis(50);
 /// A fault that is gone after this was never one.
-const FAULT_STANDS: Duration = Duration::from_millis(300);
+pub(super) const FAULT_STANDS: Duration = Duration::from_millis(300);
 /// Reading and checking must be done after this, or the next reload would wait for a disk or a pipe that may never answer.
 pub const LOAD_WITHIN: Duration = Duration::from_secs(30);
 /// Loading compiles scripts, whose nesting needs more than the usual 2 MiB.
@@ -118,7 +118,7 @@ fn attempt<T>(read: &impl Fn() -> Loaded, build: &impl Fn(Loaded) -> Result<T, V
 }
 
 /// Does something that may wait, and needs room. A thread that does not end in time is left to itself.
-async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Unusable> {
+pub(super) async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Unusable> {
     let (done, result) = sync_channel(1);
     // Nobody waits any more: then nobody wants the result.
     let run = move || {

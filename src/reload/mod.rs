@@ -4,12 +4,13 @@
 //! Read [`watch`] for when, [`load`] for what is read, [`reloader`] for how it takes the place of the one before, [`report`] for
 //! what is told.
 
+mod certificates;
 pub mod load;
 pub mod reloader;
 pub mod report;
 pub mod watch;
 
 pub use load::load;
-pub use reloader::{Asked, Configuration, Parts, Ready, Reloader, Status, Stopped};
+pub use reloader::{Asked, Configuration, FilesRead, Parts, Ready, Reloader, Status};
 pub use report::{Refusal, Report, Why};
 pub use watch::Watcher;

@@ -8,10 +8,12 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::certificates::{self, Looked};
 use super::load::{self, Fresh};
 use super::report::{Current, Refusal, Report, Why};
 use crate::config::diagnostic::{Diagnostic, Files};
-use crate::config::diff::{Change, Ended, diff};
+use crate::config::diff::{Change, Ended, below, diff};
+use crate::config::plan::{Plan, TlsPlan};
 use crate::config::{Inputs, Loaded, Outline};
 use crate::live::{Live, policy};
 use crate::runtime::{self, Runtime};
@@ -21,23 +23,17 @@ pub trait Parts: Send + Sync {
     /// Does everything that can fail, and changes nothing.
     fn prepare<'a>(&'a self, runtime: &'a Runtime) -> BoxFuture<'a, Result<Box<dyn Ready>, String>>;
 
-    /// What would end: the names of sources and the addresses of listeners.
-    fn would_end(&self, runtime: &Runtime) -> Stopped;
+    /// The certificates in use, each once.
+    fn certificates(&self) -> Vec<TlsPlan>;
+
+    /// Takes what is in the files of one now into use.
+    fn renew(&self, renewed: &TlsPlan) -> Result<(), String>;
 }
 
 /// What was made ready.
 pub trait Ready: Send {
     /// Puts it in place. The configuration is current by now.
-    fn apply(self: Box<Self>, runtime: &Runtime) -> Stopped;
-}
-
-/// What a reload stops.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stopped {
-    /// Sources, by name; those that begin anew included.
-    pub sources: Vec<Arc<str>>,
-    /// Addresses.
-    pub listeners: Vec<String>,
+    fn apply(self: Box<Self>, runtime: &Runtime);
 }
 
 /// What is asked for.
@@ -64,14 +60,35 @@ pub type Read = Arc<dyn Fn() -> Loaded + Send + Sync>;
 /// See the module.
 pub struct Reloader {
     live: Arc<Live>,
-    read: Read,
+    configuration: Read,
     parts: OnceLock<Arc<dyn Parts>>,
     /// Held for a whole reload: one after the other.
     in_use: tokio::sync::Mutex<InUse>,
     // Protects what is told. Held for a copy.
     status: Mutex<Status>,
     /// Told after each, whatever came of it.
-    inputs: watch::Sender<Arc<Inputs>>,
+    read: watch::Sender<Arc<FilesRead>>,
+}
+
+/// What was in the files when they were read last.
+#[derive(Clone, Debug, Default)]
+pub struct FilesRead {
+    /// Those of the configuration in use, or of the one that was refused.
+    pub inputs: Inputs,
+    /// Those of the certificates in use, which are renewed even if nothing else is.
+    pub certificates: Inputs,
+}
+
+impl FilesRead {
+    fn new(inputs: Inputs, plan: &Plan) -> Self {
+        let certificates = inputs.only(plan.tls().flat_map(|tls| [&*tls.cert, &*tls.key]));
+        Self { inputs, certificates }
+    }
+
+    /// Both. What a configuration was read with counts: if that is refused for a certificate, it is read again with the next.
+    pub fn all(self) -> Inputs {
+        self.inputs.and(self.certificates)
+    }
 }
 
 /// A configuration that can be run.
@@ -106,13 +123,14 @@ impl Reloader {
     /// What is in use at the start.
     pub fn new(live: Arc<Live>, read: Read, outline: Outline, inputs: Inputs) -> Self {
         let current = Current::new(1, outline.hash(), live.now().wall_ms, &inputs);
+        let files = FilesRead::new(inputs, &live.current().runtime.plan);
         Self {
             live,
-            read,
+            configuration: read,
             parts: OnceLock::new(),
             in_use: tokio::sync::Mutex::new(InUse { generation: 1, outline }),
             status: Mutex::new(Status { current, refused: None }),
-            inputs: watch::channel(Arc::new(inputs)).0,
+            read: watch::channel(Arc::new(files)).0,
         }
     }
 
@@ -127,32 +145,92 @@ impl Reloader {
     }
 
     /// The files to watch, as they become known.
-    pub fn inputs(&self) -> watch::Receiver<Arc<Inputs>> {
-        self.inputs.subscribe()
+    pub fn read(&self) -> watch::Receiver<Arc<FilesRead>> {
+        self.read.subscribe()
     }
 
-    /// Reloads. `since`: when the files were last seen to change.
+    /// Reloads. `since`: when the files were last seen to change. Whoever is refused still gets the certificates in use renewed.
     pub async fn reload(&self, asked: Asked, since: Instant) -> Result<Report, Refusal> {
         let mut in_use = self.in_use.lock().await;
-        let mut read = None;
-        let done = self.attempt(&mut in_use, asked, since, &mut read).await;
+        let mut inputs = None;
+        let done = self.attempt(&mut in_use, asked, since, &mut inputs).await;
+        let mut files = (**self.read.borrow()).clone();
         match &done {
-            Ok(report) if !report.dry => {
+            // What was only asked about is still to be reloaded.
+            Ok(report) if report.dry => return done,
+            Err(refusal) if asked.dry || refusal.why == Why::Outdated => return done,
+            Ok(report) => {
                 *self.status.lock() = Status { current: report.current.clone(), refused: None };
                 report.log();
+                files = FilesRead::new(inputs.unwrap_or_default(), &self.live.current().runtime.plan);
             }
-            Ok(_) => {}
-            Err(refusal) if asked.dry || refusal.why == Why::Outdated => {}
             Err(refusal) => {
                 self.status.lock().refused = Some(refusal.clone());
                 refusal.log();
+                files.inputs = inputs.unwrap_or(files.inputs);
+                let looked = match self.parts.get() {
+                    Some(parts) => certificates::look(parts.certificates()).await,
+                    None => return done,
+                };
+                if let Ok(looked) = looked {
+                    files.certificates = self.take(&mut in_use, looked, &refusal.diagnostics);
+                }
             }
         }
-        // Whoever watches these files looks at what is in use first. What was only asked about is still to be reloaded.
-        if let Some(read) = read.filter(|_| !asked.dry) {
-            self.inputs.send_replace(Arc::new(read));
-        }
+        // Whoever watches these files looks at what is in use first.
+        self.read.send_replace(Arc::new(files));
         done
+    }
+
+    /// Takes changed certificates into use, and nothing else.
+    pub async fn renew(&self) {
+        let mut in_use = self.in_use.lock().await;
+        let Some(parts) = self.parts.get() else { return };
+        match certificates::look_twice(parts.certificates()).await {
+            Ok(looked) => {
+                let certificates = self.take(&mut in_use, looked, "");
+                let inputs = self.read.borrow().inputs.clone();
+                self.read.send_replace(Arc::new(FilesRead { inputs, certificates }));
+            }
+            Err(unusable) => {
+                tracing::error!(
+                    error = Refusal::of(&unusable, self.live.now().wall_ms).diagnostics.trim_end(),
+                    "certificates cannot be read"
+                );
+            }
+        }
+    }
+
+    /// Takes renewed certificates into use. `told`: what the log says of them already.
+    fn take(&self, in_use: &mut InUse, looked: Looked, told: &str) -> Inputs {
+        let metrics = self.live.metrics.sockets();
+        for renewed in looked.renewed {
+            let (cert, key) = (renewed.cert.display(), renewed.key.display());
+            match self.parts.get().map(|parts| parts.renew(&renewed)) {
+                Some(Ok(())) => {
+                    metrics.certificates_read.inc();
+                    tracing::info!(%cert, %key, "a changed certificate is in use");
+                    in_use.outline.renew_files(&looked.inputs.only([&*renewed.cert, &*renewed.key]));
+                }
+                Some(Err(error)) => {
+                    tracing::error!(%cert, %key, error, "a changed certificate cannot be used: the one before stays in use");
+                }
+                None => {}
+            }
+        }
+        self.status.lock().current.hash = in_use.outline.hash();
+        for (plan, error) in looked.invalid {
+            metrics.certificates_invalid.inc();
+            if !told.contains(&error.why) {
+                // Where it is named now: a comment before it may be new.
+                let snapshot = self.live.snapshot();
+                let named = snapshot.runtime.plan.tls().find(|tls| tls.is_from_files_of(&plan)).unwrap_or(&plan);
+                let at = &named.at[error.which as usize];
+                let (cert, key) = (plan.cert.display(), plan.key.display());
+                tracing::error!(%at, %cert, %key, %error, hint = error.hint, "a changed certificate cannot be used: the one before stays in use");
+            }
+        }
+        looked.inputs
     }
 
     /// `files`: what was read, where anything was.
@@ -163,7 +241,7 @@ impl Reloader {
             return Err(refuse(Why::Outdated, text));
         }
         let before = self.live.current();
-        let (read, previous) = (self.read.clone(), before.runtime.clone());
+        let (read, previous) = (self.configuration.clone(), before.runtime.clone());
         let loaded = load::load(move || read(), move |loaded| build(loaded, Some(&previous))).await;
         let Fresh { built: (runtime, outline), inputs } = loaded.map_err(|unusable| {
             *files = unusable.inputs().cloned();
@@ -176,53 +254,58 @@ impl Reloader {
         let mut changes = diff(&in_use.outline, &outline);
         let parts = self.parts.get().ok_or_else(|| refuse(Why::Internal, "the server is still starting\n".into()))?;
         let ready = parts.prepare(&runtime).await.map_err(|why| refuse(Why::CannotListen, format!("{why}\n")))?;
+        let foreseen = self.foresee(&before.runtime, &runtime, &mut changes);
         if asked.dry {
-            let ended = self.foresee(&**parts, &before.runtime, &runtime, &mut changes);
             let current = self.status.lock().current.clone();
-            return Ok(Report { dry: true, current, changes, ended, milliseconds: took(since) });
+            return Ok(Report { dry: true, current, changes, ended: foreseen, milliseconds: took(since) });
         }
         self.note_promises(&before.runtime, &runtime).await.map_err(|why| refuse(Why::StoreUnavailable, format!("{why}\n")))?;
-        self.foresee(&**parts, &before.runtime, &runtime, &mut changes);
         // Also where nothing is different to people: faults name the lines of the files as they are now.
         let before = self.live.swap(runtime, self.live.now());
         let milliseconds = took(since);
-        let stopped = ready.apply(&self.live.current().runtime);
+        ready.apply(&self.live.current().runtime);
         let retired = self.live.retire(&before).await;
-        let ended = Ended {
-            subscriptions: retired.subscriptions as u64,
-            connections: retired.connections as u64,
-            sources: stopped.sources.len() as u64,
-            listeners: stopped.listeners.len() as u64,
-        };
-        in_use.generation += 1;
-        in_use.outline = outline;
-        let current = Current::new(in_use.generation, in_use.outline.hash(), self.live.now().wall_ms, &inputs);
+        let ended = Ended { subscriptions: retired.subscriptions as u64, connections: retired.connections as u64, ..foreseen };
+        let mut current = Current::new(in_use.generation + 1, outline.hash(), self.live.now().wall_ms, &inputs);
+        if changes.is_empty() {
+            let Current { generation, since, .. } = self.status.lock().current.clone();
+            current = Current { generation, since, ..current };
+        }
+        *in_use = InUse { generation: current.generation, outline };
         Ok(Report { dry: false, current, changes, ended, milliseconds })
     }
 
-    /// What a configuration would end, in all and by each change.
-    fn foresee(&self, parts: &dyn Parts, before: &Runtime, runtime: &Runtime, changes: &mut [Change]) -> Ended {
-        let stopped = parts.would_end(runtime);
-        let mut ended = Ended { sources: stopped.sources.len() as u64, listeners: stopped.listeners.len() as u64, ..Ended::default() };
-        let mut note = |path: &str, count: &dyn Fn(&mut Ended)| {
-            if let Some(change) = changes.iter_mut().find(|change| is_within(&change.path, path)) {
-                count(&mut change.ends);
-            }
-        };
+    /// What a configuration ends, in all and by each change.
+    fn foresee(&self, before: &Runtime, runtime: &Runtime, changes: &mut [Change]) -> Ended {
+        let mut ended = Ended::default();
         for plan in before.plan.protocols.iter().filter(|plan| runtime.protocol(plan.id).is_none()) {
             let connections = self.live.hub.connection_count(Some(plan.id)) as u64;
             ended.connections += connections;
-            note(&format!("protocols.{}", plan.name), &|ends| ends.connections += connections);
+            note(changes, [below("protocols", &plan.name)], |ends| ends.connections += connections);
         }
         let plan = |name: &str| runtime.channels.resolve(name).map(|(_, plan)| plan);
         for (channel, count) in self.live.hub.would_end(plan) {
             ended.subscriptions += count as u64;
             if let Some((_, plan)) = before.channels.resolve(channel.as_str()) {
-                note(&format!("channels.{}", plan.pattern.as_str()), &|ends| ends.subscriptions += count as u64);
+                note(changes, [below("channels", plan.pattern.as_str())], |ends| ends.subscriptions += count as u64);
             }
         }
-        for source in &stopped.sources {
-            note(&format!("sources.{source}"), &|ends| ends.sources += 1);
+        for source in before.plan.sources.iter().filter(|source| !source.goes_on(&runtime.plan.sources)) {
+            ended.sources += 1;
+            note(changes, [below("sources", &source.name)], |ends| ends.sources += 1);
+        }
+        for listener in before.listeners.iter().filter(|listener| !runtime.listeners.iter().any(|other| other.key == listener.key)) {
+            ended.listeners += 1;
+            // Where several have left it, the first of them is named.
+            let protocols = listener.protocols.iter().map(|id| (below("protocols", &id.name()), "listen"));
+            let sources = listener.sources.iter().map(|id| (below("sources", &id.name()), "on"));
+            let users: Vec<(String, &str)> = protocols.chain(sources).collect();
+            let addresses = users.iter().map(|(path, key)| below(path, key));
+            note(changes, addresses.chain(users.iter().map(|(path, _)| path.clone())), |ends| ends.listeners += 1);
+        }
+        if before.plan.api.listen != runtime.plan.api.listen {
+            ended.listeners += 1;
+            note(changes, ["api.listen".to_owned(), "api".to_owned()], |ends| ends.listeners += 1);
         }
         ended
     }
@@ -256,6 +339,14 @@ pub fn build(loaded: Loaded, previous: Option<&Runtime>) -> Result<(Runtime, Out
 
 fn took(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Notes something at the first change of one of these paths, the best first.
+fn note(changes: &mut [Change], paths: impl IntoIterator<Item = String>, count: impl FnOnce(&mut Ended)) {
+    let at = paths.into_iter().find_map(|path| changes.iter().position(|change| is_within(&change.path, &path)));
+    if let Some(change) = at.and_then(|at| changes.get_mut(at)) {
+        count(&mut change.ends);
+    }
 }
 
 /// Whether a path leads to a part of what another leads to, or to the same.

@@ -28,9 +28,10 @@ pub struct Report {
 /// The configuration in use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Current {
-    /// Counts from 1, the start. A reload that changes nothing counts too.
+    /// Counts from 1, the start. A reload that changes nothing does not count.
     pub generation: u64,
-    /// SHA-256 of everything it says but for secrets.
+    /// SHA-256 of everything it says, of its plugins and its certificates. Secrets in the file are left out, so that a hash tells
+    /// nothing of them: where only a secret is another, the generation is another and the hash is the same.
     pub hash: String,
     /// Since when.
     #[schema(format = DateTime)]
@@ -80,7 +81,20 @@ impl Report {
         let Current { generation, hash, .. } = &self.current;
         let Ended { connections, subscriptions, sources, listeners } = self.ended;
         let ms = self.milliseconds;
-        tracing::info!(generation, hash, added, changed, removed, connections, subscriptions, sources, listeners, ms, "reloaded");
+        let message = if self.changes.is_empty() { "reloaded: nothing is different" } else { "reloaded" };
+        tracing::info!(
+            generation,
+            hash,
+            added,
+            changed,
+            removed,
+            ended_connections = connections,
+            ended_subscriptions = subscriptions,
+            ended_sources = sources,
+            ended_listeners = listeners,
+            ms,
+            "{message}"
+        );
     }
 }
 
@@ -141,8 +155,8 @@ impl Refusal {
 
     /// Says it in the log, each diagnostic as it was rendered.
     pub fn log(&self) {
-        let (why, diagnostics) = (self.why, self.diagnostics.trim_end());
-        tracing::error!(?why, "the changed configuration is not used, the one before stays in use:\n{diagnostics}");
+        // A field would stand at the end of the last diagnostic.
+        tracing::error!("the reload is refused, the configuration in use stays in use:\n{}", self.diagnostics.trim_end());
     }
 }
 

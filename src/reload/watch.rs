@@ -18,6 +18,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::Inputs;
+use crate::telemetry::memory;
 
 /// Changes that follow each other so closely are one.
 const QUIET: Duration = Duration::from_millis(100);
@@ -49,6 +50,10 @@ impl Watcher {
     /// now is found too. On an error, what was watched before still is.
     pub async fn follow(&mut self, inputs: Inputs) -> notify::Result<()> {
         let inputs = Arc::new(inputs);
+        if inputs.is_empty() {
+            (self.kernel, self.inputs, self.stirred) = (None, inputs, false);
+            return Ok(());
+        }
         let (kernel, changed) = look(inputs.clone(), self.signal.clone()).await;
         self.kernel = Some(kernel?);
         self.inputs = inputs;
@@ -98,7 +103,9 @@ fn watch(inputs: &Inputs, signal: Sender<()>) -> notify::Result<RecommendedWatch
     let trail = Trail::of(inputs);
     let folders: BTreeSet<PathBuf> = trail.folders();
     let (needed, names, plugins) = (trail.last, trail.names, trail.plugins);
+    let ends = ThreadEnds;
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        let _dropped_with_the_thread = &ends;
         let about_us = event.map_or_else(
             |error| {
                 tracing::warn!(%error, "a change of files may not have been seen: all are looked at");
@@ -119,6 +126,15 @@ fn watch(inputs: &Inputs, signal: Sender<()>) -> notify::Result<RecommendedWatch
         }
     }
     Ok(watcher)
+}
+
+/// Dropped by the thread that watches, when it ends.
+struct ThreadEnds;
+
+impl Drop for ThreadEnds {
+    fn drop(&mut self) {
+        memory::thread_ends();
+    }
 }
 
 /// Whether an event may mean that a file is different. That the files are read is an event too.

@@ -16,7 +16,6 @@ use super::{Emitter, Every, Source, SourceError};
 use crate::config::plan::{SourceKind, SourcePlan};
 use crate::live::Live;
 use crate::model::id::SourceId;
-use crate::runtime::Runtime;
 
 /// The pause after a failure, doubled with each that follows …
 const PAUSE: Duration = Duration::from_millis(500);
@@ -41,13 +40,6 @@ struct Running {
     stop: CancellationToken,
 }
 
-impl Running {
-    /// Whether a configuration has it as it is.
-    fn is_in(&self, name: &str, runtime: &Runtime) -> bool {
-        runtime.plan.sources.iter().any(|plan| *plan.name == *name && plan.kind == self.plan.kind)
-    }
-}
-
 /// See the module.
 pub struct Supervisor {
     live: Arc<Live>,
@@ -63,16 +55,14 @@ impl Supervisor {
         Self { live, tasks, stop, running: Mutex::default() }
     }
 
-    /// Runs the sources of the current configuration: one of the same kind keeps running. Returns which ended.
-    pub fn sync(&self) -> Vec<Arc<str>> {
+    /// Runs the sources of the current configuration: one of the same kind keeps running.
+    pub fn sync(&self) {
         let snapshot = self.live.snapshot();
         let mut running = self.running.lock();
-        let mut ended = Vec::new();
-        running.retain(|name, source| {
-            let stays = source.is_in(name, &snapshot.runtime);
+        running.retain(|_, source| {
+            let stays = source.plan.goes_on(&snapshot.runtime.plan.sources);
             if !stays {
                 source.stop.cancel();
-                ended.push(name.clone());
             }
             stays
         });
@@ -83,12 +73,6 @@ impl Supervisor {
                 running.insert(plan.name.clone(), source);
             }
         }
-        ended
-    }
-
-    /// The sources that a configuration would end; one that it has in another form begins anew.
-    pub fn would_end(&self, runtime: &Runtime) -> Vec<Arc<str>> {
-        self.running.lock().iter().filter(|(name, source)| !source.is_in(name, runtime)).map(|(name, _)| name.clone()).collect()
     }
 
     /// The state of a source that runs as a task.

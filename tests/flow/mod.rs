@@ -15,7 +15,9 @@ mod publish;
 mod reading;
 mod recovery;
 mod reload;
+mod reload_answers;
 
+mod certificates;
 mod connections;
 mod openapi;
 mod sessions;

@@ -1,4 +1,4 @@
-//! TLS at every listener, certificates that change while the server runs, and addresses with too many sockets.
+//! TLS at every listener, and addresses with too many sockets.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -7,8 +7,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::http::split;
 use crate::support::raw::handshake;
-use crate::support::tls::replace;
-use crate::support::{Authority, Client, Ended, Server, Setup, request, soon, until};
+use crate::support::{Authority, Client, Server, Setup, request, soon, until};
 
 /// A protocol, a source and the REST interface, all with the same certificate.
 const ALL: &str = r#"version: 1
@@ -149,95 +148,6 @@ async fn plain_http_and_foreign_certificates_get_nothing() {
     assert!(Authority::new().connect(server.url("api")).await.is_err(), "a client trusts another's certificate");
     let metrics = authority.request("GET", &format!("{}/metrics", server.url("api")), None).await.body;
     assert!(metrics.contains("\ntramline_tls_handshakes_failed_total 2\n"), "{metrics}");
-}
-
-#[tokio::test]
-async fn a_changed_certificate_is_used_and_a_broken_one_is_not() {
-    let (first, second) = (Authority::new(), Authority::new());
-    let server = first.in_folder(Setup::own("").file("routes.yaml", ONE)).start();
-    let mut before = first.client(server.url("chat")).await;
-    // A key that is not the certificate's.
-    replace(&server.setup().path("tls/tls.key"), &second.key);
-    let told = server.logged("a changed certificate cannot be used: the one before stays in use");
-    assert!(told["error"].as_str().unwrap().contains("does not belong to the certificate"), "{told}");
-    assert!(first.connect(server.url("chat")).await.is_ok(), "the old pair stays in use");
-    second.replace(&server.setup());
-    server.logged("a changed certificate is in use");
-    assert!(first.connect(server.url("chat")).await.is_err(), "the old pair is still in use");
-    let mut after = second.client(server.url("chat")).await;
-    assert_eq!(after.ask(&json!({ "type": "ping" })).await["type"], "pong");
-    assert_eq!(before.ask(&json!({ "type": "ping" })).await["type"], "pong", "connections outlive their certificate");
-    std::fs::remove_file(server.setup().path("tls/tls.crt")).unwrap();
-    server.logged("a changed certificate cannot be used: the one before stays in use");
-    assert!(second.connect(server.url("chat")).await.is_ok());
-    let metrics = server.get("/metrics").await.body;
-    assert!(metrics.contains("\ntramline_certificates_read_total 1\n"), "{metrics}");
-    assert!(metrics.contains("\ntramline_certificates_invalid_total 2\n"), "{metrics}");
-}
-
-#[tokio::test]
-async fn a_certificate_that_expires_soon_is_told_at_the_start_and_when_it_is_changed() {
-    let (soon, expired, later) = (Authority::expiring(13 * 24), Authority::expiring(0), Authority::expiring(15 * 24));
-    let told = |ended: &Ended| {
-        let of_one = |line: &&Value| line["message"].as_str().is_some_and(|message| message.starts_with("a certificate "));
-        ended.log.iter().filter(of_one).cloned().collect::<Vec<_>>()
-    };
-    let server = soon.in_folder(Setup::own("").file("routes.yaml", ONE)).start();
-    assert!(soon.connect(server.url("chat")).await.is_ok());
-    let ended = server.stop();
-    let warnings = told(&ended);
-    assert_eq!(warnings.iter().map(|line| &line["message"]).collect::<Vec<_>>(), ["a certificate expires soon"]);
-    assert!(warnings[0]["cert"].as_str().unwrap().ends_with("tls/tls.crt") && warnings[0]["at"].is_string(), "{warnings:?}");
-    later.replace(&ended.setup);
-    let server = ended.setup.start();
-    expired.replace(&server.setup());
-    server.logged("a certificate has expired: clients refuse it");
-    later.replace(&server.setup());
-    server.logged("a changed certificate is in use");
-    assert!(later.connect(server.url("chat")).await.is_ok());
-    assert_eq!(told(&server.stop()), [json!(null); 0]);
-}
-
-/// One protocol alone; the REST interface has no TLS.
-const ONE: &str = r#"version: 1
-store: "sqlite::memory:"
-api: { listen: "localhost:0" }
-protocols:
-  chat:
-    listen: localhost:0/chat
-    tls: { cert: tls/tls.crt, key: tls/tls.key }
-    messages: { ping: { reply: { type: pong } } }
-"#;
-
-#[tokio::test]
-async fn a_certificate_behind_links_changes_with_them() {
-    let (first, second) = (Authority::new(), Authority::new());
-    let setup = Setup::own("").file("routes.yaml", ONE);
-    for (name, authority) in [("one", &first), ("two", &second)] {
-        let of = |file: &str| format!("tls/{name}/{file}");
-        drop(setup.clone().file(&of("tls.crt"), &authority.cert).file(&of("tls.key"), &authority.key));
-    }
-    // As Kubernetes keeps secrets: files lead through a folder that is a link, and that alone is swapped.
-    let folder = setup.path("tls");
-    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, folder.join(name)).unwrap();
-    link("one", "..data");
-    link("..data/tls.crt", "tls.crt");
-    link("..data/tls.key", "tls.key");
-    let server = setup.start();
-    assert!(first.connect(server.url("chat")).await.is_ok());
-    link("two", "..new");
-    std::fs::rename(folder.join("..new"), folder.join("..data")).unwrap();
-    server.logged("a changed certificate is in use");
-    assert!(second.connect(server.url("chat")).await.is_ok());
-    assert!(first.connect(server.url("chat")).await.is_err());
-}
-
-#[tokio::test]
-async fn without_names_of_files_there_is_no_tls() {
-    let yaml = ONE.replace("tls/tls.crt", "\"${CERT:-}\"").replace("tls/tls.key", "\"${KEY:-}\"");
-    let server = Setup::own("").file("routes.yaml", &yaml).start();
-    assert!(server.url("chat").starts_with("ws://"));
-    assert_eq!(server.client("chat").await.ask(&json!({ "type": "ping" })).await["type"], "pong");
 }
 
 #[tokio::test]

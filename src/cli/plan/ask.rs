@@ -22,7 +22,6 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::{faults, from_disk};
-use crate::config::certificate;
 use crate::config::plan::{ApiPlan, Listen};
 use crate::reload::{Refusal, Report};
 
@@ -44,8 +43,7 @@ pub(super) fn ask(config: &Path, url: Option<&str>) -> Result<Box<Report>, Strin
         (None, None) => return Err(faults(&loaded.diagnostics, &loaded.files)),
     };
     let token = std::env::var(TOKEN).ok().or_else(|| api.and_then(|api| api.token.as_ref()).map(|token| token.0.to_string()));
-    let pinned =
-        api.and_then(|api| api.tls.as_ref()).and_then(|tls| certificate::read(tls).ok()).and_then(|pair| pair.cert.first().cloned());
+    let pinned = api.and_then(|api| api.tls.as_ref()).and_then(|tls| tls.pair.cert.first().cloned());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| format!("cannot begin: {error}\n"))?;
     let asked = runtime.block_on(async { timeout(ANSWER_WITHIN, send(&url, token.as_deref(), pinned)).await });
     let asked = asked.unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER_WITHIN.as_secs())));

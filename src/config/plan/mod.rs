@@ -7,9 +7,12 @@ mod protocol;
 mod row;
 mod source;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::sign::CertifiedKey;
 
 use crate::model::SourceLocation;
 
@@ -133,19 +136,48 @@ impl Listen {
     }
 }
 
+impl Listen {
+    /// Whether two different addresses cannot both be bound.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let ips = |listen: &Self| -> Vec<IpAddr> {
+            listen.host.parse().map_or_else(|_| vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], |ip| vec![ip])
+        };
+        let meet = |a: &IpAddr, b: &IpAddr| a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()));
+        self.port == other.port && self.port != 0 && ips(self).iter().any(|a| ips(other).iter().any(|b| meet(a, b)))
+    }
+}
+
 impl std::fmt::Display for Listen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
     }
 }
 
-/// `tls:` The files of a listener's certificate. Both were valid when the plan was made.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// `tls:` A listener's certificate and its key, as they were in their files when these were read.
+#[derive(Debug, Clone)]
 pub struct TlsPlan {
     /// The certificate and those between it and the root, as PEM.
     pub cert: PathBuf,
     /// Its private key, as PEM.
     pub key: PathBuf,
+    /// Where both are named.
+    pub at: [SourceLocation; 2],
+    /// What was in both.
+    pub pair: Arc<CertifiedKey>,
+}
+
+impl TlsPlan {
+    /// Whether the files are the same, whatever is in them.
+    pub fn is_from_files_of(&self, other: &Self) -> bool {
+        self.cert == other.cert && self.key == other.key
+    }
+}
+
+/// Keys are not compared: to one certificate belongs one key. Nor is where they are named.
+impl PartialEq for TlsPlan {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_from_files_of(other) && self.pair.cert == other.pair.cert
+    }
 }
 
 /// A stretch of one line of a file.

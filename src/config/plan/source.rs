@@ -25,6 +25,21 @@ pub struct SourcePlan {
     pub messages: Table,
 }
 
+impl SourcePlan {
+    /// Whether it goes on as it is under another configuration.
+    pub fn goes_on(&self, sources: &[Arc<Self>]) -> bool {
+        sources.iter().any(|other| {
+            self.name == other.name
+                && match (&self.kind, &other.kind) {
+                    (SourceKind::Http { method, path, listen, .. }, SourceKind::Http { method: to, path: at, listen: on, .. }) => {
+                        (method, path, listen) == (to, at, on)
+                    }
+                    (kind, others) => kind == others,
+                }
+        })
+    }
+}
+
 /// Where a source's events come from.
 #[derive(Debug, PartialEq)]
 pub enum SourceKind {

@@ -2,17 +2,23 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::IF_MATCH;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::http::{HeaderValue, Request, StatusCode, Uri};
 use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::http::api::openapi::BadQuery;
+use crate::http::api::openapi::{BadQuery, Late, NotJson, TooLarge};
+use crate::http::api::publish::{BODY_BYTES_MAX, invalid};
 use crate::http::api::query::{Known, Query};
 use crate::http::api::{Answer, Api, ok};
+use crate::http::body::read_json;
 use crate::http::problem::{self, Problem};
+use crate::model::Json;
+use crate::model::fault::Flaw;
+use crate::model::json::members;
 use crate::reload::report::{Current, Refusal, Report, Why};
 use crate::reload::{Asked, Status};
 
@@ -43,8 +49,8 @@ struct Refused {
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "only described: it is read by hand")]
 struct IfMatch {
-    /// The generation that must be in use, in quotes, as `ETag` of `GET /api/config` has it; `*`: any.
-    #[param(rename = "If-Match", value_type = String, required = false, pattern = r#"^"[0-9]{1,18}"$"#)]
+    /// The generation that must be in use, in quotes, as `ETag` of `GET /api/config` has it; `*`, as without this header: any.
+    #[param(rename = "If-Match", value_type = String, required = false, pattern = r#"^(\*|"[0-9]{1,18}")$"#)]
     if_match: Option<String>,
 }
 
@@ -66,15 +72,22 @@ pub(super) async fn config(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
 /// Reload the configuration
 ///
 /// Reads the files again and puts what they say in place of what is in use: all of it, or nothing where anything is wrong. Answered
-/// once it is done. With `dry=true` nothing changes, and the answer says what would.
+/// once it is done. With `dry=true` nothing changes, and the answer says what would. It needs no body; one that has a member is refused.
 #[utoipa::path(post, path = "/api/reload", tag = "state",
     params(("dry" = Option<bool>, Query, description = "Only say what would happen."), IfMatch),
     responses((status = 200, description = "What is in use now, what is different, and what ended.", body = Report),
         (status = 409, description = "It was refused: why. What was in use stays in use.", body = Refused, content_type = "application/problem+json"),
-        (status = 412, description = "Another generation is in use.", body = Refused, content_type = "application/problem+json"), BadQuery))]
-pub(super) async fn reload(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap) -> Answer {
+        (status = 412, description = "Another generation is in use.", body = Refused, content_type = "application/problem+json"),
+        BadQuery, Late, TooLarge, NotJson))]
+pub(super) async fn reload(State(api): State<Arc<Api>>, request: Request<Body>) -> Answer {
     let since = Instant::now();
-    let mut query = Query::of(&uri, &Known { names: &["dry"], repeated: &[], data: false });
+    let (parts, body) = request.into_parts();
+    let (uri, headers) = (&parts.uri, &parts.headers);
+    let body = read_json(&parts, body, BODY_BYTES_MAX).await?;
+    if let Some(flaw) = body.as_ref().and_then(unheard) {
+        return Err(invalid(vec![flaw]));
+    }
+    let mut query = Query::of(uri, &Known { names: &["dry"], repeated: &[], data: false });
     let dry = query.take("dry", |text| text.parse().map_err(|_| "must be `true` or `false`".into())).unwrap_or(false);
     query.done()?;
     let generation = headers.get(IF_MATCH).map(generation).transpose()?.flatten();
@@ -89,6 +102,18 @@ pub(super) async fn reload(State(api): State<Arc<Api>>, uri: Uri, headers: Heade
         }
         Err(_) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the reload ended in an error of ours, which the log tells")),
     }
+}
+
+/// What is wrong with a body that says anything: nobody is to believe that it was heard.
+fn unheard(body: &Json) -> Option<Flaw> {
+    let text = body.as_str().trim_start();
+    let first = members(text).next();
+    if text.starts_with('{') && first.is_none() {
+        return None;
+    }
+    let key = first.map(|(key, _)| format!("/{}", key.trim_matches('"').chars().take(100).collect::<String>()));
+    let message = if key.is_some() { "unknown key; this call takes none" } else { "must be an empty object, or no body at all" };
+    Some(Flaw { path: key.unwrap_or_default(), message: message.into() })
 }
 
 /// `"3"`; `*` is any.

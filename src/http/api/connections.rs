@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::api::history::problem;
-use crate::http::api::openapi::{BadQuery, NotThere, Unavailable};
+use crate::http::api::openapi::{BadQuery, NotJson, NotThere, Unavailable};
 use crate::http::api::query::{Known, Query};
 use crate::http::api::shapes::{CloseCode, PastConnection};
 use crate::http::api::{Answer, Api, LIMIT_DEFAULT, Part, ok};
@@ -267,7 +267,7 @@ pub(super) struct How {
 /// What already waits for it is written first. The answer comes at once; the client may get the close frame a little later.
 #[utoipa::path(delete, path = "/api/connections/{id}", tag = "connections", operation_id = "close_connection",
     params(("id" = String, Path, description = "The connection's public id.", min_length = 1), How),
-    responses((status = 204, description = "The connection will be closed."), BadQuery, NotThere))]
+    responses((status = 204, description = "The connection will be closed."), BadQuery, NotThere, NotJson))]
 pub(super) async fn close(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -> Result<Response<Body>, Problem> {
     let mut query = Query::of(&uri, &Known { names: &["code", "reason"], repeated: &[], data: false });
     let code = query.take("code", |text| {

@@ -34,6 +34,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::plan::Listen;
+use crate::http::body::check_kind;
 use crate::http::guard;
 use crate::http::listen::Serve;
 use crate::http::problem::Problem;
@@ -114,7 +115,7 @@ impl ApiRoutes {
         } else {
             let open = openapi::OPEN_TO_ALL.contains(&request.uri().path());
             let allowed = if open { Ok(()) } else { guard::check_token(request.headers(), plan.token.as_ref()) };
-            match allowed {
+            match allowed.and_then(|()| check_kind(request.method(), request.headers())) {
                 Err(problem) => problem.into_response(),
                 Ok(()) => self.routes.clone().call(request.map(Body::new)).await.unwrap_or_else(|never| match never {}),
             }

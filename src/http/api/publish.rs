@@ -27,7 +27,7 @@ use crate::model::{Fault, Json};
 use crate::pipeline::publish::{Destination, Proposal};
 
 /// The largest body.
-const BODY_BYTES_MAX: usize = 16 << 20;
+pub(super) const BODY_BYTES_MAX: usize = 16 << 20;
 
 /// The most targets of one call.
 const TARGETS_MAX: usize = 1000;

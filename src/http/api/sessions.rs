@@ -205,7 +205,7 @@ pub(super) async fn one_session(State(api): State<Arc<Api>>, Part(id): Part, uri
 /// Its connections are closed with 1008 and `session ended`.
 #[utoipa::path(delete, path = "/api/sessions/{id}", tag = "sessions", operation_id = "end_session",
     params(("id" = String, Path, description = "The session's id.", min_length = 1)),
-    responses((status = 204, description = "The session has ended."), BadQuery, NotThere, Unavailable))]
+    responses((status = 204, description = "The session has ended."), BadQuery, NotThere, NotJson, Unavailable))]
 pub(super) async fn end(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -> Result<Response<Body>, Problem> {
     Query::nothing(&uri)?;
     let session = find(&api, &id).await?;

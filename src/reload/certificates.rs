@@ -1,0 +1,47 @@
+//! Certificates whose files change while the configuration stays as it is: where reloads are not wanted, or what the files say
+//! besides is refused. Which are in use, and how another takes the place of one, is the caller's business.
+
+use tokio::time::sleep;
+
+use super::load::{FAULT_STANDS, Unusable, on_a_thread};
+use crate::config::Inputs;
+use crate::config::certificate::{self, InvalidCertificate};
+use crate::config::plan::TlsPlan;
+
+/// What is in the files of certificates.
+pub(super) struct Looked {
+    /// The files.
+    pub(super) inputs: Inputs,
+    /// Those that are other certificates than before.
+    pub(super) renewed: Vec<TlsPlan>,
+    /// Those that cannot be used.
+    pub(super) invalid: Vec<(TlsPlan, InvalidCertificate)>,
+}
+
+/// Reads certificates again.
+pub(super) async fn look(in_use: Vec<TlsPlan>) -> Result<Looked, Unusable> {
+    on_a_thread(move || {
+        let mut looked = Looked { inputs: Inputs::default(), renewed: Vec::new(), invalid: Vec::new() };
+        for plan in in_use {
+            // Before they are read: a change in between is seen later.
+            [&plan.cert, &plan.key].into_iter().for_each(|path| looked.inputs.look(path));
+            match certificate::read(&plan.cert, &plan.key) {
+                Ok(pair) if pair.cert == plan.pair.cert => {}
+                Ok(pair) => looked.renewed.push(TlsPlan { pair, ..plan }),
+                Err(why) => looked.invalid.push((plan, why)),
+            }
+        }
+        looked
+    })
+    .await
+}
+
+/// The same where both files of a pair may not be written yet.
+pub(super) async fn look_twice(in_use: Vec<TlsPlan>) -> Result<Looked, Unusable> {
+    let looked = look(in_use.clone()).await?;
+    if looked.invalid.is_empty() {
+        return Ok(looked);
+    }
+    sleep(FAULT_STANDS).await;
+    look(in_use).await
+}
