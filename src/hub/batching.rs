@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -115,9 +116,9 @@ impl Hub {
         render: &mut dyn Render,
     ) -> Written {
         let mut written = Written::default();
-        let Some((every, events_max, bytes_max)) = render.batch(protocol).map(|batch| (batch.every, batch.events, batch.bytes)) else {
-            return written;
-        };
+        // A reload may have taken `batch` away while these members still expect it: then nothing waits.
+        let (every, events_max, bytes_max) =
+            render.batch(protocol).map_or((Duration::ZERO, 1, 0), |batch| (batch.every, batch.events, batch.bytes));
         for (published, except) in published.iter().zip(except) {
             let at = state.pending_batches.iter().position(|pending| pending.protocol == protocol).unwrap_or_else(|| {
                 let due = Instant::now() + every;
@@ -177,7 +178,7 @@ impl Hub {
 
     /// Ends a connection after all that waits for it, what is batched included. No channel may be held.
     pub fn end(&self, connection: &Arc<Connection>, close: Close, render: &mut dyn Render) {
-        if render.batch(connection.protocol).is_some() {
+        if connection.batches() {
             for (name, key) in connection.subscriptions() {
                 if let Some(channel) = self.channel(name.as_str()) {
                     channel.state.lock().enqueue_batched(&channel, connection.key, &key, render);
