@@ -312,9 +312,9 @@ impl Hub {
         }
     }
 
-    /// Applies a new configuration: `plan` returns that of a channel. Subscriptions that it no longer allows end and are
-    /// returned, so that their clients can be told. A channel that it does not have is removed, unless something of it waits for
-    /// its commit.
+    /// Applies a new configuration: `plan` returns that of a channel. Ends the subscriptions that it no longer allows and
+    /// returns them, so that their clients get an error. A channel that it does not have is removed, unless something of it
+    /// waits for its commit.
     pub fn replan(&self, plan: impl Fn(&str) -> Option<Arc<ChannelPlan>>) -> Vec<(Arc<Connection>, ChannelName)> {
         let mut ended = Vec::new();
         for channel in self.all_channels() {

@@ -16,7 +16,7 @@ use crate::model::event::Epoch;
 use crate::model::{ChannelName, Close, Event, Now};
 use crate::pipeline::deliver::Renderer;
 
-/// The most events that are read from the log at once.
+/// The most events that one query reads from the log.
 const READ_EVENTS_MAX: usize = 500;
 const READ_BYTES_MAX: usize = 1 << 20;
 /// The pause between two tries if the log cannot be read.

@@ -158,7 +158,7 @@ pub struct Decision {
     /// The input reads what transactions of its connection that still wait for their commit will change. Nothing is decided yet,
     /// and the same input must be decided again once they are done.
     pub waits: bool,
-    /// The answer, where the input came by HTTP.
+    /// The answer, if the input came by HTTP.
     pub reply: Option<Json>,
     /// The answer's status, if a row sets one.
     pub status: Option<u16>,

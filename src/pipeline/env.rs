@@ -76,7 +76,7 @@ pub struct Spent {
 pub struct Spending<'l> {
     /// Those that senders share.
     pub shared: &'l SharedLimits,
-    /// Those of the connection; none if there is no connection, and then a row has one limiter for all.
+    /// Those of the connection. `None` if there is no connection; then a row has one limiter for all.
     pub client: Option<&'l mut ClientLimits>,
     /// What the input has spent already.
     pub spent: &'l mut Spent,

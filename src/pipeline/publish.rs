@@ -14,7 +14,7 @@ use crate::pipeline::effect::{EventEffect, Receivers};
 use crate::pipeline::scope::Bindings;
 use crate::routing::ChannelTable;
 
-/// What is to be published, wherever it came from.
+/// Something to be published, from any input.
 #[derive(Debug, Clone)]
 pub struct Proposal {
     /// The event's type.

@@ -2,16 +2,16 @@
 //! database: an SQLite file, or PostgreSQL.
 //!
 //! Publishers put rows into a bounded [`queue`] and never wait; one [`writer`] takes what is queued, commits it as one
-//! transaction and says so. Readers have connections of their own and are not slowed by it.
+//! transaction and reports that. Readers have their own connections and are not slowed down by it.
 //! The store is given offsets and epochs; it knows no subscriber, no socket and no permission.
 //!
 //! In reading order:
-//! - handed in: `record`, `queue`, `channels`;
-//! - written: `writer`, `pace`, `attempt` (how it bears with its database), `work`, `whole`, `insert`, `aside`, `connections`, `known`,
-//!   `link`, `slow`, `fault`;
-//! - removed: `retention`, `trim`, `size`;
-//! - opened and put in order: `open`, `sqlite`, `postgres`, `db`, `recover`, `check`, `replace`, `salvage`;
-//! - asked: `filter`, `scan`, `history`, `after`, `listing`, `series`, on `read`, `row`, `names` and `cursor`.
+//! - input: `record`, `queue`, `channels`;
+//! - writing: `writer`, `pace`, `attempt` (how it copes with its database), `work`, `whole`, `insert`, `aside`, `connections`,
+//!   `known`, `link`, `slow`, `fault`;
+//! - removal: `retention`, `trim`, `size`;
+//! - start and repair: `open`, `sqlite`, `postgres`, `db`, `recover`, `check`, `replace`, `salvage`;
+//! - queries: `filter`, `scan`, `history`, `after`, `listing`, `series`, using `read`, `row`, `names` and `cursor`.
 
 mod after;
 mod aside;

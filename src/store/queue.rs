@@ -263,7 +263,7 @@ impl Queue {
                 is_ready = ready(None);
             }
         };
-        // A time-out is no error.
+        // Running out of time is not an error.
         drop(timeout_at(until.into(), gathered).await);
         ready(Some(0));
     }

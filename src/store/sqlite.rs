@@ -198,14 +198,14 @@ impl DatabaseFile {
         self.path.exists()
     }
 
-    /// Whether a file that is not a valid database may be set aside: only one that was a database, or stands where ours was.
+    /// Whether a file that is not a valid database may be set aside: only if it was a database, or is in the place of ours.
     pub(super) fn may_set_aside(&self) -> bool {
         let mut start = [0; MAGIC.len()];
         let is_database = File::open(&self.path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == MAGIC;
         self.ours || is_database
     }
 
-    /// Renames the database and what belongs to it. Gives the new name.
+    /// Renames the database and its other files. Returns the new name.
     pub(super) fn set_aside(&self, now_ms: i64) -> std::io::Result<PathBuf> {
         let aside = beside(&self.path, &format!(".corrupt-{now_ms}"));
         std::fs::rename(&self.path, &aside)?;
@@ -213,7 +213,7 @@ impl DatabaseFile {
         Ok(aside)
     }
 
-    /// Removes the write-ahead log of a file that is gone: another file must not take it for its own.
+    /// Removes the write-ahead log of a file that has been removed: another file must not use it.
     pub(super) fn remove_logs(&self) -> std::io::Result<()> {
         if identity(&beside(&self.path, "-wal")) == self.opened[1] || !self.exists() {
             self.each_log(|log, _| std::fs::remove_file(log))?;
@@ -231,7 +231,7 @@ impl DatabaseFile {
         Ok(())
     }
 
-    /// Takes the lock again where its file has gone with the folder.
+    /// Takes the lock again if its file was removed together with the folder.
     pub(super) fn lock_again(&mut self) -> Result<(), StoreError> {
         let held = self.lock.metadata().ok().map(|file| (file.dev(), file.ino()));
         if identity(&beside(&self.path, ".lock")) != held {
@@ -241,7 +241,7 @@ impl DatabaseFile {
     }
 }
 
-/// The path with something at its end.
+/// The path with an ending added.
 fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name: OsString = path.as_os_str().to_owned();
     name.push(end);

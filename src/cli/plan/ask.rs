@@ -26,7 +26,7 @@ use crate::config::certificate;
 use crate::config::plan::{ApiPlan, Listen};
 use crate::reload::{Refusal, Report};
 
-/// The time for everything: the server reads its files, perhaps more than once.
+/// The time for the whole request: the server reads its files, perhaps more than once.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// The size of the answer.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
