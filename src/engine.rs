@@ -239,7 +239,7 @@ async fn follow(reloader: Arc<Reloader>, live: Arc<Live>, stop: CancellationToke
         let read = (**inputs.borrow_and_update()).clone();
         let wanted = live.snapshot().runtime.plan.reload;
         if wanted && let Err(error) = watcher.follow(read).await {
-            tracing::warn!(%error, "cannot watch the configuration's files: a change may go unseen until a reload is asked for");
+            tracing::warn!(%error, "cannot watch the configuration's files: changes may be missed until a reload is requested");
         }
         tokio::select! {
             () = stop.cancelled() => return,
