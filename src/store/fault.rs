@@ -97,7 +97,7 @@ fn reason(error: &sqlx::Error) -> String {
         None => match error {
             sqlx::Error::Io(error) => return format!("no connection to the database: {error}"),
             sqlx::Error::Tls(error) => return format!("no connection to the database: {error}"),
-            sqlx::Error::PoolTimedOut => "cannot connect to the database in time",
+            sqlx::Error::PoolTimedOut => "no free connection to the database in time",
             _ => return error.to_string(),
         },
     };
