@@ -6,7 +6,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How many ends can wait to be read. Only the first matters.
+/// How many reports of ends can wait to be read. Only the first matters.
 const ENDS_MAX: usize = 16;
 
 /// Starts tasks that must not end.
@@ -21,7 +21,7 @@ pub struct Core {
     broken: tokio::sync::watch::Sender<Option<Arc<str>>>,
 }
 
-/// Reports which task has ended though it must not.
+/// Reports which task has ended although it must not.
 pub struct Ends(Receiver<Arc<str>>);
 
 impl Core {
@@ -44,7 +44,7 @@ impl Core {
         self.spawn_until(name, self.stopping.clone(), task)
     }
 
-    /// Starts a task that may end once `stop` has fired, or the whole stops.
+    /// Starts a task that may end once `stop` fires or everything stops.
     pub fn spawn_until(
         &self,
         name: impl Into<Arc<str>>,
@@ -95,7 +95,7 @@ struct Told {
 impl Drop for Told {
     fn drop(&mut self) {
         if !self.stopping.iter().any(CancellationToken::is_cancelled) {
-            // Full: others have ended before, and only the first matters.
+            // If it is full, other tasks have ended before, and only the first matters.
             self.ended.try_send(self.name.clone()).ok();
         }
     }

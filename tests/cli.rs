@@ -159,7 +159,7 @@ fn a_server_that_cannot_be_asked_is_named() {
     assert_eq!(ended.status.code(), Some(1));
     assert!(text(&ended.stderr).starts_with(&format!("{url}: cannot be reached: ")), "{ended:?}");
     let ended = plan(folder.path(), &["--config", "new/routes.yaml", "--url", "localhost:4000"]);
-    assert!(text(&ended.stderr).contains("is not the address of a server"), "{ended:?}");
+    assert!(text(&ended.stderr).contains("is not a valid server address"), "{ended:?}");
     let both = plan(folder.path(), &["--url", &url, "--against", "old/routes.yaml"]);
     assert_eq!(both.status.code(), Some(2));
 }

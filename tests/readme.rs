@@ -1,8 +1,8 @@
 //! Keeps the README's reference true: what it lists is compared with what the code says, both ways.
 //!
 //! Tables between `<!-- generated: NAME -->` and `<!-- /generated -->` are written by `UPDATE=1 cargo test --test main readme`.
-//! Tables behind `<!-- keys: WHAT -->`, `<!-- calls -->`, `<!-- rest -->` and `<!-- bounds -->` are written by hand, because
-//! only a person can say what a thing is for; their first column must name everything there is, and nothing else.
+//! Tables behind `<!-- keys: WHAT -->`, `<!-- calls -->`, `<!-- rest -->`, `<!-- change -->`, `<!-- why -->` and `<!-- bounds -->`
+//! are written by hand, because only a person can say what a thing is for; their first column must name everything there is, and nothing else.
 //! Whether the examples run is `tests/clients/readme.test.js`'s business.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -303,6 +303,33 @@ fn every_rest_call_is_listed() {
         set(paths.flat_map(|(path, item)| item.as_object().unwrap().keys().map(move |method| format!("{} {path}", method.to_uppercase()))));
     let (_held, text) = readme();
     assert_eq!(listed(&text, "<!-- rest -->"), served);
+}
+
+/// Every text that is the only one a member may have: `"change": { "enum": ["added"] }`.
+fn texts_of(value: &serde_json::Value, member: &str, found: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(members) => {
+            let texts = members.get(member).and_then(|of| of["enum"].as_array()).into_iter().flatten();
+            found.extend(texts.filter_map(|text| text.as_str()).map(str::to_owned));
+            members.values().for_each(|below| texts_of(below, member, found));
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| texts_of(item, member, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_outcome_of_a_reload_is_listed() {
+    let snapshot = fs::read_to_string("tests/flow/openapi.snap").unwrap();
+    let document: serde_json::Value = serde_json::from_str(snapshot.splitn(3, "---\n").nth(2).unwrap()).unwrap();
+    let schemas = &document["components"]["schemas"];
+    let mut changes = BTreeSet::new();
+    texts_of(&schemas["Change"], "change", &mut changes);
+    let (_held, text) = readme();
+    let column = |marker: &str| set(rows_behind(&text, marker).iter().map(|row| row[0].trim_matches('`')));
+    assert_eq!(column("<!-- change -->"), changes);
+    let whys = schemas["Why"]["enum"].as_array().unwrap().iter().map(|why| why.as_str().unwrap());
+    assert_eq!(column("<!-- why -->"), set(whys));
 }
 
 #[test]

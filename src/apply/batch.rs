@@ -1,5 +1,5 @@
-//! Transactions that one door applies one after the other, without returning to the runtime in between: what they show on one
-//! channel in a row is queued for its members at once, and what the connection they come from is told is queued as one piece.
+//! Transactions that one input path applies one after the other, without returning to the runtime in between: consecutive events
+//! on one channel are queued for its members together, and the replies to the connection they come from are queued as one piece.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -13,39 +13,39 @@ use crate::pipeline::Snapshot;
 use crate::pipeline::deliver::Renderer;
 use crate::protocol::Frame;
 
-/// Bytes that a connection is told at once: what comes next begins anew.
+/// Bytes of replies that are queued as one piece; the next reply begins a new one.
 const REPLY_BYTES_MAX: usize = 16 << 10;
 
-/// The most room that a thread keeps to write in.
+/// The largest buffer that a thread keeps.
 const BUFFER_BYTES: usize = 64 << 10;
 
 thread_local! {
-    /// Where this thread's batches write what they tell: copied out whole, so that what waits has no room to spare.
+    /// Where this thread's batches write their replies. They are copied out, so that what waits takes no spare room.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// See the module. What is left is queued when it is dropped, with no channel held.
+/// See the module. What is left is queued when it is dropped; no channel may be locked then.
 pub struct Batch<'a> {
     pub(super) snapshot: &'a Arc<Snapshot>,
     pub(super) renderer: Renderer<'a>,
-    /// Where something was shown that is not queued yet.
+    /// The channel with events that are shown but not queued yet.
     open: Option<Arc<Channel>>,
-    /// The connection it comes from, whose task flushes when the batch has ended.
+    /// The connection it comes from. Its task flushes once the batch has ended.
     own: Option<&'a Arc<Connection>>,
-    /// What that one is told, one frame behind the other, before anything else is queued for it.
+    /// The replies to that connection, one frame after the other, not queued yet.
     replies: Vec<u8>,
     reply_count: u64,
     reply_payload: u64,
-    /// Connections whose transactions wait no more once all of it is queued: only then may they go on.
+    /// Connections whose transactions no longer wait. They may go on only once everything is queued.
     pub(super) released: Vec<Released>,
-    /// Connections whose events are batched from now on, or are not any more, once no channel is held.
+    /// Connections whose events start or stop being batched, once no channel is locked.
     switching: Vec<Arc<Connection>>,
-    /// Connections that end then.
+    /// Connections that end, once no channel is locked.
     ending: Vec<(Arc<Connection>, Close)>,
 }
 
 impl<'a> Batch<'a> {
-    /// A batch for what comes from this connection; for any other door without one.
+    /// A batch for what comes from this connection; for inputs without a connection, `None`.
     pub fn new(snapshot: &'a Arc<Snapshot>, own: Option<&'a Arc<Connection>>, now: Now) -> Self {
         Self {
             snapshot,
@@ -61,7 +61,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Tells a connection something by itself, behind everything that it was given before.
+    /// Sends a message to one connection, after everything it was sent before.
     pub(super) fn send(&mut self, locked: Option<&mut LockedChannels<'_>>, connection: &Arc<Connection>, frame: &Frame) {
         self.settle(locked);
         let own = self.own.is_some_and(|own| own.key == connection.key);
@@ -82,7 +82,7 @@ impl<'a> Batch<'a> {
         self.reply_payload += frame.len() as u64;
     }
 
-    /// Queues what the connection is told.
+    /// Queues the replies to the connection.
     pub(super) fn enqueue_replies(&mut self) {
         if let (Some(own), false) = (self.own, self.replies.is_empty()) {
             let replies = Bytes::copy_from_slice(&self.replies);
@@ -91,7 +91,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Before the locks of these channels are taken: what was shown elsewhere goes first.
+    /// Called before the locks of these channels are taken: queues what was shown on other channels.
     pub(super) fn before<'c>(&mut self, mut channels: impl Iterator<Item = &'c ChannelName>) {
         if let Some(open) = &self.open
             && !channels.any(|name| *name == open.name)
@@ -100,7 +100,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Something was shown on a channel that is held, to be queued with what follows on the same.
+    /// Called when something was shown on a locked channel. It is queued together with what follows on the same channel.
     pub(super) fn shown(&mut self, locked: &mut LockedChannels<'_>, name: &ChannelName) {
         self.enqueue_replies();
         if self.open.as_ref().is_none_or(|open| open.name != *name) {
@@ -108,7 +108,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Before something else can be seen on `name`, or at all: what was shown on another channel is queued.
+    /// Called before something else can be seen on `name`, or anywhere if there is none: queues what was shown on other
+    /// channels.
     pub(super) fn only(&mut self, locked: Option<&mut LockedChannels<'_>>, name: Option<&ChannelName>) {
         self.enqueue_replies();
         if self.open.as_ref().is_some_and(|open| Some(&open.name) != name) {
@@ -130,7 +131,7 @@ impl<'a> Batch<'a> {
         published.iter().for_each(|published| self.snapshot.published(Some(&channel.plan()), published));
     }
 
-    /// The events of a connection are batched behind this transaction, or are not any more.
+    /// The events of a connection start or stop being batched after this transaction.
     pub(super) fn switches(&mut self, connection: &Arc<Connection>) {
         self.switching.push(connection.clone());
     }
@@ -144,8 +145,8 @@ impl<'a> Batch<'a> {
         self.ending.iter().any(|(ending, _)| ending.key == connection.key)
     }
 
-    /// What a transaction does to connections on all their channels, whichever those are. Those it ends get all that waits for
-    /// them. No channel may be held.
+    /// Does what concerns connections on all their channels: starts or stops batching, and ends connections, after everything
+    /// that waits for them. No channel may be locked.
     pub(super) fn end(&mut self) {
         if self.switching.is_empty() && self.ending.is_empty() {
             return;
@@ -160,7 +161,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// A connection was given something by itself.
+    /// A message to this connection alone was queued.
     pub(super) fn enqueued(&self, connection: &Arc<Connection>) {
         if self.own.is_none_or(|own| own.key != connection.key) {
             self.snapshot.hub.flush.one(connection);
@@ -169,7 +170,7 @@ impl<'a> Batch<'a> {
 }
 
 impl Drop for Batch<'_> {
-    /// Queues what is left. No channel may be held.
+    /// Queues what is left. No channel may be locked.
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.enqueue_replies();

@@ -1,4 +1,4 @@
-//! Transactions that wait for their commit, in the order in which they are seen. One task takes them from the front.
+//! Transactions that wait for their commit, in the order in which they will be seen. One task takes them from the front.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -18,7 +18,7 @@ use crate::pipeline::effect::ConnectionEffect;
 use crate::pipeline::{Snapshot, fault_reply};
 use crate::store::{Store, Ticket};
 
-/// Transactions after which other tasks have their turn.
+/// Transactions after which other tasks get their turn.
 const TURN: usize = 64;
 
 /// The queue. Bounded by the store's, and by what one connection may have waiting.
@@ -27,27 +27,27 @@ pub struct CommitQueue {
     // Protects the order. Held for a push or a pop; taken inside channels.
     queue: Mutex<Queue>,
     wake: Notify,
-    /// Told after each turn, at the cost of a look where nobody waits.
+    /// Notified after each turn; nearly free if nobody waits.
     finished: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<PendingTransaction>,
-    /// How far the store was when somebody last looked for what can be finished.
+    /// How far the store was when somebody last looked for transactions that can be finished.
     settled: Ticket,
 }
 
 /// The second half of a transaction.
 pub(super) struct PendingTransaction {
-    /// What it was decided under, which is what it is finished under.
+    /// The configuration it was decided under, and is finished under.
     pub(super) snapshot: Arc<Snapshot>,
-    /// The tickets of its own events; the default where it has none.
+    /// The tickets of its own events; the default if it has none.
     pub(super) first: Ticket,
     pub(super) last: Ticket,
-    /// The tickets of what it has read uncommitted: it is refused with any of them.
+    /// The tickets of what it has read uncommitted: if one of them is refused, so is it.
     pub(super) after: Vec<Ticket>,
-    /// It can be finished once this is settled.
+    /// It can be finished once this ticket is settled.
     pub(super) ready: Ticket,
     /// What is still to be done.
     pub(super) work: Work,
@@ -62,9 +62,9 @@ impl std::fmt::Debug for PendingTransaction {
 /// What is still to be done, and for whom.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// For a connection, which is told by it.
+    /// For a connection, which gets its replies from the steps themselves.
     Connection(Arc<Connection>, Vec<Step>),
-    /// For a door, which waits.
+    /// For an input without a connection, whose sender waits.
     Door {
         steps: Vec<EventStep>,
         /// What was done before the commit.
@@ -74,7 +74,7 @@ pub(super) enum Work {
 }
 
 impl Work {
-    /// The channels it needs, and the names of their streams, where it counts on them.
+    /// The channels it needs, and the epochs it relies on, if any.
     fn channels(&self) -> Vec<(ChannelName, Option<Epoch>)> {
         let epoch = |step: &Step| match step {
             Step::Connection(ConnectionEffect::Join { recover: Some(recover), .. }) => Some(recover.epoch),
@@ -103,7 +103,7 @@ impl Work {
         })
     }
 
-    /// Only what is stored is shown: nothing else can be done.
+    /// Reduces the work to showing what is stored; nothing else can be done.
     fn only_show(&mut self) {
         match self {
             Self::Connection(_, steps) => steps.retain(|step| matches!(step, Step::Event(EventStep::Show(..)))),
@@ -128,7 +128,7 @@ impl Work {
     }
 }
 
-/// What a transaction counts for in its connection's bound.
+/// How much a transaction counts towards its connection's bound.
 struct Cost {
     bytes: usize,
     changes: usize,
@@ -140,7 +140,7 @@ fn cost(steps: &[Step]) -> Cost {
         match step {
             Step::Event(event) => cost.bytes += event.cost_bytes(),
             Step::Connection(ConnectionEffect::Send(frame)) => cost.bytes += frame.len(),
-            // After its end nothing of it is handled.
+            // Once the connection has ended, nothing more of it is handled.
             Step::Connection(
                 ConnectionEffect::View { .. } | ConnectionEffect::Leave { .. } | ConnectionEffect::Join { .. } | ConnectionEffect::Close(_),
             ) => cost.changes = 1,
@@ -149,7 +149,7 @@ fn cost(steps: &[Step]) -> Cost {
     cost
 }
 
-/// A transaction of a connection waits no more, once this is dropped.
+/// When this is dropped, a transaction of a connection no longer waits.
 pub(super) struct Released {
     actor: Arc<Connection>,
     cost: Cost,
@@ -174,7 +174,7 @@ impl CommitQueue {
             actor.pending_commits.changes.fetch_add(cost.changes, AcqRel);
         }
         let mut queue = self.queue.lock();
-        // No commit will make anyone look for one that has no events of its own, or whose commit was faster than this.
+        // If it has no events of its own, or its commit was faster than this, no commit will make anyone look at it.
         let is_settled = transaction.ready <= queue.settled;
         queue.waiting.push_back(transaction);
         drop(queue);
@@ -183,7 +183,7 @@ impl CommitQueue {
         }
     }
 
-    /// The first, if it can be finished and was decided under this snapshot, where one is named.
+    /// The first, if it can be finished and, where `under` is given, was decided under that snapshot.
     fn pop(&self, settled: Ticket, under: Option<&Arc<Snapshot>>) -> Option<PendingTransaction> {
         let mut queue = self.queue.lock();
         queue.settled = settled;
@@ -192,7 +192,7 @@ impl CommitQueue {
         if fits { queue.waiting.pop_front() } else { None }
     }
 
-    /// Resolves when transactions were finished after this call, polled or not.
+    /// Resolves when transactions were finished after this call, even if it was not polled before.
     pub fn finished(&self) -> Notified<'_> {
         self.finished.notified()
     }
@@ -207,7 +207,7 @@ impl CommitQueue {
         self.len() == 0
     }
 
-    /// Finishes some of what can be finished. Says whether there may be more.
+    /// Finishes some of the transactions that can be finished. Returns whether there may be more.
     fn turn(&self, store: &Store, settled: Ticket, now: Now) -> bool {
         let mut finished = 0;
         while finished < TURN {
@@ -217,10 +217,10 @@ impl CommitQueue {
             let mut batch = Batch::new(&snapshot, None, now);
             let mut next = Some(first);
             while let Some(transaction) = next {
-                // An error of ours in one transaction must not keep all others from being seen.
+                // A bug that one transaction runs into must not keep all others from being seen.
                 let done = std::panic::catch_unwind(AssertUnwindSafe(|| finish(apply, transaction, &mut batch, now)));
                 if done.is_err() {
-                    tracing::error!("a transaction that is stored was not shown to all: an error of ours");
+                    tracing::error!("a stored transaction was not shown to everybody, because of a bug in Tramline");
                 }
                 finished += 1;
                 next = if finished < TURN { self.pop(settled, Some(&snapshot)) } else { None };
@@ -229,7 +229,7 @@ impl CommitQueue {
         true
     }
 
-    /// Finishes transactions as the store settles them, until it has ended.
+    /// Finishes transactions as the store settles them, until the store has ended.
     pub async fn run(&self, store: &Store, clock: &Clock) {
         let mut settled = Ticket::default();
         let mut ended = false;
@@ -268,7 +268,7 @@ fn finish(apply: Apply<'_>, transaction: PendingTransaction, batch: &mut Batch<'
     let mut held = match lock(apply, channels) {
         Ok(held) => held,
         Err(fault) => {
-            // What is stored is shown in any case; its channels are there.
+            // What is stored is always shown; its channels exist.
             work.only_show();
             result = Err(fault);
             let changed = changed.iter().map(|channel| (channel.clone(), None));
@@ -294,7 +294,7 @@ fn finish(apply: Apply<'_>, transaction: PendingTransaction, batch: &mut Batch<'
                 applied.published.extend(apply.run_events(held.as_mut(), steps, batch).published);
             }
             drop(held);
-            // Whoever asked may have gone.
+            // The sender may no longer wait.
             done.send(result.clone().map(|()| applied)).ok();
         }
     }
@@ -307,7 +307,8 @@ fn finish(apply: Apply<'_>, transaction: PendingTransaction, batch: &mut Batch<'
     }
 }
 
-/// Locks channels by what the configuration said of them when the transaction was decided, or as they are, if it says nothing.
+/// Locks channels by the configuration that the transaction was decided under. A channel that it does not have is locked as it
+/// is.
 fn lock(apply: Apply<'_>, channels: Vec<(ChannelName, Option<Epoch>)>) -> Result<Option<LockedChannels<'_>>, Fault> {
     let Snapshot { hub, runtime, .. } = &**apply.snapshot;
     let plan = |(name, epoch): (ChannelName, Option<Epoch>)| {

@@ -1,6 +1,6 @@
-//! What a decision has read is what it is applied to: it waits for what it saw uncommitted, is refused with that, and is made again
-//! where something has changed. The writer runs when the test lets it; where something is to change between a decision and its
-//! application, the world does it while a script asks.
+//! A decision is applied only to what it has read: it waits for what it read uncommitted, is refused together with that, and is
+//! made again if something has changed. The writer runs when the test lets it. Where something must change between a decision
+//! and its application, the world changes it while a script asks.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ protocols:
     error: { error: $error.code, message: $error.message }
 "#;
 
-/// The world changes, where it does, when `statistics` is asked for: behind the look, before the decision is applied.
+/// In some tests the world changes when `statistics` is called: after the read, before the decision is applied.
 const PLUGIN: &str = r#"
 fn fresh(msg) { let seen = history(msg.channel, 100).len(); statistics("p"); if msg.n != seen + 1 { throw "stale at " + seen; } true }
 fn count(msg) { let seen = history(msg.channel, 100).len(); statistics("p"); #{ seen: seen } }
@@ -106,7 +106,7 @@ fn post(live: &Arc<Live>, path: &str, channel: &str, n: u64) -> Result<Promised,
 struct Meddling {
     world: Arc<dyn World>,
     asked: AtomicUsize,
-    // Protects what happens, which happens once at a time.
+    // Protects what happens, so that it happens once at a time.
     meddle: Mutex<Box<dyn FnMut(usize) + Send>>,
 }
 
@@ -129,7 +129,7 @@ impl World for Meddling {
     }
 }
 
-/// The current snapshot with such a world. `meddle` is told how often it was called before.
+/// The current snapshot with such a world. `meddle` gets the number of earlier calls.
 fn meddling(live: &Arc<Live>, meddle: impl FnMut(usize) + Send + 'static) -> (Arc<Snapshot>, Arc<Meddling>) {
     let Snapshot { runtime, limits, counters, hub, world } = &*live.current();
     let world = Arc::new(Meddling { world: world.clone(), asked: AtomicUsize::new(0), meddle: Mutex::new(Box::new(meddle)) });
@@ -138,7 +138,7 @@ fn meddling(live: &Arc<Live>, meddle: impl FnMut(usize) + Send + 'static) -> (Ar
     (Arc::new(snapshot), world)
 }
 
-/// Publishes to a channel, but only at the first call.
+/// Publishes to a channel, at the first call only.
 fn publish_once(live: &Arc<Live>, channel: &'static str) -> impl FnMut(usize) + Send + 'static {
     let live = live.clone();
     move |nth| {
@@ -212,7 +212,7 @@ async fn what_is_decided_on_what_the_store_refuses_is_refused_with_it() {
     let (live, writer) = start().await;
     let [mut first, mut second, mut reader] = ["a", "b", "c"].map(|id| Client::open(&live, id));
     reader.say(&message("watch", "doc", 0));
-    // The log has an event at the place that the first edit will get.
+    // The log already has an event at the offset that the first edit will get.
     let epoch = live.hub.position("doc").unwrap().epoch;
     let new =
         NewEvent { id: uuid::Uuid::from_u128(1), kind: "e".into(), data: Json::null(), time_ms: 1, origin: Arc::default(), metadata: None };
@@ -231,7 +231,7 @@ async fn what_is_decided_on_what_the_store_refuses_is_refused_with_it() {
         assert!(told.len() == 1 && told[0].starts_with(refused), "{told:?}");
     }
     assert_eq!(door.await.unwrap_err().code, Code::Unavailable);
-    // What comes behind it is decided on what there is.
+    // What comes after it is decided on the current state.
     reader.say(&message("edit", "doc", 1));
     settled(&[&reader]).await;
     assert_eq!(reader.told().last().map(String::as_str), Some(r#"{"saved":1}"#));
@@ -252,7 +252,7 @@ async fn a_row_is_decided_again_where_what_it_read_has_changed() {
     client.say_under(&snapshot, &message("edit", "doc", 2));
     settled(&[&client]).await;
     assert_eq!((client.told(), world.asked.load(Relaxed)), (vec![r#"{"saved":2}"#.to_owned()], 1));
-    // Nor is what is only told.
+    // Neither does what is only sent back.
     let (snapshot, world) = meddling(&live, publish_once(&live, "doc"));
     client.say_under(&snapshot, &message("look", "doc", 0));
     settled(&[&client]).await;
@@ -268,7 +268,7 @@ async fn what_changes_each_time_is_a_conflict_in_the_end() {
     client.say_under(&snapshot, r#"{"type":"few","n":1000}"#);
     assert_eq!(client.told(), [r#"{"error":"conflict","message":"others changed the same data at the same time; try again"}"#]);
     assert_eq!(world.asked.load(Relaxed), 64);
-    // Such a message has done nothing, and does not stand in the way of the next.
+    // Such a message has done nothing, and does not hold up the next.
     client.say(r#"{"type":"few","n":1000}"#);
     assert_eq!(client.told(), [r#"{"few":true}"#]);
 }
@@ -391,7 +391,7 @@ async fn a_subscription_begins_behind_what_was_read() {
         let (live, writer) = start().await;
         let mut client = Client::open(&live, "a");
         publish(&live, "doc");
-        // One more comes between the look and the join.
+        // One more event comes between the read and the join.
         let (snapshot, world) = meddling(&live, publish_once(&live, "doc"));
         client.say_under(&snapshot, &message(kind, "doc", 0));
         assert_eq!((client.told(), world.asked.load(Relaxed)), (vec![], 1), "{kind}");

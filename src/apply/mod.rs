@@ -1,10 +1,10 @@
-//! Does what a decision says, as one transaction: all of it, or, where the store has no room or what it was decided on has
-//! changed, nothing.
+//! Carries out a decision as one transaction: all of it, or nothing if the store has no room or what the decision was based on
+//! has changed.
 //!
-//! A transaction that publishes to a channel with a history has two halves. At first its events get their places and go to the
-//! store, under the locks of their channels. Everything that anyone could see of it, in its order, happens once they are
-//! committed: nobody ever saw what the log lost, and an answer means that it is stored. In between it stands in the
-//! [`commit_queue`]. What a channel's promise allows to be seen before the commit is not held back.
+//! A transaction that publishes to a channel with a history has two halves. First its events get their offsets and go to the
+//! store, under the locks of their channels. Everything that anyone can see of it happens in its order once they are committed:
+//! nobody ever sees what the log could lose, and an answer means that the events are stored. In between it waits in the
+//! [`commit_queue`]. What a channel allows to be seen before the commit is not held back.
 
 mod batch;
 pub mod commit_queue;
@@ -30,18 +30,18 @@ pub use batch::Batch;
 use commit_queue::CommitQueue;
 use transaction::Transaction;
 
-/// How long a door waits for scripts to write its events for those who get them: then it tells what is known.
+/// How long a sender waits until scripts have written its events for their receivers; then it gets the counts known so far.
 const COUNTED_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long a door waits for the store before it says that it does not know.
+/// How long a sender waits for the store before it is told that the outcome is unknown.
 const SETTLE_WAIT: Duration = Duration::from_secs(10);
 
-/// What came of a transaction.
+/// The result of a transaction.
 #[derive(Debug, Default)]
 pub struct Applied {
     /// The events that were published, in order.
     pub published: Vec<Published>,
-    /// What to wait for before saying that they are stored. None: nothing is to be waited for.
+    /// What to wait for before reporting them as stored. `None`: there is nothing to wait for.
     pub ticket: Option<Ticket>,
 }
 
@@ -57,9 +57,9 @@ pub enum Accepted {
 /// Why nothing of a transaction happened.
 #[derive(Debug)]
 pub enum Refusal {
-    /// It cannot be.
+    /// It is not possible.
     Fault(Fault),
-    /// What it was decided on has changed: it is to be decided again.
+    /// What it was decided on has changed: the input must be decided again.
     Changed,
 }
 
@@ -69,12 +69,12 @@ impl From<Fault> for Refusal {
     }
 }
 
-/// What is to be done, in order, and about whom.
+/// What is to be done, in order, and for whom.
 #[derive(Debug)]
 pub enum Effects<'a> {
-    /// What a connection does, and what is done with it. It is told what happens by the effects themselves.
+    /// What a connection does, and what happens to it. The effects themselves carry its replies.
     Connection(&'a Arc<Connection>, Vec<Effect>),
-    /// What came by a door without a connection, which wants to know what became of it.
+    /// What an input without a connection does. Its sender gets the result.
     Door(Vec<EventEffect>),
 }
 
@@ -109,7 +109,7 @@ impl Accepted {
     }
 }
 
-/// Waits for the store as long as someone who waits for an answer will.
+/// Waits for the store, but no longer than a sender waits for an answer.
 pub async fn in_time<T>(settled: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     let late = |_| unavailable("the store did not confirm in time; the events may still be written");
     tokio::time::timeout(SETTLE_WAIT, settled).await.map_err(late)?
@@ -134,12 +134,13 @@ pub struct Apply<'a> {
     pub snapshot: &'a Arc<Snapshot>,
     /// The log.
     pub store: &'a Store,
-    /// What waits for its commit.
+    /// The transactions that wait for their commit.
     pub commits: &'a CommitQueue,
 }
 
 impl Apply<'_> {
-    /// Applies effects in order. `reads`: what they were decided on. Fails as a whole, before anything happened.
+    /// Applies effects in order. `reads`: what they were decided on. Either succeeds as a whole or fails before anything has
+    /// happened.
     pub fn apply(self, effects: Effects<'_>, reads: Vec<Read>, batch: &mut Batch<'_>, now: Now) -> Result<Accepted, Refusal> {
         let accepted = Transaction::prepare(self, effects, reads, batch).map(|transaction| transaction.commit(batch, now));
         batch.end();

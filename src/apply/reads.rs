@@ -1,7 +1,7 @@
-//! Whether what a decision has read is still so when it is applied.
+//! Whether what a decision has read still holds when it is applied.
 //!
-//! What only joins and answers is right as of the moment at which it read: a subscription begins there, and what came since is
-//! given behind the answer. What changes anything for others must find everything as it was.
+//! A decision that only joins channels and answers is valid as of the moment it read: the subscription begins there, and what
+//! came since follows the answer. A decision that changes anything for others must find everything unchanged.
 
 use super::{Apply, Effects};
 use crate::hub::LockedChannels;
@@ -10,22 +10,22 @@ use crate::pipeline::Read;
 use crate::pipeline::effect::{ConnectionEffect, Effect};
 use crate::store::Ticket;
 
-/// What is asked of what was read.
+/// What must still hold of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
-    /// Nothing: it was only told.
+    /// Nothing: it was only sent back.
     Nothing,
-    /// That what came since can be given behind it.
+    /// What came since must be available, to follow the answer.
     Since,
-    /// That nothing has changed.
+    /// Nothing may have changed.
     Unchanged,
 }
 
-/// What a transaction has read of others that are not committed yet: it is refused with any of them.
+/// What a transaction has read of others that are not committed yet: if one of them is refused, so is it.
 #[derive(Debug, Default)]
 pub(super) struct Uncommitted {
     pub(super) tickets: Vec<Ticket>,
-    /// Some of it is seen by nobody before it is committed: then nothing of what was decided on it may be.
+    /// Some of it is hidden until it is committed: then everything that was decided on it must be hidden too.
     pub(super) is_hidden: bool,
 }
 
@@ -57,7 +57,7 @@ impl Basis {
             reads.iter().filter(is_look).count()
         };
         let wanted = |read: &Read| match read {
-            // Seen in two states it was no snapshot.
+            // If it was read in two states, it was not a snapshot.
             Read::History { channel, .. } if !changes && joined.contains(channel) && looks(channel) == 1 => Wanted::Since,
             _ if changes || !joined.is_empty() => Wanted::Unchanged,
             _ => Wanted::Nothing,
@@ -74,12 +74,12 @@ impl Basis {
         })
     }
 
-    /// Whether it must still hold who is connected.
+    /// Whether the set of connections must be unchanged.
     pub(super) fn needs_connections(&self) -> bool {
         self.reads.iter().any(|(read, wanted)| matches!(read, Read::Connections { .. }) && *wanted != Wanted::Nothing)
     }
 
-    /// The name that the stream of a channel gets, if it has none yet.
+    /// The epoch that a channel gets if it has none yet.
     pub(super) fn epoch_for(&self, name: &ChannelName) -> Option<u64> {
         self.reads.iter().find_map(|(read, _)| match read {
             Read::Nothing { channel, epoch } if channel == name => Some(*epoch),
@@ -87,7 +87,7 @@ impl Basis {
         })
     }
 
-    /// What was seen of it that is not committed yet. None: some of that was refused already.
+    /// What it has read that is not committed yet. `None`: some of that has been refused already.
     pub(super) fn uncommitted(&self, apply: Apply<'_>) -> Option<Uncommitted> {
         let mut found = Uncommitted::default();
         let is_open = |ticket: &&Ticket| !apply.store.is_settled(**ticket);
@@ -100,7 +100,7 @@ impl Basis {
             if uncommitted.iter().any(|ticket| apply.store.refused(*ticket, *ticket)) {
                 return None;
             }
-            // It may be settled by now and wait for its turn all the same.
+            // It may be settled by now and still wait for its turn.
             found.is_hidden |= !uncommitted.is_empty();
             found.tickets.extend(uncommitted.iter().chain(shown_early).filter(is_open));
         }

@@ -1,5 +1,5 @@
-//! What a transaction does, one step after the other: what members see, what a connection is told, how it changes. Each step is
-//! written once, for what happens at once and for what happens after the commit.
+//! What a transaction does, step by step: what members see, what a connection is sent, how it changes. Each step is written
+//! once, both for what happens now and for what happens after the commit.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use crate::pipeline::effect::{ConnectionEffect, Effect, EventEffect, Receivers};
 /// Something about events.
 #[derive(Debug)]
 pub(super) enum EventStep {
-    /// Members see one that has its place, all but one of them.
+    /// Members see an event that has its offset; all but one of them.
     Show(Arc<Event>, Option<u64>),
-    /// One that is not kept gets its place and is seen.
+    /// An event that is not kept gets its offset and is seen.
     Publish { channel: ChannelName, event: NewEvent, except: Option<u64> },
-    /// One goes to connections directly.
+    /// An event goes directly to connections.
     Direct { receivers: Receivers, event: NewEvent, except: Option<u64> },
 }
 
-/// Something that a connection does or that is done with it.
+/// Something that a connection does, or that happens to it.
 #[derive(Debug)]
 pub(super) enum Step {
     Event(EventStep),
@@ -46,7 +46,7 @@ impl EventStep {
         }
     }
 
-    /// Bytes it counts for in its connection's bound.
+    /// Bytes it counts towards its connection's bound.
     pub(super) fn cost_bytes(&self) -> usize {
         match self {
             Self::Show(event, _) => event.cost_bytes(),
@@ -66,7 +66,7 @@ impl Step {
 }
 
 impl Apply<'_> {
-    /// What came by a door, which is told what became of each event.
+    /// Runs the steps of an input without a connection, and collects what became of each event.
     pub(super) fn run_events(self, mut held: Option<&mut LockedChannels<'_>>, steps: Vec<EventStep>, batch: &mut Batch<'_>) -> Applied {
         let mut applied = Applied::default();
         for step in steps {
@@ -75,7 +75,7 @@ impl Apply<'_> {
         applied
     }
 
-    /// What is about a connection, which is told by the steps themselves.
+    /// Runs the steps of a connection, which carry its replies themselves.
     pub(super) fn run(
         self,
         mut held: Option<&mut LockedChannels<'_>>,
@@ -89,7 +89,7 @@ impl Apply<'_> {
             match step {
                 Step::Event(step) => self.event(held.as_deref_mut(), step, batch, None),
                 Step::Connection(ConnectionEffect::Send(frame)) => {
-                    // Where it is over for the connection, what waits is written and nothing more.
+                    // If the connection ends, what waits is still written, and nothing more.
                     if !batch.is_ending(actor) {
                         batch.send(held.as_deref_mut(), actor, &frame);
                     }
@@ -101,12 +101,12 @@ impl Apply<'_> {
             }
         }
         let Some(held) = held else { return };
-        // Before the locks are let go: nothing published elsewhere slips between a join and its answer.
+        // Before the locks are released, so that nothing published elsewhere comes between a join and its answer.
         batch.enqueue_replies();
         if recovering.is_empty() {
             return;
         }
-        // What was missed comes behind the answer that says so, and before anything new.
+        // Missed events come after the answer that announces them, and before anything new.
         batch.only(Some(held), None);
         for (name, key) in recovering {
             match held.catch_up(&name, actor, &key, &mut batch.renderer) {
@@ -139,7 +139,7 @@ impl Apply<'_> {
         }
     }
 
-    /// What changes the connection itself. Gives back the subscription that wants what it missed.
+    /// Changes the connection itself. Returns the subscription whose missed events must follow.
     fn change(
         self,
         actor: &Arc<Connection>,
@@ -192,7 +192,7 @@ impl Apply<'_> {
                 let Some(channel) = held.channel(&name) else { return };
                 let mut published = held.show(event, except, &mut batch.renderer);
                 batch.count(&channel, &published);
-                // The last: what came before it was somebody else's.
+                // Only the last: the events before it were published by others.
                 applied.published.extend(published.pop());
             }
         }

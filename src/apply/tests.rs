@@ -31,7 +31,7 @@ protocols:
     error: { error: $error.message }
 "#;
 
-/// What runs, but for the log's writer.
+/// A running server without the log's writer.
 async fn start() -> (Arc<Live>, Writer) {
     paused(YAML, &[]).await
 }
@@ -99,7 +99,7 @@ async fn a_transaction_is_seen_as_a_whole_though_a_part_of_it_needed_no_commit()
     let mut sender = Client::open(&live, "sender");
     sender.say(r#"{"type":"both","n":1}"#);
     assert_eq!(reader.told(), [""; 0]);
-    // Others publish where nothing is kept meanwhile; that does not wait.
+    // Others publish to channels without a history meanwhile; that does not wait.
     let mut other = Client::open(&live, "other");
     other.say(&say("live", 2));
     assert_eq!(reader.told(), [r#"{"got":2,"o":1}"#]);

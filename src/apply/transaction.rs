@@ -1,4 +1,4 @@
-//! One transaction: what must be so before anything of it happens, and the order in which it happens.
+//! One transaction: what must hold before anything of it happens, and the order in which it happens.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(super) struct Transaction<'t> {
     effects: Effects<'t>,
     permit: Option<Permit>,
     held: Option<LockedChannels<'t>>,
-    /// Where it depends on who is connected: nobody changes that who depends on it too.
+    /// Held if it depends on who is connected: no other transaction that depends on it may change that meanwhile.
     alone: Option<MutexGuard<'t, ()>>,
     /// What it has read of transactions that are not committed yet.
     after: Uncommitted,
@@ -38,7 +38,7 @@ struct Tickets {
 }
 
 impl<'t> Transaction<'t> {
-    /// Makes sure of it. Nothing has happened where this fails.
+    /// Makes sure that it can happen. If this fails, nothing has happened.
     pub(super) fn prepare(apply: Apply<'t>, effects: Effects<'t>, reads: Vec<Read>, batch: &mut Batch<'_>) -> Result<Self, Refusal> {
         let basis = Basis::new(reads, &effects);
         batch.before(effects.channels().chain(basis.channels()));
@@ -64,13 +64,14 @@ impl<'t> Transaction<'t> {
     ///
     /// 1. Events of channels with a history get their offsets and go to the store's queue, all of them together.
     /// 2. What may be seen before they are committed happens, effect by effect.
-    /// 3. The rest goes into the commit queue, to happen likewise once they are.
+    /// 3. The rest goes into the commit queue and happens in the same way once they are committed.
     ///
-    /// All under the locks of the channels, so that offsets, the store's queue, the commit queue and what members see have one
-    /// order. What it does to connections on channels it does not lock follows once the locks are let go: [`Batch::end`].
+    /// All of this happens under the locks of the channels, so that offsets, the store's queue, the commit queue and what
+    /// members see have the same order. What concerns a connection on other channels follows once the locks are released:
+    /// [`Batch::end`].
     pub(super) fn commit(self, batch: &mut Batch<'_>, now: Now) -> Accepted {
         let Self { apply, effects, permit, mut held, alone: _alone, after } = self;
-        // What a connection does stays in order: behind what waits of it, all else waits too.
+        // What a connection does stays in order: if something of it waits, everything after it waits too.
         let follows = matches!(&effects, Effects::Connection(actor, _) if actor.is_waiting());
         let at_once = if follows || after.is_hidden { 0 } else { at_once(&effects, held.as_mut()) };
         match effects {
@@ -81,14 +82,14 @@ impl<'t> Transaction<'t> {
                 if !rest.is_empty() {
                     push(apply, tickets, after.tickets, Work::Connection(actor.clone(), rest), held.as_mut());
                 }
-                // A connection is told by the transaction itself.
+                // The steps of the transaction carry the connection's replies.
                 Accepted::Done(Applied::default())
             }
             Effects::Door(effects) => {
                 let (mut steps, tickets) = assign_offsets(apply, effects, permit, held.as_mut(), &after.tickets);
                 let rest = steps.split_off(at_once.min(steps.len()));
                 let mut applied = apply.run_events(held.as_mut(), steps, batch);
-                // What is only answered waits as well for what nobody has seen yet.
+                // An answer also waits for what nobody has seen yet.
                 if rest.is_empty() && !after.is_hidden {
                     applied.ticket = tickets.filter(|tickets| !tickets.relaxed).map(|tickets| tickets.last);
                     return Accepted::Done(applied);
@@ -144,7 +145,7 @@ fn reserve(apply: Apply<'_>, effects: &Effects<'_>) -> Result<Option<Permit>, Fa
     Ok(Some(permit))
 }
 
-/// Stands for its own events, if it has any, and waits for what it has read.
+/// Queues a transaction, which waits for its own events, if it has any, and for what it has read.
 fn push(apply: Apply<'_>, tickets: Option<Tickets>, after: Vec<Ticket>, work: Work, held: Option<&mut LockedChannels<'_>>) {
     let (first, last) = tickets.map_or((Ticket::default(), Ticket::default()), |tickets| (tickets.first, tickets.last));
     let ready = after.iter().copied().fold(last, Ticket::max);
@@ -154,8 +155,8 @@ fn push(apply: Apply<'_>, tickets: Option<Tickets>, after: Vec<Ticket>, work: Wo
     apply.commits.push(PendingTransaction { snapshot: apply.snapshot.clone(), first, last, after, ready, work });
 }
 
-/// How many of these effects may be seen before anything is committed: all, where no channel asks for more; else the
-/// publishes that come first, to channels that deliver early and hold nothing back.
+/// How many of these effects may be seen before anything is committed: all, if no channel requires a commit; otherwise the
+/// publishes at the beginning that go to channels which deliver early without holding anything back.
 fn at_once(effects: &Effects<'_>, mut held: Option<&mut LockedChannels<'_>>) -> usize {
     let durable = |effect: &EventEffect| matches!(effect, EventEffect::Publish { plan, .. } if plan.history.is_some());
     if !effects.events().any(durable) {
@@ -168,7 +169,7 @@ fn at_once(effects: &Effects<'_>, mut held: Option<&mut LockedChannels<'_>>) -> 
         }),
         EventEffect::Direct { .. } => None,
     };
-    // `None`: something that is not published.
+    // `None`: not a publish.
     let published: Vec<Option<Option<Promise>>> = match effects {
         Effects::Door(events) => {
             let published = |event: &EventEffect| matches!(event, EventEffect::Publish { .. }).then(|| promise(event));
@@ -189,10 +190,10 @@ fn at_once(effects: &Effects<'_>, mut held: Option<&mut LockedChannels<'_>>) -> 
     published.iter().take_while(may_show).count()
 }
 
-/// What is published and what else there is.
+/// Separates publishes from everything else.
 trait Publishes: Sized {
     type Step;
-    /// The publish to a channel with a history, or what else it is.
+    /// The publish to a channel with a history, or the step for anything else.
     fn durable(self) -> Result<EventEffect, Self::Step>;
     fn show(event: Arc<Event>, except: Option<u64>) -> Self::Step;
 }
@@ -225,8 +226,8 @@ impl Publishes for Effect {
     }
 }
 
-/// Gives the events of channels with a history their offsets, and hands them to the store, where they are refused with what
-/// `after` stands for.
+/// Gives the events of channels with a history their offsets, and hands them to the store, which refuses them if any ticket in
+/// `after` is refused.
 fn assign_offsets<E: Publishes>(
     apply: Apply<'_>,
     effects: Vec<E>,
@@ -242,7 +243,7 @@ fn assign_offsets<E: Publishes>(
         return (effects.into_iter().map(step).collect(), None);
     };
     let (mut events, mut relaxed) = (Vec::new(), true);
-    // What stands where, until the store has made the events shared.
+    // Where each event goes in the steps, until the store has made the events shared.
     let mut steps = Vec::with_capacity(effects.len());
     for effect in effects {
         match effect.durable() {

@@ -1,4 +1,4 @@
-//! `tramline check`: says everything that is wrong with a routes file and its plugins.
+//! `tramline check`: prints everything that is wrong with a routes file and its plugins.
 
 use std::path::Path;
 use std::process::ExitCode;

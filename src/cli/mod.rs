@@ -1,4 +1,4 @@
-//! The command line: the commands of the binary. Each has a file of its own.
+//! The command line. Each command has its own file.
 
 mod check;
 mod plan;
@@ -45,7 +45,7 @@ pub enum Command {
     Check,
     /// Show the routing table: from where, through which limit and script, to which channels.
     Routes,
-    /// Show what a reload would change: the files as they are now, beside what a running server has.
+    /// Show what a reload would change in a running server.
     Plan(plan::Arguments),
 }
 
@@ -54,21 +54,21 @@ pub enum Command {
 pub enum LogFormat {
     /// For people.
     Text,
-    /// For programs: one object a line.
+    /// For programs: one JSON object per line.
     Json,
 }
 
 const LONG: &str = "Tramline routes events between clients, timers and HTTP.
 
-A routes file says which address speaks which protocol and what each message does; scripts in the folder `plugins` beside \
-it think where the table cannot. Clients connect over WebSocket; applications publish and read over REST.";
+A routes file says which address speaks which protocol and what each message does. Where a table is not enough, short scripts \
+in the folder `plugins` beside it decide. Clients connect over WebSocket; applications publish and read over REST.";
 
 const AFTER: &str = "Examples:
   tramline                           start with ./routes.yaml
   tramline --config app/routes.yaml  start with another file
-  tramline check                     find every fault in ./routes.yaml without starting
-  tramline routes                    what goes where
-  tramline plan                      what would change if the running server read its files again
+  tramline check                     report every error in ./routes.yaml without starting
+  tramline routes                    show where messages go
+  tramline plan                      show what would change if the running server read its files again
 
 Once it runs:
   curl localhost:4000/readyz
@@ -76,7 +76,7 @@ Once it runs:
 
 /// Runs a command.
 pub fn main(cli: Cli) -> ExitCode {
-    // On a thread of its own: loading compiles scripts, and the first thread's stack is the system's choice.
+    // On a new thread: loading compiles scripts, and the system chooses the stack size of the first thread.
     let run = move || match cli.command.clone().unwrap_or(Command::Serve) {
         Command::Serve => serve::run(&cli),
         Command::Check => check::run(&cli.config),
@@ -90,27 +90,27 @@ pub fn main(cli: Cli) -> ExitCode {
     }
 }
 
-/// Loads and compiles a configuration, or says everything that is wrong with it, ready to be shown.
+/// Loads and compiles a configuration, or returns everything that is wrong with it, ready to be shown.
 fn load(path: &Path) -> Result<Runtime, String> {
     let loaded = config::load(path, &|name| std::env::var(name).ok());
     let files = loaded.files.clone();
     runtime::build(loaded, None).map_err(|found| faults(&found, &files))
 }
 
-/// Everything that is wrong, for people.
+/// Everything that is wrong, as text for people.
 fn faults(found: &[Diagnostic], files: &Files) -> String {
     let count = diagnostic::distinct(found);
     let noun = if count == 1 { "error" } else { "errors" };
     format!("{}{count} {noun}\n", diagnostic::render(found, files))
 }
 
-/// Writes to standard output. It is not an error if the reader has gone.
+/// Writes to standard output. It is not an error if nobody reads it any more.
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
 }
 
-/// Writes to standard error, likewise.
+/// Writes to standard error. Likewise.
 fn complain(text: &str) {
     let mut err = std::io::stderr().lock();
     err.write_all(text.as_bytes()).ok();

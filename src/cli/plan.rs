@@ -1,5 +1,5 @@
-//! `tramline plan`: what a reload would change and end, as a running server says it, or between two files without one.
-//! Knows no rule of what can be reloaded; it asks and shows.
+//! `tramline plan`: what a reload would change and end, according to a running server, or, without one, the difference between
+//! two files. Knows no rule of what can be reloaded; it asks and shows.
 
 mod ask;
 
@@ -14,23 +14,23 @@ use crate::config::diff::{Change, diff, render};
 use crate::reload::Report;
 use crate::reload::load::{from_disk, outline};
 
-/// What `--exit-code` says of a difference.
+/// The exit code for a difference, with `--exit-code`.
 const DIFFERENT: u8 = 3;
 
-/// What to compare, and how to say it.
+/// What to compare, and how to print it.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Arguments {
-    /// Compare the routes file with this one instead of with what a server has: what would change if a server with this one
-    /// read the routes file.
+    /// Compare the routes file with FILE, without a server: what would change if a server that runs with FILE read the routes
+    /// file.
     #[arg(long, value_name = "FILE", conflicts_with = "url")]
     against: Option<PathBuf>,
 
-    /// Where the server's REST interface is, `http://localhost:4000`. Unless said, where `api` in the routes file listens. The
-    /// token is that of TRAMLINE_TOKEN or of the routes file.
+    /// Where the server's REST interface is, such as `http://localhost:4000`. By default it is at the address of `api` in the
+    /// routes file. The token is taken from TRAMLINE_TOKEN or, if that is not set, from the routes file.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
 
-    /// Say it as JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 

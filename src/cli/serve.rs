@@ -17,11 +17,11 @@ use crate::telemetry::log::{self, Format};
 use crate::telemetry::memory;
 use crate::telemetry::metrics::Metrics;
 
-/// Tasks that run before sockets are polled again and published messages are written. With tokio's 61, one
-/// round of a few hundred busy clients is several, and each client is written to in each of them.
+/// How many tasks run before sockets are polled again and published messages are written. With tokio's 61, a round of a few
+/// hundred busy clients takes several polls, and each client is written to after each of them.
 const ROUND_TASKS: u32 = 512;
 
-/// Files the server asks the system for: one listener's sockets and some.
+/// The number of open files the server asks the system for: enough for one listener's sockets and some more.
 const FILES_WANTED: u64 = 65_536;
 
 pub(super) fn run(cli: &Cli) -> ExitCode {
@@ -29,7 +29,7 @@ pub(super) fn run(cli: &Cli) -> ExitCode {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     });
-    // A panic is a bug: it is logged as one line. The code that catches it cleans up.
+    // A panic is a bug and is logged as one line. The code that catches it cleans up.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panicked")));
     let mut threads = tokio::runtime::Builder::new_multi_thread();
     threads.enable_all().thread_stack_size(STACK_BYTES).event_interval(ROUND_TASKS).on_thread_stop(memory::thread_ends);
@@ -42,7 +42,7 @@ pub(super) fn run(cli: &Cli) -> ExitCode {
         }
     };
     let ended = runtime.block_on(serve(cli));
-    // Tasks that did not end in time were logged; they are not waited for again.
+    // Tasks that did not end in time have been logged; they are not waited for again.
     runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,7 +58,7 @@ async fn serve(cli: &Cli) -> Result<(), Failure> {
     let read = from_disk(&cli.config);
     let configuration = Configuration::load(Arc::new(read))
         .map_err(|(found, files)| anyhow::anyhow!("{} is not valid\n{}", cli.config.display(), faults(&found, &files)))?;
-    // A socket counts as a file, and the usual soft limit of 1024 is less than the clients of one protocol.
+    // A socket counts as a file, and the usual soft limit of 1024 is less than the number of clients of one protocol.
     match rlimit::increase_nofile_limit(FILES_WANTED) {
         Ok(files) if files < FILES_WANTED => {
             tracing::info!(files, "the system allows only this many open files, which also limits the sockets");
@@ -66,7 +66,7 @@ async fn serve(cli: &Cli) -> Result<(), Failure> {
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
-    // Signals are caught before anything is open, so that a stop during the start is an orderly one.
+    // Signals are caught before anything is open, so that a stop during the start is orderly.
     let mut signals = Signals::catch().context("cannot catch signals")?;
     let log = Store::open(&configuration.runtime.plan.store, &clock).await.map_err(anyhow::Error::from)?;
     let engine = Engine::start(configuration, log, &Arc::new(Metrics::new(clock.now())), clock).await?;
@@ -92,11 +92,11 @@ fn announce(cli: &Cli, engine: &Engine) {
     tracing::info!(protocols = plan.protocols.len(), sources = plan.sources.len(), channels = plan.channels.len(), "ready");
 }
 
-/// SIGINT and SIGTERM, caught from the start on.
+/// SIGINT and SIGTERM, caught from the start.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    /// Caught so that a write beyond a limit of file sizes fails as on a full disk, rather than ending the process.
+    /// Caught so that a write beyond the file size limit fails like one on a full disk, instead of ending the process.
     _file_size: Signal,
 }
 
@@ -122,19 +122,19 @@ impl Shutdown for Signals {
     }
 }
 
-/// SIGHUP reloads at once. It is caught from here on; before, it ends the process as it ends any other.
+/// SIGHUP reloads. It is caught from here on; before, it ends the process, as usual.
 fn reload_on_signal(reloader: Arc<Reloader>) -> anyhow::Result<()> {
     let mut told = signal(SignalKind::hangup()).context("cannot catch signals")?;
     tokio::spawn(async move {
         while told.recv().await.is_some() {
-            // What is refused was told.
+            // A refusal has been logged already.
             reloader.reload(Asked::default(), Instant::now()).await.ok();
         }
     });
     Ok(())
 }
 
-/// SIGUSR2 makes the task panic that `TRAMLINE_BREAK_DOWN` names. For tests, only in debug builds.
+/// SIGUSR2 makes the task that `TRAMLINE_BREAK_DOWN` names panic. For tests, only in debug builds.
 #[cfg(debug_assertions)]
 fn break_on_signal(core: crate::tasks::Core) -> anyhow::Result<()> {
     let mut told = signal(SignalKind::user_defined2()).context("cannot catch signals")?;

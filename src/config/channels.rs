@@ -20,7 +20,7 @@ use crate::model::template::Text;
 const HISTORY: HistoryPlan =
     HistoryPlan { tail: 1000, tail_bytes: 1 << 20, keep: Keep { events: None, age: None }, promise: Promise::Committed };
 
-/// What a protocol or source wants of a channel.
+/// How a protocol or source uses a channel.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     Join,

@@ -1,5 +1,5 @@
-//! What is different between two configurations: one change for each value that differs, at the deepest path that says so, or for
-//! each subtree that only one of them has. Knows names, not meanings; what a change ends is told by whoever holds it.
+//! The difference between two configurations: one change for each value that differs, at the deepest path, or for each subtree
+//! that only one of them has. Knows names, not meanings; what a change ends is found elsewhere.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ use super::outline::{Is, Outline, Part, PluginOutline};
 
 /// Characters of a value that are shown.
 const SHOWN_CHARS: usize = 48;
-/// Those of them before the first that differs.
+/// How many of them come before the first that differs.
 const SHOWN_BEFORE: usize = 12;
 /// Digits of a hash that are shown.
 const SHOWN_DIGITS: usize = 4;
@@ -20,10 +20,10 @@ const SHOWN_DIGITS: usize = 4;
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Change {
-    /// What it is about: `protocols.agent.limits.rate`, `protocols.agent.messages.subscribe[1]`, `plugins.agent`.
+    /// The path of the value: `protocols.agent.limits.rate`, `protocols.agent.messages.subscribe[1]`, `plugins.agent`.
     #[schema(example = "protocols.agent.limits.rate")]
     pub path: String,
-    /// What became of it.
+    /// How it changed.
     #[serde(flatten)]
     #[schema(inline)]
     pub what: What,
@@ -32,63 +32,63 @@ pub struct Change {
     pub ends: Ended,
 }
 
-/// What became of a value.
+/// How a value changed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "change", rename_all = "snake_case")]
 pub enum What {
-    /// It is new.
+    /// It was added.
     Added {
-        /// Where it stands: file, line and column, or a file.
+        /// Where it is: file, line and column, or a file.
         #[schema(example = "routes.yaml:203:7")]
         at: String,
     },
-    /// It is gone.
+    /// It was removed.
     Removed,
-    /// It is another.
+    /// It has another value.
     Changed {
-        /// What it was.
+        /// The old value.
         from: Value,
-        /// What it is.
+        /// The new value.
         to: Value,
     },
-    /// It is a secret, and another.
+    /// It is a secret with another value, which is not shown.
     Secret,
-    /// The same entries in another order.
+    /// It has the same entries in another order.
     Reordered,
-    /// A plugin has another text, or one it imports has.
+    /// It is a plugin whose text, or that of a plugin it imports, is different.
     Plugin {
-        /// The hash it had.
+        /// The old hash.
         from: String,
-        /// The hash it has.
+        /// The new hash.
         to: String,
-        /// Its functions that are new, gone or another.
+        /// Its functions that were added, removed or changed.
         functions: Vec<String>,
     },
-    /// A file has other content.
+    /// It is a file with different content.
     File {
-        /// The hash it had.
+        /// The old hash.
         from: String,
-        /// The hash it has.
+        /// The new hash.
         to: String,
     },
 }
 
-/// What a change ends, or all of them together.
+/// What a change ends, or all changes together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Ended {
     /// Subscriptions whose channel is no longer allowed.
     pub subscriptions: u64,
-    /// Connections whose protocol is gone.
+    /// Connections whose protocol was removed.
     pub connections: u64,
-    /// Sources that were stopped, those that began anew included.
+    /// Sources that were stopped, including those that start again.
     pub sources: u64,
-    /// Addresses that are no longer listened at.
+    /// Addresses that are no longer used.
     pub listeners: u64,
 }
 
 impl Ended {
-    /// Whether it is nothing at all.
+    /// Whether nothing ends.
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
     }
@@ -112,14 +112,14 @@ impl std::fmt::Display for Ended {
     }
 }
 
-/// What is different in `new`, section by section. Empty exactly if both are equal.
+/// What is different in `new`, section by section. Empty if and only if both are equal.
 pub fn diff(old: &Outline, new: &Outline) -> Vec<Change> {
     let mut found = Vec::new();
     let names: BTreeSet<&str> = old.sections.keys().chain(new.sections.keys()).map(|name| &**name).collect();
     for name in names {
         match (old.sections.get(name), new.sections.get(name)) {
             (Some(old), Some(new)) => values(name, old, new, &mut found),
-            // Of a whole section people want to know what is in it.
+            // For a whole section people need to know what is in it.
             (None, Some(new)) => match &new.is {
                 Is::Map(all) if !all.is_empty() => all.iter().for_each(|(key, part)| add(below(name, key), part, &mut found)),
                 _ => add(name.to_owned(), new, &mut found),
@@ -134,7 +134,7 @@ pub fn diff(old: &Outline, new: &Outline) -> Vec<Change> {
     found
 }
 
-/// Compares maps key by key: what the new one says, in its order, then what is gone.
+/// Compares maps key by key: first the keys of the new one, in its order, then those that were removed.
 fn entries(path: &str, old: &[(&str, &Part)], new: &[(&str, &Part)], found: &mut Vec<Change>) {
     let mut left: HashMap<&str, (usize, &Part)> = old.iter().enumerate().map(|(place, (key, part))| (*key, (place, *part))).collect();
     let (mut last, mut moved) = (0, false);
@@ -178,8 +178,7 @@ fn values(path: &str, old: &Part, new: &Part, found: &mut Vec<Change>) {
         }
         _ => {
             let (from, to) = (old.shown(), new.shown());
-            // Only a secret inside of them can be what differs.
-            // As texts: the order of members counts.
+            // Compared as texts, because the order of members counts. If they are equal, a secret inside them is different.
             let [before, after] = [&from, &to].map(Value::to_string);
             let what = if before == after { What::Secret } else { What::Changed { from, to } };
             push(path.to_owned(), what, found);
@@ -187,13 +186,13 @@ fn values(path: &str, old: &Part, new: &Part, found: &mut Vec<Change>) {
     }
 }
 
-/// Whether a list is one of maps or lists, and not of words.
+/// Whether a list consists of maps or lists, not of words.
 fn rows(items: &[Part]) -> bool {
     items.iter().all(|item| matches!(item.is, Is::Map(_) | Is::List(_)))
 }
 
-/// Compares lists of rows: those that are equal at both ends stay, those between are compared in pairs, and what is left of one of
-/// them is new or gone.
+/// Compares lists of rows: equal rows at both ends are skipped, those between are compared in pairs, and the rest of the longer
+/// list was added or removed.
 fn items(path: &str, old: &[Part], new: &[Part], found: &mut Vec<Change>) {
     let equal = |(old, new): &(&Part, &Part)| old == new;
     let head = old.iter().zip(new).take_while(equal).count();
@@ -219,8 +218,7 @@ fn push(path: String, what: What, found: &mut Vec<Change>) {
     found.push(Change { path, what, ends: Ended::default() });
 }
 
-/// A path and a key below it, in quotes where it could be read as something else.
-/// The path of an entry of what another path leads to.
+/// A path and a key below it, quoted if it could be misread.
 pub fn below(path: &str, key: &str) -> String {
     let plain = !key.is_empty() && !key.contains(|c: char| matches!(c, '.' | '[' | '"') || c.is_whitespace() || c.is_control());
     let key = if plain { key.to_owned() } else { Value::from(key).to_string() };
@@ -256,7 +254,7 @@ fn hashes(from: &str, to: &str) -> String {
     format!("{}… → {}…", short(from), short(to))
 }
 
-/// Both values on one line, around what differs where they are long.
+/// Both values on one line; if they are long, only the part around the difference.
 fn arrow(from: &Value, to: &Value) -> String {
     let plain = |value: &Value| match value {
         Value::String(text) if !text.is_empty() && text.trim() == text && !text.contains(char::is_control) => text.clone(),
@@ -264,14 +262,14 @@ fn arrow(from: &Value, to: &Value) -> String {
     };
     let (mut old, mut new) = (plain(from), plain(to));
     if old == new {
-        // A text and what it looks like: "1" and 1.
+        // A text and a value that looks the same: "1" and 1.
         (old, new) = (from.to_string(), to.to_string());
     }
     let same = old.chars().zip(new.chars()).take_while(|(a, b)| a == b).count();
     format!("{} → {}", excerpt(&old, same), excerpt(&new, same))
 }
 
-/// A stretch of a text in which a character is visible, if there is one there.
+/// A part of a text that contains a certain character, if the text reaches that far.
 fn excerpt(text: &str, from: usize) -> String {
     let count = text.chars().count();
     if count <= SHOWN_CHARS {

@@ -1,5 +1,5 @@
-//! The files that a configuration was read from, and what was in each: enough to see whether anything is different now.
-//! Knows neither what the files mean nor when somebody should look again.
+//! The files that a configuration was read from, and their content: enough to see whether anything is different now. Knows
+//! neither what the files mean nor when to look again.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,25 +10,25 @@ use sha2::{Digest as _, Sha256};
 
 use super::{files, plugins};
 
-/// The largest file that is compared; no reader takes a larger one. Of a longer file the beginning counts.
+/// The largest file that is compared completely; no reader accepts a larger one. Of a longer file only the beginning counts.
 const COMPARED_BYTES: u64 = 2 << 20;
 
 /// SHA-256.
 pub(super) type Hash = [u8; 32];
 
-/// The files of a configuration, also those that were looked for and were not there.
+/// The files of a configuration, including those that were looked for and did not exist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inputs {
     files: BTreeMap<PathBuf, Content>,
-    /// The folder of the plugins and the names of those in it. None: it cannot be read.
+    /// The folder of the plugins and the names of those in it. `None`: it cannot be read.
     plugins: Option<(PathBuf, Option<Vec<String>>)>,
 }
 
-/// What was in a file.
+/// The content of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Content {
     Hash(Hash),
-    /// It is not there or cannot be read.
+    /// It does not exist or cannot be read.
     Unreadable,
     /// A pipe or a device, which cannot be read twice, or a folder.
     NotAFile,
@@ -51,7 +51,7 @@ impl Content {
 }
 
 impl Inputs {
-    /// Keeps what was read from a file.
+    /// Stores what was read from a file.
     pub(super) fn keep(&mut self, path: &Path, read: &Result<String, files::Error>) {
         let content = match read {
             Ok(text) if path.is_file() => Content::Hash(Sha256::digest(text).into()),
@@ -60,13 +60,12 @@ impl Inputs {
         self.files.insert(path.to_owned(), content);
     }
 
-    /// Keeps what is in a file that is about to be read. Of what is read more than once the first look counts: a change in between is
-    /// one.
+    /// Stores what is in a file that is about to be read.
     pub fn look(&mut self, path: &Path) {
         self.files.entry(path.to_owned()).or_insert_with(|| Content::of(path));
     }
 
-    /// Keeps which plugins a folder has.
+    /// Stores which plugins a folder has.
     pub(super) fn folder(&mut self, folder: &Path, names: Option<Vec<String>>) {
         self.plugins = Some((folder.to_owned(), names));
     }
@@ -85,7 +84,7 @@ impl Inputs {
         self.plugins.as_ref().map(|(folder, _)| folder.as_path())
     }
 
-    /// Whether there is none.
+    /// Reads everything again and returns the first file that is different, if any is.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty() && self.plugins.is_none()
     }

@@ -42,7 +42,7 @@ pub struct Loaded {
     pub files: Files,
     /// The files it was read from, and those that should have been there.
     pub inputs: Inputs,
-    /// The same as the plan, as people compare it, but for plugins: those are the scripts' business. Empty where there is no plan.
+    /// The same as the plan, as people compare it, without plugins, which `script` adds. Empty if there is no plan.
     pub outline: Outline,
 }
 

@@ -2,8 +2,8 @@
 //! any mistake gives no plan. Names of scripts' functions are collected here and looked up by `script`.
 //!
 //! In reading order: `positions` and `node` (text to tree), `include` (files), `fields` and `values` (reading a tree),
-//! `template` and `expression`, `rows` and `effects`, then one module per section of the file. `inputs`, `outline` and `diff` are for
-//! whoever reads the file again: what it was read from, what it said, and what is different.
+//! `template` and `expression`, `rows` and `effects`, then one module per section of the file. `inputs`, `outline` and `diff` are
+//! for a reload: what the configuration was read from, what it said, and what is different.
 
 pub mod certificate;
 mod channels;

@@ -1,5 +1,5 @@
-//! A configuration as people compare it: every value by its path, environment and merges filled in, with where it stands.
-//! Knows which values are secret, because the readers said so, and nothing else of what they mean.
+//! A configuration as people compare it: every value by its path, with its place in the files, after environment variables and
+//! merges have been applied. Knows which values are secret, because the readers said so, and nothing else of their meaning.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -30,14 +30,14 @@ pub(super) struct Part {
     pub(super) is: Is,
 }
 
-/// Where a value stands is not part of what it is.
+/// The place of a value is not part of the value.
 impl PartialEq for Part {
     fn eq(&self, other: &Self) -> bool {
         self.is == other.is
     }
 }
 
-/// Where something stands.
+/// The place of something.
 #[derive(Debug, Clone)]
 pub(super) enum At {
     Location(SourceLocation),
@@ -76,14 +76,14 @@ pub struct PluginOutline {
     pub name: PluginName,
     /// Its file as users see it.
     pub file: Arc<str>,
-    /// Of its text and of all it imports, in hexadecimal.
+    /// The hash of its text and of everything it imports, in hexadecimal.
     pub hash: String,
-    /// The texts of its functions, by name; those of one name together.
+    /// The texts of its functions, by name; those with the same name are joined.
     pub functions: BTreeMap<Box<str>, Box<str>>,
 }
 
 impl Outline {
-    /// Adds the sections of a file. Where an earlier file has the same section, its entries come first.
+    /// Adds the sections of a file. If an earlier file has the same section, its entries come first.
     pub(super) fn add(&mut self, tree: &Node, secrets: &HashSet<SourceLocation>) {
         let Yaml::Map(entries) = &tree.value else { return };
         for entry in entries.iter().filter(|entry| !OF_THE_READER.contains(&&*entry.key)) {
@@ -97,7 +97,7 @@ impl Outline {
         }
     }
 
-    /// Adds files whose content counts and is not text of the configuration: certificates and keys.
+    /// Adds files whose content counts but is not text of the configuration: certificates and keys.
     pub(super) fn add_files<'a>(&mut self, files: impl IntoIterator<Item = (&'a Path, Option<Content>)>) {
         let parts = files.into_iter().filter_map(|(path, content)| {
             let name = path.to_string_lossy();
@@ -132,7 +132,8 @@ impl Outline {
         }
     }
 
-    /// SHA-256 of everything, in hexadecimal. Secrets are left out: a hash is shown, and a short secret could be found from it.
+    /// SHA-256 of everything, in hexadecimal. Secrets are left out: the hash is shown, and a short secret could be found from
+    /// it.
     pub fn hash(&self) -> String {
         let mut hash = Sha256::new();
         for (name, part) in &self.sections {
@@ -190,7 +191,7 @@ fn plain(node: &Node) -> Part {
     part(node, &HashSet::new())
 }
 
-/// Adds a text with its length, so that no two lists of texts are alike.
+/// Adds a text with its length, so that different lists of texts never look the same.
 fn text(text: &str, hash: &mut Sha256) {
     hash.update((text.len() as u64).to_be_bytes());
     hash.update(text);

@@ -25,7 +25,7 @@ use crate::model::{Codec, PluginName};
 
 /// Codecs of the language that this build does not have.
 const CODECS_TO_COME: [&str; 6] = ["json-lines", "json-rs", "text", "binary", "msgpack", "socketio"];
-/// What a batch holds at most, where its protocol does not say.
+/// The most events of a batch, unless its protocol says otherwise.
 const BATCH_EVENTS: usize = 100;
 const BATCH_BYTES: usize = 64 << 10;
 /// No event waits longer for others.

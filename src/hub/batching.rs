@@ -1,12 +1,13 @@
-//! Events that wait a little for others, so that protocols which want it write several as one message: batched once for each
-//! channel and protocol, written once for all who get the same. Only a channel's own lock is held for any of it.
+//! Batches: events that wait a little for others, so that a protocol can write several as one message. They are collected per
+//! channel and protocol, and written once for all members who get the same. Only the channel's own lock is held for any of it.
 //!
-//! Each subscription knows whether it is one of them, so that a fan-out asks nobody; that changes under the channel's lock.
-//! Nobody has a timer of its own: what is due when stands in one list, which one task looks at.
+//! Each subscription knows whether its events are batched, so a fan-out need not look elsewhere; this changes under the
+//! channel's lock. Batches have no timers: everything that is due is in one list, which one task looks at.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -27,16 +28,16 @@ use crate::protocol::wire::WireFormat;
 #[derive(Debug)]
 pub(super) struct PendingBatch {
     protocol: ProtocolId,
-    /// With the key of a connection that is not to get it.
+    /// With the key of a connection that must not get it.
     events: Vec<(Arc<Event>, Option<u64>)>,
     bytes: usize,
     due: Instant,
 }
 
-/// Where something is due, the earliest first.
+/// Where batches are due, the earliest first.
 #[derive(Debug, Default)]
 pub struct Due {
-    // Protects the list. Held for a look or a change.
+    // Protects the list. Held for a look-up or a change.
     list: Mutex<BTreeMap<(Instant, u64), (ChannelName, ProtocolId)>>,
     next: AtomicU64,
     earlier: Notify,
@@ -54,7 +55,7 @@ impl Due {
         }
     }
 
-    /// The next channel and protocol, once it is due.
+    /// Returns the next channel and protocol, once it is due.
     pub async fn next(&self) -> (ChannelName, ProtocolId) {
         loop {
             let first = self.list.lock().first_key_value().map(|((at, _), _)| *at);
@@ -74,7 +75,7 @@ impl Due {
     }
 }
 
-/// What became of what was batched, in subscriptions.
+/// What became of batched events, counted in subscriptions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// Those whose outbox was full.
@@ -93,7 +94,7 @@ impl Written {
     }
 }
 
-/// A live member gets these later: its protocol is one to gather for.
+/// A live member that batches gets these events later: notes its protocol.
 pub(super) fn note(member: &Member, batched: &mut Vec<ProtocolId>, published: &mut [Published], except: &[Option<u64>]) {
     if !batched.contains(&member.connection.protocol) {
         batched.push(member.connection.protocol);
@@ -104,7 +105,7 @@ pub(super) fn note(member: &Member, batched: &mut Vec<ProtocolId>, published: &m
 }
 
 impl Hub {
-    /// Keeps what was shown for the members of a protocol, until it is due or enough.
+    /// Keeps the events for the members of a protocol, until the batch is due or full.
     pub(super) fn add_to_batches(
         &self,
         channel: &Arc<Channel>,
@@ -115,9 +116,9 @@ impl Hub {
         render: &mut dyn Render,
     ) -> Written {
         let mut written = Written::default();
-        let Some((every, events_max, bytes_max)) = render.batch(protocol).map(|batch| (batch.every, batch.events, batch.bytes)) else {
-            return written;
-        };
+        // A reload may have taken `batch` away while these members still expect it: then nothing waits.
+        let (every, events_max, bytes_max) =
+            render.batch(protocol).map_or((Duration::ZERO, 1, 0), |batch| (batch.every, batch.events, batch.bytes));
         for (published, except) in published.iter().zip(except) {
             let at = state.pending_batches.iter().position(|pending| pending.protocol == protocol).unwrap_or_else(|| {
                 let due = Instant::now() + every;
@@ -137,12 +138,12 @@ impl Hub {
         written
     }
 
-    /// Queues what is due on a channel for the members of a protocol.
+    /// Queues the batch that is due on a channel for the members of a protocol.
     pub fn write_batch(&self, name: &ChannelName, protocol: ProtocolId, render: &mut dyn Render) -> Written {
         let Some(channel) = self.channel(name.as_str()) else { return Written::default() };
         let mut state = channel.state.lock();
         let now = Instant::now();
-        // What was enough before its time has gone already, and what came since is due later.
+        // A batch that was full before it was due has been written already, and the next one is due later.
         let is_due = |pending: &PendingBatch| pending.protocol == protocol && pending.due <= now;
         let Some(at) = state.pending_batches.iter().position(is_due) else { return Written::default() };
         let pending = state.pending_batches.swap_remove(at);
@@ -165,8 +166,8 @@ impl Hub {
         written
     }
 
-    /// Events for a connection are batched from now on, or are not any more, on all its channels. What was batched until now
-    /// comes before what comes alone, and what came alone does not come again. No channel may be held.
+    /// Events for a connection start or stop being batched on all its channels. Events that were batched until now come before
+    /// those that are sent one by one, and no event comes twice. No channel may be locked.
     pub fn switch_batching(&self, connection: &Arc<Connection>, render: &mut dyn Render) {
         for (name, key) in connection.subscriptions() {
             if let Some(channel) = self.channel(name.as_str()) {
@@ -175,9 +176,9 @@ impl Hub {
         }
     }
 
-    /// Ends a connection after all that waits for it, what is batched included. No channel may be held.
+    /// Ends a connection after everything that waits for it, including what is batched. No channel may be locked.
     pub fn end(&self, connection: &Arc<Connection>, close: Close, render: &mut dyn Render) {
-        if render.batch(connection.protocol).is_some() {
+        if connection.batches() {
             for (name, key) in connection.subscriptions() {
                 if let Some(channel) = self.channel(name.as_str()) {
                     channel.state.lock().enqueue_batched(&channel, connection.key, &key, render);
@@ -208,7 +209,7 @@ impl State {
     fn switch_batching(&mut self, channel: &Arc<Channel>, connection: &Connection, key: &Arc<str>, render: &mut dyn Render) {
         self.enqueue_batched(channel, connection.key, key, render);
         let Some((at, _)) = self.member(connection.key, key) else { return };
-        // What others still wait for it has: since just now, or since it came.
+        // It already has what still waits for others: it got it just now, or one by one as it came.
         let of_protocol = |pending: &&PendingBatch| pending.protocol == connection.protocol;
         let last = self.pending_batches.iter().find(of_protocol).and_then(|pending| pending.events.last());
         let last = last.map_or(0, |(event, _)| event.offset);
@@ -220,17 +221,17 @@ impl State {
 }
 
 impl PendingBatch {
-    /// Whether a member gets it, as far as it is new to it.
+    /// Whether a member gets this batch. Events that are not new to it are left out later.
     fn is_for(&self, member: &Member) -> bool {
         member.batches && member.behind.is_none() && member.connection.protocol == self.protocol
     }
 }
 
-/// What some members are written, who get the same.
+/// What members who get the same are written.
 struct Receivers<'m> {
-    /// One of them.
+    /// One of these members.
     member: &'m Member,
-    /// Which of the events.
+    /// Indexes of the events they get.
     places: Vec<usize>,
     messages: Vec<Frame>,
     joined: Option<Packet>,
@@ -242,20 +243,20 @@ impl<'m> Receivers<'m> {
     }
 }
 
-/// Lists of messages that were written as one, each once for all who get the same.
+/// Lists of messages that were joined into one, each once for all who get the same.
 #[derive(Debug, Default)]
 pub(super) struct Together(HashMap<SameMessages, (Vec<Frame>, Option<Packet>)>);
 
-/// In which form, and where their texts lie.
+/// The format, and the addresses of their texts.
 type SameMessages = (WireFormat, Vec<usize>);
 
 impl Together {
-    /// These as one message, as it is written to this client. None where there is one message or none.
+    /// These messages as one, as it is written to this client. `None` if there are fewer than two.
     pub(super) fn joined(&mut self, protocol: ProtocolId, messages: &[Frame], to: &Connection, render: &dyn Render) -> Option<Packet> {
         if messages.len() < 2 {
             return None;
         }
-        // Which messages these are: what is the same text is at the same place. They are kept, so that no other comes there.
+        // Identifies the messages by the addresses of their texts. The messages are kept, so that no address is used again.
         let place = |message: &Frame| message.text().map_or(0, |text| text.as_ptr().addr());
         let same = (to.outbox.wire().format(), messages.iter().map(place).collect());
         let join = || (messages.to_vec(), render.joined(protocol, messages).map(|joined| to.packet(&joined)));
@@ -263,7 +264,7 @@ impl Together {
     }
 }
 
-/// Keeps places for what was batched, which is rendered once the channel is let go.
+/// Reserves slots for batched events, which are rendered once the channel is released.
 fn defer(
     channel: &Arc<Channel>,
     members: &Members,
@@ -287,8 +288,8 @@ fn defer(
     }
 }
 
-/// Queues for members what was batched. An event that is alone is written as it is, and so is everything for those whose socket
-/// takes nothing, where something is to become of events by themselves.
+/// Queues batched events for members. A single event is written as it is. If events have a delivery policy and the member's
+/// socket accepts nothing, events are queued one by one.
 fn enqueue_all(channel: &Channel, members: &[&Member], pending: &PendingBatch, render: &mut dyn Render, written: &mut Written) {
     let Some((first, _)) = pending.events.first() else { return };
     let excepted: Vec<u64> = pending.events.iter().filter_map(|(_, except)| *except).collect();
@@ -304,7 +305,7 @@ fn enqueue_all(channel: &Channel, members: &[&Member], pending: &PendingBatch, r
             _ => add(),
         });
     }
-    // Event by event: the renderer keeps what is the same for several.
+    // Event by event, so that the renderer can keep what is the same for several.
     for (place, (event, except)) in pending.events.iter().enumerate() {
         render.begin();
         for list in lists.iter_mut().filter(|list| is_for(list.member, event, *except)) {

@@ -1,4 +1,4 @@
-//! One channel: its members, its place in the log, and its newest events in memory. Whoever holds its lock decides the order.
+//! One channel: its members, its position in the log, and its newest events in memory. The holder of its lock decides the order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,77 +17,77 @@ use crate::model::{ChannelName, Json, Position, chance};
 use crate::store::Ticket;
 use crate::telemetry::conflation::{ConflationCounters, Conflations};
 
-/// How long a channel that nobody is on stays in memory after its last event, where there are many.
+/// How long a channel without members stays in memory after its last event if there are many channels.
 pub(super) const IDLE_MS: i64 = 10_000;
 
-/// Events that a tail may hold beyond its bound while somebody catches up, and bytes of them.
+/// How many events a tail may hold beyond its bound while somebody catches up, and how many bytes of them.
 const BEHIND_EVENTS_MAX: usize = 4096;
 const BEHIND_BYTES_MAX: usize = 4 << 20;
 
 /// A live channel.
 #[derive(Debug)]
 pub struct Channel {
-    /// The order in which locks are taken.
+    /// Channels are locked in this order.
     pub(super) order: u64,
     /// Its name.
     pub name: ChannelName,
-    /// What the configuration says of it now.
+    /// Its current configuration.
     pub(super) plan: ArcSwap<ChannelPlan>,
-    /// What slow clients did not get as it came.
+    /// What slow clients did not get as it was published.
     pub conflations: Arc<ConflationCounters>,
-    // Protects members, offsets and tail together: that is what makes the order the same for all. Held while one transaction is applied.
+    // Protects members, offsets and tail together: this makes the order the same for all. Held while one transaction is applied.
     pub(super) state: Arc<Mutex<State>>,
 }
 
 impl Channel {
-    /// What the configuration says of it now.
+    /// Its current configuration.
     pub fn plan(&self) -> Arc<ChannelPlan> {
         self.plan.load_full()
     }
 }
 
-/// Up to where events of a channel have their offsets, seen or not.
+/// Up to where events of a channel have their offsets, visible or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChannelVersion {
     /// The stream.
     pub epoch: Epoch,
-    /// The last offset that was given.
+    /// The last offset that was assigned.
     pub offset: u64,
 }
 
-/// How many waiting events a channel keeps room for when none waits.
+/// How many waiting events a channel keeps room for when none are waiting.
 const WAITING_KEPT: usize = 64;
 
-/// Tells one state of a channel's members from another. Two states without any are the same.
+/// Distinguishes the states of a channel's members. Two states without members are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MembersVersion(Option<(u64, u64)>);
 
 impl MembersVersion {
-    /// Nobody is there.
+    /// No members.
     pub const NOBODY: Self = Self(None);
 }
 
-/// What a decision sees of a channel's past.
+/// What a decision sees of a channel's past events.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// Up to where.
+    /// The version that was read.
     pub at: ChannelVersion,
     /// The newest events, oldest first.
     pub events: Vec<Arc<Event>>,
     /// The tickets of those that nobody else sees before they are committed.
     pub uncommitted: Vec<Ticket>,
-    /// The tickets of those that were shown before; some may be committed by now.
+    /// The tickets of those that were visible before their commit; some may be committed by now.
     pub shown_early: Vec<Ticket>,
 }
 
 /// What a decision sees of a channel's members.
 #[derive(Clone, Debug)]
 pub struct MembersSeen {
-    /// As of when.
+    /// The version that was read.
     pub at: MembersVersion,
     /// The members, as JSON.
     pub members: Vec<Json>,
-    /// The tickets of what some of them wait for that are to come or go.
+    /// The tickets of the commits that members who are about to join or leave wait for.
     pub uncommitted: Vec<Ticket>,
 }
 
@@ -100,23 +100,23 @@ pub enum MemberChange {
     Leaves(Arc<Connection>, Arc<str>),
 }
 
-/// What changes about a channel.
+/// The part of a channel that changes.
 #[derive(Debug)]
 pub struct State {
     pub(super) epoch: Epoch,
-    /// The last offset that was given.
+    /// The last offset that was assigned.
     pub(super) offset: u64,
-    /// The last offset that was shown to members. What lies between the two waits for its commit.
+    /// The last offset that was shown to members. Events between the two wait for their commit.
     pub(super) shown: u64,
     /// The oldest offset that the log still has.
     pub(super) first: u64,
-    /// What has its offset and is not shown, by offset, with the tickets of its commit.
+    /// Events that have an offset and are not shown yet, by offset, with the tickets of their commits.
     uncommitted: VecDeque<(Arc<Event>, Ticket)>,
-    /// The tickets of what was shown, as far as it was not known to be committed when the next event got its offset.
+    /// The tickets of shown events that were not known to be committed when the next event got its offset.
     shown_early: VecDeque<Ticket>,
-    /// Grows with each change of the members, those that wait included.
+    /// Grows with each change of the members, including those that wait for a commit.
     members_changed: u64,
-    /// How they will change, and the tickets of the commits that wait for: whoever decides something sees it.
+    /// Changes of the members that wait for a commit, with its ticket. Decisions see them.
     pending_members: VecDeque<(MemberChange, Ticket)>,
     /// The newest events that were shown, by offset.
     pub(super) tail: VecDeque<Arc<Event>>,
@@ -124,15 +124,15 @@ pub struct State {
     pub(super) members: Members,
     /// How many of them are catching up.
     behind: usize,
-    /// What was shown and is not queued for the members yet, and whom each is not for.
+    /// Events that were shown and are not queued for the members yet, each with the key of a connection that must not get it.
     pub(super) burst: Vec<(Published, Option<u64>)>,
-    /// What was shown and waits for more, for members of protocols that write several as one.
+    /// Events that were shown and wait for more, for members of protocols with batches.
     pub(super) pending_batches: Vec<PendingBatch>,
-    /// Whether the log may have events of this epoch. Then it has all of them, so far as retention has left them.
+    /// Whether the log may have events that were stored under an older configuration.
     epoch_is_stored: bool,
     /// Whether the log may have events of any epoch.
     is_stored: bool,
-    /// Taken out of the hub: whoever still holds it must look it up again.
+    /// Removed from the hub: those who still hold it must look it up again.
     pub(super) dead: bool,
     pub(super) last_ms: i64,
 }
@@ -161,7 +161,7 @@ impl State {
         }
     }
 
-    /// Where it stands.
+    /// Its position.
     pub(super) fn position(&self, channel: &Channel) -> Position {
         let nothing = self.shown + 1;
         let is_there = self.epoch_is_stored && channel.plan.load().history.is_some();
@@ -170,8 +170,8 @@ impl State {
         Position { epoch: self.epoch, first, offset: self.shown }
     }
 
-    /// Adds a subscription, with a number of its own. One with the same key is replaced; `false` then. `behind`: it has seen the
-    /// channel up to there only.
+    /// Adds a subscription with its number. Returns `false` if it replaces one with the same key. `behind`: it has seen the
+    /// channel only up to there.
     pub(super) fn join(
         &mut self,
         connection: &Arc<Connection>,
@@ -209,7 +209,7 @@ impl State {
         }
     }
 
-    /// Removes a subscription; `false` where there was none.
+    /// Removes a subscription. Returns `false` if there was none.
     pub(super) fn leave(&mut self, connection: u64, key: &Arc<str>) -> bool {
         let Some(member) = self.members.remove(connection, key) else { return false };
         self.behind -= usize::from(member.behind.is_some());
@@ -217,7 +217,7 @@ impl State {
         true
     }
 
-    /// Gives an event its place. Nobody sees it before it is shown. `is_stored`: whether it goes to the log.
+    /// Assigns an offset to an event. Nobody sees it before it is shown. `is_stored`: whether it goes to the log.
     ///
     /// The log knows no offset that was given to an event it does not have, and would give it again after a restart. So events
     /// that are not stored never follow stored ones in the same epoch.
@@ -235,7 +235,7 @@ impl State {
         Event { new, channel: Some(channel.name.clone()), offset: self.offset, epoch: self.epoch, seq: 0 }
     }
 
-    /// An event may be seen from now on. Kept, where the channel has a history.
+    /// Makes an event visible, and keeps it if the channel has a history.
     pub(super) fn show(&mut self, channel: &Channel, event: &Arc<Event>) {
         self.shown = event.offset;
         self.settle(event.offset);
@@ -243,7 +243,7 @@ impl State {
         let Some(history) = &plan.history else { return };
         self.tail_bytes += event.cost_bytes();
         self.tail.push_back(event.clone());
-        // Whoever catches up must meet the tail some day, however fast others publish.
+        // A subscription that catches up must reach the tail at some point, however fast others publish.
         let (events, bytes) = if self.behind == 0 { (0, 0) } else { (BEHIND_EVENTS_MAX, BEHIND_BYTES_MAX) };
         while self.tail.len() > history.tail + events || self.tail_bytes > history.tail_bytes + bytes {
             match self.tail.pop_front() {
@@ -253,12 +253,12 @@ impl State {
         }
     }
 
-    /// Whether something has its offset and is not shown.
+    /// Whether an event has an offset and is not shown yet.
     pub(super) fn is_waiting(&self) -> bool {
         self.offset > self.shown
     }
 
-    /// What the configuration says of the channel from now on.
+    /// Applies a new configuration of the channel.
     pub(super) fn replan(&mut self, channel: &Channel, plan: &Arc<ChannelPlan>) {
         channel.plan.store(plan.clone());
         if plan.history.is_none() {
@@ -266,7 +266,7 @@ impl State {
         }
     }
 
-    /// The subscriptions that a configuration does not allow; none: it does not allow the channel.
+    /// The subscriptions that a configuration does not allow. `None`: it does not allow the channel.
     pub(super) fn not_allowed(&self, plan: Option<&ChannelPlan>) -> Vec<(Arc<Connection>, Arc<str>)> {
         let join = plan.map(|plan| plan.join.as_ref());
         let allowed = |member: &&Member| match join {
@@ -280,7 +280,7 @@ impl State {
         self.members.iter().filter(|member| !allowed(member)).map(|member| (member.connection.clone(), member.view.key.clone())).collect()
     }
 
-    /// An event has its offset and waits for its commit. `is_settled`: whether another does not wait any more.
+    /// An event has its offset and waits for its commit. `is_settled`: whether a ticket no longer waits.
     pub(super) fn wait_for_commit(&mut self, event: &Arc<Event>, ticket: Ticket, is_settled: impl Fn(Ticket) -> bool) {
         while self.shown_early.front().is_some_and(|ticket| is_settled(*ticket)) {
             self.shown_early.pop_front();
@@ -291,7 +291,7 @@ impl State {
         self.uncommitted.push_back((event.clone(), ticket));
     }
 
-    /// Everything up to this offset was shown, or will never be.
+    /// Everything up to this offset was shown, or never will be.
     pub(super) fn settle(&mut self, offset: u64) {
         while let Some((_, ticket)) = self.uncommitted.pop_front_if(|(event, _)| event.offset <= offset) {
             self.shown_early.push_back(ticket);
@@ -306,7 +306,7 @@ impl State {
         ChannelVersion { epoch: self.epoch, offset: self.offset }
     }
 
-    /// The newest events, at most so many.
+    /// The newest events, at most `most`.
     pub(super) fn history(&self, most: usize) -> History {
         let waiting = self.uncommitted.iter();
         let all = self.tail.len() + waiting.len();
@@ -323,24 +323,24 @@ impl State {
         MembersVersion((!self.is_deserted()).then_some((channel.order, self.members_changed)))
     }
 
-    /// Nobody is on it or is to be: like one that is not there.
+    /// Whether it has no members and nobody is about to join, as if it did not exist.
     pub(super) fn is_deserted(&self) -> bool {
         self.members.is_empty() && self.pending_members.is_empty()
     }
 
-    /// The members change so once this ticket is settled.
+    /// Changes the members once this ticket is settled.
     pub(super) fn change_later(&mut self, change: MemberChange, ticket: Ticket) {
         self.members_changed += 1;
         self.pending_members.push_back((change, ticket));
     }
 
-    /// The first of these changes waits no more: it is made now, or never.
+    /// The first of these changes no longer waits: it is made now, or never.
     pub(super) fn change_now(&mut self) {
         self.members_changed += 1;
         self.pending_members.pop_front();
     }
 
-    /// The members as they are once nothing waits, at most so many, and the tickets that they wait for.
+    /// The members as they will be once nothing waits, at most `most`, and the tickets they wait for.
     pub(super) fn members_to_be(&self, most: usize, now_ms: i64) -> (Vec<Member>, Vec<Ticket>) {
         if self.pending_members.is_empty() {
             return (self.members.iter().take(most).cloned().collect(), Vec::new());
@@ -360,31 +360,31 @@ impl State {
         (members, self.pending_members.iter().map(|(_, ticket)| *ticket).collect())
     }
 
-    /// The events behind an offset that are in memory, oldest first; none where memory does not reach so far back.
+    /// The events after an offset that are in memory, oldest first. `None` if memory does not reach back that far.
     pub(super) fn tail_after(&self, seen: u64) -> Option<impl Iterator<Item = &Arc<Event>>> {
         let reaches = seen >= self.shown || self.tail.front().is_some_and(|oldest| oldest.offset <= seen + 1);
         reaches.then(|| self.tail.range(self.tail.partition_point(|event| event.offset <= seen)..))
     }
 
-    /// A subscription and its place among the members.
+    /// A subscription and its index among the members.
     pub(super) fn member(&self, connection: u64, key: &Arc<str>) -> Option<(usize, &Member)> {
         let at = self.members.find(connection, key)?;
         Some((at, self.members.get(at)?))
     }
 
-    /// A member has been given everything up to `seen`: it is live once that is everything there is.
+    /// A member was given everything up to `seen`. It is live if that is everything there is.
     pub(super) fn advance(&mut self, at: usize, seen: u64) {
         let behind = (seen < self.shown).then_some(seen);
         self.set_behind(at, behind);
     }
 
-    /// A member was not given what is behind an offset: it has seen the channel up to there only.
+    /// A member was not given the events after an offset: it has seen the channel only up to there.
     pub(super) fn fall_behind(&mut self, at: usize, after: u64) {
         let behind = self.members.get(at).and_then(|member| member.behind).map_or(after, |behind| behind.min(after));
         self.set_behind(at, Some(behind));
     }
 
-    /// Whether its position must outlive it: the log may have events of it.
+    /// Whether its position must be kept when it is removed from memory: the log may have events of it.
     pub(super) fn has_past(&self) -> bool {
         self.is_stored
     }
@@ -395,7 +395,7 @@ impl State {
         Position { epoch: self.epoch, first, offset: self.offset }
     }
 
-    /// Nobody is on it, nothing waits, and nothing was published for a while.
+    /// Whether it has no members, nothing waits, and nothing was published for a while.
     pub(super) fn is_idle(&self, now_ms: i64) -> bool {
         self.is_deserted() && self.offset == self.shown && now_ms - self.last_ms > IDLE_MS
     }
@@ -425,7 +425,7 @@ pub struct ChannelReport {
     pub tail_bytes: usize,
     /// Whether events are kept.
     pub history: bool,
-    /// What slow clients did not get as it came.
+    /// What slow clients did not get as it was published.
     pub conflations: Conflations,
 }
 

@@ -1,4 +1,4 @@
-//! What the hub knows of one open connection: who it is, what it is subscribed to, what waits for it, what passed over it.
+//! What the hub knows of one open connection: who it is, its subscriptions, what waits for it, and its traffic.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,20 +35,20 @@ pub struct Connection {
     pub opened: Now,
     /// What waits to be written.
     pub outbox: Outbox,
-    /// What passed over it.
+    /// Its traffic.
     pub traffic: Traffic,
-    // Code and reason for a client whose outbox overflows. Held for a look or a change.
+    // Code and reason for a client whose outbox overflows. Held for a look-up or a change.
     slow: Mutex<(u16, Arc<str>)>,
-    /// What is counted of its protocol.
+    /// The counters of its protocol.
     pub metrics: Arc<ProtocolMetrics>,
-    // Whether its events are batched. Each of its subscriptions knows it too: that is what counts for what comes on its channel.
+    // Whether its events are batched. Each of its subscriptions has a copy, which decides for events of its channel.
     batches: AtomicBool,
     // Protects the snapshot that templates and scripts see. Held for a clone or a swap.
     view: Mutex<Arc<ConnView>>,
-    // Protects the list of its own subscriptions. Taken under a channel's lock, never the other way round.
-    // None once it has ended: whoever applies something of it later joins nothing any more.
+    // Protects the list of its own subscriptions. Taken under a channel's lock, never the other way round. `None` once it has
+    // ended: a transaction that is applied later joins nothing any more.
     pub(super) subscriptions: Mutex<Option<Vec<Subscribed>>>,
-    /// What it asked for and waits for its commit.
+    /// Its transactions that wait for their commit.
     pub pending_commits: PendingCommits,
     // Subscriptions that are behind, for the connection's task. Held for a push or a pop.
     behind: Mutex<VecDeque<Subscribed>>,
@@ -57,18 +57,18 @@ pub struct Connection {
 /// The channel and key of a subscription.
 pub type Subscribed = (ChannelName, Arc<str>);
 
-/// The transactions of one connection that wait for their commit, in numbers. Added to by its task alone.
+/// The transactions of one connection that wait for their commit, as numbers. Only its task adds to them.
 #[derive(Debug, Default)]
 pub struct PendingCommits {
     /// How many.
     pub count: AtomicUsize,
     /// Bytes of what they will send and publish.
     pub bytes: AtomicUsize,
-    /// How many of them change what the next decision reads: who it is, what it is subscribed to, whether it is still there.
+    /// How many of them change what the next decision reads: its identity, its subscriptions, whether it is still open.
     pub changes: AtomicUsize,
 }
 
-/// Transactions of one connection that may wait before no more of it is read.
+/// Transactions of one connection that may wait before no more is read from it.
 const WAITING_MAX: usize = 256;
 
 /// Counters of one connection.
@@ -78,7 +78,7 @@ pub struct Traffic {
     pub messages_in: AtomicU64,
     /// Payload bytes received.
     pub bytes_in: AtomicU64,
-    /// When something last came from it, in milliseconds since the epoch; 0 before anything did.
+    /// When something last came from it, in milliseconds since the Unix epoch; 0 before anything did.
     pub seen_ms: AtomicI64,
     /// Set while a ping is unanswered.
     pub awaits_pong: AtomicBool,
@@ -118,12 +118,12 @@ impl Connection {
         *self.slow.lock() = limits.slow.clone();
     }
 
-    /// Looks at what a delivery will need, without waiting for it.
+    /// Touches the memory that a delivery will need, so that it is in the cache by then.
     pub(super) fn touch(&self) {
         std::hint::black_box((self.protocol, self.outbox.touch()));
     }
 
-    /// The snapshot as it is now.
+    /// The current snapshot.
     pub fn view(&self) -> Arc<ConnView> {
         self.view.lock().clone()
     }
@@ -137,20 +137,20 @@ impl Connection {
         self.batches.load(Relaxed)
     }
 
-    /// Says whether events for its subscriptions are batched. `true`: that is new, and [`Hub::switch_batching`] must follow
-    /// where it has any.
+    /// Sets whether events for its subscriptions are batched. Returns `true` if that is a change; then [`Hub::switch_batching`]
+    /// must follow if it has subscriptions.
     ///
     /// [`Hub::switch_batching`]: super::Hub::switch_batching
     pub fn set_batches(&self, batches: bool) -> bool {
         self.batches.swap(batches, Relaxed) != batches
     }
 
-    /// Queues a message for this client alone. Never waits. Somebody must flush afterwards.
+    /// Queues a message for this client alone. Never waits. The caller must flush afterwards.
     pub fn send(&self, frame: &Frame) -> Sent {
         self.deliver(self.packet(frame), None)
     }
 
-    /// Queues several messages for this client alone, which follow each other in `wire`. Never waits. Somebody must flush
+    /// Queues several messages for this client alone, which follow each other in `wire`. Never waits. The caller must flush
     /// afterwards.
     pub fn send_joint(&self, wire: Bytes, messages: u64, payload: u64) {
         if self.outbox.push_joint(wire, messages, payload, || self.slow()) == Sent::Queued {
@@ -163,7 +163,7 @@ impl Connection {
         Packet { wire: self.outbox.wire().message(frame), payload: frame.len(), policy: None }
     }
 
-    /// Queues what was written for it, for one of its subscriptions or none. Never waits. Somebody must flush afterwards.
+    /// Queues a message, of one of its subscriptions or none. Never waits. The caller must flush afterwards.
     pub fn deliver(&self, packet: Packet, subscription: Option<SubscriptionId>) -> Sent {
         let payload = packet.payload as u64;
         let sent = self.outbox.push(packet, subscription, || self.slow());
@@ -173,7 +173,7 @@ impl Connection {
         sent
     }
 
-    /// Queues a message in place of the last of its subscription, which is a part of it. None: that one waits no more.
+    /// Queues a message in place of the last one of its subscription, which it includes. `None`: that one no longer waits.
     pub(super) fn deliver_joined(&self, packet: Packet, subscription: SubscriptionId, last: &Arc<DeliveryPolicy>) -> Option<Sent> {
         let payload = packet.payload as u64;
         let sent = self.outbox.push_joined(packet, subscription, last, || self.slow())?;
@@ -183,7 +183,7 @@ impl Connection {
         Some(sent)
     }
 
-    /// Fills a place that its outbox keeps: see [`Outbox::fill`].
+    /// Fills a slot of its outbox: see [`Outbox::fill`].
     pub(super) fn fill(
         &self,
         slot: Slot,
@@ -199,13 +199,13 @@ impl Connection {
         Some(sent)
     }
 
-    /// How it ends when it does not read.
+    /// How it ends if it does not read.
     pub fn slow(&self) -> Close {
         let slow = self.slow.lock();
         Close::Slow(slow.0, slow.1.to_string().into())
     }
 
-    /// When something last came from it, its opening included. Milliseconds since the epoch.
+    /// When something last came from it, its opening included, in milliseconds since the Unix epoch.
     pub fn seen_ms(&self) -> i64 {
         self.traffic.seen_ms.load(Relaxed).max(self.opened.wall_ms)
     }
@@ -215,12 +215,12 @@ impl Connection {
         self.subscriptions.lock().clone().unwrap_or_default()
     }
 
-    /// Whether anything of it waits for the store.
+    /// Whether any of its transactions waits for the store.
     pub fn is_waiting(&self) -> bool {
         self.pending_commits.count.load(Acquire) > 0
     }
 
-    /// Whether the next message may be decided: nothing waits that it must see, and not too much waits in all.
+    /// Whether the next message may be decided: nothing waits that it must see, and not too much waits in total.
     pub fn may_go_on(&self) -> bool {
         let pending = &self.pending_commits;
         pending.changes.load(Acquire) == 0
@@ -228,18 +228,18 @@ impl Connection {
             && pending.bytes.load(Acquire) < self.outbox.bytes_max()
     }
 
-    /// A subscription is behind: the connection's task is to see to it.
+    /// A subscription is behind: the connection's task must take care of it.
     pub fn push_behind(&self, channel: ChannelName, key: Arc<str>) {
         self.behind.lock().push_back((channel, key));
         self.outbox.wake();
     }
 
-    /// Whether a subscription is to be seen to.
+    /// Whether a subscription must be taken care of.
     pub fn is_behind(&self) -> bool {
         !self.behind.lock().is_empty()
     }
 
-    /// The next subscription to see to.
+    /// The next subscription to take care of.
     pub fn pop_behind(&self) -> Option<Subscribed> {
         self.behind.lock().pop_front()
     }
@@ -258,7 +258,7 @@ pub struct ConnectionReport {
     pub id: ClientId,
     /// Its protocol.
     pub protocol: Arc<str>,
-    /// Who it is.
+    /// Its user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<UserId>,
     /// Its session.
@@ -280,7 +280,7 @@ pub struct ConnectionReport {
     pub bytes: InOut,
     /// Messages that were never written.
     pub dropped: u64,
-    /// What was not written as it came, because the client was slow.
+    /// What was not written as it was published, because the client was slow.
     pub slow: SlowCounted,
     /// What waits to be written.
     pub queue: QueueReport,

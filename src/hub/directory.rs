@@ -12,7 +12,7 @@ use crate::model::view::ConnView;
 #[derive(Debug, Default)]
 pub(super) struct Directory {
     by_id: HashMap<ClientId, Arc<Connection>>,
-    /// By key, so the first is the oldest. A displaced connection leaves at once, while it is still closing.
+    /// By key, so the first is the oldest. A displaced connection is removed immediately, while it is still closing.
     by_protocol: IdMap<ProtocolId, Peers>,
     by_address: HashMap<(ProtocolId, Arc<str>), usize>,
     by_user: HashMap<UserId, BTreeMap<u64, Arc<Connection>>>,
@@ -27,23 +27,23 @@ struct Peers {
     version: u64,
 }
 
-/// How many connections a protocol takes.
+/// How many connections a protocol allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// In all.
+    /// In total.
     pub connections: usize,
     /// From one address.
     pub per_address: usize,
-    /// Whether the oldest makes room, or the new one is refused.
+    /// Whether the oldest makes room; otherwise the new one is refused.
     pub displace: bool,
 }
 
 /// Whether a connection was let in.
 #[derive(Debug)]
 pub enum Admission {
-    /// It is in.
+    /// It was let in.
     Opened,
-    /// It is in, and this one must go.
+    /// It was let in, and this one must go.
     Displaced(Arc<Connection>),
     /// The protocol is full.
     Full,
@@ -81,7 +81,7 @@ impl Directory {
     }
 
     pub(super) fn close(&mut self, connection: &Arc<Connection>) {
-        // An admission that was refused must not take out the one that holds the id.
+        // A connection that was refused must not remove the one that has the id.
         if !self.holds(connection) {
             return;
         }
@@ -101,7 +101,7 @@ impl Directory {
         self.forget(connection, &view);
     }
 
-    /// Whether a connection is in, and has not ended.
+    /// Whether a connection is in the directory.
     pub(super) fn holds(&self, connection: &Connection) -> bool {
         self.by_id.get(&connection.id).is_some_and(|held| held.key == connection.key)
     }
@@ -151,7 +151,7 @@ impl Directory {
         protocol.map_or(self.by_id.len(), |id| self.by_protocol.get(id).map_or(0, |peers| peers.open.len()))
     }
 
-    /// Something of a protocol's connections has changed.
+    /// Notes a change of a protocol's connections.
     pub(super) fn touch(&mut self, protocol: ProtocolId) {
         if let Some(peers) = self.by_protocol.get_mut(protocol) {
             peers.version += 1;

@@ -1,5 +1,5 @@
-//! From events that were shown to the outboxes of a channel's members: written once for each group of members who get the
-//! same, and several events in a row as one piece.
+//! Brings events that were shown to the outboxes of a channel's members: written once for each group of members who get the
+//! same, and consecutive events as one piece.
 
 use std::sync::Arc;
 
@@ -16,41 +16,41 @@ use crate::model::view::{ConnView, SubView};
 use crate::protocol::Frame;
 use crate::telemetry::metrics::ProtocolMetrics;
 
-/// Who is written an event.
+/// Who an event is written for.
 #[derive(Clone, Copy, Debug)]
 pub struct Recipient<'r> {
     /// Its connection.
     pub connection: &'r Connection,
-    /// Its subscription; none: the event was sent directly.
+    /// Its subscription. `None`: the event was sent directly.
     pub subscription: Option<&'r SubView>,
-    /// The connection as it was when the event was published; none: as it is now.
+    /// The connection as it was when the event was published. `None`: as it is now.
     pub view: Option<&'r Arc<ConnView>>,
 }
 
-/// How an event is written for a connection: nothing where it is not for it.
+/// How an event is written for a connection.
 pub trait Render {
-    /// The next event begins: what was kept of the one before no longer counts.
+    /// Begins the next event: what was kept of the previous one no longer counts.
     fn begin(&mut self);
-    /// What this receiver is written.
+    /// The message for this receiver. `None`: the event is not for it.
     fn render(&mut self, event: &Event, to: Recipient<'_>) -> Option<Packet>;
-    /// The same, before it is made ready for the wire.
+    /// The same, before it is prepared for the wire.
     fn frame(&mut self, event: &Event, to: Recipient<'_>) -> Option<Frame>;
-    /// How messages of this protocol are written as one; none: each by itself.
+    /// How messages of this protocol are batched. `None`: they are not.
     fn batch(&self, protocol: ProtocolId) -> Option<&BatchPlan>;
     /// Several messages of this protocol as one.
     fn joined(&self, protocol: ProtocolId, messages: &[Frame]) -> Option<Frame>;
-    /// What matters of an event to those who do not read; none: it waits like any other. `None` for the channel: it was sent
-    /// directly.
+    /// What may happen to an event for clients that do not read. `None`: it waits like any other. Without a channel the event
+    /// was sent directly.
     fn policy(&self, event: &Arc<Event>, channel: Option<&Channel>) -> Option<Arc<DeliveryPolicy>>;
-    /// Whether a script may run for what a protocol's receivers are written: never while a channel is locked, then.
+    /// Whether a script may run to write for a protocol's receivers: then it must not happen while a channel is locked.
     fn defers(&self, protocol: ProtocolId) -> bool;
-    /// Takes what is to be rendered once no channel is locked any more.
+    /// Takes a rendering to be done once no channel is locked any more.
     fn later(&mut self, rendering: Rendering);
-    /// Receivers with the same number get the same of every event; none: what this one gets is its own.
+    /// Receivers with the same number get the same for every event. `None`: what this one gets may be different.
     fn group(&self, connection: &Connection, subscription: &SubView) -> Option<u64>;
 }
 
-/// Members who get the same, and what became of it.
+/// Members who get the same messages, and what became of them.
 struct Group {
     number: u64,
     /// For each event.
@@ -75,7 +75,7 @@ impl Group {
         Self { number, packets, run, metrics, delivered: 0, gone: 0 }
     }
 
-    /// Gives a member all of it. `false`: it must be given one by one.
+    /// Queues all of it for a member. `false`: the messages must be queued one by one.
     fn enqueue(&mut self, member: &Member) -> bool {
         let Some(run) = &self.run else { return true };
         match member.connection.outbox.push_run(run, member.subscription()) {
@@ -96,16 +96,16 @@ impl Group {
     }
 }
 
-/// What is rendered once the channel is let go, for each protocol.
+/// What is rendered once the channel is released, for each protocol.
 #[derive(Default)]
 struct Deferred {
     renderings: Vec<Rendering>,
-    /// Of the first event, once it is known.
+    /// The policy of the first event, once it is known.
     policy: Option<Option<Arc<DeliveryPolicy>>>,
 }
 
 impl Deferred {
-    /// Keeps a place for a member.
+    /// Reserves a slot for a member.
     fn add(
         &mut self,
         channel: &Arc<Channel>,
@@ -134,7 +134,7 @@ impl Deferred {
 }
 
 impl Hub {
-    /// Queues for the members what was shown since the last time, and says what became of each event.
+    /// Queues for the members what was shown since the last time, and returns what became of each event.
     pub(super) fn fan_out(&self, channel: &Arc<Channel>, state: &mut State, render: &mut dyn Render) -> Vec<Published> {
         let (mut published, except): (Vec<Published>, Vec<Option<u64>>) = std::mem::take(&mut state.burst).into_iter().unzip();
         let Some(first) = published.first().map(|first| first.event.offset) else { return published };
@@ -206,7 +206,7 @@ impl Hub {
     }
 }
 
-/// Gives a member one message, joined with the one before it where that still waits and its channel says so.
+/// Queues one message for a member, joined with the one before it if that still waits and its channel says so.
 pub(super) fn enqueue(member: &Member, packet: Packet, render: &mut dyn Render) -> Sent {
     let (connection, subscription) = (&member.connection, member.subscription());
     let joins = |policy: &&Arc<DeliveryPolicy>| matches!(policy.overflow, Overflow::Joined(..));
@@ -215,7 +215,7 @@ pub(super) fn enqueue(member: &Member, packet: Packet, render: &mut dyn Render) 
         && let Some(joined) = last.joined_with(policy)
         && let Overflow::Joined(event, _) = &joined.overflow
     {
-        // With nothing locked but the channel: what waits may be written meanwhile.
+        // Only the channel is locked here, so what waits may be written meanwhile.
         render.begin();
         let written = render.render(event, member.recipient());
         render.begin();
@@ -227,7 +227,7 @@ pub(super) fn enqueue(member: &Member, packet: Packet, render: &mut dyn Render) 
     connection.deliver(packet, Some(subscription))
 }
 
-/// Whether a live member is to see an event.
+/// Whether a live member should see an event.
 pub(super) fn is_for(member: &Member, event: &Event, except: Option<u64>) -> bool {
     event.offset > member.live_after && except != Some(member.connection.key)
 }

@@ -1,10 +1,10 @@
-//! What happens, for those who follow the whole log rather than one channel: committed events in the order of the log, and
-//! events that no log keeps in the order in which each channel had them. With nobody there it costs one look at a number.
+//! Events for those who follow the whole log rather than one channel: committed events in the order of the log, and events that
+//! no log keeps in the order of their channel. Without followers it costs one look at a number.
 //!
-//! The log's writer and those who publish only hand over what happened: one task tells the followers, some at a
-//! time, with nothing locked that either of the two ever waits for. A follower's queue is bounded by bytes, as the hand-over
-//! is. A follower that does not keep up finds its queue dropped and is told so: it goes on by reading the log from where it
-//! is, and asks to be fed again when it is near the end. Where the task does not keep up, that becomes of all followers.
+//! The log's writer and publishers only hand events over. One task passes them to the followers in small pieces, without any
+//! lock that a writer or publisher ever waits for. A follower's queue is bounded by bytes, like the handover. If a follower does
+//! not keep up, its queue is dropped and it is told so: it continues by reading the log from its position, and asks to be fed
+//! again when it is near the end. If the task does not keep up, this happens to all followers.
 //!
 //! Knows no database and no HTTP.
 
@@ -25,39 +25,39 @@ use crate::model::{ChannelName, Event};
 use crate::store::Filter;
 use handover::Handover;
 
-/// What an event that is only counted weighs.
+/// The cost of an event that is only counted.
 const COUNTED_BYTES: usize = 16;
-/// So many counted events wake a follower although none of them is for it.
+/// After this many counted events a follower is woken even if none of them is for it.
 const COUNTED_WAKE: usize = 1024;
-/// Events of one channel that each of its followers is told of at once.
+/// Events of one channel that each of its followers gets in one go.
 const RUN: usize = 16;
-/// Followers that are told before other tasks have their turn.
+/// Followers that get events before other tasks get their turn.
 const TURN: usize = 256;
 
-/// Those who follow.
+/// All followers.
 #[derive(Debug, Default)]
 pub struct Feed {
     open: AtomicUsize,
     next: AtomicU64,
     handover: Handover,
-    // Protects who follows what. Held to come, to go, or while the feeding task copies a pointer.
+    // Protects who follows what. Held to add or remove a follower, or while the feeding task copies a pointer.
     followers: Mutex<Followers>,
 }
 
 #[derive(Debug, Default)]
 struct Followers {
-    /// Those whose filter names channels and no globs, under each name.
+    /// Followers whose filter names channels without globs, under each name.
     by_channel: HashMap<Box<str>, List>,
     others: List,
 }
 
-/// Copied where it changes while the feeding task goes through it.
+/// Copied if it changes while the feeding task goes through it.
 type List = Arc<Vec<Arc<Follower>>>;
 
 #[derive(Debug)]
 struct Follower {
     key: u64,
-    /// The number of what was handed over first after it came.
+    /// The number of the first event that was handed over after it came.
     from: u64,
     filter: Filter,
     bytes_max: usize,
@@ -70,24 +70,24 @@ struct Follower {
 struct FollowerQueue {
     items: VecDeque<Item>,
     bytes: usize,
-    /// Whether committed events are wanted: else the follower reads the log.
+    /// Whether it gets committed events; otherwise it reads the log.
     fed: bool,
-    /// Events that no log keeps and for which there was no room.
+    /// Events that no log keeps and that had no room.
     dropped: u64,
 }
 
-/// Something that a follower is told.
+/// What a follower gets.
 #[derive(Clone, Debug)]
 pub enum Item {
-    /// A committed event that its filter means.
+    /// A committed event that matches its filter.
     Stored(Arc<Told>),
-    /// A committed event of its channels that its filter does not mean; its place in the log.
+    /// A committed event of its channels that does not match its filter: its position in the log.
     Counted(u64),
     /// An event that no log keeps.
     Passing(Arc<Told>),
 }
 
-/// An event as all its followers share it.
+/// An event, shared by all its followers.
 #[derive(Debug)]
 pub struct Told {
     /// The event.
@@ -96,19 +96,19 @@ pub struct Told {
     line: OnceLock<Box<str>>,
 }
 
-/// What came since it was last asked.
+/// What came since the last call.
 #[derive(Debug, Default)]
 pub struct Fed {
     /// In order.
     pub items: VecDeque<Item>,
-    /// Whether everything committed that comes next will be fed too. If not, it must be read from the log.
+    /// Whether all following committed events will be fed too. If not, they must be read from the log.
     pub keeps_up: bool,
-    /// Events that no log keeps and that were dropped. Where the server had no time for a channel's followers, these are events
-    /// of the channel, meant or not.
+    /// Events that no log keeps and that were dropped. If the server had no time for a channel's followers, all events of the
+    /// channel are counted, whether they match or not.
     pub dropped: u64,
 }
 
-/// A follower's own end. Dropping it ends following.
+/// A follower's own end. Dropping it ends it.
 #[derive(Debug)]
 pub struct Following {
     feed: Arc<Feed>,
@@ -116,8 +116,8 @@ pub struct Following {
 }
 
 impl Feed {
-    /// Follows what a filter means, with at most `bytes_max` waiting, or one event where that is larger. At first only events
-    /// that no log keeps are fed, until [`Following::feed_me`].
+    /// Follows what matches a filter. At most `bytes_max` may wait, or one event if that is larger. At first only events that no
+    /// log keeps are fed, until [`Following::feed_me`] is called.
     pub fn follow(self: &Arc<Self>, filter: Filter, bytes_max: usize) -> Following {
         let key = self.next.fetch_add(1, Ordering::Relaxed);
         let from = self.handover.next();
@@ -127,17 +127,18 @@ impl Feed {
         Following { feed: self.clone(), follower }
     }
 
-    /// How many follow.
+    /// The number of followers.
     pub fn len(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Whether nobody follows.
+    /// Whether there are no followers.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Events are committed, in the order of the log. To be called after their commit, never beside another such call.
+    /// Hands over events that were committed, in the order of the log. Must be called after their commit, and never
+    /// concurrently.
     pub fn committed<'e>(&self, events: impl Iterator<Item = &'e Arc<Event>>) {
         if self.open.load(Ordering::SeqCst) == 0 {
             return;
@@ -148,14 +149,15 @@ impl Feed {
         }
     }
 
-    /// An event that no log keeps was delivered. To be called while its channel is held: that makes the order.
+    /// Hands over an event that no log keeps and that was delivered. Must be called while its channel is locked, which keeps the
+    /// order.
     pub fn passing(&self, event: &Arc<Event>) {
         if self.open.load(Ordering::SeqCst) > 0 {
             self.handover.passing(event);
         }
     }
 
-    /// Tells followers what happens, as long as it is polled. There is one such task.
+    /// Passes events to the followers, as long as it is polled. There is one such task.
     pub async fn run(&self) {
         loop {
             self.handover.woken().await;
@@ -163,7 +165,7 @@ impl Feed {
         }
     }
 
-    /// Tells followers what was handed over.
+    /// Passes what was handed over to the followers.
     async fn tell_followers(&self) {
         let left = self.handover.take();
         let mut told = 0;
@@ -184,16 +186,16 @@ impl Feed {
         }
     }
 
-    /// Tells those something who follow a channel; none: what goes through no channel.
+    /// Calls `tell` for the followers of a channel. `None`: for events without a channel.
     async fn each(&self, channel: Option<&ChannelName>, told: &mut usize, tell: impl Fn(&Follower)) {
         turn(told).await;
         let channel = channel.map(ChannelName::as_str);
         let (named, others) = self.followers.lock().of(channel);
         let others = others.iter().filter(|follower| follower.filter.takes_channel(channel));
         for follower in named.iter().flat_map(|list| list.iter()).chain(others) {
-            // An error of ours with one follower must not keep all others from being told.
+            // A bug that one follower runs into must not keep the others from getting their events.
             if catch_unwind(AssertUnwindSafe(|| tell(follower))).is_err() {
-                tracing::error!(?channel, "a follower of the log was not told of an event: an error of ours");
+                tracing::error!(?channel, "a follower of the log missed an event, because of a bug in Tramline");
                 follower.send_back();
             }
             turn(told).await;
@@ -201,7 +203,7 @@ impl Feed {
     }
 }
 
-/// Lets other tasks have their turn, now and then.
+/// Lets other tasks have their turn every now and then.
 async fn turn(told: &mut usize) {
     *told += 1;
     if told.is_multiple_of(TURN) {
@@ -231,23 +233,23 @@ impl Followers {
         }
     }
 
-    /// Those who name a channel, and those of whom some may follow it too.
+    /// The followers that name a channel, and those that may follow it too.
     fn of(&self, channel: Option<&str>) -> (Option<List>, List) {
         (channel.and_then(|name| self.by_channel.get(name)).cloned(), self.others.clone())
     }
 
-    /// All of them; whoever names several channels more than once.
+    /// All of them. A follower that names several channels is in several lists.
     fn lists(&self) -> Vec<List> {
         self.by_channel.values().chain([&self.others]).cloned().collect()
     }
 }
 
 impl Follower {
-    /// The channels it names, where it names all of them.
+    /// The channels it names, if it names all of them.
     fn names(&self) -> Option<impl Iterator<Item = &str>> {
         let channels = &self.filter.channels;
         let exact = !channels.is_empty() && !channels.iter().any(|name| Glob::is_glob(name));
-        // One name given twice is one name.
+        // A name that is given twice counts once.
         let first = |at: usize| !channels[..at].contains(&channels[at]);
         exact.then(|| (0..channels.len()).filter(move |at| first(*at)).map(|at| &*channels[at]))
     }
@@ -269,7 +271,7 @@ impl Follower {
         }
     }
 
-    /// Nobody had the time to tell it of events that no log keeps; `last`: the number of the last.
+    /// Events that no log keeps were dropped because nobody had time for them; `last`: the number of the last one.
     fn dropped(&self, count: u64, last: u64) {
         if last >= self.from {
             self.queue.lock().dropped += count;
@@ -277,7 +279,7 @@ impl Follower {
         }
     }
 
-    /// It goes on by reading the log.
+    /// Makes it continue by reading the log.
     fn send_back(&self) {
         let mut queue = self.queue.lock();
         if queue.fed {
@@ -289,7 +291,7 @@ impl Follower {
 }
 
 impl FollowerQueue {
-    /// Says whether its owner is to be woken.
+    /// Returns whether its owner must be woken.
     fn stored(&mut self, told: &Arc<Told>, meant: bool, bytes_max: usize) -> bool {
         if !self.fed {
             return false;
@@ -322,7 +324,7 @@ impl FollowerQueue {
         self.items.push_back(item);
     }
 
-    /// What is committed will be read from the log; the rest stays.
+    /// Committed events will be read from the log; the rest stays.
     fn stop_feeding(&mut self) {
         self.fed = false;
         self.items.retain(|item| matches!(item, Item::Passing(_)));
@@ -345,7 +347,7 @@ impl Told {
         Arc::new(Self { event: event.clone(), number, line: OnceLock::new() })
     }
 
-    /// The event as REST shows it, on one line. Written by whoever asks first.
+    /// The event as REST shows it, on one line. Written at the first call.
     pub fn line(&self) -> &str {
         self.line.get_or_init(|| one_line(&self.event.to_json()).into())
     }
@@ -357,12 +359,12 @@ fn passes(event: &Event) -> bool {
 }
 
 impl Following {
-    /// Feeds committed events from now on. What was committed before this is in the log by now; some of it may come as well.
+    /// Feeds committed events from now on. Earlier ones are in the log by now; some of them may be fed as well.
     pub fn feed_me(&self) {
         self.follower.queue.lock().fed = true;
     }
 
-    /// What came since, without waiting.
+    /// What came since the last call, without waiting.
     pub fn take(&self) -> Fed {
         let mut queue = self.follower.queue.lock();
         queue.bytes = 0;

@@ -1,4 +1,4 @@
-//! Followers get what they want in order, and neither one that does not keep up nor many cost anybody anything.
+//! Followers get what matches in order. Neither many followers nor one that does not keep up costs anybody else anything.
 
 use std::task::{Context, Waker};
 
@@ -28,7 +28,7 @@ fn passing(channel: &str, nth: u64) -> Arc<Event> {
     Arc::new(Event { seq: 0, ..(*event(channel, "x", nth)).clone() })
 }
 
-/// An event with so large a type.
+/// An event with a type of this size.
 fn large(channel: &str, seq: u64, kind: &ByteString) -> Arc<Event> {
     let mut event = (*event(channel, "x", seq)).clone();
     event.new.kind = kind.clone();
@@ -43,7 +43,7 @@ fn of(channels: &[&str], kind: Option<&str>) -> Filter {
     Filter { channels: channels.iter().map(|name| (*name).into()).collect(), kind: kind.map(Into::into), ..Filter::default() }
 }
 
-/// Places of what is stored, negative where it is only counted; 0 for what passes.
+/// Positions of what is stored, negative if it is only counted; 0 for what no log keeps.
 fn seen(fed: &Fed) -> Vec<i64> {
     let place = |item: &Item| match item {
         Item::Stored(told) => told.event.seq as i64,
@@ -170,7 +170,7 @@ async fn where_the_hand_over_is_full_all_read_the_log_and_what_no_log_keeps_is_c
     for seq in 1..=20 {
         feed.committed([mib(seq)].iter());
     }
-    // What is committed is gone from it, so there is room for what no log keeps, but not for all.
+    // Committed events are removed from it, so there is room for some events that no log keeps, but not for all.
     for _ in 0..10 {
         feed.passing(&mib(0));
     }
@@ -259,18 +259,18 @@ async fn each_follower_has_the_order_of_the_log_and_of_each_channel() {
     running.abort();
 }
 
-/// Something that happens.
+/// One step of the property test.
 #[derive(Clone, Copy, Debug)]
 enum Move {
-    /// One commit of so many events, small or large.
+    /// One commit of this many events, small or large.
     Commit(u64, usize),
-    /// The feeding task has its turn.
+    /// The feeding task runs.
     Tell,
-    /// The follower goes on: it reads some of the log, or takes what it was fed.
+    /// The follower continues: it reads some of the log, or takes what it was fed.
     Step,
 }
 
-/// Who reads the log, asks to be fed, reads once more what came before that, and then is fed; as streams do.
+/// A reader that reads the log, asks to be fed, reads the earlier rest, and then is fed, as streams do.
 struct Reader {
     following: Following,
     fed: bool,
@@ -319,7 +319,7 @@ proptest! {
         let feed = Arc::new(Feed::default());
         let mut reader = Reader { following: feed.follow(of(&["a"], None), bytes_max), fed: false, live: false, seen: Vec::new() };
         let mut log = 0;
-        // In the end both have their turns, more than it takes.
+        // In the end both get their turns, more than they need.
         let rest = [Move::Tell, Move::Step].into_iter().cycle().take(2 * 250);
         for next in moves.into_iter().chain(rest) {
             match next {

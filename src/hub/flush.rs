@@ -1,7 +1,7 @@
-//! Who was given something to write, and the tasks that write it: one for each of the runtime's threads, each with a list
-//! that its thread adds to. What a round of ready tasks publishes goes out after them, with one call for each connection.
+//! Which connections have something to write, and the tasks that write it: one for each of the runtime's threads, each with a
+//! list that its thread adds to. What a round of ready tasks publishes is written after them, with one call for each connection.
 //!
-//! Writing only moves what waits in an outbox on to its socket: it may be done by anyone, at any time, twice.
+//! Writing only moves what waits in an outbox to its socket: anyone may do it, at any time, even twice.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct Flush {
 
 #[derive(Debug, Default)]
 struct List {
-    // Protects who is to be written to. Held for a push, or while it is taken.
+    // Protects who must be written to. Held for a push, or while it is taken.
     dirty: Mutex<Vec<Dirty>>,
     added: Notify,
 }
@@ -34,7 +34,7 @@ enum Dirty {
 }
 
 thread_local! {
-    /// Which list this thread adds to.
+    /// The list this thread adds to.
     static LIST: Cell<usize> = {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         Cell::new(NEXT.fetch_add(1, Relaxed))
@@ -42,7 +42,7 @@ thread_local! {
 }
 
 impl Flush {
-    /// Lists for so many threads.
+    /// Lists for this many threads.
     pub fn new(threads: usize) -> Self {
         Self { lists: (0..threads.max(1)).map(|_| List::default()).collect() }
     }
@@ -52,14 +52,15 @@ impl Flush {
         self.lists.len()
     }
 
-    /// A connection was given something.
+    /// A connection has something to write.
     pub fn one(&self, connection: &Arc<Connection>) {
         if connection.outbox.list() {
             self.add(0, Dirty::One(connection.clone()));
         }
     }
 
-    /// Members were given something. `nth`: which piece of a channel it is; the pieces of a large one are shared out.
+    /// Members have something to write. `nth`: the index of the piece in its channel; the pieces of a large channel are shared
+    /// among the tasks.
     pub(super) fn members(&self, nth: usize, piece: &Piece) {
         self.add(nth, Dirty::Members(piece.clone()));
     }
@@ -87,7 +88,7 @@ impl Flush {
         let mut taken = Vec::new();
         loop {
             list.added.notified().await;
-            // Whoever else is ready now comes first: what they publish goes out with the same writes.
+            // Other ready tasks come first: what they publish goes out with the same writes.
             yield_now().await;
             std::mem::swap(&mut taken, &mut *list.dirty.lock());
             let mut written = 0;

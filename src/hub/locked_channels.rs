@@ -1,4 +1,5 @@
-//! Some channels, locked together: what a transaction does to them. Whoever holds a channel decides the order of what it sees.
+//! Channels that are locked together: what a transaction does to them. The holder of a channel's lock decides the order of its
+//! events.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,7 +15,7 @@ use crate::model::view::SubView;
 use crate::model::{ChannelName, Now};
 use crate::store::Ticket;
 
-/// Events a subscription that catches up is given at once, while its channel is locked.
+/// The most events that a subscription gets in one go while its channel is locked.
 const CATCH_UP_EVENTS_MAX: usize = 256;
 
 /// Some channels, locked. See [`Hub::hold`].
@@ -26,7 +27,7 @@ pub struct LockedChannels<'h> {
 /// What became of an event.
 #[derive(Clone, Debug)]
 pub struct Published {
-    /// With its place.
+    /// With its offset.
     pub event: Arc<Event>,
     /// Subscriptions it was queued for.
     pub delivered: usize,
@@ -34,7 +35,7 @@ pub struct Published {
     pub overflowed: usize,
     /// Subscriptions whose connection was already ending.
     pub gone: usize,
-    /// What becomes of it where a script writes it: that is not known yet.
+    /// If a script writes it, the outcome is not known yet and will be here.
     pub later: Option<Arc<Outcome>>,
 }
 
@@ -44,7 +45,7 @@ impl Published {
         Self { event, delivered: 0, overflowed: 0, gone: 0, later: None }
     }
 
-    /// Resolves when all receivers are counted, those for whom a script writes it too.
+    /// Resolves when all receivers are counted, including those for whom a script writes it.
     pub async fn counted(&mut self) {
         let Some(later) = &self.later else { return };
         later.done().await;
@@ -61,7 +62,7 @@ impl Published {
             Sent::Queued => self.delivered += 1,
             Sent::Full => self.overflowed += 1,
             Sent::Gone => self.gone += 1,
-            // Counted where it was decided; or it is given later.
+            // Either counted where it was decided, or given later.
             Sent::Dropped | Sent::Behind => {}
         }
     }
@@ -72,8 +73,8 @@ impl LockedChannels<'_> {
         self.channels.iter_mut().find(|(channel, _)| channel.name == *name)
     }
 
-    /// Subscribes a connection, unless it has ended. The channel must be held. With `recover` the subscription is behind and
-    /// gets what it missed by [`LockedChannels::catch_up`].
+    /// Subscribes a connection, unless it has ended. The channel must be locked. With `recover` the subscription is behind and
+    /// gets what it missed through [`LockedChannels::catch_up`].
     pub fn join(&mut self, connection: &Arc<Connection>, mut view: SubView, recover: Option<Recover>, now: Now) -> Joined {
         let subscription = self.hub.next_subscription.fetch_add(1, Relaxed);
         let Some((channel, state)) = self.find(&view.channel) else { return Joined::Gone };
@@ -96,7 +97,7 @@ impl LockedChannels<'_> {
         Joined::In
     }
 
-    /// Ends a subscription. What was batched for it is queued before. The channel must be held.
+    /// Ends a subscription. What was batched for it is queued first. The channel must be locked.
     pub fn leave(&mut self, connection: &Arc<Connection>, name: &ChannelName, key: &Arc<str>, render: &mut dyn Render) {
         if let Some((channel, state)) = self.find(name) {
             state.enqueue_batched(channel, connection.key, key, render);
@@ -108,39 +109,39 @@ impl LockedChannels<'_> {
         }
     }
 
-    /// An event that has its offset waits for its commit, which this ticket stands for. `is_settled`: whether another does not
-    /// wait any more. Its channel must be held.
+    /// An event that has its offset waits for the commit of this ticket. `is_settled`: whether a ticket no longer waits. Its
+    /// channel must be locked.
     pub fn uncommitted(&mut self, event: &Arc<Event>, ticket: Ticket, is_settled: impl Fn(Ticket) -> bool) {
         if let Some((_, state)) = event.channel.as_ref().and_then(|name| self.find(name)) {
             state.wait_for_commit(event, ticket, is_settled);
         }
     }
 
-    /// Up to where events of a channel have their offsets; none where it is not held.
+    /// Up to where events of a channel have their offsets. `None` if it is not locked.
     pub fn version(&mut self, name: &ChannelName) -> Option<ChannelVersion> {
         self.find(name).map(|(_, state)| state.version())
     }
 
-    /// Tells one state of a channel's members from another. The channel must be held.
+    /// Distinguishes the states of a channel's members. The channel must be locked.
     pub fn members_version(&mut self, name: &ChannelName) -> MembersVersion {
         self.find(name).map_or(MembersVersion::NOBODY, |(channel, state)| state.members_version(channel))
     }
 
-    /// The members of a channel change so once this ticket is settled. The channel must be held.
+    /// Changes the members of a channel once this ticket is settled. The channel must be locked.
     pub fn change_later(&mut self, name: &ChannelName, change: MemberChange, ticket: Ticket) {
         if let Some((_, state)) = self.find(name) {
             state.change_later(change, ticket);
         }
     }
 
-    /// The first change of a channel's members that waited is made now, or never. The channel must be held.
+    /// The first waiting change of a channel's members is made now, or never. The channel must be locked.
     pub fn change_now(&mut self, name: &ChannelName) {
         if let Some((_, state)) = self.find(name) {
             state.change_now();
         }
     }
 
-    /// Whether what came behind a place in a channel can still be given. The channel must be held.
+    /// Whether the events after a version of a channel can still be given. The channel must be locked.
     pub fn can_give_since(&mut self, name: &ChannelName, at: ChannelVersion) -> bool {
         self.find(name).is_some_and(|(channel, state)| {
             let now = state.position(channel);
@@ -148,27 +149,27 @@ impl LockedChannels<'_> {
         })
     }
 
-    /// Whether events of a channel wait for their commit. The channel must be held.
+    /// Whether events of a channel wait for their commit. The channel must be locked.
     pub fn is_waiting(&mut self, name: &ChannelName) -> bool {
         self.find(name).is_some_and(|(_, state)| state.offset > state.shown)
     }
 
-    /// Gives an event its offset, which nobody sees before [`LockedChannels::show`]. `is_stored`: whether it goes to the log. The
-    /// channel must be held.
+    /// Assigns an offset to an event, which nobody sees before [`LockedChannels::show`]. `is_stored`: whether it goes to the log. The channel
+    /// must be locked.
     pub fn assign_offset(&mut self, name: &ChannelName, new: NewEvent, is_stored: bool) -> Option<Event> {
         let (channel, state) = self.find(name)?;
         Some(state.assign_offset(channel, new, is_stored))
     }
 
-    /// Queues an event for all members but `except`, in the order of offsets, behind what waits for [`LockedChannels::settle`].
-    /// Its channel must be held.
+    /// Queues an event for all members but `except`, in the order of offsets, after what waits for [`LockedChannels::settle`].
+    /// Its channel must be locked.
     pub fn show(&mut self, event: Arc<Event>, except: Option<u64>, render: &mut dyn Render) -> Vec<Published> {
         self.show_later(event.clone(), except);
         event.channel.as_ref().map(|name| self.settle(name, render)).unwrap_or_default()
     }
 
-    /// Like [`LockedChannels::show`], but only [`LockedChannels::settle`] queues it, together with others of its channel. Whoever
-    /// calls it settles before it does anything else that anyone could see, and before it returns to the runtime.
+    /// Like [`LockedChannels::show`], but only [`LockedChannels::settle`] queues it, together with others of its channel. The
+    /// caller must settle before it does anything else that anyone could see, and before it returns to the runtime.
     pub fn show_later(&mut self, event: Arc<Event>, except: Option<u64>) {
         if let Some((channel, state)) = event.channel.as_ref().and_then(|name| self.find(name)) {
             state.show(channel, &event);
@@ -176,18 +177,18 @@ impl LockedChannels<'_> {
         }
     }
 
-    /// Queues for the members what was shown to them. The channel must be held.
+    /// Queues for the members what was shown to them. The channel must be locked.
     pub fn settle(&mut self, name: &ChannelName, render: &mut dyn Render) -> Vec<Published> {
         let hub = self.hub;
         self.find(name).map(|(channel, state)| hub.fan_out(channel, state, render)).unwrap_or_default()
     }
 
-    /// A channel that is held.
+    /// A channel that is locked.
     pub fn channel(&mut self, name: &ChannelName) -> Option<Arc<Channel>> {
         self.find(name).map(|(channel, _)| channel.clone())
     }
 
-    /// An event that has its place will never be shown: the log refused it.
+    /// An event that has its offset will never be shown: the log refused it.
     pub fn skip(&mut self, event: &Event) {
         if let Some((_, state)) = event.channel.as_ref().and_then(|name| self.find(name)) {
             state.shown = event.offset;
@@ -195,8 +196,8 @@ impl LockedChannels<'_> {
         }
     }
 
-    /// Gives a subscription that is behind what memory has for it, as far as its outbox has room. Its channel must be held: where a
-    /// script writes the events, they are given back instead.
+    /// Gives a subscription that is behind what memory has for it, as far as its outbox has room. Its channel must be locked. If
+    /// a script writes the events, they are returned instead.
     pub fn catch_up(&mut self, name: &ChannelName, connection: &Connection, key: &Arc<str>, render: &mut dyn Render) -> CatchUp {
         let Some((channel, state)) = self.find(name) else { return CatchUp::Done };
         let Some((at, member)) = state.member(connection.key, key) else { return CatchUp::Done };
@@ -234,14 +235,14 @@ impl LockedChannels<'_> {
     }
 }
 
-/// What keeps a subscription from being live.
+/// What a subscription still needs to be live.
 #[derive(Clone, Debug)]
 pub enum CatchUp {
     /// Nothing: it is live, or it has ended.
     Done,
     /// Its outbox has no room, or others should have their turn.
     Room,
-    /// The log must be read behind `after`, and not beyond `up_to`, which nobody has seen yet.
+    /// The log must be read after `after`, but not beyond `up_to`: nobody has seen the events that follow.
     Read {
         /// What it has seen.
         after: u64,
@@ -250,7 +251,7 @@ pub enum CatchUp {
         /// The channel's stream.
         epoch: Epoch,
     },
-    /// These are to be rendered and given to it by [`Hub::replay`], which says that it has seen everything up to `seen` then.
+    /// These must be rendered and given to it by [`Hub::replay`], which then notes that it has seen everything up to `seen`.
     Render {
         /// In order.
         events: Vec<Arc<Event>>,
@@ -259,11 +260,11 @@ pub enum CatchUp {
         /// What it has seen with them.
         seen: u64,
     },
-    /// What it wants is gone.
+    /// The events it needs are gone.
     Lost,
 }
 
-/// Where a subscription goes on.
+/// Where a subscription continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recover {
     /// It has seen everything up to here.
@@ -272,12 +273,12 @@ pub struct Recover {
     pub epoch: Epoch,
 }
 
-/// What became of a subscription.
+/// The result of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joined {
-    /// It is there.
+    /// It has begun.
     In,
-    /// Its stream is there no more.
+    /// Its stream no longer exists.
     Lost,
     /// The connection has ended.
     Gone,
@@ -286,8 +287,8 @@ pub enum Joined {
 impl Drop for LockedChannels<'_> {
     fn drop(&mut self) {
         for (channel, state) in &mut self.channels {
-            // A channel that the file names keeps its place, and so does one that has a past. Others go with their last member:
-            // whoever may join must not be able to fill the memory with names.
+            // A channel that the file names stays, and so does one with a past. Others are removed with their last member:
+            // otherwise clients could fill the memory with names.
             let plan = channel.plan.load();
             let passing = !state.has_past() && !plan.pattern.is_exact();
             if passing && state.is_deserted() && !state.dead {

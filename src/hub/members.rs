@@ -1,5 +1,5 @@
-//! The members of a channel, in pieces that are shared with whoever writes to them: a fan-out looks at a piece without the
-//! channel's lock, and what joins or leaves meanwhile changes a copy.
+//! The members of a channel, in pieces that are shared with those who write to them: a fan-out reads a piece without the
+//! channel's lock, and members who join or leave meanwhile change a copy.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,35 +8,35 @@ use super::{Connection, Recipient, SubscriptionId};
 use crate::model::view::SubView;
 use crate::model::{Json, clock};
 
-/// Members of one piece: as many as are written to before others have their turn.
+/// Members of one piece: as many as are written to before other tasks get their turn.
 pub(super) const PIECE: usize = 256;
 
 /// One subscription, from the channel's side.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// Whose.
+    /// Its connection.
     pub connection: Arc<Connection>,
     pub(super) subscription: u64,
     /// What templates see of it.
     pub view: SubView,
-    /// When it began, in milliseconds since the epoch.
+    /// When it began, in milliseconds since the Unix epoch.
     pub since_ms: i64,
-    /// It has seen the channel up to this offset and catches up; none: it is live.
+    /// It has seen the channel up to this offset and catches up. `None`: it is live.
     pub(super) behind: Option<u64>,
-    /// What it is given live is batched.
+    /// Whether live events are batched for it.
     pub(super) batches: bool,
-    /// What it is given live begins behind this offset.
+    /// Live events begin after this offset.
     pub(super) live_after: u64,
 }
 
 /// Members that are written to together.
 pub(super) type Piece = Arc<Vec<Member>>;
 
-/// Members whose connections are looked at ahead.
+/// Members whose memory is touched ahead.
 const AHEAD: usize = 16;
 
-/// Members one after the other. With thousands of them none is in the processor's cache any more when it is its turn: looking
-/// at some of them first lets their memory come at the same time instead of one after the other.
+/// Members one after the other. With thousands of them, none is in the processor's cache any more at its turn. Touching some of
+/// them ahead loads their memory in parallel instead of one after the other.
 pub(super) fn ahead(piece: &Piece) -> impl Iterator<Item = &Member> {
     piece.chunks(AHEAD).flat_map(|some| {
         some.iter().for_each(|member| member.connection.touch());
@@ -67,7 +67,7 @@ impl Members {
         self.pieces.iter().flat_map(|piece| piece.iter())
     }
 
-    /// Where a subscription stands among the members. Holds until one leaves.
+    /// The index of a subscription among the members. Valid until one leaves.
     pub(super) fn find(&self, connection: u64, key: &Arc<str>) -> Option<usize> {
         self.at.get(&(connection, key.clone())).copied()
     }
@@ -80,7 +80,7 @@ impl Members {
         Arc::make_mut(self.pieces.get_mut(at / PIECE)?).get_mut(at % PIECE)
     }
 
-    /// Adds one that is not there yet, and says where.
+    /// Adds one that is not a member yet, and returns its index.
     pub(super) fn push(&mut self, member: Member) -> usize {
         let at = self.at.len();
         self.at.insert((member.connection.key, member.view.key.clone()), at);
@@ -93,7 +93,7 @@ impl Members {
         at
     }
 
-    /// Takes one out; the last takes its place.
+    /// Removes one; the last takes its index.
     pub(super) fn remove(&mut self, connection: u64, key: &Arc<str>) -> Option<Member> {
         let at = self.at.remove(&(connection, key.clone()))?;
         let last = self.pieces.last_mut().and_then(|piece| Arc::make_mut(piece).pop())?;
@@ -116,18 +116,18 @@ impl Members {
 }
 
 impl Member {
-    /// One that is live from here on.
+    /// A member that is live from here on.
     pub(super) fn new(connection: &Arc<Connection>, subscription: u64, view: SubView, since_ms: i64, live_after: u64) -> Self {
         let batches = connection.batches();
         Self { connection: connection.clone(), subscription, view, since_ms, behind: None, batches, live_after }
     }
 
-    /// Whose messages wait in the connection's outbox.
+    /// The subscription whose messages wait in the connection's outbox.
     pub(super) fn subscription(&self) -> SubscriptionId {
         SubscriptionId { number: self.subscription, positioned: self.view.positioned }
     }
 
-    /// Who is written what comes on its channel.
+    /// Who the events of its channel are written for.
     pub(super) fn recipient(&self) -> Recipient<'_> {
         Recipient { connection: &self.connection, subscription: Some(&self.view), view: None }
     }

@@ -1,9 +1,9 @@
-//! Channels and connections: who is on what, in which order events happen, what is kept in memory.
+//! Channels and connections: who is subscribed to what, the order of events, and what is kept in memory.
 //!
-//! A transaction takes the locks of all channels it touches at once, always in the same order, and then does what it does.
-//! That is how nothing published elsewhere slips between a join and its acknowledgement, and how two transactions never wait
-//! for each other in a circle. Outboxes are locked inside channels, for one push; nothing is locked inside an outbox. What was
-//! pushed is written afterwards, by [`Flush`], with no lock held but the outbox's own.
+//! A transaction takes the locks of all channels it touches together, always in the same order, and then does its work. So
+//! nothing published elsewhere comes between a join and its acknowledgement, and two transactions never wait for each other in a
+//! circle. Outboxes are locked inside channels, for one push; nothing is locked inside an outbox. What was pushed is written
+//! afterwards by [`Flush`], with no lock held but the outbox's own.
 //!
 //! Knows no HTTP, no transport, no script. How an event is written for a member is the caller's business.
 
@@ -60,41 +60,41 @@ use directory::Directory;
 
 const SHARDS: usize = 16;
 
-/// The most live channels. Those that a pattern made and that have no past go with their last member.
+/// The most live channels. Channels made from a pattern and without a past are removed with their last member.
 const CHANNELS_MAX: usize = 100_000;
 
-/// Bytes that all tails together may hold before the least recently used are forgotten.
+/// The most bytes that all tails may hold together. Beyond that the least recently used are forgotten.
 const TAIL_BYTES_MAX: usize = 256 << 20;
 
 /// All live channels and connections.
 #[derive(Debug)]
 pub struct Hub {
-    // Each shard protects the presence of its channels in the map, never what is in them. Held for one look-up or change.
+    // Each shard protects which channels are in its map, not what is in them. Held for one look-up or change.
     channels: [RwLock<HashMap<ChannelName, Arc<Channel>>>; SHARDS],
     hasher: RandomState,
     channels_live: AtomicUsize,
     next_order: AtomicU64,
-    // Where channels with a past stand that are not live. An entry moves into its channel at the next use.
+    // The positions of channels that have a past and are not live. An entry moves into its channel at the next use.
     positions: Mutex<HashMap<ChannelName, Position>>,
-    // Protects who is connected. Taken alone or inside channels; nothing but a view is taken inside it.
+    // Protects who is connected. Taken alone or inside channels; only a view is taken inside it.
     directory: RwLock<Directory>,
-    // Held while a transaction that depends on who is connected is compared and applied: they come one after the other. Taken
-    // before channels.
+    // Held while a transaction that depends on who is connected is compared and applied, so that they come one after the other.
+    // Taken before channels.
     dependents: Mutex<()>,
     next_key: AtomicU64,
     next_subscription: AtomicU64,
-    /// Those who follow the whole log.
+    /// The followers of the whole log.
     pub feed: Arc<Feed>,
-    /// Who was given something to write.
+    /// The connections that have something to write.
     pub flush: Flush,
-    /// What is rendered with no channel locked, and is not yet.
+    /// What is still to be rendered, with no channel locked.
     pub renderings: Renderings,
-    /// Channels where what was batched is to be written.
+    /// Channels with batches to be written.
     pub due: Due,
 }
 
 impl Hub {
-    /// An empty hub. `positions` says where channels with a history stand.
+    /// An empty hub. `positions`: the positions of channels with a history.
     pub fn new(positions: impl IntoIterator<Item = Standing>) -> Self {
         Self {
             channels: std::array::from_fn(|_| RwLock::default()),
@@ -122,7 +122,7 @@ impl Hub {
         self.shard(name).read().get(name).cloned()
     }
 
-    /// `epoch`: the name of its stream, where it has none yet.
+    /// `epoch`: the name of its stream, if it has none yet.
     fn channel_or_new(&self, name: &ChannelName, plan: &Arc<ChannelPlan>, epoch: Option<Epoch>) -> Result<Arc<Channel>, Fault> {
         if let Some(found) = self.channel(name.as_str()) {
             return Ok(found);
@@ -148,8 +148,8 @@ impl Hub {
         Ok(channel)
     }
 
-    /// Takes the locks of these channels, making those that are not live. They are let go when the result is dropped.
-    /// For each what the configuration says of it, and the name of its stream, where it is to have a certain one.
+    /// Takes the locks of these channels, and makes those that are not live. They are released when the result is dropped. Each
+    /// comes with its configuration and, if its stream must have a certain name, that epoch.
     pub fn hold(&self, mut wanted: Vec<(ChannelName, Arc<ChannelPlan>, Option<Epoch>)>) -> Result<LockedChannels<'_>, Fault> {
         wanted.sort_by(|a, b| a.0.cmp(&b.0).then(b.2.cmp(&a.2)));
         wanted.dedup_by(|a, b| a.0 == b.0);
@@ -175,7 +175,7 @@ impl Hub {
         self.next_key.fetch_add(1, Relaxed)
     }
 
-    /// Lets a connection in, or says why not.
+    /// Lets a connection in, or returns why not.
     pub fn open(&self, connection: &Arc<Connection>, bounds: Bounds) -> Admission {
         self.directory.write().open(connection, bounds)
     }
@@ -183,7 +183,7 @@ impl Hub {
     /// Ends all subscriptions of a connection and forgets it.
     pub fn close(&self, connection: &Arc<Connection>) {
         connection.outbox.end(Close::Lost);
-        // Taken out first: a channel's lock comes before that of a connection's list. From now on it joins nothing.
+        // Taken out first: a channel's lock comes before that of a connection's list. From now on the connection joins nothing.
         let subscriptions = connection.subscriptions.lock().take().unwrap_or_default();
         for (name, key) in subscriptions {
             if let Some(channel) = self.channel(name.as_str()) {
@@ -195,7 +195,7 @@ impl Hub {
         self.directory.write().close(connection);
     }
 
-    /// Changes who a connection is and what state it has.
+    /// Changes a connection's identity and state.
     pub fn set_view(&self, connection: &Arc<Connection>, view: Arc<ConnView>) {
         let before = connection.view();
         if before.user == view.user && before.session == view.session {
@@ -226,12 +226,12 @@ impl Hub {
         self.directory.read().of_session(session)
     }
 
-    /// All open connections, oldest first; of one protocol where one is named.
+    /// All open connections, oldest first, or those of one protocol.
     pub fn connections(&self, protocol: Option<ProtocolId>) -> Vec<Arc<Connection>> {
         self.directory.read().all(protocol)
     }
 
-    /// The ids of all open connections, for what is left at the end of a stop.
+    /// The ids of all open connections, to be logged at the end of a stop.
     pub fn ids(&self) -> Vec<ClientId> {
         self.connections(None).iter().map(|c| c.id.clone()).collect()
     }
@@ -239,13 +239,13 @@ impl Hub {
     /// Presence of a channel, at most `most` members.
     pub fn members(&self, name: &str, most: usize) -> Vec<Json> {
         let Some(channel) = self.channel(name) else { return Vec::new() };
-        // Copied under the lock, written after it: whoever asks must not hold up who publishes.
+        // Copied under the lock, serialized after it: a reader must not hold up publishers.
         let members: Vec<Member> = channel.state.lock().members.iter().take(most).cloned().collect();
         members.iter().map(Member::to_json).collect()
     }
 
-    /// The members of a channel as a decision sees them, at most `most`: those who are to join once something is committed too, as
-    /// whoever is next comes behind them.
+    /// The members of a channel as a decision sees them, at most `most`. Those who will join once something is committed are
+    /// included, because the decision is applied after them.
     pub fn members_seen(&self, name: &str, most: usize, now: Now) -> MembersSeen {
         let Some(channel) = self.channel(name) else {
             return MembersSeen { at: MembersVersion::NOBODY, members: Vec::new(), uncommitted: Vec::new() };
@@ -256,7 +256,7 @@ impl Hub {
         MembersSeen { at, members: members.iter().map(Member::to_json).collect(), uncommitted }
     }
 
-    /// Where a channel stands that is live or has a past.
+    /// The position of a channel that is live or has a past.
     pub fn position(&self, name: &str) -> Option<Position> {
         match self.live_or_past(name, |position| *position) {
             Ok(channel) => Some(channel.state.lock().position(&channel)),
@@ -264,9 +264,9 @@ impl Hub {
         }
     }
 
-    /// A live channel, or what is done with the place of one that is not. A channel's own lock is taken after its shard's.
+    /// Uses a live channel, or the position of one that is not. A channel's own lock is taken after its shard's.
     fn live_or_past<T>(&self, name: &str, past: impl FnOnce(&mut Position) -> T) -> Result<Arc<Channel>, Option<T>> {
-        // A channel that is just becoming live, or ceasing to be, is in one of the two places while its shard is locked.
+        // While its shard is locked, a channel that is becoming live, or ceasing to be, is in one of the two maps.
         let shard = self.shard(name).read();
         match shard.get(name) {
             Some(channel) => Ok(channel.clone()),
@@ -274,8 +274,8 @@ impl Hub {
         }
     }
 
-    /// The newest events of a channel that are in memory, oldest first: those that wait for their commit too, as whoever is next
-    /// comes behind them. None: it has no stream yet.
+    /// The newest events of a channel that are in memory, oldest first. Those that wait for their commit are included, because
+    /// the decision is applied after them. `None`: it has no stream yet.
     pub fn history(&self, name: &str, most: usize) -> Option<History> {
         match self.live_or_past(name, |position| *position) {
             Ok(channel) => Some(channel.state.lock().history(most)),
@@ -283,24 +283,25 @@ impl Hub {
         }
     }
 
-    /// No other transaction that depends on who is connected is compared or applied while this is held. Taken before any channel.
+    /// While this is held, no other transaction that depends on who is connected is compared or applied. Taken before any
+    /// channel.
     pub fn alone_with_connections(&self) -> MutexGuard<'_, ()> {
         self.dependents.lock()
     }
 
-    /// Grows with every connection of a protocol that comes, goes, or changes who it is.
+    /// Grows whenever a connection of a protocol comes, goes, or changes its identity.
     pub fn connections_version(&self, protocol: ProtocolId) -> u64 {
         self.directory.read().version(protocol)
     }
 
-    /// The events of a channel behind an offset, oldest first, at most so many; none where memory does not reach so far back.
+    /// The events of a channel after an offset, oldest first, at most `most`. `None` if memory does not reach back that far.
     pub fn tail_after(&self, name: &str, seen: u64, most: usize) -> Option<Vec<Arc<Event>>> {
         let channel = self.channel(name)?;
         let state = channel.state.lock();
         state.tail_after(seen).map(|events| events.take(most).cloned().collect())
     }
 
-    /// The log has forgotten what a channel had before `first`.
+    /// The log has removed the events of a channel before `first`.
     pub fn trimmed(&self, name: &ChannelName, first: u64) {
         while let Ok(channel) = self.live_or_past(name.as_str(), |position| position.first = first) {
             let mut state = channel.state.lock();
@@ -311,8 +312,9 @@ impl Hub {
         }
     }
 
-    /// The configuration has changed: `plan` gives what it says of a channel now. Subscriptions that it no longer allows end; they
-    /// are given back, to be told. A channel that it does not allow at all goes, unless something of it waits for its commit.
+    /// Applies a new configuration: `plan` returns that of a channel. Ends the subscriptions that it no longer allows and
+    /// returns them, so that their clients get an error. A channel that it does not have is removed, unless something of it
+    /// waits for its commit.
     pub fn replan(&self, plan: impl Fn(&str) -> Option<Arc<ChannelPlan>>) -> Vec<(Arc<Connection>, ChannelName)> {
         let mut ended = Vec::new();
         for channel in self.all_channels() {
@@ -357,7 +359,7 @@ impl Hub {
         self.channels.iter().flat_map(|shard| shard.read().values().cloned().collect::<Vec<_>>()).collect()
     }
 
-    /// Takes a channel out of memory. Where it has a past its position stays behind. Its lock is held, and comes before its shard's.
+    /// Removes a channel from memory. If it has a past, its position is kept. Its lock is held and comes before its shard's.
     fn take_out(&self, channel: &Channel, state: &mut State) {
         state.dead = true;
         let mut shard = self.shard(channel.name.as_str()).write();
@@ -368,8 +370,8 @@ impl Hub {
         }
     }
 
-    /// Takes channels out of memory that have nobody on them and nothing to wait for: those with a past leave their place
-    /// behind. Only where there are many: one that is used now and then is better live. Called once a second.
+    /// Removes channels from memory that have no members and nothing to wait for; the positions of those with a past are kept.
+    /// Only if there are many channels: one that is used every now and then should stay live. Called once a second.
     pub fn retire(&self, now: Now) {
         if self.channels_live.load(Relaxed) < CHANNELS_MAX / 2 {
             return;
@@ -403,12 +405,12 @@ impl Hub {
         self.channels_live.load(Relaxed)
     }
 
-    /// How many connections are open; of one protocol where one is named.
+    /// How many connections are open, in total or of one protocol.
     pub fn connection_count(&self, protocol: Option<ProtocolId>) -> usize {
         self.directory.read().count(protocol)
     }
 
-    /// Like [`LockedChannels::catch_up`], for a subscription by itself.
+    /// Like [`LockedChannels::catch_up`], for a single subscription.
     pub fn catch_up(&self, name: &ChannelName, connection: &Connection, key: &Arc<str>, render: &mut dyn Render) -> CatchUp {
         let Some(channel) = self.channel(name.as_str()) else { return CatchUp::Done };
         let state = channel.state.lock_arc();
@@ -416,8 +418,8 @@ impl Hub {
         locked.catch_up(name, connection, key, render)
     }
 
-    /// Gives a subscription that has seen everything up to `after` what was read of the log since: up to `seen`.
-    /// `false`: it is not there any more, or not at that place; then nothing was given.
+    /// Gives a subscription that has seen everything up to `after` the events that were read from the log, up to `seen`. Returns
+    /// `false` if it no longer exists or is at another position; then nothing was given.
     pub fn replay(&self, name: &ChannelName, connection: &Connection, key: &Arc<str>, packets: Vec<Packet>, after: u64, seen: u64) -> bool {
         let Some(channel) = self.channel(name.as_str()) else { return false };
         let mut state = channel.state.lock();
@@ -437,7 +439,7 @@ impl Hub {
         self.fan_out(channel, &mut channel.state.lock(), render)
     }
 
-    /// Subscriptions whose messages found no room go on from the log.
+    /// Subscriptions whose messages found no room continue from the log.
     pub fn fall_behind(&self, connection: &Connection) {
         let mut fallen = connection.outbox.fallen();
         if fallen.is_empty() {
@@ -449,28 +451,28 @@ impl Hub {
             let Some((at, subscription)) = state.member(connection.key, &key).map(|(at, member)| (at, member.subscription().number)) else {
                 continue;
             };
-            // Under the channel's lock: nothing is given to it in between.
+            // Under the channel's lock, so that it gets nothing in between.
             if let Some(after) = connection.outbox.take_fallen(subscription) {
                 state.fall_behind(at, after);
                 connection.push_behind(name, key);
                 fallen.retain(|number| *number != subscription);
             }
         }
-        // Those that are left have ended.
+        // The subscriptions that are left have ended.
         for number in fallen {
             connection.outbox.take_fallen(number);
         }
     }
 
-    /// The view of a subscription, for writing what it missed.
+    /// The view of a subscription, to write what it missed.
     pub fn subscription(&self, name: &ChannelName, connection: &Connection, key: &Arc<str>) -> Option<SubView> {
         let channel = self.channel(name.as_str())?;
         let state = channel.state.lock();
         state.member(connection.key, key).map(|(_, member)| member.view.clone())
     }
 
-    /// Keeps all tails together within their bound by forgetting those that were published to least recently.
-    /// What is forgotten here is still in the store. Called once a second.
+    /// Keeps all tails together within their bound by forgetting those that were published to least recently. Forgotten events
+    /// are still in the store. Called once a second.
     pub fn trim_tails(&self) {
         let mut tails: Vec<(i64, usize, Arc<Channel>)> = Vec::new();
         for shard in &self.channels {

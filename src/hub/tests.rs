@@ -1,4 +1,4 @@
-//! Channels that come and go keep their places.
+//! Channels that come and go keep their positions.
 
 mod batching;
 mod rendering;
@@ -32,7 +32,7 @@ fn name(n: usize) -> ChannelName {
     ChannelName::parse(&format!("room:{n}")).unwrap()
 }
 
-/// Publishes to a channel, seen at once.
+/// Publishes to a channel, visible immediately.
 fn publish(hub: &Hub, name: &ChannelName, plan: &Arc<ChannelPlan>) {
     struct Nothing;
     impl Render for Nothing {

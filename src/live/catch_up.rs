@@ -1,8 +1,8 @@
-//! Gives a connection's subscriptions the events they missed, until each is live: from memory if they are there, else from the
-//! log.
+//! Gives a connection's subscriptions the events they missed, until each is live: from memory if they are there, otherwise from
+//! the log.
 //!
-//! Nothing is buffered in between. A subscription that is behind has a position in its channel like any reader of a log; it is
-//! given what comes next as fast as its client reads, and becomes live, under the channel's lock, when there is nothing left.
+//! Nothing is buffered in between. A subscription that is behind has a position in its channel, like any reader of a log. It
+//! gets the next events as fast as its client reads, and becomes live, under the channel's lock, when none are left.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use crate::model::event::Epoch;
 use crate::model::{ChannelName, Close, Event};
 use crate::pipeline::deliver::Renderer;
 
-/// Events and bytes of one look at the log.
+/// The most events that one query reads from the log.
 const READ_EVENTS_MAX: usize = 500;
 const READ_BYTES_MAX: usize = 1 << 20;
-/// Between two tries where the log cannot be read.
+/// The pause between two tries if the log cannot be read.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// Resolves when no subscription is behind any more. It is polled whenever the connection's task runs, so it registers no waker
-/// of its own where it waits for room: that task wakes when the client has read.
+/// when it waits for room: that task wakes when the client has read.
 pub async fn run(live: Arc<Live>, connection: Arc<Connection>) {
     while let Some((name, key)) = connection.pop_behind() {
         one(&live, &connection, &name, &key).await;
@@ -47,7 +47,7 @@ async fn one(live: &Live, connection: &Arc<Connection>, name: &ChannelName, key:
             CatchUp::Lost => return live.end(connection, Close::PositionLost),
             CatchUp::Read { after, up_to, epoch } => {
                 if let Err(error) = read(live, connection, name, key, epoch, after, up_to).await {
-                    tracing::debug!(client = %connection.id, %error, "what a client missed cannot be read yet");
+                    tracing::debug!(client = %connection.id, %error, "cannot read the events a client missed; trying again");
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -67,20 +67,20 @@ async fn read(
     up_to: u64,
 ) -> Result<(), crate::store::StoreError> {
     let store = &live.store;
-    // Events that were delivered early may not be in the log yet, so an empty piece is not taken for the end.
+    // Events that were delivered early may not be in the log yet, so an empty piece does not mean the end.
     let early = live.snapshot().runtime.channels.resolve(name.as_str()).and_then(|(_, plan)| plan.history.clone());
     if early.is_some_and(|history| history.promise.is_early()) {
         store.committed(store.ticket()).await?;
     }
     let mut events = store.after(name.as_str(), epoch, after, READ_EVENTS_MAX, READ_BYTES_MAX).await?;
-    // Events that were not delivered to anyone yet will be delivered to this subscription with all others.
+    // Events that nobody has got yet will be delivered to this subscription together with all others.
     events.retain(|event| event.offset <= up_to);
     let seen = events.last().map_or(up_to, |last| last.offset);
     give(live, connection, name, key, events.into_iter().map(Arc::new).collect(), after, seen).await;
     Ok(())
 }
 
-/// Gives events to a subscription, if that is still where it was: with them it has seen everything up to `seen`.
+/// Gives events to a subscription, if it is still at the same position. With them it has seen everything up to `seen`.
 async fn give(
     live: &Live,
     connection: &Arc<Connection>,
@@ -120,7 +120,7 @@ async fn give(
                 }
                 renderer.finish();
             }
-            // A script may take its time: others have their turn.
+            // A script may take its time, so others get their turn.
             if next.is_none() {
                 tokio::task::yield_now().await;
             }
@@ -133,7 +133,7 @@ async fn give(
     }
 }
 
-/// Resolves when a replay may go on.
+/// Resolves when there is room to go on.
 async fn room(connection: &Connection) {
     poll_fn(|_| if connection.outbox.has_room() { Poll::Ready(()) } else { Poll::Pending }).await;
 }

@@ -21,7 +21,7 @@ impl LogChannels {
     }
 }
 
-/// How a configuration wants a channel's events kept.
+/// How a configuration wants a channel's events to be kept.
 pub fn policy(runtime: &Runtime, channel: &str) -> Policy {
     let history = runtime.channels.resolve(channel).and_then(|(_, plan)| plan.history.clone());
     history.map_or_else(Policy::default, |history| Policy { keep: history.keep, early: history.promise.is_early() })

@@ -39,7 +39,7 @@ use crate::telemetry::metrics::{DropReason, Metrics};
 pub use log_channels::{LogChannels, policy};
 pub use swap::Retired;
 
-/// Warnings about clients' messages that are logged in a second. The rest are in the log at level debug, and counted.
+/// Warnings about clients' messages that are logged in a second. The rest are logged at level debug, and counted.
 const WARNINGS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("20 is not 0");
 
 /// How often an input is decided again because what it read has changed before it could be applied. Each try takes microseconds,
@@ -49,9 +49,9 @@ const TRIES_MAX: usize = 64;
 /// See the module.
 pub struct Live {
     current: Arc<ArcSwap<Snapshot>>,
-    // Protects the configuration of ended protocols, for connections that are still closing. Held for a look-up.
+    // Protects the configurations of removed protocols, kept for connections that are still closing. Held for a look-up.
     retired: Mutex<Vec<(ProtocolId, Arc<Snapshot>)>>,
-    // Protects the snapshots from before, as long as they may still be in use. Held for a look-up.
+    // Protects the earlier snapshots that may still be in use. Held for a look-up.
     before: Mutex<Vec<Weak<Snapshot>>>,
     /// How many warnings about messages are logged: clients cause them.
     warnings: Limiter,
@@ -68,11 +68,11 @@ pub struct Live {
     pub metrics: Arc<Metrics>,
 }
 
-/// What an input without a connection gets back at once.
+/// The immediate result for an input without a connection.
 #[derive(Debug)]
 pub struct Promised {
     accepted: Accepted,
-    /// Why nothing is done, where that was decided on what is still to be stored.
+    /// Why nothing is done, if that was decided on something that is not stored yet.
     fault: Option<Fault>,
     reply: Option<Json>,
     status: Option<u16>,
@@ -86,7 +86,7 @@ impl Promised {
     }
 }
 
-/// What an input without a connection gets back in the end.
+/// The final result for an input without a connection.
 #[derive(Debug)]
 pub struct Outcome {
     /// What happened.
@@ -110,7 +110,7 @@ pub struct Arrival<'a> {
 /// Whether an input was dealt with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handled {
-    /// It is closed.
+    /// It is done.
     Done,
     /// It reads what waiting transactions of the same connection will change: bring it again once none of them waits.
     Later,
@@ -148,13 +148,12 @@ impl Live {
         self.current.load()
     }
 
-    /// The same, to be kept over what waits.
+    /// The same, for use across an await.
     pub fn current(&self) -> Arc<Snapshot> {
         self.current.load_full()
     }
 
-    /// The one for what concerns connections of a protocol: the current one, or, where that has the protocol no more, the last
-    /// that had it.
+    /// The snapshot for connections of a protocol: the current one or, if it no longer has the protocol, the last one that did.
     pub fn snapshot_of(&self, protocol: ProtocolId) -> Guard<Arc<Snapshot>> {
         let current = self.current.load();
         if current.runtime.protocol(protocol).is_some() {
@@ -164,7 +163,7 @@ impl Live {
         retired.iter().find(|(id, _)| *id == protocol).map_or(current, |(_, last)| Guard::from_inner(last.clone()))
     }
 
-    /// What the log asks about channels, as they are configured at the time.
+    /// Answers the log's questions about channels from the configuration that is current at the time.
     pub fn log_channels(&self) -> LogChannels {
         LogChannels::new(self.current.clone())
     }
@@ -215,7 +214,7 @@ impl Live {
     ) -> Handled {
         let Some(protocol) = snapshot.runtime.protocol(connection.protocol) else { return Handled::Done };
         let door = &protocol.plan.name;
-        // Timers and the end of a connection are not put off: they see what is committed.
+        // Timers and the end of a connection are not postponed: they see what is committed.
         let is_message = matches!(moment, Moment::Message(_));
         let mut chance = Chance::System;
         let mut decision = Decision::default();
@@ -363,7 +362,7 @@ impl Live {
         Apply { snapshot, store: &self.store, commits: &self.commits }
     }
 
-    /// Ends a connection after all that waits for it.
+    /// Ends a connection after everything that waits for it.
     pub fn end(&self, connection: &Arc<Connection>, close: Close) {
         let snapshot = self.snapshot_of(connection.protocol);
         let mut renderer = Renderer::new(&snapshot, self.now());
@@ -383,12 +382,12 @@ impl Live {
                 snapshot.counters.channels.drop_many(DropReason::OutboxFull, written.overflowed as u64);
                 snapshot.counters.channels.drop_many(DropReason::Gone, written.gone as u64);
             }
-            // Others have their turn between one channel and the next.
+            // Others get their turn between one channel and the next.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Shows what the store settles, until it has ended.
+    /// Shows what the store settles, until the store has ended.
     pub async fn finish_commits(&self) {
         self.commits.run(&self.store, &self.clock).await;
     }

@@ -27,7 +27,7 @@ impl Live {
     pub fn tell_left_out(&self) {
         let left_out = self.left_out.swap(0, Relaxed);
         if left_out > 0 {
-            tracing::warn!(left_out, "warnings about messages were left out of the log: there were too many in a second");
+            tracing::warn!(left_out, "some warnings about messages were not logged: too many in one second");
         }
     }
 

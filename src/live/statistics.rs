@@ -71,8 +71,8 @@ impl Statistics {
     }
 }
 
-/// The minute in which something was counted between two moments: that of the later one, but where the earlier one lies just
-/// before the border most of it was counted there.
+/// The minute to which counts between two moments belong: that of the later moment, unless the earlier one is just before the
+/// boundary, because then most was counted in its minute.
 fn minute_s(from_ms: i64, to_ms: i64) -> i64 {
     let border_ms = to_ms.div_euclid(MINUTE_MS) * MINUTE_MS;
     let mostly_before = from_ms < border_ms && to_ms - border_ms < border_ms - from_ms;

@@ -1,4 +1,4 @@
-//! Putting the next configuration in place of the one before, and ending what it no longer has.
+//! Puts a new configuration in place of the current one, and ends what it no longer has.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub struct Retired {
     turns: usize,
 }
 
-/// Lets other tasks have their turn, now and then.
+/// Lets other tasks have their turn every now and then.
 async fn turn(turns: &mut usize) {
     *turns += 1;
     if turns.is_multiple_of(TURN) {
@@ -51,8 +51,8 @@ impl Live {
         before
     }
 
-    /// Ends what the previous configuration had and the current one does not, and brings everything else up to date. Others have their
-    /// turn in between.
+    /// Ends what the previous configuration had and the current one does not, and brings everything else up to date. Other tasks
+    /// get their turn in between.
     pub async fn retire(&self, before: &Snapshot) -> Retired {
         let current = self.current();
         let mut retired = Retired::default();
@@ -81,14 +81,14 @@ impl Live {
         retired
     }
 
-    /// Ends what was begun under an older configuration just before the swap. Called now and then.
+    /// Ends what was begun under an older configuration just before the swap. Called every now and then.
     pub fn sweep(&self) {
         {
             let mut before = self.before.lock();
             if before.is_empty() {
                 return;
             }
-            // Checked first: nothing can begin afterwards under one that nobody holds.
+            // Checked first: nothing can begin any more under a snapshot that nobody holds.
             before.retain(|snapshot| snapshot.strong_count() > 0);
         }
         let current = self.current();
@@ -103,7 +103,8 @@ impl Live {
         self.retired.lock().retain(|(id, _)| self.hub.connection_count(Some(*id)) > 0);
     }
 
-    /// A subscription has ended because the configuration no longer allows it: its protocol's `error` says so.
+    /// Tells a client that its subscription has ended because the configuration no longer allows it, by the `error` of its
+    /// protocol.
     fn tell_gone(&self, snapshot: &Snapshot, connection: &Arc<Connection>, channel: &ChannelName) {
         let Some(protocol) = snapshot.runtime.protocol(connection.protocol) else { return };
         let fault = unknown(channel.as_str());

@@ -21,7 +21,7 @@ use crate::telemetry::metrics::DropReason;
 pub struct Renderer<'a> {
     pub(super) snapshot: &'a Arc<Snapshot>,
     pub(super) now: Now,
-    /// Of the present event.
+    /// For the current event.
     pub(super) shared: Vec<Shared>,
     pub(super) failure: Option<Failure>,
     /// What scripts write, once no channel is locked.
@@ -33,11 +33,11 @@ pub struct Renderer<'a> {
 /// The protocol whose script failed first, and why.
 pub(super) type Failure = (Arc<str>, String);
 
-/// What one `deliver` row came to for the present event.
+/// The result of one `deliver` row for the current event.
 pub(super) struct Shared {
     protocol: ProtocolId,
     row: usize,
-    /// Whether it is for those who know their position. Always `false` where the row does not look at it.
+    /// Whether it is for those who know their position. Always `false` if the row does not use it.
     positioned: bool,
     format: WireFormat,
     holds: Option<bool>,
@@ -155,14 +155,14 @@ impl<'a> Renderer<'a> {
         let why = error.to_string();
         if let ScriptError::Tripped { function, why } = error {
             let origin = &receiver.event.new.origin;
-            // At once, so that one event spends no more than its sender has, however many receive it.
+            // Charged immediately, so that one event spends no more than its sender has, however many receive it.
             self.snapshot.runtime.scripts.charge(&Sender::of_event(origin), self.now);
             self.tripped.push((function, why, origin.clone()));
         }
         self.failure.get_or_insert_with(|| (receiver.connection.protocol.name(), why));
     }
 
-    /// Counts what went over a budget against the functions, and logs the first script that failed, once.
+    /// Counts exceeded budgets against the functions, and logs the first script that failed, once.
     pub(super) fn report(&mut self) {
         for (function, why, origin) in self.tripped.drain(..) {
             self.snapshot.runtime.scripts.tripped(&function, &why, &Sender::of_event(&origin), self.now);
@@ -286,8 +286,8 @@ impl Render for Renderer<'_> {
     }
 }
 
-/// Whether events for a connection are batched: what `batch` of its protocol says of it. Where its script fails, which
-/// `failed` then says, it is given them one by one.
+/// Whether events for a connection are batched, according to `batch` of its protocol. If its script fails, which `failed` then
+/// says, events are written one by one.
 pub fn batches(runtime: &Runtime, protocol: ProtocolId, view: &Arc<ConnView>, now: Now, failed: &mut Option<ScriptError>) -> bool {
     let Some(batch) = runtime.protocol(protocol).and_then(|protocol| protocol.plan.batch.as_ref()) else { return false };
     let Some(function) = &batch.when else { return true };
@@ -298,7 +298,7 @@ pub fn batches(runtime: &Runtime, protocol: ProtocolId, view: &Arc<ConnView>, no
     })
 }
 
-/// How an event is written where the protocol does not say: `{"type","channel","data"}`.
+/// How an event is written if the protocol has no `deliver`: `{"type","channel","data"}`.
 fn plain_frame(event: &Event, codec: Codec) -> Frame {
     let mut out = String::from("{\"type\":");
     json::push_string(&mut out, &event.new.kind);

@@ -12,7 +12,7 @@ use crate::pipeline::reads::Read;
 use crate::protocol::Frame;
 use crate::script::ScriptError;
 
-/// One thing to do; all of a decision in order, as one transaction.
+/// One thing to do. The effects of a decision happen in order, as one transaction.
 #[derive(Debug)]
 pub enum Effect {
     /// An event happens.
@@ -32,7 +32,7 @@ pub enum EventEffect {
         plan: Arc<ChannelPlan>,
         /// The event.
         event: NewEvent,
-        /// The key of a connection that is not to get it.
+        /// The key of a connection that must not get it.
         except: Option<u64>,
     },
     /// It goes to connections directly: outside channels, and never stored.
@@ -41,7 +41,7 @@ pub enum EventEffect {
         receivers: Receivers,
         /// The event.
         event: NewEvent,
-        /// The key of a connection that is not to get it.
+        /// The key of a connection that must not get it.
         except: Option<u64>,
     },
 }
@@ -71,7 +71,7 @@ pub enum ConnectionEffect {
         plan: Arc<ChannelPlan>,
         /// The subscription.
         view: SubView,
-        /// The position at which it continues; none: with the next event.
+        /// The position at which it continues. `None`: with the next event.
         recover: Option<Recover>,
     },
     /// A message is sent to it.
@@ -155,12 +155,12 @@ pub struct Decision {
     pub warning: Option<ScriptError>,
     /// Why nothing of the input's row happened, if so. The message to its sender is already among the effects.
     pub fault: Option<Box<Fault>>,
-    /// The input reads what transactions of its connection will change that still wait for their commit: nothing is decided yet,
+    /// The input reads what transactions of its connection that still wait for their commit will change. Nothing is decided yet,
     /// and the same input must be decided again once they are done.
     pub waits: bool,
-    /// The answer, where the input came by HTTP.
+    /// The answer, if the input came by HTTP.
     pub reply: Option<Json>,
-    /// The answer's status, where a row says one.
+    /// The answer's status, if a row sets one.
     pub status: Option<u16>,
 }
 

@@ -13,19 +13,19 @@ pub struct Env<'e> {
     pub now: Now,
     /// Where ids and random texts come from.
     pub chance: &'e mut Chance,
-    /// What says whether one more is too many.
+    /// Decides whether a limit is exceeded.
     pub limits: &'e mut dyn Limits,
     /// Whether transactions of the connection wait for their commit.
     pub pending: bool,
-    /// Whether this only shows what would happen: then scripts count and log nothing.
+    /// Whether this only shows what would happen: then nothing that scripts do is counted or logged.
     pub trial: bool,
 }
 
-/// Says whether one more is too many.
+/// Decides whether a limit is exceeded.
 pub trait Limits {
-    /// One more message of this connection.
+    /// Spends one message of this connection.
     fn message(&mut self, protocol: ProtocolId, view: &ConnView, now: Now) -> LimitVerdict;
-    /// One more through a row.
+    /// Spends one message through a row.
     fn row(&mut self, row: &Row, now: Now) -> LimitVerdict;
 }
 
@@ -43,7 +43,8 @@ impl ClientLimits {
         Self { connection: plan.limits.rate.as_ref().map(|rate| Limiter::new(rate, now)), rows: Vec::new() }
     }
 
-    /// The protocol has changed. Limiters with the same rate keep what was spent; those of rows are compared at the next message.
+    /// The protocol has changed. Limiters with the same rate keep what was spent; those of rows are compared at the next
+    /// message.
     pub fn update(&mut self, before: &ProtocolPlan, plan: &ProtocolPlan, now: Now) {
         if before.limits.rate != plan.limits.rate {
             self.connection = Self::new(plan, now).connection;
@@ -75,7 +76,7 @@ pub struct Spent {
 pub struct Spending<'l> {
     /// Those that senders share.
     pub shared: &'l SharedLimits,
-    /// Those of the connection; none if there is no connection, and then a row has one limiter for all.
+    /// Those of the connection. `None` if there is no connection; then a row has one limiter for all.
     pub client: Option<&'l mut ClientLimits>,
     /// What the input has spent already.
     pub spent: &'l mut Spent,

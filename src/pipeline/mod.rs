@@ -1,9 +1,9 @@
-//! Decides everything that happens to an input: which row, which limit, what the scripts said, who gets what.
+//! Decides everything that happens to an input: which row, which limit, what the scripts returned, who gets what.
 //!
-//! [`decide`] awaits nothing and touches no socket, file, database, clock or random source of its own: what it needs of them
+//! [`decide`] awaits nothing and does not use any socket, file, database, clock or random source directly: what it needs of them
 //! comes in through [`Env`], and what it reads of the world (members, tails, subscriptions) is in memory. It changes nothing. So
 //! a test of a route is a function call, and every command that wants to know what a message would do runs the same code.
-//! Applying a decision is somebody else's work.
+//! Applying a decision is not done here.
 
 pub mod deliver;
 pub mod effect;
@@ -81,7 +81,7 @@ pub enum Moment<'a> {
     Open,
     /// It sent a message.
     Message(&'a Frame),
-    /// A timer of its `every:` has passed.
+    /// A timer of `every:` is due.
     Every(RowId),
     /// It was silent for as long as `idle:` says.
     Idle,
@@ -170,7 +170,7 @@ fn refuse(plan: &ProtocolPlan, run: &Decider<'_>, verdict: LimitVerdict, now: No
     decision
 }
 
-/// `seen` is the message, once it could be read: the fault's message may refer to it.
+/// `seen` is the message, once it has been read: the fault's message may refer to it.
 fn message<'p>(
     run: &mut Decider<'_>,
     protocol: &'p Protocol,
@@ -191,7 +191,7 @@ fn message<'p>(
     run.rows(rows, Some(message), env)
 }
 
-/// What every message of a protocol must hold to.
+/// What every message of a protocol must satisfy.
 fn envelope(run: &mut Decider<'_>, protocol: &Protocol, message: &Message<'_>) -> Result<(), Fault> {
     let plan = &protocol.plan;
     if let Some(schema) = &plan.schema {

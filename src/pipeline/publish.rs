@@ -14,20 +14,20 @@ use crate::pipeline::effect::{EventEffect, Receivers};
 use crate::pipeline::scope::Bindings;
 use crate::routing::ChannelTable;
 
-/// What is to be published, wherever it came from.
+/// Something to be published, from any input.
 #[derive(Debug, Clone)]
 pub struct Proposal {
     /// The event's type.
     pub kind: ByteString,
     /// Its data.
     pub data: Json,
-    /// What travels beside it.
+    /// What is passed on beside it.
     pub metadata: Option<Json>,
     /// Who publishes.
     pub origin: Arc<Origin>,
-    /// The id, where the publisher chose one.
+    /// The id, if the publisher chose one.
     pub id: Option<Uuid>,
-    /// A connection that is not to get it.
+    /// A connection that must not get it.
     pub except: Option<u64>,
 }
 
@@ -38,7 +38,7 @@ pub enum Destination {
     Channel(String),
     /// One connection.
     Client(String),
-    /// A user: the user's channel where there is one, else all of the user's connections.
+    /// A user: the user's channel if there is one, otherwise all of the user's connections.
     User(String),
     /// A session, likewise.
     Session(String),
@@ -108,8 +108,8 @@ pub fn known(channels: &ChannelTable, name: &str) -> Result<(ChannelName, Arc<Ch
     channels.resolve(name).ok_or_else(|| unknown(name))
 }
 
-/// The fault for a channel that no pattern allows or that is not open to the sender: the same for both, so that it does not
-/// reveal which.
+/// The fault for a channel that does not exist or is not open to the sender: the same for both, so that it does not reveal
+/// which.
 pub fn unknown(name: &str) -> Fault {
     let shown = &name[..name.floor_char_boundary(crate::model::name::CHANNEL_BYTES_MAX)];
     Fault::new(Code::UnknownChannel).data(Json::of(&serde_json::json!({ "channel": shown })))

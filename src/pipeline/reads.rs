@@ -1,5 +1,5 @@
-//! What a decision has read, noted while it is made, so that it is applied only to the same state. What a row may read
-//! at all is known when the configuration is built.
+//! What a decision has read, noted while it is made, so that it is applied only to the same state. What a row can read is known
+//! when the configuration is built.
 
 use std::sync::Arc;
 
@@ -17,45 +17,45 @@ use crate::store::Ticket;
 /// Something that a decision has read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Read {
-    /// The events of a channel, what waits for its commit included.
+    /// The events of a channel, including those that wait for their commit.
     History {
         /// The channel.
         channel: ChannelName,
         /// Up to where.
         at: ChannelVersion,
-        /// The tickets of the events that were read and are not committed yet: the decision waits for them, and is refused if one
-        /// of them is.
+        /// The tickets of the events that were read and are not committed yet: the decision waits for them, and if one of them
+        /// is refused, so is the decision.
         uncommitted: Vec<Ticket>,
-        /// The tickets of what everybody could see of it before it is committed, by the channel's promise: what is decided does
-        /// not wait for them, but is stored only where they are.
+        /// The tickets of events that everybody could see before they were committed, as the channel allows: the decision does
+        /// not wait for them, but is stored only if they are.
         shown_early: Vec<Ticket>,
     },
-    /// A channel that has no stream yet, and the name that its stream is to get.
+    /// A channel that has no stream yet, and the epoch that its stream will get.
     Nothing {
         /// The channel.
         channel: ChannelName,
-        /// The name.
+        /// The epoch.
         epoch: Epoch,
     },
     /// The members of a channel.
     Members {
         /// The channel.
         channel: ChannelName,
-        /// As of when.
+        /// The version of the set that was read.
         at: MembersVersion,
-        /// The tickets of what some wait for that are to come or go: what is decided waits for it too.
+        /// The tickets of what members that are about to come or go wait for: the decision waits for it too.
         uncommitted: Vec<Ticket>,
     },
     /// The connections of a protocol.
     Connections {
         /// The protocol.
         protocol: ProtocolId,
-        /// As of when.
+        /// The version of the set that was read.
         at: u64,
     },
 }
 
-/// The world of one decision: answers as usual, and notes what was read.
+/// The world for one decision: answers as usual, and notes what was read.
 pub(super) struct Recorder {
     runtime: Arc<Runtime>,
     hub: Arc<Hub>,
@@ -66,7 +66,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Nothing was asked yet.
+    /// Nothing has been read yet.
     pub(super) fn new(runtime: Arc<Runtime>, hub: Arc<Hub>, world: Arc<dyn World>, now: Now) -> Arc<Self> {
         Arc::new(Self { runtime, hub, world, now, reads: Mutex::default() })
     }
@@ -76,7 +76,7 @@ impl Recorder {
         std::mem::take(&mut self.reads.lock())
     }
 
-    /// The name that the stream of a channel is to get which has none yet: noted once.
+    /// The epoch that a channel without a stream will get; the same for the whole decision.
     pub(super) fn nothing(&self, channel: &ChannelName) -> Epoch {
         let mut reads = self.reads.lock();
         let known = reads.iter().find_map(|read| match read {
@@ -98,7 +98,7 @@ impl Recorder {
         })
     }
 
-    /// What changes between two reads of one decision is noted twice: only one of them can hold.
+    /// If something changes between two reads of one decision, both are noted; only one of them can still hold.
     fn note(&self, read: Read) {
         let mut reads = self.reads.lock();
         let same = |known: &Read| match (known, &read) {
@@ -140,7 +140,7 @@ impl World for Recorder {
     }
 
     fn statistics(&self, protocol: &str, now: Now) -> Option<Json> {
-        // Counters of all traffic change all the time, so they are not noted.
+        // Counters change all the time, so they are not noted.
         self.world.statistics(protocol, now)
     }
 }

@@ -1,4 +1,5 @@
-//! What a renderer could not do while channels were locked: done right behind, for a moment, and by the hub's task from then on.
+//! What a renderer could not do while channels were locked. It is done afterwards, for a short time here, and after that by the
+//! hub's task.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,12 +11,12 @@ use crate::hub::{Flush, Rendering};
 use crate::model::Now;
 use crate::model::id::ProtocolId;
 
-/// A rendering with the configuration its events were published under, which is what they are written under.
+/// A rendering with the configuration its events were published under, under which they are also written.
 struct Later {
     snapshot: Arc<Snapshot>,
     now: Now,
     rendering: Rendering,
-    /// What was written for several.
+    /// What was written for several receivers.
     shared: Vec<Shared>,
     failure: Option<Failure>,
 }
@@ -35,7 +36,7 @@ impl Work for Later {
         renderer.failure = self.failure.take();
         let more = take_turn(&mut self.rendering, &mut renderer, flush, Instant::now() + TURN);
         if more {
-            // One that fails for all is logged once.
+            // A script that fails for all receivers is logged once.
             self.failure = renderer.failure.take();
             self.shared = std::mem::take(&mut renderer.shared);
         } else {
@@ -47,7 +48,7 @@ impl Work for Later {
 }
 
 impl Renderer<'_> {
-    /// Renders what had to wait, and says what went wrong with any of it. To be called when no channel is locked any more.
+    /// Renders what had to wait, and reports what went wrong. Called when no channel is locked any more.
     pub fn finish(&mut self) {
         let deferred = std::mem::take(&mut self.deferred);
         if !deferred.is_empty() {
@@ -59,7 +60,7 @@ impl Renderer<'_> {
 
     fn render_later(&mut self, mut rendering: Rendering, until: Instant) {
         let hub = &self.snapshot.hub;
-        // Behind work of the same protocol it would wait in any case, as its receivers are the same.
+        // It would wait behind other work of the same protocol in any case, as the receivers are the same.
         let now = Instant::now() < until && !hub.renderings.is_busy(rendering.protocol());
         if now && !take_turn(&mut rendering, self, &hub.flush, until) {
             return count(self.snapshot, &rendering);

@@ -30,23 +30,23 @@ use crate::script::{Call, Returned, ScriptEffect, ScriptError, SendTarget, World
 /// The most messages a transform may make of one.
 const MESSAGES_MAX: usize = 1000;
 
-/// How long a sender far over the limit of a row should wait.
+/// How long a sender that far exceeds the limit of a row should wait.
 const FLOODING_RETRY: Duration = Duration::from_secs(1);
 
 /// One decision in the making.
 pub struct Decider<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) now: Now,
-    /// Nothing of it is to be counted or logged.
+    /// Nothing of it may be counted or logged.
     pub(super) trial: bool,
     connection: Option<&'a Connection>,
     /// The connection as the rows so far leave it.
     view: Arc<ConnView>,
     /// Its subscriptions after the rows so far; read when first needed.
     subscriptions: Option<Vec<(ChannelName, Arc<str>)>>,
-    /// None: that of the view.
+    /// `None`: the origin of the view.
     origin: Option<Arc<Origin>>,
-    /// What became of a join with `recover`.
+    /// The result of a join with `recover`.
     recovery: Option<Recovery>,
     /// Notes what scripts read, once a row runs whose scripts read something.
     recorder: Option<(Arc<Recorder>, Arc<dyn World>)>,
@@ -101,17 +101,17 @@ impl<'a> Decider<'a> {
         self.origin.as_ref().unwrap_or_else(|| self.view.origin()).clone()
     }
 
-    /// The connection as it stands, to look at.
+    /// The connection as it is now, by reference.
     pub(super) fn seen(&self) -> &Arc<ConnView> {
         &self.view
     }
 
-    /// The connection as it stands.
+    /// The connection as it is now.
     pub(super) fn view(&self) -> Arc<ConnView> {
         self.view.clone()
     }
 
-    /// What came of it.
+    /// The decision.
     pub(super) fn finish(mut self) -> Decision {
         if let Some((recorder, _)) = &self.recorder {
             self.decision.reads.extend(recorder.take());
@@ -146,7 +146,7 @@ impl<'a> Decider<'a> {
         self.recorder.as_ref().map_or(&self.snapshot.world, |(_, world)| world)
     }
 
-    /// Runs the first row whose `when` holds. None holds: nothing happens.
+    /// Runs the first row whose `when` holds. If none holds, nothing happens.
     pub(super) fn rows(&mut self, rows: &[Row], message: Option<&Message<'_>>, env: &mut Env<'_>) -> Result<(), Fault> {
         let runtime = &self.snapshot.runtime;
         if env.pending && rows.iter().any(|row| runtime.reads(row.id).any()) {
@@ -284,7 +284,7 @@ impl<'a> Decider<'a> {
         if let Some(connection) = self.connection {
             let (runtime, failed) = (&self.snapshot.runtime, &mut self.decision.warning);
             let batches = deliver::batches(runtime, connection.protocol, &self.view, self.now, failed);
-            // Only the last change counts for other connections; rows see each at once.
+            // Only the last change counts for other connections; the following rows see each change.
             self.decision.effects.push(ConnectionEffect::View { view: self.view.clone(), batches }.into());
         }
     }

@@ -16,7 +16,7 @@ use crate::pipeline::NO_MESSAGE;
 use crate::protocol;
 use crate::script::{Arguments, HasData};
 
-/// The most room a template gets before anything is written.
+/// The largest buffer that is reserved for a template before anything is written.
 const BUFFER_BYTES: usize = 4096;
 
 /// A message on its way through a row.
@@ -25,7 +25,7 @@ pub struct Message<'p> {
     /// The message, perhaps transformed.
     pub json: Json,
     kind: Option<Kind>,
-    /// The frame as it came, where that is not `json`.
+    /// The frame as it came, if that is not `json`.
     raw: Option<Json>,
     index: Index,
     data_at: Option<&'p [Box<str>]>,
@@ -36,13 +36,13 @@ pub struct Message<'p> {
 /// The type of a message.
 #[derive(Clone, Debug)]
 enum Kind {
-    /// It stands here in the message.
+    /// At this place in the message.
     At(Range<usize>),
     Other(ByteString),
 }
 
 impl<'p> Message<'p> {
-    /// A message with its type and data at these paths. No path to the data: everything but the type.
+    /// A message with its type and data at these paths. Without a path to the data, the data is everything but the type.
     pub fn new(json: Json, index: Index, kind_at: &'p [Box<str>], data_at: Option<&'p [Box<str>]>) -> Self {
         let kind = protocol::message_kind(&json, &index, kind_at).map(|kind| match kind {
             Cow::Borrowed(kind) => Kind::At(json.range_of(kind)),
@@ -57,7 +57,7 @@ impl<'p> Message<'p> {
         Self { json, kind, raw: None, index, data_at: Some(&[]), kind_at: &[], data: OnceCell::new() }
     }
 
-    /// What a script made of this message, with its index where that is known.
+    /// The result of a script for this message, with its index if that is known.
     pub fn transformed(&self, json: Json, index: Option<Index>) -> Self {
         let index = index.unwrap_or_else(|| Index::of(json.as_str()));
         let made = Self::new(json, index, self.kind_at, self.data_at);
@@ -65,7 +65,7 @@ impl<'p> Message<'p> {
         Self { raw: Some(self.raw().clone()), kind, ..made }
     }
 
-    /// Its type, where it has one.
+    /// Its type, if it has one.
     pub fn kind(&self) -> Option<&str> {
         self.kind.as_ref().map(|kind| match kind {
             Kind::At(range) => &self.json.as_str()[range.clone()],
@@ -89,7 +89,7 @@ impl<'p> Message<'p> {
         if self.is_mostly(&part) { part } else { part.detached() }
     }
 
-    /// The type for an event with this data, likewise.
+    /// The type for an event with this data. It is copied in the same way.
     pub fn kind_beside(&self, data: &Json) -> ByteString {
         match &self.kind {
             None => ByteString::new(),
@@ -152,12 +152,12 @@ fn without(object: &Json, key: &str) -> Json {
     Json::trusted(out)
 }
 
-/// The position of a channel when a subscriber gave theirs, and what the subscriber has missed.
+/// The position of a channel when a subscriber sent its own, and what the subscriber has missed.
 #[derive(Clone, Copy, Debug)]
 pub struct Recovery {
     /// The channel.
     pub position: Position,
-    /// What happens to the missed events; none if the subscriber wants no past events.
+    /// What happens to the missed events. `None` if the subscriber wants no past events.
     pub verdict: Option<RecoveryVerdict>,
 }
 
@@ -183,7 +183,7 @@ pub struct Bindings<'a> {
     pub message: Option<&'a Message<'a>>,
     /// The connection.
     pub view: Option<&'a ConnView>,
-    /// The request, where there is no connection.
+    /// The request, if there is no connection.
     pub request: Option<&'a RequestView>,
     /// A handler's result.
     pub result: Option<&'a Json>,

@@ -1,4 +1,4 @@
-//! What one input is decided and applied on: one version of the configuration, and the world as it is in memory.
+//! What one input is decided and applied on: one version of the configuration, and the state in memory.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock};
@@ -13,8 +13,8 @@ use crate::script::World;
 /// The most items of any answer: the bound on a script's arrays.
 pub(super) const ITEMS_MAX: usize = 10_000;
 
-/// One version of the configuration, with what is counted and limited under it, and the world. Made once for each version; each
-/// input takes one and is handled wholly by it.
+/// One version of the configuration, with its counters and limiters, and the world. Made once for each version. Each input takes
+/// one and is handled entirely under it.
 pub struct Snapshot {
     /// The configuration, compiled.
     pub runtime: Arc<Runtime>,
@@ -80,7 +80,8 @@ impl World for HubWorld {
 /// See [`NoWorld`].
 pub static NO_WORLD: LazyLock<Arc<dyn World>> = LazyLock::new(|| Arc::new(NoWorld));
 
-/// The world while an event is being written for its receivers: each gets it as it was published, so there is nothing to ask.
+/// The world while an event is being written for its receivers: scripts cannot ask anything, because each receiver gets the
+/// event as it was published.
 pub struct NoWorld;
 
 impl World for NoWorld {

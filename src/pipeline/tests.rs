@@ -1,4 +1,5 @@
-//! Rows as function calls: transactions, the order of effects, and the order that all subscribers see, with threads in each other's way.
+//! Rows as function calls: transactions, the order of effects, and the order that all subscribers see while several threads
+//! publish.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -209,7 +210,7 @@ async fn all_subscribers_see_one_order_and_nothing_slips_between_a_join_and_its_
     early.iter_mut().for_each(|client| client.say(r#"{"type":"join","channel":"log"}"#));
     std::thread::scope(|threads| {
         let publishers: Vec<_> = (0..4).map(|_| threads.spawn(|| (0..EACH).for_each(|n| publish(&live, "log", &n.to_string())))).collect();
-        // Clients come and go meanwhile, each with its answer before the first event and no gap after it.
+        // Clients come and go meanwhile. Each gets its answer before the first event, and no gap after it.
         let joiner = threads.spawn(|| {
             let mut visits = 0;
             while !done.load(Relaxed) {

@@ -3,7 +3,7 @@
 
 use tokio::time::sleep;
 
-use super::load::{FAULT_STANDS, Unusable, on_a_thread};
+use super::load::{FAULT_PAUSE, Unusable, on_a_thread};
 use crate::config::Inputs;
 use crate::config::certificate::{self, InvalidCertificate};
 use crate::config::plan::TlsPlan;
@@ -42,6 +42,6 @@ pub(super) async fn look_twice(in_use: Vec<TlsPlan>) -> Result<Looked, Unusable>
     if looked.invalid.is_empty() {
         return Ok(looked);
     }
-    sleep(FAULT_STANDS).await;
+    sleep(FAULT_PAUSE).await;
     look(in_use).await
 }

@@ -1,5 +1,5 @@
-//! Reads a configuration whole: again if it changed meanwhile, and again a little later if something is wrong with it, because
-//! an editor or a copy may be halfway through. What is built from it is the caller's business.
+//! Reads a whole configuration. If it changed while it was read, it is read again. If something is wrong with it, it is read
+//! again a little later, because an editor or a copy may be halfway through. What is built from it is the caller's business.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use crate::config::{Inputs, Loaded, Outline};
 use crate::script::Scripts;
 use crate::telemetry::memory;
 
-/// How often files are read that change while they are read.
+/// How often files that change while they are read are read.
 const READS_MAX: usize = 5;
-/// How long they are left alone before they are read again.
+/// The pause before they are read again.
 const READ_AGAIN: Duration = Duration::from_millis(50);
-/// A fault that is gone after this was never one.
-pub(super) const FAULT_STANDS: Duration = Duration::from_millis(300);
+/// A configuration with faults is read again after this, if its files have changed by then.
+pub(super) const FAULT_PAUSE: Duration = Duration::from_millis(300);
 /// Reading and checking must be done after this, or the next reload would wait for a disk or a pipe that may never answer.
 pub const LOAD_WITHIN: Duration = Duration::from_secs(30);
 /// Loading compiles scripts, whose nesting needs more than the usual 2 MiB.
 const STACK_BYTES: usize = 16 << 20;
 
-/// A configuration without fault.
+/// A configuration without faults.
 #[derive(Debug)]
 pub struct Fresh<T> {
     /// What was built from it.
@@ -35,33 +35,33 @@ pub struct Fresh<T> {
     pub inputs: Inputs,
 }
 
-/// Why there is none.
+/// Why there is no usable configuration.
 #[derive(Debug)]
 pub enum Unusable {
-    /// Something is wrong with it.
+    /// It has faults.
     Invalid {
-        /// Everything that is, one after the other as people read it.
+        /// All of them, one after the other, as people read them.
         diagnostics: String,
-        /// How many different things.
+        /// How many different faults.
         count: usize,
         /// The files it was read from, and those that should have been there.
         inputs: Inputs,
     },
-    /// It changed each time it was read.
+    /// It changed every time it was read.
     Unstable {
-        /// A file that did.
+        /// A file that changed.
         file: String,
         /// The files it was read from.
         inputs: Inputs,
     },
     /// It could not be read and checked in time.
     TooSlow,
-    /// Loading it ended in a panic, which the log tells.
+    /// Loading it ended in a panic; the log has the details.
     Panicked,
 }
 
 impl Unusable {
-    /// The files to look at for the next try.
+    /// The files to watch for the next try.
     pub fn inputs(&self) -> Option<&Inputs> {
         match self {
             Self::Invalid { inputs, .. } | Self::Unstable { inputs, .. } => Some(inputs),
@@ -70,7 +70,8 @@ impl Unusable {
     }
 }
 
-/// Reads a configuration with `read` and builds with `build`, both on a thread that may wait and has room for scripts.
+/// Reads a configuration with `read` and builds with `build`, both on a thread that may block and has a stack large enough for
+/// scripts.
 pub async fn load<T: Send + 'static>(
     read: impl Fn() -> Loaded + Send + Sync + 'static,
     build: impl Fn(Loaded) -> Result<T, Vec<Diagnostic>> + Send + Sync + 'static,
@@ -80,13 +81,13 @@ pub async fn load<T: Send + 'static>(
         Err(refused @ Unusable::Invalid { .. }) => refused,
         other => return other,
     };
-    sleep(FAULT_STANDS).await;
+    sleep(FAULT_PAUSE).await;
     let Unusable::Invalid { diagnostics, count, inputs } = refused else { return Err(refused) };
     let (same, inputs) = on_a_thread(move || (inputs.changed().is_none(), inputs)).await?;
     if same { Err(Unusable::Invalid { diagnostics, count, inputs }) } else { stable(&attempt).await }
 }
 
-/// Tries until the files hold still.
+/// Tries until the files no longer change.
 async fn stable<T: Send + 'static>(
     attempt: &Arc<impl Fn() -> Result<Fresh<T>, Unusable> + Send + Sync + 'static>,
 ) -> Result<Fresh<T>, Unusable> {
@@ -117,10 +118,10 @@ fn attempt<T>(read: &impl Fn() -> Loaded, build: &impl Fn(Loaded) -> Result<T, V
     }
 }
 
-/// Does something that may wait, and needs room. A thread that does not end in time is left to itself.
+/// Runs work that may block and needs a large stack. A thread that does not end in time is abandoned.
 pub(super) async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Unusable> {
     let (done, result) = sync_channel(1);
-    // Nobody waits any more: then nobody wants the result.
+    // If nobody waits any more, nobody needs the result.
     let run = move || {
         drop(done.send(work()));
         memory::thread_ends();
@@ -133,7 +134,7 @@ pub(super) async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Se
     }
 }
 
-/// Compiles the scripts, and gives the whole configuration as people compare it.
+/// Compiles the scripts, and returns the whole configuration as people compare it.
 pub fn outline(loaded: Loaded) -> Result<Outline, Vec<Diagnostic>> {
     let (scripts, found) = Scripts::build(&loaded.plugins, &loaded.functions, &loaded.expressions, None);
     let mut diagnostics = loaded.diagnostics;
@@ -164,7 +165,7 @@ mod tests {
         folder
     }
 
-    /// Loads, and does something after each time the files were read.
+    /// Loads, and calls `after` each time the files have been read.
     async fn loaded(folder: &TempDir, after: impl Fn(usize, &Path) + Send + Sync + 'static) -> (Result<Fresh<Outline>, Unusable>, usize) {
         let path = folder.path().join("routes.yaml");
         let reads = Arc::new(AtomicUsize::new(0));
@@ -212,7 +213,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_fault_that_is_gone_was_never_one() {
-        // The plugin is there in full only when the file was read already.
+        // The plugin is complete only after the file has been read.
         let place = folder(&format!(
             "{VALID}protocols: {{ p: {{ listen: localhost:1/, codec: json, type: /type, validate: v, messages: {{ m: {{ reply: 1 }} }} }} }}\n"
         ));
@@ -222,12 +223,12 @@ mod tests {
         let Unusable::Invalid { diagnostics, count, .. } = refused.unwrap_err() else { panic!("it is valid") };
         assert!(diagnostics.contains("plugins/p.rhai:1:") && count == 1, "{diagnostics}");
         assert_eq!(reads, 1, "what did not change is not read again");
-        // Mended by whoever wrote it, once the first reading is over.
+        // Mended by its author, once the first reading is over.
         let (begun, path) = (tokio::time::Instant::now(), place.path().to_owned());
         let build = move |loaded| outline(loaded).inspect_err(|_| fs::write(path.join("plugins/p.rhai"), "fn v(msg) { true }").unwrap());
         let result = load(from_disk(&place.path().join("routes.yaml")), build).await;
         assert!(result.is_ok(), "{result:?}");
-        assert!(begun.elapsed() >= FAULT_STANDS);
+        assert!(begun.elapsed() >= FAULT_PAUSE);
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
-//! From a change on disk to a configuration that could take the place of the running one: watch, read, compile, say what is
-//! different, put it in place. What must be made ready for it besides, and what stops with it, is known by a trait only.
+//! From a change on disk to a new configuration in place of the running one: watch, read, compile, compare, put in place. What
+//! else must be made ready for it, and what stops with it, is known only through a trait.
 //!
-//! Read [`watch`] for when, [`load`] for what is read, [`reloader`] for how it takes the place of the one before, [`report`] for
-//! what is told.
+//! Read [`watch`] for when, [`load`] for what is read, [`reloader`] for how it replaces the previous one, [`report`] for what is
+//! reported.
 
 mod certificates;
 pub mod load;

@@ -1,5 +1,5 @@
-//! One reload after the other: read, compare, make ready, swap, retire, say. All of it or nothing: what can fail is done before the
-//! swap. What runs is known here by a trait only.
+//! Reloads, one after the other: read, compare, prepare, swap, retire, report. A reload does everything or nothing: whatever can
+//! fail is done before the swap. What runs is known here only through a trait.
 
 use std::sync::{Arc, OnceLock};
 
@@ -18,9 +18,9 @@ use crate::config::{Inputs, Loaded, Outline};
 use crate::live::{Live, policy};
 use crate::runtime::{self, Runtime};
 
-/// What must be made ready before a configuration is swapped in: listeners, above all.
+/// What must be prepared before a configuration is swapped in: mainly listeners.
 pub trait Parts: Send + Sync {
-    /// Does everything that can fail, and changes nothing.
+    /// Does everything that can fail, without changing anything.
     fn prepare<'a>(&'a self, runtime: &'a Runtime) -> BoxFuture<'a, Result<Box<dyn Ready>, String>>;
 
     /// The certificates in use, each once.
@@ -30,22 +30,22 @@ pub trait Parts: Send + Sync {
     fn renew(&self, renewed: &TlsPlan) -> Result<(), String>;
 }
 
-/// What was made ready.
+/// What was prepared.
 pub trait Ready: Send {
-    /// Puts it in place. The configuration is current by now.
+    /// Puts it in place. By now the configuration is current.
     fn apply(self: Box<Self>, runtime: &Runtime);
 }
 
-/// What is asked for.
+/// What a reload is asked to do.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Asked {
-    /// Only to know what would happen.
+    /// Only report what would happen.
     pub dry: bool,
-    /// The generation that must be in use, so that nobody overwrites what another has changed.
+    /// The generation that must be in use, so that nobody overwrites somebody else's change.
     pub generation: Option<u64>,
 }
 
-/// What is in use, and what was refused last.
+/// What is in use, and the last refusal.
 #[derive(Clone, Debug)]
 pub struct Status {
     /// What is in use.
@@ -54,7 +54,7 @@ pub struct Status {
     pub refused: Option<Refusal>,
 }
 
-/// Reads a configuration anew.
+/// Reads the configuration again.
 pub type Read = Arc<dyn Fn() -> Loaded + Send + Sync>;
 
 /// See the module.
@@ -62,11 +62,11 @@ pub struct Reloader {
     live: Arc<Live>,
     configuration: Read,
     parts: OnceLock<Arc<dyn Parts>>,
-    /// Held for a whole reload: one after the other.
+    /// Held for a whole reload, so that reloads run one after the other.
     in_use: tokio::sync::Mutex<InUse>,
-    // Protects what is told. Held for a copy.
+    // Protects what is reported. Held for a copy.
     status: Mutex<Status>,
-    /// Told after each, whatever came of it.
+    /// Gets the files after each reload, successful or not.
     read: watch::Sender<Arc<FilesRead>>,
 }
 
@@ -104,7 +104,7 @@ pub struct Configuration {
 }
 
 impl Configuration {
-    /// Reads and compiles one, or says everything that is wrong with it, ready to be shown.
+    /// Reads and compiles one, or returns everything that is wrong with it, ready to be shown.
     pub fn load(read: Read) -> Result<Self, (Vec<Diagnostic>, Files)> {
         let loaded = read();
         let (inputs, files) = (loaded.inputs.clone(), loaded.files.clone());
@@ -120,7 +120,7 @@ struct InUse {
 }
 
 impl Reloader {
-    /// What is in use at the start.
+    /// With the configuration that is in use at the start.
     pub fn new(live: Arc<Live>, read: Read, outline: Outline, inputs: Inputs) -> Self {
         let current = Current::new(1, outline.hash(), live.now().wall_ms, &inputs);
         let files = FilesRead::new(inputs, &live.current().runtime.plan);
@@ -134,17 +134,17 @@ impl Reloader {
         }
     }
 
-    /// What runs. Given once, as it may be made of what knows this.
+    /// Sets what runs. Called once; not in `new`, because it may be made of what knows this.
     pub fn begin(&self, parts: Arc<dyn Parts>) {
         self.parts.set(parts).ok();
     }
 
-    /// What is in use, and what was refused last.
+    /// What is in use, and the last refusal.
     pub fn status(&self) -> Status {
         self.status.lock().clone()
     }
 
-    /// The files to watch, as they become known.
+    /// The files to watch; changes with each reload.
     pub fn read(&self) -> watch::Receiver<Arc<FilesRead>> {
         self.read.subscribe()
     }
@@ -177,7 +177,7 @@ impl Reloader {
                 }
             }
         }
-        // Whoever watches these files looks at what is in use first.
+        // Those who watch these files first look at what is in use. A dry run leaves what it has read to be reloaded.
         self.read.send_replace(Arc::new(files));
         done
     }
@@ -237,7 +237,7 @@ impl Reloader {
     async fn attempt(&self, in_use: &mut InUse, asked: Asked, since: Instant, files: &mut Option<Inputs>) -> Result<Report, Refusal> {
         let refuse = |why, text: String| Refusal::new(why, self.live.now().wall_ms, text);
         if let Some(wanted) = asked.generation.filter(|wanted| *wanted != in_use.generation) {
-            let text = format!("generation {wanted} was asked for, and {} is in use\n", in_use.generation);
+            let text = format!("generation {wanted} was asked for, but {} is in use\n", in_use.generation);
             return Err(refuse(Why::Outdated, text));
         }
         let before = self.live.current();
@@ -249,7 +249,7 @@ impl Reloader {
         })?;
         *files = Some(inputs.clone());
         if runtime.plan.store != before.runtime.plan.store {
-            return Err(refuse(Why::NeedsRestart, "`store` cannot change while the server runs: restart it\n".into()));
+            return Err(refuse(Why::NeedsRestart, "`store` cannot change while the server runs: restart the server\n".into()));
         }
         let mut changes = diff(&in_use.outline, &outline);
         let parts = self.parts.get().ok_or_else(|| refuse(Why::Internal, "the server is still starting\n".into()))?;
@@ -275,7 +275,7 @@ impl Reloader {
         Ok(Report { dry: false, current, changes, ended, milliseconds })
     }
 
-    /// What a configuration ends, in all and by each change.
+    /// What a configuration would end, in total and by each change.
     fn foresee(&self, before: &Runtime, runtime: &Runtime, changes: &mut [Change]) -> Ended {
         let mut ended = Ended::default();
         for plan in before.plan.protocols.iter().filter(|plan| runtime.protocol(plan.id).is_none()) {
@@ -310,7 +310,7 @@ impl Reloader {
         ended
     }
 
-    /// A channel that shows events early from now on must be known by that before it does: a crash costs it its epoch.
+    /// A channel that delivers early from now on must be recorded as such before it does: a crash costs it its epoch.
     async fn note_promises(&self, before: &Runtime, runtime: &Runtime) -> Result<(), String> {
         let early =
             |runtime: &Runtime| runtime.plan.channels.iter().any(|channel| channel.history.as_ref().is_some_and(|h| h.promise.is_early()));
@@ -329,7 +329,7 @@ impl Reloader {
     }
 }
 
-/// Compiles a configuration, and says what it is made of.
+/// Compiles a configuration, and describes what it is made of.
 pub fn build(loaded: Loaded, previous: Option<&Runtime>) -> Result<(Runtime, Outline), Vec<Diagnostic>> {
     let outline = loaded.outline.clone();
     let runtime = runtime::build(loaded, previous)?;
@@ -341,7 +341,7 @@ fn took(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Notes something at the first change of one of these paths, the best first.
+/// Whether a path is the same as another or leads to a part of it.
 fn note(changes: &mut [Change], paths: impl IntoIterator<Item = String>, count: impl FnOnce(&mut Ended)) {
     let at = paths.into_iter().find_map(|path| changes.iter().position(|change| is_within(&change.path, &path)));
     if let Some(change) = at.and_then(|at| changes.get_mut(at)) {

@@ -8,10 +8,10 @@ use crate::config::Inputs;
 use crate::config::diff::{Change, Ended, What};
 use crate::model::clock;
 
-/// A reload that took effect, or would.
+/// A reload that took effect, or would take effect.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Report {
-    /// Whether it was only asked what would happen. Then what is in use is told, and what would end.
+    /// Whether it was a dry run. Then `generation` to `files` describe what is in use, and `ended` what would end.
     pub dry: bool,
     /// What is in use now.
     #[serde(flatten)]
@@ -30,10 +30,10 @@ pub struct Report {
 pub struct Current {
     /// Counts from 1, the start. A reload that changes nothing does not count.
     pub generation: u64,
-    /// SHA-256 of everything it says, of its plugins and its certificates. Secrets in the file are left out, so that a hash tells
-    /// nothing of them: where only a secret is another, the generation is another and the hash is the same.
+    /// SHA-256 of its content, plugins and certificates, without secrets: where only a secret is different, the generation is
+    /// another and the hash is the same.
     pub hash: String,
-    /// Since when.
+    /// When it came into use.
     #[schema(format = DateTime)]
     pub since: String,
     /// The files it was read from.
@@ -48,14 +48,14 @@ impl Current {
     }
 }
 
-/// How many there are of each kind.
+/// How many changes there are of each kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// New.
+    /// Added.
     pub added: usize,
-    /// Another.
+    /// Changed.
     pub changed: usize,
-    /// Gone.
+    /// Removed.
     pub removed: usize,
 }
 
@@ -101,12 +101,12 @@ impl Report {
 /// Why a reload changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Refusal {
-    /// What kind of reason it is.
+    /// The kind of reason.
     pub why: Why,
     /// When.
     #[schema(format = DateTime)]
     pub when: String,
-    /// What is wrong and where, as `tramline check` tells it.
+    /// What is wrong and where, as `tramline check` prints it.
     pub diagnostics: String,
 }
 
@@ -114,21 +114,21 @@ pub struct Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
-    /// The files are wrong.
+    /// The files have errors.
     Invalid,
-    /// The files changed each time they were read.
+    /// The files changed every time they were read.
     Unstable,
     /// The files could not be read and checked in time.
     TooSlow,
-    /// What they change cannot change while the server runs.
+    /// Something differs that cannot change while the server runs.
     NeedsRestart,
-    /// The store cannot take note of what its channels promise from now on.
+    /// The store cannot record what the channels promise from now on.
     StoreUnavailable,
-    /// An address cannot be listened at.
+    /// An address cannot be bound, or its certificate cannot be used.
     CannotListen,
-    /// Somebody else's reload came first: the generation is not the one that was asked for.
+    /// Another generation is in use than the one that was asked for.
     Outdated,
-    /// A fault of ours, which the log tells.
+    /// An error of the server; the log has the details.
     Internal,
 }
 
@@ -138,18 +138,18 @@ impl Refusal {
         Self { why, when: clock::iso(when_ms), diagnostics: diagnostics.into() }
     }
 
-    /// That of files that cannot be used.
+    /// The refusal for files that cannot be used.
     pub fn of(unusable: &Unusable, when_ms: i64) -> Self {
         match unusable {
             Unusable::Invalid { diagnostics, .. } => Self::new(Why::Invalid, when_ms, diagnostics.as_str()),
             Unusable::Unstable { file, .. } => {
-                Self::new(Why::Unstable, when_ms, format!("{file} changed each time it was read; it is read again when it changes next\n"))
+                Self::new(Why::Unstable, when_ms, format!("{file} changed every time it was read; it is read again when it changes next\n"))
             }
             Unusable::TooSlow => {
                 let seconds = load::LOAD_WITHIN.as_secs();
                 Self::new(Why::TooSlow, when_ms, format!("the files could not be read and checked within {seconds} s\n"))
             }
-            Unusable::Panicked => Self::new(Why::Internal, when_ms, "loading ended in a panic, which the log tells\n"),
+            Unusable::Panicked => Self::new(Why::Internal, when_ms, "loading ended in a panic; the log has the details\n"),
         }
     }
 
@@ -189,7 +189,7 @@ mod tests {
     fn a_refusal_says_why_and_when() {
         let unstable = Unusable::Unstable { file: "routes.yaml".into(), inputs: Inputs::default() };
         let written = serde_json::to_value(Refusal::of(&unstable, 0)).unwrap();
-        let told = "routes.yaml changed each time it was read; it is read again when it changes next\n";
+        let told = "routes.yaml changed every time it was read; it is read again when it changes next\n";
         assert_eq!(written, json!({ "why": "unstable", "when": "1970-01-01T00:00:00.000Z", "diagnostics": told }));
     }
 }

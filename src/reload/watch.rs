@@ -1,9 +1,9 @@
-//! Says when the files of a configuration are no longer what was read. Watches the folders of every name on the way to each
-//! file, links followed, so that it sees a link swapped, a file renamed over another, and a folder that comes back.
-//! Knows nothing of what is in the files.
+//! Reports when the files of a configuration are no longer what was read. It watches the folder of every name on the way to each
+//! file, following links, so that it sees a changed link, a file renamed over another, and a folder that comes back. It knows
+//! nothing of what is in the files.
 //!
-//! An event only means "look": whether anything is different is found by comparing what is in the files with what was read. So
-//! neither a lost event nor one too many does harm, as long as there is one after the last change.
+//! An event only means "look": whether anything is different is found by comparing the files with what was read. So neither a
+//! lost event nor a superfluous one does harm, as long as there is one after the last change.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::ffi::OsString;
@@ -20,11 +20,11 @@ use tokio::time::{Instant, timeout_at};
 use crate::config::Inputs;
 use crate::telemetry::memory;
 
-/// Changes that follow each other so closely are one.
+/// Changes that follow each other this closely count as one.
 const QUIET: Duration = Duration::from_millis(100);
-/// After this it is looked at although it still changes.
+/// The files are looked at after this even if they still change.
 const UNREST_MAX: Duration = Duration::from_millis(500);
-/// How many links a path may lead through, as in Linux.
+/// How many links a path may lead through, as on Linux.
 const LINKS_MAX: usize = 40;
 
 /// The files of the configuration in use, watched.
@@ -34,7 +34,7 @@ pub struct Watcher {
     /// One is enough: it says that something happened, not what.
     signal: Sender<()>,
     signals: Receiver<()>,
-    /// Whether something may have happened since the files were last compared.
+    /// Whether something may have changed since the files were last compared.
     stirred: bool,
 }
 
@@ -46,8 +46,8 @@ impl Default for Watcher {
 }
 
 impl Watcher {
-    /// Watches what a configuration was read from, instead of what was watched before. What changed between the reading and
-    /// now is found too. On an error, what was watched before still is.
+    /// Watches what a configuration was read from, instead of what was watched before. Changes between the reading and now are
+    /// found too. On an error, what was watched before is still watched.
     pub async fn follow(&mut self, inputs: Inputs) -> notify::Result<()> {
         let inputs = Arc::new(inputs);
         if inputs.is_empty() {
@@ -61,7 +61,7 @@ impl Watcher {
         Ok(())
     }
 
-    /// Waits until something is different from what was read, and has held still. Can be dropped and called again.
+    /// Waits until something is different from what was read, and no longer changes. Can be dropped and called again.
     pub async fn changed(&mut self) {
         loop {
             if !self.stirred {
@@ -70,12 +70,12 @@ impl Watcher {
                 self.stirred = true;
             }
             settle(&mut self.signals).await;
-            // Watched anew, because the system forgets folders that are removed, and links may lead elsewhere now.
+            // Watched again, because the system forgets folders that are removed, and links may lead elsewhere now.
             let (kernel, changed) = look(self.inputs.clone(), self.signal.clone()).await;
             match kernel {
                 Ok(kernel) => self.kernel = Some(kernel),
                 Err(error) => {
-                    tracing::warn!(%error, "cannot watch the configuration's files: a change may go unseen until a reload is asked for");
+                    tracing::warn!(%error, "cannot watch the configuration's files: changes may be missed until a reload is requested");
                 }
             }
             self.stirred = false;
@@ -92,7 +92,7 @@ async fn look(inputs: Arc<Inputs>, signal: Sender<()>) -> (notify::Result<Recomm
     looked.unwrap_or_else(|panic| (Err(notify::Error::generic(&panic.to_string())), true))
 }
 
-/// Waits until there were no signals for a while, but not for ever.
+/// Waits until there have been no signals for a while, but no longer than `UNREST_MAX`.
 async fn settle(signals: &mut Receiver<()>) {
     let end = Instant::now() + UNREST_MAX;
     while Instant::now() < end && timeout_at((Instant::now() + QUIET).min(end), signals.recv()).await.is_ok() {}
@@ -108,19 +108,19 @@ fn watch(inputs: &Inputs, signal: Sender<()>) -> notify::Result<RecommendedWatch
         let _dropped_with_the_thread = &ends;
         let about_us = event.map_or_else(
             |error| {
-                tracing::warn!(%error, "a change of files may not have been seen: all are looked at");
+                tracing::warn!(%error, "a change of files may have been missed: comparing all of them");
                 true
             },
             |event| concerns(&event, &names, plugins.as_deref()),
         );
         if about_us {
-            // Full: there is a signal that nobody has taken yet.
+            // If it is full, a signal is waiting already.
             signal.try_send(()).ok();
         }
     })?;
     for folder in folders {
         match watcher.watch(&folder, RecursiveMode::NonRecursive) {
-            // Not there, or not for our eyes: then what is above it tells when that changes.
+            // The folder is missing or unreadable: the one above it reports when that changes.
             Err(error) if needed.contains(&folder) && folder.is_dir() => return Err(error),
             _ => {}
         }
@@ -128,7 +128,7 @@ fn watch(inputs: &Inputs, signal: Sender<()>) -> notify::Result<RecommendedWatch
     Ok(watcher)
 }
 
-/// Dropped by the thread that watches, when it ends.
+/// Whether an event may mean that a file is different. Reading a file causes events too.
 struct ThreadEnds;
 
 impl Drop for ThreadEnds {
@@ -149,9 +149,9 @@ fn concerns(event: &Event, names: &HashSet<PathBuf>, plugins: Option<&Path>) -> 
 struct Trail {
     /// Names of files, folders and links, each in a folder that has no link in its own path.
     names: HashSet<PathBuf>,
-    /// The folders that files are in.
+    /// The folders that hold the files.
     last: HashSet<PathBuf>,
-    /// The folder of the plugins, where any name that looks like one counts.
+    /// The folder of the plugins, where every name that looks like a plugin counts.
     plugins: Option<PathBuf>,
 }
 
@@ -166,7 +166,7 @@ impl Trail {
         trail
     }
 
-    /// Goes to a path step by step, and says where it leads. What is not there is taken for what it is called.
+    /// Follows a path step by step, and returns where it leads. A name that does not exist is taken as it is.
     fn walk(&mut self, path: &Path) -> Option<PathBuf> {
         let mut here = std::path::absolute(".").ok()?.ancestors().last()?.to_owned();
         let mut steps: VecDeque<Step> = steps(&std::path::absolute(path).ok()?).collect();

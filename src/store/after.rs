@@ -1,4 +1,4 @@
-//! What came after a position: in one channel after an offset, and over the channels of a filter after a place in the log.
+//! What came after a position: in one channel after an offset, and over the channels of a filter after a position in the log.
 
 use std::ops::ControlFlow;
 
@@ -11,19 +11,19 @@ use super::{Standing, Store, StoreError};
 use crate::model::event::Epoch;
 use crate::model::{ChannelName, Event};
 
-/// Events that a walk over the log reads at once.
+/// Events that a walk over the log reads in one query.
 const WALK_ROWS: usize = 256;
 
-/// Where the log is, for the channels of a filter, at one moment.
+/// The position of the log for the channels of a filter, at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogPosition {
-    /// The log's own name: a place means nothing in another one.
+    /// The log's id: a position means nothing in another log.
     pub log: u64,
-    /// The newest place in the log, whatever the channel.
+    /// The newest position in the log, in any channel.
     pub seq: u64,
-    /// The newest offsets of the filter's channels, added up: so many events they ever had.
+    /// The sum of the newest offsets of the filter's channels: the number of events they ever had.
     pub tops: u64,
-    /// The newest place from which one of these channels lost an event.
+    /// The newest position at which one of these channels lost an event.
     pub gone: u64,
 }
 
@@ -34,8 +34,8 @@ pub struct Walk {
 }
 
 impl Store {
-    /// The events of one channel after an offset, oldest first, of this epoch only: at most `events_max`, and no more once
-    /// they have `bytes_max` bytes, but at least one where there is one.
+    /// The events of one channel after an offset, oldest first, of this epoch only: at most `events_max`, and no more once they
+    /// have `bytes_max` bytes, but at least one if there is one.
     pub async fn after(
         &self,
         channel: &str,
@@ -65,7 +65,7 @@ impl Store {
         Ok(events)
     }
 
-    /// Where a channel stands in the log; none where it never had a stored event.
+    /// The position of a channel in the log. `None` if it never had a stored event.
     pub async fn standing(&self, channel: &ChannelName) -> Result<Option<Standing>, StoreError> {
         let pool = self.shared.readers();
         let mut query = Query::new(&pool, "SELECT epoch, top, first FROM channels WHERE name = ");
@@ -79,7 +79,7 @@ impl Store {
             .await
     }
 
-    /// Where the log is, all of it seen at one moment.
+    /// The position of the log, all of it read at one moment.
     pub async fn log_position(&self, filter: &Filter) -> Result<LogPosition, StoreError> {
         let pool = self.shared.readers();
         let mut query = Query::new(
@@ -108,20 +108,20 @@ impl Store {
         Ok(position)
     }
 
-    /// A place in the log before everything of this time and later; 0 where all may be.
+    /// A position in the log before everything of this time and later; 0 if everything may be.
     pub async fn place_before(&self, ms: i64) -> Result<u64, StoreError> {
         Ok(place_before(&self.shared.readers(), ms).await?.cast_unsigned())
     }
 
-    /// The events of a filter's channels after a place in the log. The filter's other conditions do not count here: whoever
-    /// walks wants to know how many events there were.
+    /// The events of a filter's channels after a position in the log. The filter's other conditions do not count here, because
+    /// the caller needs to know how many events there were.
     pub async fn walk(&self, filter: &Filter, seq: u64) -> Result<Walk, StoreError> {
         let channels = Filter { channels: filter.channels.clone(), ..Filter::default() };
         let scan = Scan::after(&self.shared.readers(), &channels, i64::try_from(seq).unwrap_or(i64::MAX)).await?;
         Ok(Walk { store: self.clone(), scan })
     }
 
-    /// How many events of a filter's channels are in the log behind `after` and not behind `up_to`; none where those are too
+    /// How many events of a filter's channels are in the log after `after`, up to and including `up_to`. `None` if there are too
     /// many channels to be named.
     pub async fn count_between(&self, filter: &Filter, after: u64, up_to: u64) -> Result<Option<u64>, StoreError> {
         let place = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
@@ -138,7 +138,7 @@ impl Store {
 }
 
 impl Walk {
-    /// The next events, perhaps none of many that were looked at; nothing at the end.
+    /// The next events; perhaps none, although many rows were looked at. `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Vec<Event>>, StoreError> {
         let Some(scan) = self.scan.as_mut().filter(|scan| !scan.is_done()) else { return Ok(None) };
         Ok(Some(scan.step(&self.store.shared.readers(), WALK_ROWS, Budget::default()).await?.events))

@@ -1,4 +1,4 @@
-//! What comes after a position, and where the log is.
+//! What comes after a position, and the position of the log.
 
 use super::*;
 use crate::store::tests::{Base, Rig, event, on_both};
@@ -61,7 +61,7 @@ on_both! {
         rig.write([event("room:a", 1, 1, "x")]).await;
         let filter = of(&["room:*"]);
         let mut walk = rig.store.walk(&filter, 0).await.unwrap();
-        // The first is of a channel that the walk does not know. To give the second would be to pass over it.
+        // The first is of a channel that the walk does not know. Returning the second would mean to skip it.
         rig.write([event("room:new", 1, 1, "x"), event("room:a", 2, 1, "x")]).await;
         let mut found = Vec::new();
         while let Some(events) = walk.next().await.unwrap() {

@@ -1,4 +1,4 @@
-//! What is written beside events: connections, sessions, and what was counted.
+//! What is written besides events: connections, sessions, and counters.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
@@ -11,7 +11,7 @@ use super::insert::{in_chunks, statements};
 use super::queue::Item;
 use super::record::{Point, SessionRecord};
 
-/// The step of the points that are written first.
+/// The length of a minute in seconds: points are first written by the minute.
 const MINUTE: i64 = 60;
 
 static SEEN: LazyLock<[String; 4]> = LazyLock::new(|| {
@@ -22,10 +22,10 @@ static SEEN: LazyLock<[String; 4]> = LazyLock::new(|| {
 const SEEN_UNNESTED: &str = "UPDATE sessions SET seen_ms = seen.at FROM UNNEST($1::text[], $2::bigint[]) AS seen (id, at) \
      WHERE sessions.id = seen.id AND COALESCE(sessions.seen_ms, 0) < seen.at";
 
-/// Writes what is no event, within the caller's transaction.
+/// Writes items that are not events, within the caller's transaction.
 pub(super) async fn items(db: &mut Held, items: &[Item]) -> sqlx::Result<()> {
     connections::write(db, items).await?;
-    // When a connection of each session was last there: once per session, and before that session is put anew or ends.
+    // When a connection of each session was last seen: once per session, and before that session is replaced or ends.
     let mut latest: BTreeMap<&str, i64> = BTreeMap::new();
     for item in items {
         let (record, at_ms) = match item {
@@ -53,7 +53,7 @@ pub(super) async fn items(db: &mut Held, items: &[Item]) -> sqlx::Result<()> {
     seen(db, &latest.into_iter().collect::<Vec<_>>()).await
 }
 
-/// Connections of sessions were there, at these times.
+/// Records when connections of sessions were seen.
 async fn seen(db: &mut Held, sessions: &[(&str, i64)]) -> sqlx::Result<()> {
     match db {
         Either::Sqlite(db) => {

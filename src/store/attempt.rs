@@ -1,5 +1,6 @@
-//! How the writer bears with its database. It is `ok` until a transaction or a look fails; then `degraded`, with the reason,
-//! while it tries again; and `ok` with the first transaction that comes through. A file that is gone or corrupt is replaced.
+//! How the writer copes with its database. The state is `ok` until a transaction or a check fails; then `degraded`, with the
+//! reason, while the writer tries again; and `ok` with the first transaction that succeeds. A file that is gone or corrupt is
+//! replaced.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +15,13 @@ use super::work::{Work, perform, probe};
 use super::writer::{GaveUp, Stop, Writer};
 use crate::model::chance;
 
-/// The first wait after a failed write; doubled up to the last.
+/// The first pause after a failed write; doubled up to the last.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(1);
 
 impl Writer {
-    /// One transaction, tried until the database took or refused it. After a failure nobody knows whether the commit had come
-    /// through, so the next try looks first.
+    /// Tries one transaction until the database has accepted or refused it. After a failure nobody knows whether the commit
+    /// succeeded, so the next try checks that first.
     pub(super) async fn attempt(
         &mut self,
         work: &Work<'_>,
@@ -66,7 +67,7 @@ impl Writer {
         if stop.until.is_some_and(|until| Instant::now() >= until) { Err(GaveUp) } else { Ok(()) }
     }
 
-    /// Whether it can be written to, where nothing else has shown it of late.
+    /// Checks whether the database can be written to, if nothing else has shown it recently.
     pub(super) async fn probe(&mut self, channels: &dyn Channels) {
         self.heed_readers(channels).await;
         let is_ok = self.shared.queue.state() == StoreState::Ok;
@@ -80,7 +81,7 @@ impl Writer {
         self.proven = false;
     }
 
-    /// Says what is wrong, and does something about it where that is possible.
+    /// Reports what is wrong, and does something about it if possible.
     pub(super) async fn failed(&mut self, fault: &Fault, channels: &dyn Channels) {
         let gone = Fault::Gone;
         let fault = if self.link.is_there() { fault } else { &gone };
@@ -92,14 +93,14 @@ impl Writer {
         match replace(&self.shared, &mut self.link, &mut self.known, fault, &identity).await {
             Ok(trimmed) => {
                 trimmed.iter().for_each(|channel| channels.trimmed(&channel.name, channel.first));
-                tracing::error!(channels = trimmed.len(), "the log goes on in another file; the events of these channels are gone");
+                tracing::error!(channels = trimmed.len(), "the log continues in another file; the older events of these channels are gone");
                 self.recovered();
             }
             Err(why) => self.degraded(&format!("{fault}; {why}").into()),
         }
     }
 
-    /// Replaces the file where a reader, or who looked through it after a crash, found it corrupt.
+    /// Replaces the file if a reader, or the check after a crash, found it corrupt.
     async fn heed_readers(&mut self, channels: &dyn Channels) {
         let found = self.shared.readers.read().corruption();
         if let Some(reason) = found {
@@ -110,7 +111,7 @@ impl Writer {
     fn degraded(&self, reason: &Arc<str>) {
         let since_ms = match self.shared.queue.state() {
             StoreState::Ok => {
-                tracing::error!(%reason, "the store cannot be written to; publishing to channels with history is refused until it can");
+                tracing::error!(%reason, "the store cannot be written to; publishing to channels with history is refused until that works again");
                 self.shared.clock.now().wall_ms
             }
             StoreState::Degraded { since_ms, reason: before } => {

@@ -1,4 +1,4 @@
-//! What the store asks about channels, and tells about them. Who knows the answers gives them to the writer.
+//! What the store asks about channels and reports about them. Those who know the answers pass this to the writer.
 
 use std::sync::Arc;
 
@@ -7,13 +7,13 @@ use crate::model::{ChannelName, Event};
 
 /// What is known of channels outside the store. Called by the writer between transactions; must not block.
 pub trait Channels: Send + Sync {
-    /// How a channel's events are kept. Also asked of channels that the configuration does not know any more.
+    /// How a channel's events are kept. Also called for channels that the configuration no longer has.
     fn policy(&self, channel: &str) -> Policy;
 
-    /// Events of the channel before this offset are gone from the log.
+    /// Events of the channel before this offset have been removed from the log.
     fn trimmed(&self, channel: &ChannelName, first: u64);
 
-    /// These events are committed. They come in the order of the log, each once, before anyone is told of their commit.
+    /// These events are committed. They come in the order of the log, each once, before anyone learns of their commit.
     fn committed(&self, events: &mut dyn Iterator<Item = &Arc<Event>>);
 }
 
@@ -22,6 +22,6 @@ pub trait Channels: Send + Sync {
 pub struct Policy {
     /// How long they stay.
     pub keep: Keep,
-    /// What is delivered may not be committed, so an unclean stop costs the channel its epoch.
+    /// Delivered events may not be committed yet, so an unclean stop costs the channel its epoch.
     pub early: bool,
 }

@@ -1,4 +1,4 @@
-//! Looks through an SQLite file after a crash, beside everything else: damage can go unseen by queries that use an index.
+//! Checks an SQLite file after a crash, in the background: queries that use an index may not notice damage.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::fault::is_corruption;
 use super::link::Link;
 use super::sqlite::reading;
 
-/// Begins to look. What is found is told to the writer.
+/// Starts the check. The writer learns what it finds.
 pub(super) fn spawn(link: &Link, readers: Pool) -> Option<JoinHandle<()>> {
     let Either::Sqlite(link) = link else { return None };
     Some(tokio::spawn(look(link.file.as_ref()?.path.clone(), readers)))
@@ -22,9 +22,9 @@ async fn look(path: PathBuf, readers: Pool) {
         sqlx::query_scalar::<_, String>("PRAGMA quick_check(1)").fetch_one(&mut db).await
     };
     match found.await {
-        Ok(found) if found == "ok" => tracing::info!("the database was checked after the crash and is valid"),
+        Ok(found) if found == "ok" => tracing::info!("checked the database after the crash: it is valid"),
         Ok(found) => readers.is_corrupt(&found),
         Err(error) if is_corruption(&error) => readers.heed(&error),
-        Err(error) => tracing::warn!(%error, "the database could not be checked after the crash"),
+        Err(error) => tracing::warn!(%error, "cannot check the database after the crash"),
     }
 }

@@ -1,7 +1,7 @@
-//! Connections into their table, one row each and many per statement. What came and went within one batch is one complete row;
-//! the row of one that opened before is completed.
+//! Writes connections into their table, one row each and many per statement. A connection that came and went within one batch is
+//! one complete row; the row of one that opened earlier is completed.
 //!
-//! It relies on ids: no connection opens under the id of one that is open.
+//! It relies on ids: no connection opens with the id of one that is open.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
@@ -50,7 +50,7 @@ macro_rules! of_the_open {
     };
 }
 
-/// The index is named, as else all that are open may be looked through.
+/// The index is named, because otherwise all open connections might be scanned.
 static COMPLETE: LazyLock<[String; 4]> = LazyLock::new(|| {
     let head = concat!("WITH ends ", end_columns!(), " AS (VALUES ");
     let tail = concat!(") UPDATE connections INDEXED BY connections_by_client ", complete!(), "ends", of_the_open!());
@@ -69,12 +69,12 @@ const COMPLETE_UNNESTED: &str = concat!(
 /// A row of the table.
 #[derive(Clone, Copy)]
 struct Line<'a> {
-    /// As it opened, or as it is known where that was not seen.
+    /// As it opened, or as it was first known if that was not seen.
     first: &'a ConnectionRecord,
-    /// As it was known last.
+    /// As it was last known.
     last: &'a ConnectionRecord,
     end: Option<&'a ConnectionEnd>,
-    /// It opened before this batch, so that its row should be there.
+    /// It opened before this batch, so its row should exist.
     opened_before: bool,
 }
 
@@ -110,7 +110,7 @@ pub(super) async fn write(db: &mut Held, items: &[Item]) -> sqlx::Result<()> {
         Either::Sqlite(db) => complete_values(db, &ends).await?,
         Either::Postgres(db) => complete_unnested(db, &ends).await?,
     };
-    // Where the opening was dropped there was no row to complete.
+    // If the record of the opening was dropped, there was no row to complete.
     lines.retain(|line| !(line.opened_before && completed.contains(&*line.last.client)));
     match db {
         Either::Sqlite(db) => insert_values(db, &lines).await,
@@ -118,10 +118,10 @@ pub(super) async fn write(db: &mut Held, items: &[Item]) -> sqlx::Result<()> {
     }
 }
 
-/// What the table gets, in the order in which it came.
+/// The rows for the table, in the order in which they came.
 fn lines(items: &[Item]) -> Vec<Line<'_>> {
     let mut lines: Vec<Line<'_>> = Vec::new();
-    // The line of each that is open; none for those that have closed.
+    // The row of each open connection; `None` for those that have closed.
     let mut open: HashMap<&str, Option<usize>> = HashMap::new();
     for item in items {
         match item {
@@ -144,7 +144,7 @@ fn lines(items: &[Item]) -> Vec<Line<'_>> {
     lines
 }
 
-/// Binds how a connection ended, which both statements have last. The two kinds of query have no trait in common.
+/// Binds how a connection ended, which both statements have last. The two kinds of query have no common trait.
 macro_rules! bind_end {
     ($query:expr, $line:expr) => {{
         let query = $query.bind($line.seen_ms()).bind($line.closed_ms()).bind($line.code()).bind($line.reason());
@@ -196,7 +196,7 @@ async fn insert_unnested(db: &mut PgConnection, lines: &[Line<'_>]) -> sqlx::Res
     bind_ends!(who, lines).execute(db).await.map(drop)
 }
 
-/// Says whose rows were there.
+/// Returns whose rows existed.
 async fn complete_values(db: &mut SqliteConnection, ends: &[Line<'_>]) -> sqlx::Result<HashSet<String>> {
     let mut completed = HashSet::new();
     in_chunks!(ends, |size, chunk| {

@@ -1,4 +1,4 @@
-//! Where a page ended and the next begins, as text that only this server reads. A cursor belongs to one question in one order.
+//! Where one page ended and the next begins, as text that only this server reads. A cursor belongs to one query in one order.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -6,43 +6,43 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::CursorError;
 
 const VERSION: u8 = 2;
-/// Version, order and question.
+/// Version, order and query.
 const HEAD_BYTES: usize = 10;
-/// No key is longer.
+/// The longest cursor.
 const TEXT_BYTES_MAX: usize = 4096;
 
-/// In which order pages go.
+/// The order of pages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Order {
-    /// The oldest first.
+    /// Oldest first.
     Ascending,
-    /// The newest first.
+    /// Newest first.
     #[default]
     Descending,
 }
 
-/// Whether a text may be a cursor of this server; whose it is, is seen when it is used.
+/// Whether a text may be a cursor of this server. Whether it belongs to the query is checked when it is used.
 pub fn check_cursor(text: &str) -> Result<(), CursorError> {
     open(text).map(drop)
 }
 
-/// Writes a cursor: the last key that was given or passed over.
+/// Writes a cursor: the last key that was returned or skipped.
 pub(super) fn write(order: Order, key: i64, question: [u8; 8]) -> String {
     seal(order, &key.to_be_bytes(), question)
 }
 
-/// The same for keys that are texts.
+/// The same for text keys.
 pub(super) fn write_text(order: Order, key: &str, question: [u8; 8]) -> String {
     seal(order, key.as_bytes(), question)
 }
 
-/// Reads a cursor that must belong to this question.
+/// Reads a cursor, which must belong to this query.
 pub(super) fn read(text: &str, order: Order, question: [u8; 8]) -> Result<i64, CursorError> {
     let key = key(text, order, question)?;
     key.try_into().map(i64::from_be_bytes).map_err(|_| CursorError::Malformed)
 }
 
-/// The same for keys that are texts.
+/// The same for text keys.
 pub(super) fn read_text(text: &str, order: Order, question: [u8; 8]) -> Result<String, CursorError> {
     String::from_utf8(key(text, order, question)?).map_err(|_| CursorError::Malformed)
 }

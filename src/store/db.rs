@@ -1,5 +1,5 @@
-//! The two databases as one type: what is said to them is the same text where they agree, so a query is written once and
-//! expanded for each. Placeholders are `$1`, `$2`; `"offset"` and `"user"` are quoted; numbers are 64 bits.
+//! The two databases as one type. Their SQL is the same text where they agree, so a query is written once and expanded for each.
+//! Placeholders are `$1`, `$2`; `"offset"` and `"user"` are quoted; numbers have 64 bits.
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,15 +19,15 @@ pub(super) enum Either<S, P> {
 #[derive(Debug, Clone)]
 pub(super) struct Pool {
     pub(super) db: Either<SqlitePool, PgPool>,
-    /// What somebody found who met damage in what is read here.
+    /// The damage that a reader has found, if any.
     corruption: Arc<OnceLock<Arc<str>>>,
 }
 
-/// A connection in somebody's hands.
+/// A connection in use.
 pub(super) type Held = Either<PoolConnection<Sqlite>, Box<PgConnection>>;
 
-/// Expands what is done for each database: `both!(&pool.db, db => sqlx::query("…").fetch_all(db).await?)`, with
-/// anything that is an `Either`; for a [`Held`] connection `db` is used as `&mut **db`.
+/// Expands code for each database: `both!(&pool.db, db => sqlx::query("…").fetch_all(db).await?)`, with any `Either`; for a
+/// [`Held`] connection `db` is used as `&mut **db`.
 macro_rules! both {
     ($either:expr, $db:ident => $body:expr) => {
         match $either {
@@ -44,7 +44,7 @@ impl Pool {
         Self { db, corruption: Arc::default() }
     }
 
-    /// Tells the writer where an error speaks of damage.
+    /// Tells the writer if an error reports damage.
     pub(super) fn heed(&self, error: &sqlx::Error) {
         if is_corruption(error) {
             self.is_corrupt(&error.to_string());

@@ -1,4 +1,4 @@
-//! What can go wrong with the store, in words for whoever reacts: an operator at start, a publisher, a reader.
+//! What can go wrong with the store, in words for those who react: an operator at the start, a publisher, a reader.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,17 +7,17 @@ use std::sync::Arc;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has it.
-    #[error("the store {place} is in use by another process{}; stop that one, or give this one a store of its own", holder(.pid))]
+    #[error("the store {place} is in use by another process{}; stop that process, or configure another `store`", holder(.pid))]
     InUse {
         /// The database: a path, or a URL without its password.
         place: String,
         /// What the lock file says of it.
         pid: Option<u32>,
     },
-    /// Its folder or lock file cannot be made.
+    /// Its folder or lock file cannot be created.
     #[error("cannot use {} for the store: {source}", path.display())]
     Folder {
-        /// What could not be made.
+        /// What could not be created.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
@@ -30,37 +30,37 @@ pub enum StoreError {
         /// Why.
         source: sqlx::Error,
     },
-    /// The URL of the database is none.
-    #[error("the store's URL is not of the form postgres://user:password@host:port/database?options")]
+    /// The URL of the database is not valid.
+    #[error("the store's URL must have the form postgres://user:password@host:port/database?options")]
     Url,
-    /// The database cannot be written to; what it said.
+    /// The database cannot be written to; its message.
     #[error("the store cannot be written to: {0}")]
     Unable(Arc<str>),
-    /// The file is not a valid database; what it said.
+    /// The file is not a valid database; the message.
     #[error("the store is corrupt: {0}")]
     Corrupt(Arc<str>),
     /// The tables cannot be brought up to date.
-    #[error("cannot bring the store up to date: {0}")]
+    #[error("cannot update the store's tables: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     /// A query failed.
     #[error("the store failed: {0}")]
     Query(#[from] sqlx::Error),
-    /// What a query asked for.
+    /// The limit of a query is not valid.
     #[error("limit must be between 1 and {max}", max = super::HISTORY_LIMIT_MAX)]
     Limit,
-    /// A cursor that does not hold here.
+    /// A cursor that is not valid here.
     #[error("cursor: {0}")]
     Cursor(#[from] CursorError),
-    /// The commit did not come in time. The row may still be written.
+    /// The commit did not happen in time. The row may still be written.
     #[error("the store did not confirm in time")]
     Slow,
-    /// The database refused this very row.
+    /// The database refused exactly this row.
     #[error("the store refused the row")]
     RowRefused,
     /// The writer has ended; nothing more is written.
     #[error("the store has stopped")]
     Ended,
-    /// What was read back is no event.
+    /// A stored row is not a valid event.
     #[error("row {0} of the log cannot be read")]
     BadRow(i64),
 }
@@ -72,21 +72,21 @@ fn holder(pid: &Option<u32>) -> String {
 /// Why a cursor was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CursorError {
-    /// Not one that this server gave.
+    /// Not a cursor that this server made.
     #[error("not a cursor of this server")]
     Malformed,
-    /// Given for other filters.
+    /// Made for other filters.
     #[error("belongs to a query with other filters")]
     Foreign,
 }
 
-/// Why events cannot be taken now.
+/// Why events cannot be accepted now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// The queue to the writer is full.
     #[error("the store's queue is full")]
     Full,
-    /// The database cannot be written to; what it said.
+    /// The database cannot be written to; its message.
     #[error("the store cannot be written to: {0}")]
     Degraded(Arc<str>),
     /// The server is starting or stopping.

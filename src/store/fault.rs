@@ -1,5 +1,5 @@
-//! What a failed transaction means: a row that the database will never take, or a database that cannot write now. And why, in
-//! words for whoever has to do something about it.
+//! What a failed transaction means: a row that the database will never accept, or a database that cannot write now, and why, in
+//! words for the operator.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,13 +7,13 @@ use std::sync::Arc;
 /// Why a transaction failed.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// The database took offence at what is in it, and would again.
+    /// The database refused its content, and would refuse it again.
     Row(sqlx::Error),
-    /// It cannot write now. Tried again until it can.
+    /// The database cannot write now. Tried again until it can.
     Unable(Arc<str>),
-    /// The file is gone or another one is in its place.
+    /// The file is gone, or another one is in its place.
     Gone,
-    /// What is in the file is not a valid database.
+    /// The file is not a valid database.
     Corrupt(Arc<str>),
 }
 
@@ -40,11 +40,11 @@ impl From<sqlx::Error> for Fault {
     }
 }
 
-/// What a database says with its code.
+/// The error code of a database.
 enum Code {
-    /// SQLite's: the primary code, and the whole one.
+    /// SQLite: the primary code, and the extended one.
     Sqlite(u32, u32),
-    /// PostgreSQL's five characters.
+    /// PostgreSQL: five characters.
     State(String),
 }
 
@@ -58,7 +58,7 @@ fn code(error: &sqlx::Error) -> Option<Code> {
     Some(Code::Sqlite(code & 0xff, code))
 }
 
-/// Whether the database took offence at a row rather than being unable to write: too large, a broken constraint, a wrong type.
+/// Whether the database refused a row rather than being unable to write: too large, a broken constraint, a wrong type.
 pub(super) fn is_about_a_row(error: &sqlx::Error) -> bool {
     const TOO_BIG: u32 = 18;
     const CONSTRAINT: u32 = 19;
@@ -70,7 +70,7 @@ pub(super) fn is_about_a_row(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether a file's content is not what it must be.
+/// Whether the content of the file is damaged.
 pub(super) fn is_corruption(error: &sqlx::Error) -> bool {
     const CORRUPT: u32 = 11;
     const NOT_A_DATABASE: u32 = 26;
@@ -97,7 +97,7 @@ fn reason(error: &sqlx::Error) -> String {
         None => match error {
             sqlx::Error::Io(error) => return format!("no connection to the database: {error}"),
             sqlx::Error::Tls(error) => return format!("no connection to the database: {error}"),
-            sqlx::Error::PoolTimedOut => "no connection to the database in time",
+            sqlx::Error::PoolTimedOut => "no free connection to the database in time",
             _ => return error.to_string(),
         },
     };

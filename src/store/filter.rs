@@ -1,5 +1,5 @@
-//! Which events are meant: one question for stored and for live ones. [`Filter::matches`] is what every filter means; what the
-//! database is asked has the same meaning, and a property test holds them together.
+//! Which events match: the same filter for stored and for live events. [`Filter::matches`] defines the meaning of every filter;
+//! the database query has the same meaning, which a property test checks.
 
 use regex::bytes::{Regex, RegexBuilder};
 use sha2::{Digest, Sha256};
@@ -14,10 +14,10 @@ pub const TEXT_BYTES_MAX: usize = 256;
 /// The most conditions on the data.
 pub const DATA_CONDITIONS_MAX: usize = 64;
 
-/// Conditions on events. All of them hold; one that is not given always does.
+/// Conditions on events. All of them must hold; a missing one always does.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Names of channels, or globs over names: one of them fits. None: any channel, and what went through no channel.
+    /// Names of channels, or globs over names: one of them must match. Empty: any channel, and events without a channel.
     pub channels: Vec<Box<str>>,
     /// The type.
     pub kind: Option<Box<str>>,
@@ -27,24 +27,24 @@ pub struct Filter {
     pub session: Option<Box<str>>,
     /// The id of that connection.
     pub client: Option<Box<str>>,
-    /// The protocol, source or door it came through.
+    /// The protocol, source or `api` it came through.
     pub source: Option<Box<str>>,
-    /// Not before.
+    /// Not before this time.
     pub since: Option<Moment>,
-    /// Before, and not at.
+    /// Before this time.
     pub until: Option<Moment>,
-    /// In the data as it is stored; the case of ASCII letters does not count.
+    /// A text in the stored data; the case of ASCII letters does not matter.
     pub text: Option<Needle>,
-    /// In the data.
+    /// Values in the data.
     pub data: Vec<DataIs>,
 }
 
-/// A moment, and how it was said: `-15m` is another moment in every request, but the same question.
+/// A moment, and its original text: `-15m` is another moment in every request, but the same query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moment {
     /// Milliseconds since the Unix epoch.
     pub ms: i64,
-    /// As it was said.
+    /// Its original text.
     pub said: Box<str>,
 }
 
@@ -53,21 +53,21 @@ pub struct Moment {
 pub struct DataIs {
     /// Keys of objects and indexes of arrays.
     pub path: Vec<Box<str>>,
-    /// The text of a string, or a number, `true`, `false` or `null` as it stands in the data.
+    /// The text of a string, or a number, `true`, `false` or `null` as written in the data.
     pub value: Box<str>,
 }
 
-/// A text that is searched for.
+/// A text to search for.
 #[derive(Debug, Clone)]
 pub struct Needle {
     /// In lower case, as far as it is ASCII.
     lower: Box<str>,
-    /// Finds it in time proportional to what is searched, whatever the two are made of.
+    /// Finds it in linear time, whatever the two texts are.
     finder: Regex,
 }
 
 impl Needle {
-    /// A text of 1 to [`TEXT_BYTES_MAX`] bytes; none where it is not.
+    /// A text of 1 to [`TEXT_BYTES_MAX`] bytes; otherwise `None`.
     pub fn new(text: &str) -> Option<Self> {
         if text.is_empty() || text.len() > TEXT_BYTES_MAX {
             return None;
@@ -76,7 +76,7 @@ impl Needle {
         Some(Self { lower: text.to_ascii_lowercase().into(), finder })
     }
 
-    /// The text in lower case, as far as it is ASCII.
+    /// The text with its ASCII letters in lower case.
     pub(super) fn lower(&self) -> &str {
         &self.lower
     }
@@ -87,7 +87,7 @@ impl Needle {
 }
 
 impl DataIs {
-    /// Whether a JSON text has the value there.
+    /// Whether a JSON text has this value at this path.
     pub fn holds(&self, data: &str) -> bool {
         let Some(found) = json::get(data, &self.path) else { return false };
         match found.as_bytes().first() {
@@ -99,17 +99,17 @@ impl DataIs {
 }
 
 impl Filter {
-    /// Whether an event is meant.
+    /// Whether an event matches.
     pub fn matches(&self, event: &Event) -> bool {
         self.takes_channel(event.channel.as_ref().map(ChannelName::as_str)) && self.matches_within(event)
     }
 
-    /// Whether a channel's events may be meant; none: what went through no channel.
+    /// Whether a channel's events may match. `None`: events without a channel.
     pub fn takes_channel(&self, channel: Option<&str>) -> bool {
         self.channels.is_empty() || channel.is_some_and(|name| self.channels.iter().any(|wanted| names(wanted, name)))
     }
 
-    /// [`Filter::matches`] for an event whose channel is known to fit.
+    /// [`Filter::matches`] for an event whose channel is known to match.
     pub fn matches_within(&self, event: &Event) -> bool {
         let new = &event.new;
         let is = |wanted: &Option<Box<str>>, found: Option<&str>| wanted.as_deref().is_none_or(|wanted| found == Some(wanted));
@@ -124,12 +124,12 @@ impl Filter {
             && self.data_holds(new.data.as_str())
     }
 
-    /// The conditions on the data alone, which the database cannot decide.
+    /// Only the conditions on the data, which the database cannot decide.
     pub(super) fn data_holds(&self, data: &str) -> bool {
         self.data.iter().all(|condition| condition.holds(data))
     }
 
-    /// Tells this question from others: what a cursor belongs to.
+    /// Distinguishes this query from others: a cursor belongs to one of them.
     pub(super) fn fingerprint(&self) -> [u8; 8] {
         let said = |moment: &Option<Moment>| moment.as_ref().map(|moment| moment.said.clone());
         let data: Vec<_> = self.data.iter().map(|condition| (&condition.path, &condition.value)).collect();
@@ -150,7 +150,7 @@ impl Filter {
     }
 }
 
-/// Whether a name or glob is, or fits, this name.
+/// Whether a name equals this name, or a glob matches it.
 pub(super) fn names(wanted: &str, name: &str) -> bool {
     if Glob::is_glob(wanted) { Glob::new(wanted).matches(name) } else { wanted == name }
 }

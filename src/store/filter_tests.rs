@@ -1,4 +1,5 @@
-//! What the database answers is what a filter means, on both databases; and the index that is meant for a filter serves it.
+//! The answers of the database match the meaning of a filter, on both databases, and each filter uses the index that is meant
+//! for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::store::scan::Budget;
 use crate::store::tests::{Base, Rig, event, on_both};
 use crate::store::{HistoryQuery, Order};
 
-/// Where everything began.
+/// The time of the first event.
 const BEGIN_MS: i64 = 1_700_000_000_000;
 
 const NAMES: [&str; 5] = ["a", "room:a", "room:b", "rooms", "ü:x"];
@@ -95,7 +96,7 @@ fn filters() -> impl Strategy<Value = Filter> {
 
 type Who = (Option<&'static str>, Option<&'static str>, Option<&'static str>, &'static str);
 
-/// Channel, type, who, data, and how far the clock went since the one before: mostly forwards.
+/// Channel, type, who, data, and how far the clock moved since the previous event: mostly forwards.
 fn events() -> impl Strategy<Value = Vec<(usize, &'static str, Who, &'static str, i64)>> {
     let who = (
         maybe(&["ann", "bob"]),
@@ -111,7 +112,7 @@ fn generate<T: std::fmt::Debug>(runner: &mut TestRunner, strategy: &impl Strateg
     strategy.new_tree(runner).unwrap().current()
 }
 
-/// Writes random events and gives them back as they stand in the log, oldest first.
+/// Writes random events and returns them as they are in the log, oldest first.
 async fn fill(rig: &Rig, runner: &mut TestRunner) -> Vec<Event> {
     let (mut clock, mut tops) = (BEGIN_MS, [0u64; NAMES.len()]);
     let made = generate(runner, &events()).into_iter().map(|(channel, kind, (user, session, client, source), data, passed)| {
@@ -130,7 +131,7 @@ async fn fill(rig: &Rig, runner: &mut TestRunner) -> Vec<Event> {
     made
 }
 
-/// Everything that the database gives for a filter, page by page.
+/// Everything that the database returns for a filter, page by page.
 async fn asked(rig: &Rig, filter: &Filter, order: Order, budget: Budget) -> Vec<String> {
     let mut query = HistoryQuery { filter: filter.clone(), order, limit: 7, cursor: None };
     let mut found = Vec::new();

@@ -1,7 +1,8 @@
-//! Stored events, a page at a time, and all of them as an export.
+//! Stored events, one page at a time, and all of them as an export.
 //!
 //! A page continues from a key, never from a count, so rows that are added or removed meanwhile are neither repeated nor
-//! skipped. An export is the same pages one after the other: short queries, so that none holds the database's log back.
+//! skipped. An export consists of the same pages one after the other: short queries, so that none keeps the database's log from
+//! being cleaned up.
 
 use super::cursor::Order;
 use super::db::Pool;
@@ -12,17 +13,17 @@ use crate::model::Event;
 
 /// The most events of one page.
 pub const HISTORY_LIMIT_MAX: usize = 1000;
-/// Events of a page where nothing is said.
+/// Events of a page if no limit is given.
 pub const HISTORY_LIMIT_DEFAULT: usize = 100;
-/// Events that an export reads at once.
+/// Events that an export reads in one query.
 const EXPORT_ROWS: usize = 256;
 
 /// Which events.
 #[derive(Debug, Clone)]
 pub struct HistoryQuery {
-    /// Those that fit.
+    /// Those that match.
     pub filter: Filter,
-    /// In which order.
+    /// The order.
     pub order: Order,
     /// How many, at most [`HISTORY_LIMIT_MAX`].
     pub limit: usize,
@@ -36,18 +37,18 @@ impl Default for HistoryQuery {
     }
 }
 
-/// Some events.
+/// A page of events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
-    /// Each as [`crate::model::Event::to_json`] writes it, in the order that was asked for.
+    /// Each as [`crate::model::Event::to_json`] writes it, in the requested order.
     pub events: Vec<String>,
-    /// Where the next page begins; none: nothing follows.
+    /// Where the next page begins. `None`: nothing follows.
     pub next: Option<String>,
-    /// The page may be short, even empty, although more follows: it had looked at enough rows.
+    /// The page may be short, even empty, although more follows, because it had looked at enough rows.
     pub truncated: bool,
 }
 
-/// Every event that fits, read as it is taken.
+/// Every event that matches, read as it is needed.
 pub struct Export {
     store: Store,
     scan: Option<Scan>,
@@ -60,7 +61,7 @@ impl Store {
         page(&self.shared.readers(), query, Budget::default()).await
     }
 
-    /// Every stored event that fits, at most `limit`, from a page's cursor on where one is given.
+    /// Every stored event that matches, at most `limit`, from a page's cursor on if one is given.
     pub async fn export(&self, filter: &Filter, order: Order, cursor: Option<&str>, limit: Option<u64>) -> Result<Export, StoreError> {
         let scan = Scan::begin(&self.shared.readers(), filter, order, cursor).await?;
         Ok(Export { store: self.clone(), scan, left: limit.unwrap_or(u64::MAX) })
@@ -81,7 +82,7 @@ pub(super) async fn page(pool: &Pool, query: &HistoryQuery, budget: Budget) -> R
 }
 
 impl Export {
-    /// The next events, perhaps none of many that were looked at; nothing at the end.
+    /// The next events; perhaps none, although many rows were looked at. `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Vec<String>>, StoreError> {
         let Some(scan) = self.scan.as_mut().filter(|scan| self.left > 0 && !scan.is_done()) else { return Ok(None) };
         let rows = EXPORT_ROWS.min(usize::try_from(self.left).unwrap_or(usize::MAX));

@@ -1,4 +1,4 @@
-//! Pages: what they hold, where they go on, and that what the database is asked means what a filter means.
+//! Pages: what they contain, where they continue, and that the database query means what the filter means.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ async fn filters_choose_by_channel_glob_and_type() {
     assert_eq!(found(store, Some("room:*"), Some("even")).await, even);
     assert_eq!(found(store, None, Some("odd")).await.len(), 8);
     assert_eq!(found(store, Some("*:b"), None).await.len(), 4);
-    // SQLite's own wildcards mean nothing here.
+    // SQLite's own wildcards have no meaning here.
     for text in ["r?om:*", "room:[ab]*", "room:_", "room:%", "", "nowhere", "nowhere*", "room:a'; --"] {
         assert_eq!(found(store, Some(text), None).await, [], "{text}");
     }
@@ -155,7 +155,7 @@ async fn a_page_of_large_events_ends_early_and_goes_on() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Walking through pages gives what was there when the walk began, less what was removed before it came to it: newest
+    /// Walking through pages returns what was there when the walk began, except what was removed before it came to it: newest
     /// first, nothing twice, nothing left out.
     #[test]
     fn pages_stay_right_while_rows_come_and_go(

@@ -1,7 +1,7 @@
-//! Events into their table, many per statement, and their channels with them.
+//! Writes events into their table, many per statement, together with their channels.
 //!
-//! SQLite takes rows as `VALUES`, in chunks of a few fixed sizes so that their statements stay prepared. PostgreSQL takes
-//! columns as arrays, so that one statement fits all.
+//! SQLite gets rows as `VALUES`, in chunks of a few fixed sizes so that their statements stay prepared. PostgreSQL gets columns
+//! as arrays, so that one statement fits all sizes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
@@ -18,8 +18,8 @@ use crate::model::{ChannelName, ClientId, Event, SessionId, UserId};
 /// Rows of one statement, largest first.
 pub(super) const CHUNKS: [usize; 4] = [512, 64, 8, 1];
 
-/// SQLite's word for many rows in one statement. An error in one leaves those before it, and the transaction is rolled back
-/// anyway. Without `OR FAIL` SQLite keeps a journal to take back the one statement.
+/// SQLite's insert of many rows in one statement. On an error the rows before it stay, but the transaction is rolled back
+/// anyway. Without `OR FAIL` SQLite keeps a journal to undo the single statement.
 macro_rules! insert_rows {
     () => {
         "INSERT OR FAIL"
@@ -43,8 +43,8 @@ const EVENTS_UNNESTED: &str = "INSERT INTO events (id, channel, \"offset\", epoc
      SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[], $6::text[], $7::text[], $8::bigint[], \
      $9::text[], $10::text[], $11::text[], $12::text[], $13::text[])";
 
-/// Where the first offset is not the one after the top there is a hole, as an older database was put in place: what is before
-/// the hole cannot be told from what is missing, so the channel begins anew.
+/// If the first offset does not follow the top, there is a gap, because an older database was put in place. Events before the
+/// gap cannot be told from missing ones, so the channel begins again.
 macro_rules! channels_conflict {
     () => {
         " ON CONFLICT (name) DO UPDATE SET epoch = excluded.epoch, early = excluded.early, \
@@ -114,7 +114,7 @@ impl Span<'_> {
     }
 }
 
-/// Writes events in their order, within the caller's transaction. Says where it has left their channels.
+/// Writes events in their order, within the caller's transaction. Returns the new state of their channels.
 pub(super) async fn events(db: &mut Held, events: &[&Event], policies: &dyn Channels) -> sqlx::Result<Vec<Noted>> {
     let noted = channels(db, events, policies).await?;
     let ids: HashMap<&str, i64> = noted.iter().map(|channel| (channel.name.as_str(), channel.id)).collect();
@@ -126,7 +126,7 @@ pub(super) async fn events(db: &mut Held, events: &[&Event], policies: &dyn Chan
     Ok(noted)
 }
 
-/// Makes sure of the rows of all channels concerned and raises their tops. Alone where the database refused the events
+/// Creates the rows of all channels that need one, and raises their tops. Used alone if the database refused the events
 /// themselves: their offsets count as used.
 pub(super) async fn channels(db: &mut Held, events: &[&Event], policies: &dyn Channels) -> sqlx::Result<Vec<Noted>> {
     let spans = spans(events, policies);
@@ -159,7 +159,7 @@ pub(super) async fn channels(db: &mut Held, events: &[&Event], policies: &dyn Ch
     Ok(noted)
 }
 
-/// Where the channels of events stand that are there already.
+/// The state of those channels of the events that exist already.
 pub(super) async fn standing(db: &mut Held, events: &[&Event]) -> sqlx::Result<Vec<Noted>> {
     let names: BTreeSet<&ChannelName> = events.iter().filter_map(|event| event.channel.as_ref()).collect();
     let mut noted = Vec::with_capacity(names.len());

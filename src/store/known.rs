@@ -1,5 +1,5 @@
-//! The log's channels as the writer knows them: where each stands after the last commit. Whatever happens to the database, this
-//! says how it goes on, and it tells without asking which channels retention must look at.
+//! The log's channels as the writer knows them: the state of each after the last commit. It tells how to continue whatever
+//! happens to the database, and, without a query, which channels retention must look at.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,9 +12,9 @@ use crate::model::event::Epoch;
 #[derive(Default)]
 pub(super) struct Known {
     by_name: HashMap<ChannelName, Channel>,
-    /// In the order in which they became known, for those who walk over all of them.
+    /// In the order in which they became known, for walks over all of them.
     order: Vec<ChannelName>,
-    /// The newest place in the log that was committed.
+    /// The newest committed position in the log.
     pub(super) seq: u64,
 }
 
@@ -25,11 +25,11 @@ pub(super) struct Channel {
     pub(super) epoch: Epoch,
     pub(super) top: u64,
     pub(super) first: u64,
-    /// The time of its oldest event, where somebody has looked.
+    /// The time of its oldest event, if it has been read.
     pub(super) oldest_ms: Option<i64>,
 }
 
-/// Where a transaction has left a channel.
+/// The state of a channel after a transaction.
 #[derive(Debug)]
 pub(super) struct Noted {
     pub(super) name: ChannelName,
@@ -40,7 +40,7 @@ pub(super) struct Noted {
 }
 
 impl Channel {
-    /// Whether events of it have to go, or may have to.
+    /// Whether events of it must be removed, or may have to be.
     pub(super) fn is_due(&self, keep: &Keep, now_ms: i64) -> bool {
         let held = (self.top + 1).saturating_sub(self.first);
         let many = keep.events.is_some_and(|most| held > most);
@@ -49,7 +49,7 @@ impl Channel {
     }
 }
 
-/// What is older is too old.
+/// Events before this time are too old.
 pub(super) fn cutoff(now_ms: i64, age: std::time::Duration) -> i64 {
     now_ms.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
 }
@@ -65,7 +65,7 @@ impl Known {
         }
     }
 
-    /// How many events there are; one that was refused may count.
+    /// How many events there are; refused ones may be counted.
     pub(super) fn rows(&self) -> u64 {
         self.by_name.values().map(|channel| (channel.top + 1).saturating_sub(channel.first)).sum()
     }
@@ -74,7 +74,7 @@ impl Known {
         self.order.len()
     }
 
-    /// By its place in the order.
+    /// By its index in the order.
     pub(super) fn nth(&self, at: usize) -> Option<(&ChannelName, &Channel)> {
         let name = self.order.get(at)?;
         Some((name, self.by_name.get(name)?))
@@ -84,7 +84,7 @@ impl Known {
         self.order.iter().filter_map(|name| Some((name, self.by_name.get(name)?)))
     }
 
-    /// Takes over where a channel stands. `true`: older events of it are gone that were there before.
+    /// Takes over the state of a channel. `true`: older events of it that existed before are gone.
     pub(super) fn note(&mut self, noted: &Noted) -> bool {
         let Noted { id, epoch, top, first, .. } = *noted;
         match self.by_name.entry(noted.name.clone()) {
@@ -96,7 +96,7 @@ impl Known {
             Entry::Occupied(mut entry) => {
                 let channel = entry.get_mut();
                 let trimmed = first > channel.first;
-                // What was looked at was the oldest; where nothing was left, the newest is.
+                // The event that was read was the oldest; if nothing was left, the newest is.
                 let oldest_ms = channel.oldest_ms.filter(|_| !trimmed && channel.first <= channel.top);
                 *channel = Channel { id, epoch, top, first, oldest_ms };
                 trimmed

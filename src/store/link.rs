@@ -1,5 +1,5 @@
-//! The writer's hold on the database: one connection, transactions by hand, and a fresh connection after an error. A
-//! transaction that takes long is told, with what took the time.
+//! The writer's connection to the database: transactions by hand, and a new connection after an error. A slow transaction is
+//! logged, with what took the time.
 
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -16,16 +16,16 @@ use super::fault::Fault;
 use super::slow::Clock;
 use super::{postgres, sqlite};
 
-/// How long a whole transaction may take where the database is behind a network, which can swallow what is said.
+/// How long a whole transaction may take if the database is behind a network, in which messages can get lost.
 const ANSWER_WAIT: Duration = Duration::from_secs(35);
 
 /// The writer's side of either database.
 pub(super) type Link = Either<sqlite::Link, postgres::Link>;
 
-/// A text for SQLite of one or more statements, with their parameters.
+/// One or more SQL statements for SQLite in one text, with their parameters.
 type Sentence<'q> = Query<'q, Sqlite, SqliteArguments>;
 
-/// A transaction under way. Whoever began it ends it.
+/// A transaction in progress. The caller that began it must end it.
 pub(super) struct Open {
     held: Held,
     clock: Clock,
@@ -54,7 +54,7 @@ impl Link {
         })
     }
 
-    /// The connection, within a transaction that writes so many rows, where that is known.
+    /// The connection, within a transaction that writes this many rows, if known.
     pub(super) async fn begin(&mut self, rows: usize) -> Result<Open, Fault> {
         let mut clock = Clock::new(rows);
         let mut held = self.take().await?;
@@ -71,8 +71,8 @@ impl Link {
         }
     }
 
-    /// Commits what was done, or takes it back where it failed. By hand rather than as a transaction of sqlx's: a full disk
-    /// ends a transaction on its own, which that one never learns.
+    /// Commits what was done, or rolls it back if it failed. By hand rather than as a transaction of sqlx: a full disk ends a
+    /// transaction on its own, which sqlx never notices.
     pub(super) async fn end<T>(&mut self, open: Open, done: sqlx::Result<T>) -> Result<T, Fault> {
         let Open { mut held, mut clock } = open;
         let done = match done {
@@ -94,14 +94,14 @@ impl Link {
         }
     }
 
-    /// [`begin`](Self::begin) on SQLite, with a text that begins with the word and says more.
+    /// [`begin`](Self::begin) on SQLite, with a text that begins the transaction and continues with other statements.
     pub(super) async fn begin_with(&mut self, rows: usize, text: Sentence<'_>) -> Result<Open, Fault> {
         let clock = Clock::new(rows);
         let held = self.take().await?;
         self.go_on(Open { held, clock }, text).await
     }
 
-    /// Says more. Where that fails, all is taken back.
+    /// Runs more statements. If that fails, everything is rolled back.
     pub(super) async fn go_on(&mut self, mut open: Open, text: Sentence<'_>) -> Result<Open, Fault> {
         match each(&mut open, text).await {
             Ok(()) => Ok(open),
@@ -109,7 +109,7 @@ impl Link {
         }
     }
 
-    /// [`end`](Self::end) with a text whose last word is the commit.
+    /// [`end`](Self::end) with a text whose last statement is the commit.
     pub(super) async fn end_with(&mut self, open: Open, text: Sentence<'_>) -> Result<(), Fault> {
         let Open { held, clock } = self.go_on(open, text).await?;
         self.committed(held, &clock)
@@ -118,11 +118,11 @@ impl Link {
     fn committed(&mut self, held: Held, clock: &Clock) -> Result<(), Fault> {
         clock.tell();
         self.put_back(held);
-        // What was written to a file that nobody can find any more is not stored.
+        // What was written to a file that has been removed is not stored.
         if self.is_there() { Ok(()) } else { Err(Fault::Gone) }
     }
 
-    /// Takes back what was done before an error.
+    /// Rolls back what was done before an error.
     async fn undo(&mut self, mut held: Held, error: sqlx::Error) -> Fault {
         let fault = Fault::from(error);
         match say(&mut held, "ROLLBACK").await {
@@ -132,7 +132,7 @@ impl Link {
         fault
     }
 
-    /// One transaction, or an error where the network has swallowed it. The connection is dropped with the work then.
+    /// Runs one transaction, with an error if the network has lost it. The connection is then dropped together with the work.
     pub(super) async fn in_time<T>(is_remote: bool, work: BoxFuture<'_, Result<T, Fault>>) -> Result<T, Fault> {
         if !is_remote {
             return work.await;
@@ -152,7 +152,7 @@ impl Link {
         }
     }
 
-    /// For the next transaction.
+    /// Keeps the connection for the next transaction.
     pub(super) fn put_back(&mut self, held: Held) {
         match (self, held) {
             (Either::Sqlite(link), Either::Sqlite(db)) => link.put_back(db),
@@ -161,7 +161,7 @@ impl Link {
         }
     }
 
-    /// A connection that failed is not used again: one whose thread has died would fail for ever. A database in memory is its
+    /// A connection that failed is not used again: one whose thread has died would fail every time. A database in memory is its
     /// connection and stays.
     fn discard(&self, mut held: Held) {
         if let (Either::Sqlite(link), Either::Sqlite(db)) = (self, &mut held)
@@ -180,7 +180,7 @@ impl Link {
     }
 }
 
-/// Says what one text holds to SQLite, and looks at the clock after each statement.
+/// Runs the statements of one text on SQLite, and notes the time after each.
 async fn each(Open { held, clock }: &mut Open, text: Sentence<'_>) -> sqlx::Result<()> {
     let Held::Sqlite(db) = held else { return Err(sqlx::Error::Protocol("a text for SQLite".into())) };
     let mut said = (&mut **db).execute_many(text);
@@ -190,7 +190,7 @@ async fn each(Open { held, clock }: &mut Open, text: Sentence<'_>) -> sqlx::Resu
     Ok(())
 }
 
-/// A word without parameters: SQLite keeps it prepared, to PostgreSQL it is one message there and back.
+/// A statement without parameters: SQLite keeps it prepared, and for PostgreSQL it is one round trip.
 async fn say(held: &mut Held, word: &'static str) -> sqlx::Result<()> {
     match held {
         Either::Sqlite(db) => sqlx::query(word).execute(&mut **db).await.map(drop),

@@ -1,4 +1,4 @@
-//! What is stored besides events, as it is asked for: connections and sessions, a page at a time.
+//! What is stored besides events, as it is queried: connections and sessions, one page at a time.
 
 use std::ops::ControlFlow;
 
@@ -29,27 +29,27 @@ pub struct ConnectionQuery {
     pub session: Option<Box<str>>,
     /// Its public id, which is unique only among those that are open.
     pub client: Option<Box<str>>,
-    /// Those that have ended, or else those that are open as far as the store knows.
+    /// Those that have ended, or those that are open as far as the store knows.
     pub closed: bool,
     /// How many, at most [`LISTING_LIMIT_MAX`].
     pub limit: usize,
-    /// From [`Listing::next`] of the page before, with the same question.
+    /// From [`Listing::next`] of the page before, with the same query.
     pub cursor: Option<String>,
 }
 
-/// Some entries.
+/// A page of entries.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listing<T> {
     /// In order.
     pub entries: Vec<T>,
-    /// Where the next page begins; none: nothing follows.
+    /// Where the next page begins. `None`: nothing follows.
     pub next: Option<String>,
 }
 
 impl Store {
-    /// Stored connections, the newest first, each as JSON text: `id`, `protocol`, `user`?, `session`?, `address`, `opened`,
-    /// `seen`?, `closed`?, `code`?, `reason`?, `messages` and `bytes` as `{"in","out"}`, `dropped`. Times are ISO 8601.
-    /// Those that ended before it was asked are among them, unless the store cannot write.
+    /// Stored connections, newest first, each as JSON text: `id`, `protocol`, `user`?, `session`?, `address`, `opened`, `seen`?,
+    /// `closed`?, `code`?, `reason`?, `messages` and `bytes` as `{"in","out"}`, `dropped`. Times are ISO 8601. Connections that
+    /// ended before the query are included, unless the store cannot write.
     pub async fn connections(&self, asked: &ConnectionQuery) -> Result<Listing<String>, StoreError> {
         let limit = limit(asked.limit)?;
         let question = question(&json!(["connections", asked.client, asked.session, asked.user, asked.protocol, asked.closed]));
@@ -62,7 +62,7 @@ impl Store {
              messages_out, bytes_in, bytes_out, dropped FROM connections WHERE id < ",
         );
         query.value(before.unwrap_or(i64::MAX));
-        // The first that is given leads: the most selective come first.
+        // The first condition chooses the index: the most selective come first.
         let mut leads = true;
         for (column, value) in
             [("client", &asked.client), ("session", &asked.session), ("\"user\"", &asked.user), ("protocol", &asked.protocol)]
@@ -77,14 +77,14 @@ impl Store {
         Ok(listing(rows, asked.limit, |id| cursor::write(Order::Descending, *id, question)))
     }
 
-    /// A session, whether or not it is over.
+    /// A session, whether or not it has ended.
     pub async fn session(&self, id: &str) -> Result<Option<SessionRecord>, StoreError> {
         let pool = self.shared.readers();
         let mut query = Query::new(&pool, SESSION);
         query.push(" WHERE id = ").value(id).first(session).await
     }
 
-    /// Stored sessions by their ids, whether or not they are over; of one user where one is named.
+    /// Stored sessions by their ids, whether or not they have ended; of one user if `user` is given.
     pub async fn sessions(&self, user: Option<&str>, limit: usize, cursor: Option<&str>) -> Result<Listing<SessionRecord>, StoreError> {
         let rows = self::limit(limit)?;
         let question = question(&json!(["sessions", user]));
@@ -121,7 +121,7 @@ async fn all<T>(query: &Query<'_>, read: impl Fn(&dyn Columns) -> Result<T, Stor
     Ok(found)
 }
 
-/// A page of rows, of which one more than wanted was read.
+/// Makes a page from rows, of which one more than needed was read.
 fn listing<K, T>(mut rows: Vec<(K, T)>, limit: usize, cursor: impl Fn(&K) -> String) -> Listing<T> {
     let more = rows.len() > limit;
     rows.truncate(limit);

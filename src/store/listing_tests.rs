@@ -1,10 +1,10 @@
-//! Connections and sessions are found by what they are asked for, each once, page by page.
+//! Connections and sessions are found by each filter, each once, page by page.
 
 use super::*;
 use crate::store::tests::{Base, Rig, on_both};
 use crate::store::{ConnectionEnd, ConnectionRecord};
 
-/// From a time that is never long ago: retention takes what is.
+/// The times are never long ago, because retention removes old records.
 fn record(n: i64) -> ConnectionRecord {
     ConnectionRecord {
         client: format!("c{n}").into(),
@@ -74,7 +74,7 @@ on_both! {
             name: Some("phone".into()),
             meta: Some(Json::trusted("{\"a\":1}")),
             created_ms: n,
-            // Retention takes those that are over.
+            // Retention removes those that have expired.
             expires_ms: i64::MAX - n,
             seen_ms: None,
         };

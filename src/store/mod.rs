@@ -2,16 +2,16 @@
 //! database: an SQLite file, or PostgreSQL.
 //!
 //! Publishers put rows into a bounded [`queue`] and never wait; one [`writer`] takes what is queued, commits it as one
-//! transaction and says so. Readers have connections of their own and are not slowed by it.
+//! transaction and reports that. Readers have their own connections and are not slowed down by it.
 //! The store is given offsets and epochs; it knows no subscriber, no socket and no permission.
 //!
 //! In reading order:
-//! - handed in: `record`, `queue`, `channels`;
-//! - written: `writer`, `pace`, `attempt` (how it bears with its database), `work`, `whole`, `insert`, `aside`, `connections`, `known`,
-//!   `link`, `slow`, `fault`;
-//! - removed: `retention`, `trim`, `size`;
-//! - opened and put in order: `open`, `sqlite`, `postgres`, `db`, `recover`, `check`, `replace`, `salvage`;
-//! - asked: `filter`, `scan`, `history`, `after`, `listing`, `series`, on `read`, `row`, `names` and `cursor`.
+//! - input: `record`, `queue`, `channels`;
+//! - writing: `writer`, `pace`, `attempt` (how it copes with its database), `work`, `whole`, `insert`, `aside`, `connections`,
+//!   `known`, `link`, `slow`, `fault`;
+//! - removal: `retention`, `trim`, `size`;
+//! - start and repair: `open`, `sqlite`, `postgres`, `db`, `recover`, `check`, `replace`, `salvage`;
+//! - queries: `filter`, `scan`, `history`, `after`, `listing`, `series`, using `read`, `row`, `names` and `cursor`.
 
 mod after;
 mod aside;
@@ -77,7 +77,7 @@ use crate::config::plan::StorePlan;
 use crate::model::{ChannelName, Clock, SessionId};
 use crate::telemetry::durations::{Durations, DurationsNow};
 
-/// How long [`Store::committed`] waits before it says that it does not know.
+/// How long [`Store::committed`] waits before it reports that the outcome is unknown.
 const COMMIT_WAIT: Duration = Duration::from_secs(10);
 /// How long a query waits for what was appended just before it.
 const SETTLE_WAIT: Duration = Duration::from_secs(1);
@@ -88,13 +88,13 @@ pub struct Store {
     shared: Arc<Shared>,
 }
 
-/// What handles and the writer share.
+/// What the handles and the writer share.
 struct Shared {
     queue: queue::Queue,
-    /// Replaced where the writer opens another file.
+    /// Replaced if the writer opens another file.
     readers: RwLock<db::Pool>,
     progress: watch::Sender<Progress>,
-    /// What channels promise from now on, where that is to be noted.
+    /// What channels promise from now on, if that must be recorded.
     promises: parking_lot::Mutex<Option<Promises>>,
     /// How long transactions took.
     commits: Durations,
@@ -114,7 +114,7 @@ impl Shared {
     }
 }
 
-/// How far the log is, for those who wait.
+/// How far the log has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settled {
     /// Everything up to here is in the database, or was refused by it.
@@ -123,12 +123,12 @@ pub struct Settled {
     pub ended: bool,
 }
 
-/// How far the writer is.
+/// How far the writer has come.
 #[derive(Debug, Default)]
 struct Progress {
     /// Everything appended up to this ticket is in the database or was refused by it.
     committed: u64,
-    /// So many records of connections are in the database or were refused by it.
+    /// This many records of connections are in the database or were refused by it.
     records: u64,
     /// Runs of tickets whose rows the database refused, oldest first.
     refused: std::collections::VecDeque<std::ops::Range<u64>>,
@@ -141,7 +141,7 @@ struct Progress {
 
 impl Progress {
     fn has_refused(&self, first: Ticket, last: Ticket) -> bool {
-        // Few, and those that are asked for are the newest.
+        // There are few, and the newest are asked for most.
         self.refused.iter().rev().take_while(|run| run.end > first.0).any(|run| run.start <= last.0)
     }
 }
@@ -155,7 +155,7 @@ pub enum StoreState {
     Degraded {
         /// Since when, milliseconds since the Unix epoch.
         since_ms: i64,
-        /// What the database said.
+        /// The database's message.
         reason: Arc<str>,
     },
 }
@@ -171,9 +171,9 @@ pub struct StoreStats {
     pub lag: Duration,
     /// Rows committed since the start.
     pub committed_rows: u64,
-    /// Transactions they took.
+    /// Transactions that were used for them.
     pub committed_batches: u64,
-    /// Rows the database refused for what they are.
+    /// Rows the database refused because of their content.
     pub refused_rows: u64,
     /// Connection records dropped because the queue was full.
     pub dropped_records: u64,
@@ -182,8 +182,8 @@ pub struct StoreStats {
 }
 
 impl Store {
-    /// Opens the database: makes the folder, keeps a second process out, runs migrations, reads what is known.
-    /// No event is taken until [`Writer::begin`].
+    /// Opens the database: creates the folder, keeps a second process out, runs migrations, reads the state. No event is
+    /// accepted until [`Writer::begin`].
     pub async fn open(plan: &StorePlan, clock: &Clock) -> Result<(Store, Writer, Recovered), StoreError> {
         Self::open_with(plan, clock, Bounds::default()).await
     }
@@ -192,7 +192,7 @@ impl Store {
     pub async fn open_with(plan: &StorePlan, clock: &Clock, bounds: Bounds) -> Result<(Store, Writer, Recovered), StoreError> {
         let (database, mut recovered) = open::open(plan, clock.now()).await?;
         if !recovered.clean {
-            // Places were given to what the crash lost, and an early promise may have shown them.
+            // Events that the crash lost had positions, and with an early promise somebody may have seen them.
             recovered.last_seq += 2 * bounds.rows as u64;
         }
         let shared = Arc::new(Shared {
@@ -212,8 +212,8 @@ impl Store {
         queue::reserve(&self.shared, events, bytes)
     }
 
-    /// Records that a connection opened. Never waits; dropped and counted where there is no room. Written within a second, or
-    /// when somebody waits for it.
+    /// Records that a connection opened. Never waits; if there is no room, the record is dropped and counted. It is written
+    /// within a second, or earlier if somebody waits for it.
     pub fn append_connection_opened(&self, record: ConnectionRecord) {
         self.shared.queue.push_record(queue::Item::Opened(Box::new(record)));
     }
@@ -223,13 +223,13 @@ impl Store {
         self.shared.queue.push_record(queue::Item::Closed(Box::new((record, end))));
     }
 
-    /// The ticket of the event, or what else somebody waits for, that was appended last, by anyone.
+    /// The ticket of the last item that anyone appended and somebody may wait for.
     pub fn ticket(&self) -> Ticket {
         self.shared.queue.last()
     }
 
-    /// Resolves when everything appended up to the ticket is committed: what an acknowledgement waits for. An error where the
-    /// ticket's own row was refused, the writer has ended, or it takes too long; then the row may still be written.
+    /// Resolves when everything appended up to the ticket is committed: what an acknowledgement waits for. Returns an error if
+    /// the ticket's own row was refused, the writer has ended, or it takes too long; then the row may still be written.
     pub async fn committed(&self, ticket: Ticket) -> Result<(), StoreError> {
         let mut progress = self.shared.progress.subscribe();
         let reached = progress.wait_for(|p| p.committed >= ticket.0 || p.ended);
@@ -263,17 +263,17 @@ impl Store {
     }
 
     /// Resolves when everything appended so far is settled, so that a query sees it. Does not wait for a store that cannot
-    /// write: the query then shows what there is.
+    /// write: the query then returns what there is.
     pub async fn settled(&self) {
         let (last, records) = self.shared.queue.hasten();
         let mut progress = self.shared.progress.subscribe();
         let reached = progress.wait_for(|p| (p.committed >= last.0 && p.records >= records) || p.ended);
         if self.state() == StoreState::Ok && tokio::time::timeout(SETTLE_WAIT, reached).await.is_err() {
-            tracing::debug!("a query did not wait for the store any longer");
+            tracing::debug!("a query stopped waiting for the store");
         }
     }
 
-    /// Makes a session, or replaces it. Never waits; it is stored when the ticket is.
+    /// Creates a session, or replaces it. Never waits; it is stored when the ticket is.
     pub fn put_session(&self, record: SessionRecord) -> Result<Ticket, Unavailable> {
         queue::append_one(&self.shared, queue::Item::Session(Box::new(record)))
     }
@@ -283,13 +283,13 @@ impl Store {
         queue::append_one(&self.shared, queue::Item::SessionEnd(id))
     }
 
-    /// Adds to what was counted. Never waits and is never refused: it is kept until it can be written.
+    /// Adds to counters. Never waits and is never refused: it is kept until it can be written.
     pub fn append_points(&self, points: Vec<Point>) {
         self.shared.queue.push_points(points);
     }
 
-    /// Notes in the database which channels may show events before they are committed. Once this resolves without an error a crash
-    /// treats them so; where it fails they must not begin to.
+    /// Records in the database which channels may show events before they are committed. Once this resolves without an error, a
+    /// crash is handled accordingly; if it fails, they must not begin to.
     pub async fn note_promises(&self, early: Vec<(ChannelName, bool)>) -> Result<(), StoreError> {
         let (done, noted) = oneshot::channel();
         *self.shared.promises.lock() = Some(Promises { early, done });

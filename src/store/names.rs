@@ -9,16 +9,16 @@ use super::read::Query;
 use crate::model::name::CHANNEL_BYTES_MAX;
 use crate::model::pattern::Glob;
 
-/// The most names that are looked at for globs, and the most channels that are named to the database. Of more, each row's
-/// channel is compared as it comes.
+/// The most names that are compared with globs, and the most channels that are named to the database. Beyond that, each row's
+/// channel is compared as it is read.
 const NAMES_MAX: usize = 10_000;
 
-/// The channels of a question.
+/// The channels of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ChannelSet {
-    /// Whatever channel.
+    /// Any channel.
     All,
-    /// One that was named. Never one that a glob found alone: tomorrow it may find two.
+    /// One that was named. Never one that a glob found alone: later it may find two.
     One(i64),
     Some(Vec<i64>),
     /// Too many to be named.
@@ -26,7 +26,7 @@ pub(super) enum ChannelSet {
 }
 
 impl ChannelSet {
-    /// That an event is of one of them, as far as they are named.
+    /// Adds the condition that an event is of one of them, as far as they are named.
     pub(super) fn push(&self, query: &mut Query<'_>) {
         match self {
             ChannelSet::One(id) => {
@@ -40,7 +40,8 @@ impl ChannelSet {
     }
 }
 
-/// That a column may hold one of these names, or one that a glob among them fits. All that do fit are there.
+/// Adds the condition that a column may be one of these names, or match a glob among them. Every match is included; others may
+/// be.
 pub(super) fn push_names(query: &mut Query<'_>, column: &str, wanted: &[Box<str>]) {
     for (i, text) in wanted.iter().enumerate() {
         query.push(if i == 0 { "(" } else { " OR " });
@@ -54,13 +55,13 @@ pub(super) fn push_names(query: &mut Query<'_>, column: &str, wanted: &[Box<str>
     query.push(")");
 }
 
-/// Between these two are the names that begin as a glob does. Names have at most 256 bytes, so none of them is above the second.
+/// The names that begin like a glob are between these two. Names have at most 256 bytes, so none of them is above the second.
 fn range(glob: &str) -> (&str, String) {
     let prefix = glob.split('*').next().unwrap_or_default();
     (prefix, format!("{prefix}{}", "\u{10ffff}".repeat(CHANNEL_BYTES_MAX / 4)))
 }
 
-/// The channels that a filter means; none where there is no such channel.
+/// The channels that a filter selects. `None` if there is no such channel.
 pub(super) async fn resolve(pool: &Pool, filter: &Filter) -> Result<Option<ChannelSet>, StoreError> {
     let all = |text: &str| !text.is_empty() && text.bytes().all(|b| b == b'*');
     if filter.channels.is_empty() || filter.channels.iter().any(|text| all(text)) {
@@ -77,8 +78,8 @@ pub(super) async fn resolve(pool: &Pool, filter: &Filter) -> Result<Option<Chann
             ids.extend(id);
             continue;
         }
-        // The index gives the names that begin right, our own glob decides: SQLite's knows more than `*`, and can be made to
-        // take time that grows with a power of the name's length.
+        // The index finds the names with the right beginning, and our own glob decides: SQLite's knows more than `*`, and can be
+        // made to take time that grows with a power of the name's length.
         let (begin, end) = range(text);
         let mut some = Query::new(pool, "SELECT name, id FROM channels WHERE name >= ");
         some.value(begin).push(" AND name <= ").value(&*end).push(" LIMIT ").value(NAMES_MAX as i64 + 1);

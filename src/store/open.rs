@@ -44,8 +44,8 @@ pub(super) async fn open(plan: &StorePlan, now: Now) -> Result<(Database, Recove
     }
 }
 
-/// A file of ours that is not a valid database any more is set aside, and a new one begun: a server that does not start helps
-/// nobody to what was in it.
+/// A file of ours that is no longer a valid database is set aside, and a new one begun: refusing to start would not bring back
+/// what was in it.
 async fn on_file(mut place: DatabaseFile, now: Now) -> Result<(Database, Recovered), StoreError> {
     let error = match try_file(&mut place, now).await {
         Err(error) if is_corrupt(&error) && place.may_set_aside() => error,
@@ -57,7 +57,7 @@ async fn on_file(mut place: DatabaseFile, now: Now) -> Result<(Database, Recover
     };
     let failed = |source| StoreError::Folder { path: place.path.clone(), source };
     let aside = place.set_aside(now.wall_ms).map_err(failed)?;
-    tracing::error!(%error, aside = %aside.display(), "the database is corrupt and was set aside; the log starts anew, and the old events are only in that file");
+    tracing::error!(%error, aside = %aside.display(), "the database is corrupt and was set aside; a new log begins, and the old events are only in that file");
     let (mut link, readers, _, _) = try_file(&mut place, now).await?;
     salvage::from_file(&aside, &mut link).await;
     let (recovered, known) = recover(&mut link, now).await?;
@@ -72,7 +72,7 @@ fn with_place(mut link: Link, place: DatabaseFile) -> Link {
     link
 }
 
-/// Says of which file it is.
+/// Adds the file to an error.
 fn located(error: StoreError, place: &DatabaseFile) -> StoreError {
     match error {
         StoreError::Query(source) => StoreError::Open { place: place.path.display().to_string(), source },
@@ -103,7 +103,7 @@ async fn ready(mut link: Link, readers: Pool, now: Now) -> Result<(Database, Rec
     Ok((Database { link, readers, known }, recovered))
 }
 
-/// Brings the tables up to date. Our own lock is held by then, so sqlx takes none.
+/// Updates the tables. The store's own lock is held by then, so sqlx takes none.
 pub(super) async fn migrate(link: &mut Link) -> Result<(), StoreError> {
     let scripts = if matches!(link, Either::Sqlite(_)) { SQLITE } else { POSTGRES };
     let migration = |&(version, name, sql): &(i64, &'static str, &'static str)| {
@@ -113,10 +113,10 @@ pub(super) async fn migrate(link: &mut Link) -> Result<(), StoreError> {
     migrator.set_locking(false);
     let mut held = link.take().await?;
     if let Either::Postgres(db) = &mut held {
-        // A new index over many rows takes its time.
+        // A new index over many rows may take long.
         sqlx::raw_sql("SET statement_timeout = 0").execute(&mut **db).await?;
     }
-    // `run` itself asks for more than the compiler can prove of a connection in a task.
+    // `run` itself requires more than the compiler can prove for a connection in a task.
     both!(&mut held, db => migrator.run_direct(None, &mut **db, false).boxed().await.map_err(explained)?);
     if let Either::Postgres(db) = &mut held {
         sqlx::raw_sql("RESET statement_timeout").execute(&mut **db).await?;
@@ -125,7 +125,7 @@ pub(super) async fn migrate(link: &mut Link) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What the database said, rather than that a migration failed.
+/// Returns the database's message instead of "a migration failed".
 fn explained(error: MigrateError) -> StoreError {
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => Fault::from(error).into(),

@@ -1,30 +1,31 @@
-//! When the next batch of events is taken. While one commit is on its way the next gathers; where commits are so short that
-//! few would, the writer lets more come for a few milliseconds, as a commit costs about the same for two rows and for twenty.
+//! Decides when the next batch of events is taken. While one commit is in progress the next batch collects rows. If commits are
+//! so short that few would collect, the writer waits a few milliseconds for more, because a commit costs about the same for two
+//! rows and for twenty.
 //!
-//! Nobody waits where that brings nothing: not where events come one by one, not where enough wait, and not where all publishers
-//! wait for their answers. Of these it is learnt how many they are: nothing came any more while it waited.
+//! It does not wait if that gains nothing: if events come one by one, if enough rows wait, or if all publishers wait for their
+//! answers. The number of such publishers is learnt: while it waited, no more rows came.
 
 use std::time::{Duration, Instant};
 
-/// From the beginning of one batch to that of the next, at most, where rows are let come.
+/// The longest time from the beginning of one batch to that of the next, if it waits for rows.
 const LONGEST: Duration = Duration::from_millis(4);
-/// Rows that come within that time, where it is worth while.
+/// Rows that must come within that time to make waiting worth it.
 const WORTH: u32 = 8;
-/// With so many rows a commit costs little more than its rows.
+/// From this many rows on, a commit costs little more than its rows.
 const ENOUGH: usize = 64;
-/// Where nothing has come for so long, nothing will: all wait.
+/// If nothing has come for this long, nothing will: all publishers wait.
 const SILENCE: Duration = Duration::from_millis(1);
-/// After so many batches what was learnt is learnt again.
+/// What was learnt is learnt again after this many batches.
 const LEARNT_FOR: u32 = 100;
 
-/// What is known of how rows come.
+/// What is known about how rows arrive.
 #[derive(Default)]
 pub(super) struct Pace {
     /// When the last batch was taken.
     taken: Option<Instant>,
-    /// Rows come fast enough.
+    /// Whether rows come fast enough.
     worth: bool,
-    /// More rows than these do not come, and for how many batches that is taken for granted.
+    /// No more than this many rows come, and for how many batches that is assumed.
     all: Option<(usize, u32)>,
 }
 
@@ -35,7 +36,7 @@ impl Pace {
         Some((self.all.map_or(ENOUGH, |(all, _)| all.min(ENOUGH)), taken + LONGEST))
     }
 
-    /// A batch of so many rows is taken. `newest`: when the last of them came.
+    /// Notes that a batch of this many rows was taken. `newest`: when the last of them came.
     pub(super) fn took(&mut self, rows: usize, newest: Instant, now: Instant) {
         let wanted = self.wanted();
         self.all = self.all.and_then(|(all, batches)| Some((all, batches.checked_sub(1)?)));
@@ -56,7 +57,8 @@ mod tests {
         Duration::from_micros(n)
     }
 
-    /// Commits that take so long, one after the other, of rows that come so often. Says how many rows each had.
+    /// Simulates commits of this duration, one after the other, of rows that come at this interval. Returns how many rows each
+    /// had.
     fn steady(pace: &mut Pace, commit: Duration, every: Duration, batches: usize) -> Vec<usize> {
         let (begin, mut taken) = (Instant::now(), 0);
         let came_by = |now: Instant| usize::try_from((now - begin).as_nanos() / every.as_nanos()).unwrap();
@@ -106,7 +108,7 @@ mod tests {
         let mut late = 0;
         for publishers in [8, 5, 20] {
             for _ in 0..1000 {
-                // The commit, then all publish again at once.
+                // The commit, after which all publish again at the same time.
                 let came = now + micros(700);
                 now = came;
                 if let Some((wanted, until)) = pace.wanted()

@@ -1,6 +1,6 @@
 //! PostgreSQL: the URL, the lock that keeps a second server out, and the connections.
 //!
-//! The lock is held by the writer's connection. Who has it knows that no earlier connection of this log can commit any more.
+//! The writer's connection holds the lock. While it does, no earlier connection of this log can commit any more.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::config::plan::Secret;
 
 /// How long a statement waits for a lock that another program holds before it fails.
 const LOCK_WAIT: &str = if cfg!(test) { "50ms" } else { "2s" };
-/// How long a start waits for the server before it to let go of the database.
+/// How long a start waits for the previous server to release the database.
 const START_WAIT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 5 });
 /// How long a reader's query may take.
 const QUERY_WAIT: &str = "30s";
@@ -27,17 +27,17 @@ pub(super) struct Link {
     options: PgConnectOptions,
     /// Where it is, without the password.
     pub(super) place: String,
-    /// None where the last transaction failed: the next one has a fresh connection.
+    /// `None` if the last transaction failed: the next one uses a new connection.
     pub(super) db: Option<Box<PgConnection>>,
-    /// The last connection's process at the server.
+    /// The server process of the last connection.
     process: i32,
-    /// What this run wrote as its name, once it began.
+    /// The name that this run wrote, once it has begun.
     pub(super) run: Option<String>,
 }
 
 /// Connects, and keeps a second server out of the same schema.
 pub(super) async fn open(url: &Secret) -> Result<(Link, Pool), StoreError> {
-    // The URL holds a password: nothing of it is repeated.
+    // The URL contains a password, so nothing of it is repeated.
     let options = PgConnectOptions::from_str(&url.0).map_err(|_| StoreError::Url)?.application_name("tramline");
     // The brackets of an IPv6 address belong to the URL, not to the address.
     let host = options.get_host().trim_matches(['[', ']']).to_owned();
@@ -47,7 +47,7 @@ pub(super) async fn open(url: &Secret) -> Result<(Link, Pool), StoreError> {
     let options = options.options([
         ("lock_timeout", LOCK_WAIT),
         ("statement_timeout", QUERY_WAIT),
-        // The server lets go of the lock of a connection that broke on the way.
+        // So the server releases the lock of a connection that broke on the way.
         ("tcp_keepalives_idle", "10"),
         ("tcp_keepalives_interval", "5"),
         ("tcp_keepalives_count", "3"),
@@ -76,14 +76,14 @@ fn place(options: &PgConnectOptions) -> String {
 async fn connect(options: &PgConnectOptions) -> sqlx::Result<Box<PgConnection>> {
     let connected = timeout(ACQUIRE_WAIT, options.connect()).await;
     let mut db = Box::new(connected.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??);
-    // An acknowledgement must outlive the power, whatever the server is set to. Stronger settings stay.
+    // An acknowledgement must survive a power failure, whatever the server's setting. Stronger settings stay.
     sqlx::query("SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'")
         .execute(&mut *db)
         .await?;
     Ok(db)
 }
 
-/// One server per schema. `false`: another has it.
+/// Allows one server per schema. `false`: another has the lock.
 async fn lock(db: &mut PgConnection) -> sqlx::Result<bool> {
     sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('tramline'), hashtext(COALESCE(current_schema(), '')))").fetch_one(db).await
 }
@@ -110,13 +110,15 @@ impl Link {
             None => None,
         };
         if wrote != self.run {
-            return Err(Fault::Unable("another server has written to the database meanwhile; restart this one to go on from there".into()));
+            return Err(Fault::Unable(
+                "another server has written to the database meanwhile; restart this server to continue from there".into(),
+            ));
         }
         self.process = process(&mut db).await?;
         Ok(db)
     }
 
-    /// Ends the connection before this one at the server, where it still has the lock: a network that broke leaves it there.
+    /// Ends the previous connection at the server, if it still has the lock: a broken network leaves it there.
     async fn end_the_last(&self, db: &mut PgConnection) -> sqlx::Result<()> {
         let sql = "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
                    WHERE l.locktype = 'advisory' AND l.pid = $1 AND a.application_name = 'tramline' AND a.datname = current_database()";

@@ -1,6 +1,6 @@
 //! The bounded queue from publishers to the writer. Room is reserved before anything is decided and filled under the channel's
-//! lock, so that publishing never fails half way and rows of one channel stand in the order of their offsets.
-//! What the writer has taken counts until it is committed.
+//! lock, so that publishing never fails half way and rows of one channel are in the order of their offsets. Rows that the writer
+//! has taken count until they are committed.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -18,10 +18,11 @@ use crate::model::{Event, SessionId};
 /// A connection record's share of the queue's bytes.
 const RECORD_BYTES: usize = 512;
 
-/// Records of connections that wait before the writer is woken for them: nobody waits for most, and together they cost less.
+/// Records of connections that may wait before the writer is woken for them: nobody waits for most of them, and together they
+/// cost less.
 const RECORDS_HELD: usize = 512;
 
-/// Points that wait, at most: what is counted is counted in few series, and in minutes.
+/// The most points that wait: there are few counters, and points are kept by the minute.
 const POINTS_KEPT: usize = 100_000;
 
 /// How much may wait for the writer.
@@ -29,11 +30,11 @@ const POINTS_KEPT: usize = 100_000;
 pub struct Bounds {
     /// Rows.
     pub rows: usize,
-    /// Bytes. More than the largest message a protocol may take, which else could never be stored.
+    /// Bytes. More than the largest message a protocol may accept, which could otherwise never be stored.
     pub bytes: usize,
     /// Rows of one transaction.
     pub batch_rows: usize,
-    /// Bytes of one transaction, unless one row alone has more.
+    /// Bytes of one transaction, unless a single row has more.
     pub batch_bytes: usize,
 }
 
@@ -43,7 +44,7 @@ impl Default for Bounds {
     }
 }
 
-/// A place in the order of everything that was appended.
+/// A position in the order of everything that was appended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub(super) u64);
 
@@ -74,17 +75,17 @@ impl Item {
     }
 }
 
-/// What the writer takes at once. Its items have tickets `first`, `first + 1`, and so on.
+/// What the writer takes in one go. Its items have tickets `first`, `first + 1`, and so on.
 pub(super) struct Batch {
     pub(super) first: u64,
     pub(super) items: Vec<Item>,
-    /// These are records of connections, which have numbers of their own in place of tickets.
+    /// These are records of connections, which have their own numbers instead of tickets.
     pub(super) records: bool,
     /// When the last of them was pushed.
     pub(super) newest: Option<Instant>,
     /// Where each transaction ends; its items are refused together.
     ends: Vec<usize>,
-    /// What transactions rest on, in their order; most on nothing.
+    /// What transactions depend on, in their order; most depend on nothing.
     after: Vec<(usize, Box<[Ticket]>)>,
     bytes: usize,
 }
@@ -95,13 +96,13 @@ impl Batch {
         self.ends.len()
     }
 
-    /// The places of the items of some of its transactions.
+    /// The indexes of the items of these transactions.
     pub(super) fn places(&self, transactions: &Range<usize>) -> Range<usize> {
         let end_of = |count: usize| count.checked_sub(1).map_or(0, |last| self.ends[last]);
         end_of(transactions.start)..end_of(transactions.end)
     }
 
-    /// The first of some transactions that rests on one that `was_refused`.
+    /// The first of these transactions that depends on one that `was_refused`.
     pub(super) fn misled(&self, transactions: &Range<usize>, was_refused: impl Fn(Ticket) -> bool) -> Option<usize> {
         let from = self.after.partition_point(|(at, _)| *at < transactions.start);
         let some = self.after[from..].iter().take_while(|(at, _)| *at < transactions.end);
@@ -112,34 +113,34 @@ impl Batch {
 struct Waiting {
     item: Item,
     since: Instant,
-    /// What follows is of the same transaction: both are written together.
+    /// The next item belongs to the same transaction: both are written together.
     more: bool,
-    /// What the transaction rests on; given with its last item.
+    /// What the transaction depends on; given with its last item.
     after: Box<[Ticket]>,
 }
 
 pub(super) struct Queue {
     bounds: Bounds,
-    /// Held for a push, a look, or while one batch is moved out.
+    /// Held for a push, a look-up, or while one batch is moved out.
     inner: Mutex<Inner>,
     wake: Notify,
 }
 
 struct Inner {
     waiting: VecDeque<Waiting>,
-    /// How many have to wait before the writer is woken: it lets them come.
+    /// How many must wait before the writer is woken.
     wanted: usize,
     /// Records of connections.
     records: VecDeque<Item>,
-    /// How many there ever were.
+    /// How many there have been in total.
     records_appended: u64,
-    /// They are to be written, however few they are.
+    /// They must be written, however few they are.
     records_due: bool,
-    /// What was counted and is not written yet: by kind, name, metric and minute.
+    /// Counts that are not written yet: by kind, name, metric and minute.
     points: HashMap<(&'static str, Arc<str>, &'static str, i64), u64>,
     /// The ticket of the last push.
     appended: u64,
-    /// The place in the log of the last event.
+    /// The position in the log of the last event.
     seq: u64,
     /// Waiting, taken but not committed, and reserved.
     rows: usize,
@@ -147,7 +148,7 @@ struct Inner {
     reserved_rows: usize,
     reserved_bytes: usize,
     taken_rows: usize,
-    /// When the oldest of what was taken had been pushed.
+    /// When the oldest of the taken rows had been pushed.
     taken_since: Option<Instant>,
     dropped_records: u64,
     /// Between the writer's begin and the stop.
@@ -156,7 +157,7 @@ struct Inner {
 }
 
 impl Queue {
-    /// `seq` is the newest place in the log.
+    /// `seq` is the newest position in the log.
     pub(super) fn new(bounds: Bounds, seq: u64) -> Self {
         let inner = Inner {
             waiting: VecDeque::new(),
@@ -180,8 +181,8 @@ impl Queue {
         Self { bounds, inner: Mutex::new(inner), wake: Notify::new() }
     }
 
-    /// Records may fill half of the rows: a storm of connections must not keep events out. They are written by themselves, at
-    /// the writer's next look, when somebody [waits](Self::hasten) for them, or when there are many.
+    /// Records may fill half of the rows: many connections at a time must not keep events out. They are written separately, at
+    /// the writer's next tick, when somebody [waits](Self::hasten) for them, or when there are many.
     pub(super) fn push_record(&self, item: Item) {
         let mut inner = self.inner.lock();
         if !inner.open || inner.rows >= self.bounds.rows / 2 || inner.bytes + RECORD_BYTES > self.bounds.bytes {
@@ -197,7 +198,7 @@ impl Queue {
         }
     }
 
-    /// Somebody waits for all that was appended so far: the last ticket, and how many records there were.
+    /// Called by somebody who waits for everything appended so far. Returns the last ticket, and how many records there were.
     pub(super) fn hasten(&self) -> (Ticket, u64) {
         let mut inner = self.inner.lock();
         inner.wanted = 0;
@@ -206,13 +207,13 @@ impl Queue {
         (Ticket(inner.appended), inner.records_appended)
     }
 
-    /// The records that wait are to be written.
+    /// The waiting records must be written.
     pub(super) fn write_records(&self) {
         let mut inner = self.inner.lock();
         inner.records_due = !inner.records.is_empty();
     }
 
-    /// Adds to what waits to be written. Never refused; what is counted for the same minute is one.
+    /// Adds counts that wait to be written. Never refused; counts of the same minute are added up.
     pub(super) fn push_points(&self, points: Vec<Point>) {
         let mut inner = self.inner.lock();
         for point in points {
@@ -228,13 +229,13 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    /// What was counted since it was last taken.
+    /// The counts since they were last taken.
     pub(super) fn take_points(&self) -> Vec<Point> {
         let points = std::mem::take(&mut self.inner.lock().points);
         points.into_iter().map(|((kind, name, metric, minute_s), delta)| Point { kind, name, metric, minute_s, delta }).collect()
     }
 
-    /// The newest place in the log that was given.
+    /// The newest position in the log that was assigned.
     pub(super) fn seq(&self) -> u64 {
         self.inner.lock().seq
     }
@@ -248,7 +249,7 @@ impl Queue {
         self.wake.notified().await;
     }
 
-    /// Where something waits: resolves when so many rows do, or somebody wants them to be written, or it is time.
+    /// Called when something waits: resolves when this many rows wait, somebody asks for them to be written, or the time is up.
     pub(super) async fn gathered(&self, rows: usize, until: Instant) {
         let ready = |wanted: Option<usize>| {
             let mut inner = self.inner.lock();
@@ -262,12 +263,12 @@ impl Queue {
                 is_ready = ready(None);
             }
         };
-        // Late is as good.
+        // Running out of time is not an error.
         drop(timeout_at(until.into(), gathered).await);
         ready(Some(0));
     }
 
-    /// The next batch, oldest first; empty where nothing waits.
+    /// The next batch, oldest first; empty if nothing waits.
     pub(super) fn take(&self) -> Batch {
         let mut inner = self.inner.lock();
         let first = inner.appended + 1 - inner.waiting.len() as u64;
@@ -301,7 +302,7 @@ impl Queue {
         Batch { first, items, records: true, newest: None, ends: (1..=rows).collect(), after: Vec::new(), bytes: rows * RECORD_BYTES }
     }
 
-    /// The batch is done with: its room is free again. Wakes the writer where there is more to write.
+    /// The batch is done: its room is free again. Wakes the writer if there is more to write.
     pub(super) fn release(&self, batch: &Batch) {
         let mut inner = self.inner.lock();
         inner.rows -= batch.items.len();
@@ -313,17 +314,17 @@ impl Queue {
         }
     }
 
-    /// There is something to do that is not in the queue.
+    /// Wakes the writer for work that is not in the queue.
     pub(super) fn wake(&self) {
         self.wake.notify_one();
     }
 
-    /// Takes reservations from now on.
+    /// Accepts reservations from now on.
     pub(super) fn begin(&self) {
         self.inner.lock().open = true;
     }
 
-    /// Takes no more reservations.
+    /// Accepts no more reservations.
     pub(super) fn stop(&self) {
         let mut inner = self.inner.lock();
         inner.open = false;
@@ -410,7 +411,7 @@ pub(super) fn reserve(shared: &Arc<Shared>, rows: usize, bytes: usize) -> Result
     Ok(Permit { shared: shared.clone(), rows, bytes })
 }
 
-/// Room in the queue for the events of one transaction. Given back where it is dropped unused.
+/// Room in the queue for the events of one transaction. Returned if it is dropped unused.
 pub struct Permit {
     shared: Arc<Shared>,
     rows: usize,
@@ -420,7 +421,7 @@ pub struct Permit {
 /// What was appended.
 #[derive(Debug)]
 pub struct Appended {
-    /// The events with their place in the log.
+    /// The events with their positions in the log.
     pub events: Vec<Arc<Event>>,
     /// The ticket of the first.
     pub first: Ticket,
@@ -429,12 +430,12 @@ pub struct Appended {
 }
 
 impl Permit {
-    /// Appends the events of one transaction, which are written together or not at all. Call it under the locks of their
-    /// channels, so that those of one channel stand in the order of their offsets. It never fails: what exceeds the reservation
-    /// is taken all the same.
+    /// Appends the events of one transaction, which are written together or not at all. Must be called under the locks of their
+    /// channels, so that the events of one channel are in the order of their offsets. It never fails: what exceeds the
+    /// reservation is accepted too.
     ///
-    /// `after` are tickets of earlier transactions that this one rests on, as it read their events before they were stored: one
-    /// ticket of each is enough. Where one of them is refused, so is this, without being tried.
+    /// `after` are tickets of earlier transactions that this one depends on, because it read their events before they were
+    /// stored: one ticket of each is enough. If one of them is refused, so is this one, without being tried.
     pub fn append(mut self, events: Vec<Event>, after: &[Ticket]) -> Appended {
         let queue = &self.shared.queue;
         let mut inner = queue.inner.lock();
@@ -464,7 +465,7 @@ impl Permit {
     }
 }
 
-/// Appends one item that is no event, where there is room for it now.
+/// Appends one item that is not an event, if there is room for it now.
 pub(super) fn append_one(shared: &Arc<Shared>, item: Item) -> Result<Ticket, Unavailable> {
     let mut permit = reserve(shared, 1, item.bytes())?;
     let mut inner = shared.queue.inner.lock();

@@ -1,4 +1,4 @@
-//! A query as it is put together, and its rows as they come, the same for both databases.
+//! A query being built, and its rows, in the same way for both databases.
 
 use std::fmt::Write;
 use std::ops::ControlFlow;
@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Row};
 use super::StoreError;
 use super::db::{Either, Pool, both};
 
-/// What stands for a placeholder.
+/// The value of a placeholder.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     Int(i64),
@@ -30,18 +30,18 @@ impl From<&str> for Value {
     }
 }
 
-/// The columns of a row, by their places.
+/// The columns of a row, by index.
 pub(super) trait Columns {
     fn int(&self, column: usize) -> sqlx::Result<Option<i64>>;
     fn text(&self, column: usize) -> sqlx::Result<Option<&str>>;
     fn bytes(&self, column: usize) -> sqlx::Result<Option<&[u8]>>;
 
-    /// A number that is always there.
+    /// A number that is never null.
     fn number(&self, column: usize) -> sqlx::Result<i64> {
         Ok(self.int(column)?.unwrap_or_default())
     }
 
-    /// A text that is always there.
+    /// A text that is never null.
     fn word(&self, column: usize) -> sqlx::Result<&str> {
         Ok(self.text(column)?.unwrap_or_default())
     }
@@ -68,7 +68,7 @@ macro_rules! columns {
 columns!(SqliteRow);
 columns!(PgRow);
 
-/// A query. What comes from outside goes into it through [`Query::value`] only.
+/// A query. Values from outside go into it only through [`Query::value`].
 #[derive(Debug, Clone)]
 pub(super) struct Query<'p> {
     pool: &'p Pool,
@@ -86,15 +86,15 @@ impl<'p> Query<'p> {
         self
     }
 
-    /// A placeholder and what stands for it.
+    /// Adds a placeholder and its value.
     pub(super) fn value(&mut self, value: impl Into<Value>) -> &mut Self {
         self.values.push(value.into());
-        // Writing to a text does not fail.
+        // Writing to a text cannot fail.
         write!(self.text, "${}", self.values.len()).ok();
         self
     }
 
-    /// A column of texts that must not choose the index: an expression does not.
+    /// A text column that must not choose the index: an expression does not.
     pub(super) fn aside(&mut self, column: &str) -> &mut Self {
         match self.pool.db {
             Either::Sqlite(_) => self.push("+").push(column),
@@ -110,7 +110,7 @@ impl<'p> Query<'p> {
         }
     }
 
-    /// That a column has one of these values.
+    /// Adds the condition that a column has one of these values.
     pub(super) fn among(&mut self, column: &str, values: &[i64]) -> &mut Self {
         let list = values.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
         self.aside_number(column);
@@ -120,10 +120,10 @@ impl<'p> Query<'p> {
         }
     }
 
-    /// That a column has a value, and the one that follows it in an index is between two others.
+    /// Adds the condition that a column has a value, and that the column after it in an index is between two others.
     ///
-    /// PostgreSQL would rather walk all rows in the order of `key` where it believes that many have the value, and would not come
-    /// to an end where those are not among the first. A comparison of pairs, ordered by both, leaves it this index alone.
+    /// PostgreSQL would rather walk all rows in the order of `key` if it believes that many have the value, and would take very
+    /// long if those are not among the first. A comparison of pairs, ordered by both, leaves only this index.
     pub(super) fn within(&mut self, column: &str, value: impl Into<Value>, key: &str, low: i64, high: i64) -> &mut Self {
         if let Either::Sqlite(_) = self.pool.db {
             self.push(column).push(" = ").value(value).push(" AND ");
@@ -137,12 +137,12 @@ impl<'p> Query<'p> {
         self
     }
 
-    /// That a column is between two values.
+    /// Adds the condition that a column is between two values.
     pub(super) fn between(&mut self, column: &str, low: i64, high: i64) -> &mut Self {
         self.push(column).push(" >= ").value(low).push(" AND ").push(column).push(" <= ").value(high)
     }
 
-    /// That a column's text, its ASCII letters in lower case, holds a text.
+    /// Adds the condition that a column's text, its ASCII letters in lower case, contains a text.
     pub(super) fn holds_lower(&mut self, column: &str, lower: &str) -> &mut Self {
         match self.pool.db {
             Either::Sqlite(_) => self.push("instr(lower(").push(column).push("), ").value(lower).push(") > 0"),
@@ -151,13 +151,13 @@ impl<'p> Query<'p> {
         }
     }
 
-    /// That a column holds a text.
+    /// Adds the condition that a column contains a text.
     pub(super) fn holds(&mut self, column: &str, text: &str) -> &mut Self {
         let function = if let Either::Sqlite(_) = self.pool.db { "instr(" } else { "strpos(" };
         self.push(function).push(column).push(", ").value(text).push(") > 0")
     }
 
-    /// Gives each row, until there are no more or enough is said.
+    /// Calls `row` for each row, until there are no more or it returns `Break`.
     pub(super) async fn each(&self, mut row: impl FnMut(&dyn Columns) -> Result<ControlFlow<()>, StoreError>) -> Result<(), StoreError> {
         both!(&self.pool.db, db => {
             let mut query = sqlx::query(AssertSqlSafe(self.text.clone()));
@@ -177,7 +177,7 @@ impl<'p> Query<'p> {
         Ok(())
     }
 
-    /// What is made of the first row, if there is one.
+    /// Reads the first row, if there is one.
     pub(super) async fn first<T>(&self, read: impl Fn(&dyn Columns) -> Result<T, StoreError>) -> Result<Option<T>, StoreError> {
         let mut found = None;
         self.each(|row| {
@@ -193,7 +193,7 @@ impl<'p> Query<'p> {
         Ok(self.first(|row| Ok(row.int(0)?)).await?.flatten())
     }
 
-    /// How the database would do it.
+    /// The database's plan for the query.
     #[cfg(test)]
     pub(super) async fn plan(&self) -> Vec<String> {
         let sqlite = matches!(self.pool.db, Either::Sqlite(_));

@@ -1,4 +1,4 @@
-//! What is kept besides events: connections, sessions, and what is counted.
+//! What is kept besides events: connections, sessions, and counters.
 
 use std::sync::Arc;
 
@@ -40,30 +40,30 @@ pub struct ConnectionEnd {
     pub bytes_in: u64,
     /// Bytes sent.
     pub bytes_out: u64,
-    /// Messages meant for it that it did not get.
+    /// Messages for it that it did not get.
     pub dropped: u64,
 }
 
 /// An identity that outlives a connection. Times are milliseconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRecord {
-    /// What connections name it by.
+    /// The id by which connections refer to it.
     pub id: SessionId,
     /// Its user, if known.
     pub user: Option<UserId>,
     /// What it is called, for people.
     pub name: Option<Arc<str>>,
-    /// What travels with it.
+    /// Data that is kept with it.
     pub meta: Option<Json>,
-    /// When it was made.
+    /// When it was created.
     pub created_ms: i64,
-    /// When it is over, unless it is put again with a later time.
+    /// When it expires, unless it is put again with a later time.
     pub expires_ms: i64,
     /// When a connection of it was last seen, if ever.
     pub seen_ms: Option<i64>,
 }
 
-/// Something was counted. The words come from our own code and configuration, so there are few.
+/// A count. The names come from our own code and configuration, so there are few.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Point {
     /// What kind of thing: a protocol, a route.

@@ -1,4 +1,4 @@
-//! What the last run left behind, read and put in order at the start.
+//! The state that the last run left behind, read and put in order at the start.
 
 use sqlx::Row;
 
@@ -10,26 +10,26 @@ use crate::model::chance;
 use crate::model::event::Epoch;
 use crate::model::{ChannelName, Now};
 
-/// What is written of connections that a crash left open.
+/// The reason that is recorded for connections that a crash left open.
 const LOST_REASON: &str = "server lost";
 
-/// What the last run left behind.
+/// The state that the last run left behind.
 #[derive(Debug, Clone, Default)]
 pub struct Recovered {
     /// Every channel that ever had stored events.
     pub channels: Vec<Standing>,
-    /// The newest place in the log that was ever given.
+    /// The newest position in the log that was ever assigned.
     pub last_seq: u64,
     /// What was counted so far.
     pub totals: Vec<Total>,
-    /// Whether the last run stopped in order. If not, channels with an early promise have a new epoch: what was delivered may
-    /// not have been written, and an offset must never name two events of one epoch.
+    /// Whether the last run stopped in an orderly way. If not, channels that deliver early have a new epoch: delivered events
+    /// may not have been written, and an offset must never name two events of one epoch.
     pub clean: bool,
-    /// Names this log: a position over all channels means nothing in another one.
+    /// Identifies this log: a position over all channels means nothing in another one.
     pub log: u64,
 }
 
-/// Where a channel stands in the log.
+/// The position of a channel in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     /// Its name.
@@ -38,11 +38,11 @@ pub struct Standing {
     pub epoch: Epoch,
     /// The newest offset.
     pub top: u64,
-    /// The oldest offset that is still there; `top + 1` where nothing is.
+    /// The oldest offset that is still there; `top + 1` if there is none.
     pub first: u64,
 }
 
-/// A counter that goes on over restarts.
+/// A counter that continues after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Total {
     /// What kind of thing is counted.
@@ -51,7 +51,7 @@ pub struct Total {
     pub name: String,
     /// What of it.
     pub metric: String,
-    /// How much since ever.
+    /// The total of all runs.
     pub total: u64,
 }
 
@@ -66,7 +66,7 @@ pub(super) async fn recover(link: &mut Link, now: Now) -> Result<(Recovered, Kno
 async fn in_order(db: &mut Held, now: Now) -> sqlx::Result<(Recovered, Known)> {
     let mut recovered = Recovered { clean: meta(db, "clean").await?.is_none_or(|flag| flag == "1"), ..Recovered::default() };
     if !recovered.clean {
-        // One epoch for all: it is new to each of them. What was before is no part of it, though it can still be asked for.
+        // One epoch for all: it is new to each of them. Earlier events are not part of it, but can still be queried.
         let fresh = chance::epoch().cast_signed();
         let sql = "UPDATE channels SET epoch = CASE epoch WHEN $1 THEN $1 + 1 ELSE $1 END, first = top + 1 WHERE early = 1";
         both!(&mut *db, db => sqlx::query(sql).bind(fresh).execute(&mut **db).await?.rows_affected());

@@ -1,5 +1,5 @@
-//! Another file in the place of one that is gone or corrupt, while the server runs. Offsets, epochs and places in the log go
-//! on: they are known. The events that were there are gone, and each channel says so.
+//! Replaces a file that is gone or corrupt while the server runs. Offsets, epochs and positions in the log continue, because
+//! they are known. The events that were in it are gone, and each channel says so.
 
 use std::time::Duration;
 
@@ -17,20 +17,20 @@ use super::recover::{meta, set_meta};
 use super::sqlite::DatabaseFile;
 use super::{Shared, StoreError, salvage, sqlite, work};
 
-/// How long queries that run on the old file may take to end.
+/// How long queries on the old file may take to end.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
-/// What the new file must say of the log.
+/// What the new file must record about the log.
 pub(super) struct Identity<'a> {
-    /// The log's own name.
+    /// The log's id.
     pub(super) log: u64,
-    /// This run's.
+    /// The id of this run.
     pub(super) run: &'a str,
     pub(super) channels: &'a dyn Channels,
 }
 
-/// Opens the file of the link's path anew: what is there now or, where nothing is, a new one. One that is corrupt is set aside
-/// first. Gives the channels whose older events are gone.
+/// Opens the file at the link's path again: the one that is there now or, if there is none, a new one. A corrupt one is set
+/// aside first. Returns the channels whose older events are gone.
 pub(super) async fn replace(
     shared: &Shared,
     link: &mut Link,
@@ -108,18 +108,18 @@ async fn close(writer: &SqlitePool, readers: &SqlitePool) {
     }
 }
 
-/// Writes what the log is and where its channels stand. A channel of whom the file knows less begins anew after its top.
+/// Writes the log's identity and the state of its channels. A channel of which the file has less begins again after its top.
 /// `true`: the file was empty.
 async fn adopt(link: &mut Link, known: &Known, identity: &Identity<'_>) -> Result<(Vec<Noted>, bool), Fault> {
     let mut held = link.begin(known.len()).await?;
     let done = take_over(&mut held, known, identity).await;
-    let foreign = || Fault::Unable("another log's database was put in the place of this one; restart the server to use that".into());
+    let foreign = || Fault::Unable("the database was replaced by that of another log; restart the server to use it".into());
     let adopted = link.end(held, done).await?.ok_or_else(foreign)?;
     work::begin(link, identity.channels, identity.run).await?;
     Ok(adopted)
 }
 
-/// None: this is another log, or this one as it will be. What is queued would meet other events in its places.
+/// `None`: this is another log, or a later state of this one. Queued events would meet other events at their positions.
 async fn take_over(db: &mut Held, known: &Known, identity: &Identity<'_>) -> sqlx::Result<Option<(Vec<Noted>, bool)>> {
     let log = meta(db, "log").await?;
     if log.as_ref().is_some_and(|found| *found != identity.log.to_string()) || newest(db).await? > known.seq {

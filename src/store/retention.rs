@@ -1,10 +1,10 @@
-//! What is too old or too much goes: events by their channel's count and age, the oldest of all where the database is too
-//! large, connections and sessions that are long over, and minutes that become hours.
+//! Removes what is too old or too much: events by their channel's count and age, the oldest of all if the database is too large,
+//! connections and sessions that ended long ago; and turns minutes into hours.
 //!
 //! The writer does it between batches, one small transaction at a time, so that no batch waits for more than one.
 //!
-//! Which channels are due is known without asking the database: by count from what was appended, by age from the time of the
-//! oldest event. All channels are walked over for age, a few each tick.
+//! It knows without a query which channels are due: by count from what was appended, by age from the time of the oldest event.
+//! For age all channels are walked over, a few in each tick.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -25,9 +25,9 @@ pub(super) const CHUNK: usize = 2000;
 const CHANNELS_AT_ONCE: usize = 50;
 /// Channels that are walked over in one tick.
 const WALKED: usize = 500;
-/// Ticks between two rounds over what is no event.
+/// Ticks between two rounds over what is not an event.
 const ROUND: u64 = 60;
-/// Ticks between two looks at the size.
+/// Ticks between two checks of the size.
 const SIZE_EVERY: u64 = if cfg!(test) { 1 } else { 5 };
 
 /// How long a connection is remembered after it ended.
@@ -37,7 +37,7 @@ const MINUTES_KEPT: Duration = Duration::from_hours(48);
 /// How long hours are kept before they become days.
 const HOURS_KEPT: Duration = Duration::from_hours(90 * 24);
 
-/// What is no event, and what is to be done with it.
+/// What is not an event, and what must be done with it.
 #[derive(Debug, Clone, Copy)]
 enum Round {
     Connections,
@@ -48,14 +48,14 @@ enum Round {
 
 const ROUNDS: [Round; 4] = [Round::Connections, Round::Sessions, Round::Minutes, Round::Hours];
 
-/// What is to be removed.
+/// What must be removed.
 pub(super) struct Retention {
-    /// Channels of which something has to go, or may have to.
+    /// Channels of which something must be removed, or may have to be.
     due: VecDeque<ChannelName>,
     listed: HashSet<ChannelName>,
     rounds: VecDeque<Round>,
     size: Option<Size>,
-    /// How far the walk is.
+    /// How far the walk has come.
     walked: usize,
     ticks: u64,
 }
@@ -107,7 +107,7 @@ impl Retention {
         !self.due.is_empty() || !self.rounds.is_empty() || self.size.as_ref().is_some_and(|size| size.measure)
     }
 
-    /// One transaction of it. Gives the channels that have lost events, with their first offset now.
+    /// Does one transaction of it. Returns the channels that have lost events, with their first offset now.
     pub(super) async fn chunk(
         &mut self,
         link: &mut Link,
@@ -154,7 +154,7 @@ impl Retention {
         };
         let worked = work.await;
         link.end(held, worked).await?;
-        // What was not finished stands at the front again.
+        // Unfinished channels go back to the front.
         let looked_at = self.due.len().min(CHANNELS_AT_ONCE);
         let finished: HashSet<&ChannelName> = done.iter().filter(|trimmed| !trimmed.more).map(|trimmed| &trimmed.name).collect();
         let rest: Vec<ChannelName> = self.due.drain(..looked_at).collect();

@@ -1,4 +1,5 @@
-//! What can be read of a database that is given up: sessions and totals go on in the new one. Its events stay where they are.
+//! What can be read from a database that is given up: sessions and totals are copied to the new one. Its events stay in the old
+//! file.
 
 use std::path::Path;
 
@@ -15,9 +16,9 @@ use super::sqlite::reading;
 const SESSIONS: &str = "SELECT id, \"user\", name, meta, created_ms, expires_ms, seen_ms FROM sessions";
 const SERIES: &str = "SELECT kind, name, metric, total FROM series";
 
-/// A session as it stood in the table.
+/// A session as in the table.
 type Session = (String, Option<String>, Option<String>, Option<String>, i64, i64, Option<i64>);
-/// A total as it stood in the table: kind, name, metric, total.
+/// A total as in the table: kind, name, metric, total.
 type Series = (String, String, String, i64);
 
 /// Copies what can be read of a file that was set aside.
@@ -28,7 +29,7 @@ pub(super) async fn from_file(path: &Path, link: &mut Link) {
     }
 }
 
-/// Copies what can be read by connections to a file that has no name any more.
+/// Copies what can be read over connections to a file that has been removed.
 pub(super) async fn from_readers(readers: &SqlitePool, link: &mut Link) {
     match readers.acquire().await {
         Ok(mut db) => between(&mut db, link).await,
@@ -63,7 +64,7 @@ async fn copy(link: &mut Link, sessions: &[Session], series: &[Series], mark: Op
 }
 
 async fn fill(db: &mut Held, sessions: &[Session], series: &[Series], mark: Option<&str>) -> sqlx::Result<()> {
-    // What was counted last and is among the totals already is not to be counted again.
+    // The last counts are already included in the totals and must not be counted twice.
     if let Some(mark) = mark {
         set_meta(db, "mark", mark).await?;
     }

@@ -1,7 +1,7 @@
 //! A walk along one index of the log, in windows that are bounded in rows and in time, so that no filter can hold up the
-//! database. The index that promises fewest rows leads; what it does not decide is compared row by row inside the window.
+//! database. The index that promises the fewest rows leads; what it does not decide is compared row by row inside the window.
 //!
-//! One channel is walked along its offsets, everything else along the places in the log, which grow with time.
+//! A single channel is walked along its offsets, everything else along the positions in the log, which grow with time.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -17,18 +17,18 @@ use crate::model::Event;
 
 /// A page ends early once its events have this many bytes.
 const PAGE_BYTES_MAX: usize = 16 << 20;
-/// Times do not quite grow with places: clocks are set. So far apart they may be.
+/// Times do not always grow with positions, because clocks are adjusted. They may differ by this much.
 const CLOCK_SLACK_MS: i64 = 60_000;
 
-/// No key is larger; one more still is a number.
+/// The largest key; one more is still a valid number.
 const LAST_KEY: i64 = i64::MAX - 1;
 
-/// How much one page may look at before it gives what it has.
+/// How much one page may look at before it returns what it has.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Budget {
-    /// Rows in all, about.
+    /// Rows in total, approximately.
     pub(super) rows: i64,
-    /// Rows of the first window. Each that follows is ten times as large, as far as the time seems to allow.
+    /// Rows of the first window. Each following one is ten times as large, as far as the time seems to allow.
     pub(super) first: i64,
     pub(super) time: Duration,
 }
@@ -51,7 +51,7 @@ enum Lead {
     Place,
 }
 
-/// A walk, and where it is: what is left has keys from `low` to `high`, both included.
+/// A walk, and its state: what is left has keys from `low` to `high`, both included.
 #[derive(Debug)]
 pub(super) struct Scan {
     filter: Filter,
@@ -66,9 +66,9 @@ pub(super) struct Scan {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) events: Vec<Event>,
-    /// Where the next step begins; none: nothing follows.
+    /// Where the next step begins. `None`: nothing follows.
     pub(super) next: Option<String>,
-    /// More may follow although the limit is not reached: enough was looked at.
+    /// More may follow although the limit is not reached, because enough rows were looked at.
     pub(super) truncated: bool,
 }
 
@@ -80,11 +80,11 @@ enum End {
 }
 
 impl Scan {
-    /// The beginning of a walk, or where a cursor says; none where there is nothing to be found.
+    /// Begins a walk, or continues where a cursor says. `None` if nothing can be found.
     pub(super) async fn begin(pool: &Pool, filter: &Filter, order: Order, cursor: Option<&str>) -> Result<Option<Self>, StoreError> {
         let key = cursor.map(|text| cursor::read(text, order, filter.fingerprint())).transpose()?;
-        // Read before the channels are: what is newer may be of one that is not among them yet, and must not be passed over for
-        // what is newer still.
+        // Read before the channels are: newer events may be of a channel that is not among them yet, and must not be skipped for
+        // even newer ones.
         let newest = newest(pool).await?;
         let Some(channels) = resolve(pool, filter).await? else { return Ok(None) };
         let lead = lead(filter, &channels);
@@ -93,7 +93,7 @@ impl Scan {
             high = high.min(newest);
         }
         if let Lead::Channel(channel) = lead {
-            // Most questions have no bounds of time and need no search.
+            // Most queries have no time bounds and need no search.
             low = if low > 0 { offset_from(pool, channel, low).await? } else { 0 };
             high = if high < LAST_KEY { offset_from(pool, channel, high + 1).await? - 1 } else { LAST_KEY };
         }
@@ -104,7 +104,7 @@ impl Scan {
         Ok(Some(scan))
     }
 
-    /// A walk over what follows a place in the log, oldest first.
+    /// A walk over what follows a position in the log, oldest first.
     pub(super) async fn after(pool: &Pool, filter: &Filter, place: i64) -> Result<Option<Self>, StoreError> {
         let Some(mut scan) = Self::begin(pool, filter, Order::Ascending, None).await? else { return Ok(None) };
         let next = place.saturating_add(1);
@@ -157,7 +157,7 @@ impl Scan {
         cursor::write(self.order, last, self.filter.fingerprint())
     }
 
-    /// This key, and what lies before it, is done with.
+    /// This key, and those before it, are done.
     fn pass(&mut self, key: i64) {
         match self.order {
             Order::Descending => self.high = self.high.min(key.saturating_sub(1)),
@@ -169,7 +169,7 @@ impl Scan {
         if let Lead::Channel(_) = self.lead { "e.\"offset\"" } else { "e.id" }
     }
 
-    /// Whether the index decides everything: then every row it gives is one of the page's.
+    /// Whether the index decides everything: then every row it returns belongs to the page.
     fn is_decided(&self) -> bool {
         let filter = &self.filter;
         let conditions =
@@ -181,7 +181,7 @@ impl Scan {
         conditions == usize::from(self.lead != Lead::Place)
     }
 
-    /// The keys of the next window; none where nothing is left.
+    /// The keys of the next window. `None` if nothing is left.
     async fn window(&self, pool: &Pool, rows: i64) -> Result<Option<(i64, i64)>, StoreError> {
         if self.is_decided() {
             return Ok(Some((self.low, self.high)));
@@ -197,7 +197,7 @@ impl Scan {
         }
         let found = query.number().await?;
         Ok(match (self.order, dense) {
-            // Where keys follow each other, a window of so many keys has about so many rows; a gap is leapt over.
+            // If keys are consecutive, a window of this many keys has about this many rows; gaps are skipped.
             (Order::Descending, true) => found.map(|newest| (self.low.max(newest.saturating_sub(rows - 1)), newest)),
             (Order::Ascending, true) => found.map(|oldest| (oldest, self.high.min(oldest.saturating_add(rows - 1)))),
             (Order::Descending, false) => Some((found.unwrap_or(self.low), self.high)),
@@ -220,7 +220,7 @@ impl Scan {
         value.as_deref().map(|value| (column, value.into()))
     }
 
-    /// What the leading index looks up.
+    /// The range to look up in the leading index.
     fn push_range(&self, query: &mut Query<'_>, low: i64, high: i64) {
         match self.leads() {
             Some((column, value)) => query.within(column, value, self.key(), low, high),
@@ -238,7 +238,7 @@ impl Scan {
         query.push(self.key()).push(direction);
     }
 
-    /// The rows of one window. A row more than wanted says whether there are any.
+    /// The rows of one window. One row more than needed shows whether there are more.
     fn statement<'p>(&self, pool: &'p Pool, low: i64, high: i64, limit: usize) -> Query<'p> {
         let filter = &self.filter;
         let mut query = Query::new(pool, "SELECT ");
@@ -267,8 +267,8 @@ impl Scan {
         if let Some(text) = &filter.text {
             query.push(" AND ").holds_lower("e.data", text.lower());
         }
-        // Every row that holds passes this, and most of the others do not: a value stands in the data as it is, unless it is a
-        // string in which something is escaped.
+        // A necessary condition: every matching row passes, and most of the others do not. A value is in the data as it is,
+        // unless it is a string with escapes.
         for condition in filter.data.iter().take(4) {
             query.push(" AND (").holds("e.data", &condition.value).push(" OR ").holds("e.data", "\\").push(")");
         }
@@ -279,7 +279,7 @@ impl Scan {
         query
     }
 
-    /// Whether rows that the database gives may still be wrong.
+    /// Whether rows that the database returns must still be checked.
     fn is_checked_here(&self) -> bool {
         !self.filter.data.is_empty() || matches!(self.channels, ChannelSet::Many)
     }
@@ -329,7 +329,7 @@ fn next_window(window: i64, looked: i64, spent: Duration, budget: Budget) -> i64
     (window * 10).min(affordable).min(budget.rows - looked).max(budget.first)
 }
 
-/// The index that promises fewest rows. It depends on the question alone, so that a cursor finds the same one.
+/// The index that promises the fewest rows. It depends only on the query, so that a cursor finds the same one.
 fn lead(filter: &Filter, channels: &ChannelSet) -> Lead {
     match (filter, channels) {
         (Filter { client: Some(_), .. }, _) => Lead::Client,
@@ -342,7 +342,7 @@ fn lead(filter: &Filter, channels: &ChannelSet) -> Lead {
     }
 }
 
-/// The places in the log between which everything lies that is in the bounds of time.
+/// The range of positions in the log that contains everything within the time bounds.
 async fn places(pool: &Pool, filter: &Filter) -> Result<(i64, i64), StoreError> {
     let (mut low, mut high) = (0, LAST_KEY);
     if let Some(since) = &filter.since {
@@ -356,20 +356,20 @@ async fn places(pool: &Pool, filter: &Filter) -> Result<(i64, i64), StoreError> 
     Ok((low, high))
 }
 
-/// The newest place in the log that is still there.
+/// The newest position in the log that still has an event.
 async fn newest(pool: &Pool) -> Result<i64, StoreError> {
     Ok(Query::new(pool, "SELECT max(id) FROM events").number().await?.unwrap_or(0))
 }
 
-/// A place in the log before everything of this time and later; 0 where all may be.
+/// A position in the log before everything of this time and later; 0 if everything may be.
 pub(super) async fn place_before(pool: &Pool, ms: i64) -> Result<i64, StoreError> {
     let mut query = Query::new(pool, "SELECT id FROM events WHERE time_ms < ");
     query.value(ms.saturating_sub(CLOCK_SLACK_MS)).push(" ORDER BY time_ms DESC LIMIT 1");
     Ok(query.number().await?.unwrap_or(0))
 }
 
-/// The first offset of a channel whose event has this place in the log or a later one. Both grow together, so it is searched by
-/// halves: some twenty look-ups.
+/// The first offset of a channel whose event has this position in the log or a later one. Both grow together, so a binary search
+/// finds it in some twenty look-ups.
 async fn offset_from(pool: &Pool, channel: i64, place: i64) -> Result<i64, StoreError> {
     let mut ends = Query::new(pool, "SELECT min(e.\"offset\"), max(e.\"offset\") FROM events e WHERE e.channel = ");
     ends.value(channel);

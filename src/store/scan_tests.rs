@@ -1,13 +1,13 @@
-//! Which index serves which question, on both databases.
+//! Which index is used for which query, on both databases.
 
 use super::*;
 use crate::store::filter::{DataIs, Moment, Needle};
 use crate::store::tests::{Base, Rig, on_both};
 
-/// So many rows that PostgreSQL has a reason to use an index.
+/// Enough rows to make PostgreSQL use an index.
 const ROWS: i64 = 30_000;
 
-/// Rows with values that say as much as they would in use: a client has few, a source many.
+/// Rows with realistic values: a client has few, a source has many.
 async fn fill(base: &Base) {
     let numbers = if base.is_postgres() {
         format!("generate_series(1, {ROWS}) AS g(n)")
@@ -74,7 +74,7 @@ on_both! {
         for (filter, index) in cases {
             for order in [Order::Ascending, Order::Descending] {
                 let scan = Scan::begin(&pool, &filter, order, None).await.unwrap().unwrap();
-                // A window of a page, as it is when it has been narrowed to a few thousand rows, or the whole of an index.
+                // The window of a page after it has been narrowed to a few thousand rows, or the whole of an index.
                 let (low, high) = if let Lead::Channel(_) = scan.lead { (1, 300) } else { (10_000, 12_000) };
                 let (low, high) = if scan.is_decided() || !index.contains("rowid") && index.contains("_by_") { (1, LAST_KEY) } else { (low, high) };
                 let plan = scan.statement(&pool, low, high, 100).plan().await;

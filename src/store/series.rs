@@ -1,11 +1,12 @@
-//! What was counted, over time. Minutes become hours after days, and hours days after months; each count is in one of them.
+//! Counters over time. Minutes become hours after days, and hours become days after months; each count is in exactly one of
+//! them.
 
 use std::ops::ControlFlow;
 
 use super::read::{Columns, Query};
 use super::{Store, StoreError};
 
-/// The most steps of one question.
+/// The most steps of one query.
 pub const STEPS_MAX: i64 = 11_000;
 /// The most series of an answer.
 const SERIES_MAX: usize = 10_000;
@@ -19,13 +20,13 @@ pub struct Series {
     pub name: String,
     /// What of it.
     pub metric: String,
-    /// The beginning of each step in which there was anything, in seconds since the Unix epoch, and how much.
+    /// The beginning of each step that has a count, in seconds since the Unix epoch, and the count.
     pub points: Vec<(i64, u64)>,
 }
 
 impl Store {
-    /// Sums of what was counted from `from_s` up to, not including, `to_s`, in steps of `step_s`, all in seconds; steps begin at
-    /// multiples of themselves. Of one kind where one is named. Where a step is shorter than what was kept, it holds all of that.
+    /// Sums of the counts from `from_s` up to, but not including, `to_s`, in steps of `step_s`, all in seconds; steps begin at
+    /// multiples of their length. Of one kind if `kind` is given. If a step is shorter than what was kept, it holds all of that.
     pub async fn series(&self, kind: Option<&str>, from_s: i64, to_s: i64, step_s: i64) -> Result<Vec<Series>, StoreError> {
         if step_s < 1 || to_s.saturating_sub(from_s) / step_s > STEPS_MAX {
             return Err(StoreError::Limit);

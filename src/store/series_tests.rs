@@ -4,7 +4,7 @@ use super::*;
 use crate::store::Point;
 use crate::store::tests::{Base, Rig, on_both};
 
-/// The beginning of a day that is not over for retention.
+/// The beginning of a day in the future, so that retention leaves it alone.
 const DAY_S: i64 = 47_482 * 86_400;
 
 fn point(name: &str, minute_s: i64, delta: u64) -> Point {

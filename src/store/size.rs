@@ -1,8 +1,8 @@
-//! How large the database is, and what goes where that is too much: the oldest events of all.
+//! The size of the database, and what is removed if it is too large: the oldest events of all.
 //!
-//! What counts is what is in use, so that room that was freed counts as free. SQLite says how many of its pages are. PostgreSQL
-//! does not, and its files do not shrink: there, once the files are too large, what a row takes with its indexes is estimated
-//! from the oldest and the newest, times the rows there are. Autovacuum makes the room of what went usable again.
+//! Only used space counts; space that was freed counts as free. SQLite reports how many of its pages are free. PostgreSQL does
+//! not, and its files do not shrink: once its files are too large, the space that a row takes with its indexes is estimated from
+//! the oldest and the newest rows, times the number of rows. Autovacuum makes the freed space usable again.
 
 use sqlx::PgConnection;
 
@@ -11,15 +11,15 @@ use super::fault::Fault;
 use super::link::Link;
 use super::trim::{self, Trimmed};
 
-/// What a row of events takes in PostgreSQL besides its columns: a line pointer, and its share of the indexes.
+/// The space of an event's row in PostgreSQL besides its columns: a line pointer, and its share of the indexes.
 const ROW_EXTRA: f64 = 300.0;
-/// Rows at either end from which a row's size is estimated.
+/// Rows at either end from which the size of a row is estimated.
 const SAMPLE: i64 = 500;
 
 /// The bound on the database's size.
 pub(super) struct Size {
     most: u64,
-    /// It is time to look.
+    /// Whether the size must be checked now.
     pub(super) measure: bool,
 }
 
@@ -28,8 +28,8 @@ impl Size {
         Self { most, measure: false }
     }
 
-    /// Removes some of the oldest events, where the database is too large. Where not, there is no more to do for now. `rows`:
-    /// how many events there are.
+    /// Removes some of the oldest events if the database is too large. If not, there is nothing more to do for now. `rows`: the
+    /// number of events.
     pub(super) async fn chunk(&mut self, link: &mut Link, rows: u64) -> Result<Vec<Trimmed>, Fault> {
         let mut held = link.begin(0).await?;
         let done = remove(&mut held, self.most, rows).await;
@@ -48,7 +48,7 @@ async fn remove(db: &mut Held, most: u64, rows: u64) -> sqlx::Result<Vec<Trimmed
         }
         Held::Postgres(db) => on_postgres(db, most, rows).await?,
     };
-    // A row's size is an estimate, and what went does not come back: half of what is too much, then the next look.
+    // The size of a row is an estimate, and removed rows do not come back: half of what is too much, then the next check.
     if used <= most { Ok(Vec::new()) } else { trim::oldest_of_all(db, (used - most).div_ceil(2)).await }
 }
 

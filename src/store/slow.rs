@@ -1,13 +1,13 @@
-//! Where a transaction spends its time: told where that is long, as everybody who publishes waits for it.
+//! Where a transaction spends its time: logged if it takes long, because all publishers wait for it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A transaction that takes longer is told.
+/// A transaction that takes longer is logged.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// The moments of one transaction: it was wanted, it had begun, what was said before the last word was done, and it was over.
+/// The moments of one transaction: it was requested, it had begun, the statements before the commit were done, and it was over.
 pub(super) struct Clock {
     rows: usize,
     wanted: Instant,
@@ -22,14 +22,14 @@ impl Clock {
         Self { rows, wanted: now, begun: None, worked: now, over: now }
     }
 
-    /// One more of its words was said and answered. The first is the beginning, the last the commit.
+    /// One more of its statements is done. The first is the begin, the last the commit.
     pub(super) fn step(&mut self) {
         let now = Instant::now();
         self.begun.get_or_insert(now);
         (self.worked, self.over) = (self.over.max(self.begun.unwrap_or(now)), now);
     }
 
-    /// Says so where it took long.
+    /// Logs it if it took long.
     pub(super) fn tell(&self) {
         if let Some(Slow { took, begin, statements, commit }) = self.slow() {
             let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -39,7 +39,7 @@ impl Clock {
                 begin_ms = ms(begin),
                 statements_ms = ms(statements),
                 commit_ms = ms(commit),
-                "a transaction of the store took long; what was published meanwhile waited for it"
+                "a transaction of the store took long, and publishers waited for it"
             );
         }
     }
@@ -52,7 +52,7 @@ impl Clock {
     }
 }
 
-/// What took long.
+/// A slow transaction, in parts.
 #[derive(Debug, PartialEq)]
 struct Slow {
     took: Duration,

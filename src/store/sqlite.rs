@@ -20,26 +20,27 @@ use super::db::{Either, Pool};
 pub(super) const READERS: u32 = 4;
 /// How long a reader waits for a connection.
 pub(super) const ACQUIRE_WAIT: Duration = Duration::from_secs(5);
-/// How long a statement waits for a lock that another program holds (a backup, a shell) before it fails.
+/// How long a statement waits for a lock that another program (a backup, a shell) holds before it fails.
 const BUSY_WAIT: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 2000 });
 /// Pages of write-ahead log before it is copied back: 16 MiB.
 const CHECKPOINT_PAGES: &str = "4096";
 /// Rows read ahead per query. Few, because one row may be as large as a protocol's largest message.
 const ROWS_AHEAD: usize = 8;
-/// Statements that stay prepared: more than there are texts.
+/// Statements that stay prepared: more than there are different texts.
 const STATEMENTS: usize = 256;
 /// How every SQLite file begins.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
 /// The writer's side of an open file, or of a database in memory.
 pub(super) struct Link {
-    /// One connection, which only the writer uses. In memory it is the readers' too.
+    /// One connection, which only the writer uses. For a database in memory the readers use it too.
     pub(super) pool: SqlitePool,
-    /// The connection between two transactions on a file: to give it back each time would be another errand to its thread.
+    /// The connection, kept between two transactions on a file: returning it each time would be another round trip to its
+    /// thread.
     kept: Option<PoolConnection<Sqlite>>,
-    /// None in memory.
+    /// `None` for a database in memory.
     pub(super) file: Option<DatabaseFile>,
-    /// What a test wants to be said before the next transaction.
+    /// Statements that a test wants to be run before the next transaction.
     #[cfg(test)]
     pub(super) said: std::sync::Arc<parking_lot::Mutex<Vec<&'static str>>>,
 }
@@ -74,7 +75,7 @@ impl Link {
         self.kept = self.file.is_some().then_some(db);
     }
 
-    /// Goes on with another pool.
+    /// Continues with another pool.
     pub(super) fn replace(&mut self, pool: SqlitePool) -> SqlitePool {
         self.kept = None;
         std::mem::replace(&mut self.pool, pool)
@@ -91,7 +92,7 @@ pub(super) struct DatabaseFile {
     pub(super) path: PathBuf,
     /// Keeps a second process out while it is open.
     lock: File,
-    /// Device and inode of the database and of its write-ahead log, as they were opened.
+    /// Device and inode of the database and of its write-ahead log when they were opened.
     opened: [Option<(u64, u64)>; 2],
     /// The lock file names a process: a database of ours was here before.
     ours: bool,
@@ -110,7 +111,7 @@ fn tuned(options: SqliteConnectOptions) -> SqliteConnectOptions {
         .pragma("trusted_schema", "OFF")
 }
 
-/// No connection is closed for its age or for being idle: the writer's holds its statements, and in memory it is the database.
+/// No connection is closed for its age or for being idle: the writer's keeps its statements, and in memory it is the database.
 fn pool(connections: u32) -> SqlitePoolOptions {
     SqlitePoolOptions::new()
         .max_connections(connections)
@@ -120,7 +121,7 @@ fn pool(connections: u32) -> SqlitePoolOptions {
         .test_before_acquire(false)
 }
 
-/// A database that is gone with the process.
+/// A database that ends with the process.
 pub(super) async fn memory() -> Result<(Link, Pool), StoreError> {
     let options = tuned(SqliteConnectOptions::from_str("sqlite::memory:")?).shared_cache(false);
     let pool = pool(1).connect_with(options).await?;
@@ -141,7 +142,7 @@ impl DatabaseFile {
             move |source| StoreError::Folder { path, source }
         };
         std::fs::create_dir_all(folder).map_err(failed(folder))?;
-        // One file by two names must meet one lock.
+        // One file with two names must have one lock.
         let path = match path.canonicalize() {
             Ok(real) => real,
             Err(_) => folder.canonicalize().map_err(failed(folder))?.join(path.file_name().unwrap_or_default()),
@@ -158,27 +159,27 @@ impl DatabaseFile {
         }
     }
 
-    /// Opens the file, which is made where it is not there.
+    /// Opens the file, and creates it if it does not exist.
     pub(super) async fn connect(&mut self) -> sqlx::Result<(SqlitePool, Pool)> {
-        // Made here and not by a later connection, which would make another one where this was deleted.
+        // Created here and not by a later connection, which would create another one if this was deleted.
         if !self.path.exists() {
             File::create_new(&self.path).map_err(sqlx::Error::Io)?;
         }
         let writing = tuned(SqliteConnectOptions::new().filename(&self.path))
             .journal_mode(SqliteJournalMode::Wal)
-            // An acknowledgement must outlive the power. Grouped into batches this costs next to nothing.
+            // An acknowledgement must survive a power failure. Grouped into batches this costs next to nothing.
             .synchronous(SqliteSynchronous::Full)
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             .pragma("journal_size_limit", "67108864")
             .statement_cache_capacity(STATEMENTS)
-            // The writer tells what took long, and without the text of the statement.
+            // The writer logs slow transactions itself, without the text of the statements.
             .disable_statement_logging();
         let writer = pool(1).connect_with(writing).await?;
         let readers = pool(READERS).connect_with(reading(&self.path)).await?;
         Ok((writer, Pool::new(Either::Sqlite(readers))))
     }
 
-    /// Notes which file is open, and in the lock file whose it is.
+    /// Notes which file is open, and in the lock file which process has it.
     pub(super) fn note(&mut self) -> std::io::Result<()> {
         self.opened = [identity(&self.path), identity(&beside(&self.path, "-wal"))];
         self.ours = true;
@@ -197,14 +198,14 @@ impl DatabaseFile {
         self.path.exists()
     }
 
-    /// Whether a file that is not a valid database may be set aside: only one that was a database, or stands where ours was.
+    /// Whether a file that is not a valid database may be set aside: only if it was a database, or is in the place of ours.
     pub(super) fn may_set_aside(&self) -> bool {
         let mut start = [0; MAGIC.len()];
         let is_database = File::open(&self.path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == MAGIC;
         self.ours || is_database
     }
 
-    /// Renames the database and what belongs to it. Gives the new name.
+    /// Renames the database and its other files. Returns the new name.
     pub(super) fn set_aside(&self, now_ms: i64) -> std::io::Result<PathBuf> {
         let aside = beside(&self.path, &format!(".corrupt-{now_ms}"));
         std::fs::rename(&self.path, &aside)?;
@@ -212,7 +213,7 @@ impl DatabaseFile {
         Ok(aside)
     }
 
-    /// Removes the write-ahead log of a file that is gone: another file must not take it for its own.
+    /// Removes the write-ahead log of a file that has been removed: another file must not use it.
     pub(super) fn remove_logs(&self) -> std::io::Result<()> {
         if identity(&beside(&self.path, "-wal")) == self.opened[1] || !self.exists() {
             self.each_log(|log, _| std::fs::remove_file(log))?;
@@ -230,7 +231,7 @@ impl DatabaseFile {
         Ok(())
     }
 
-    /// Takes the lock again where its file has gone with the folder.
+    /// Takes the lock again if its file was removed together with the folder.
     pub(super) fn lock_again(&mut self) -> Result<(), StoreError> {
         let held = self.lock.metadata().ok().map(|file| (file.dev(), file.ino()));
         if identity(&beside(&self.path, ".lock")) != held {
@@ -240,7 +241,7 @@ impl DatabaseFile {
     }
 }
 
-/// The path with something at its end.
+/// The path with an ending added.
 fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name: OsString = path.as_os_str().to_owned();
     name.push(end);

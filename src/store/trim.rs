@@ -10,7 +10,7 @@ use super::known::Channel;
 use super::retention::CHUNK;
 use crate::model::ChannelName;
 
-/// What an event takes besides its data, about.
+/// The approximate space of an event besides its data.
 const ROW_BYTES: u64 = 200;
 
 /// What was removed from a channel.
@@ -18,14 +18,14 @@ pub(super) struct Trimmed {
     pub(super) name: ChannelName,
     /// The oldest offset that is still there, or the one after the top.
     pub(super) first: u64,
-    /// The time of that event, where it is known.
+    /// The time of that event, if known.
     pub(super) oldest_ms: Option<i64>,
     pub(super) rows: usize,
     /// There may be more to remove.
     pub(super) more: bool,
 }
 
-/// An event, as far as retention looks at it.
+/// What retention reads of an event.
 struct Old {
     offset: u64,
     time_ms: i64,
@@ -71,14 +71,14 @@ async fn oldest(db: &mut Held, channel: i64, most: usize) -> sqlx::Result<Vec<Ol
     Ok(found)
 }
 
-/// What is left begins here; the newest that went stood there in the log.
+/// Records where the remaining events begin, and the position in the log of the newest one that was removed.
 async fn moved(db: &mut Held, channel: i64, first: u64, gone: i64) -> sqlx::Result<()> {
     let sql = "UPDATE channels SET first = CASE WHEN first > $2 THEN first ELSE $2 END, \
                gone = CASE WHEN gone > $3 THEN gone ELSE $3 END WHERE id = $1";
     both!(db, db => sqlx::query(sql).bind(channel).bind(first.cast_signed()).bind(gone).execute(&mut **db).await.map(drop))
 }
 
-/// Removes the oldest events of all, until about so many bytes are free: large events are few.
+/// Removes the oldest events of all, until about `bytes` bytes are free: few if events are large.
 pub(super) async fn oldest_of_all(db: &mut Held, bytes: u64) -> sqlx::Result<Vec<Trimmed>> {
     let (mut last_id, mut freed) = (None, 0);
     let mut channels: HashMap<i64, (i64, i64, usize)> = HashMap::new();
@@ -115,14 +115,14 @@ pub(super) async fn connections(db: &mut Held, before_ms: i64) -> sqlx::Result<b
     Ok(done >= CHUNK as u64)
 }
 
-/// Forgets sessions that are over. `true`: there may be more.
+/// Forgets sessions that have expired. `true`: there may be more.
 pub(super) async fn sessions(db: &mut Held, now_ms: i64) -> sqlx::Result<bool> {
     let sql = "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_ms < $1 ORDER BY expires_ms LIMIT $2)";
     let done = both!(db, db => sqlx::query(sql).bind(now_ms).bind(CHUNK as i64).execute(&mut **db).await?.rows_affected());
     Ok(done >= CHUNK as u64)
 }
 
-/// Adds the points of the oldest step to a longer one, where all of that is before `before_s`. `true`: there may be more.
+/// Adds the points of the oldest step to a longer one, if all of that is before `before_s`. `true`: there may be more.
 pub(super) async fn points(db: &mut Held, step: i64, into: i64, before_s: i64) -> sqlx::Result<bool> {
     let sql = "SELECT min(at) FROM points WHERE step = $1";
     let at: Option<i64> = both!(&mut *db, db => sqlx::query_scalar(sql).bind(step).fetch_one(&mut **db).await?);

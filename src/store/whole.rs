@@ -1,8 +1,8 @@
-//! A transaction of events alone, of channels that are known, on SQLite: the first statement goes with its BEGIN and the last
-//! with its COMMIT, and each piece has a text of its own, prepared once. So most transactions are two errands to SQLite's thread,
-//! where every word and statement by itself would be one: they cost more than what is done there.
+//! A transaction that consists of events of known channels, on SQLite: the first statement is sent together with the BEGIN and
+//! the last with the COMMIT, and each text is prepared once. So most transactions are two round trips to SQLite's thread instead
+//! of one for each statement; the round trips cost more than the work itself.
 //!
-//! It relies on `sqlx` for SQLite to prepare several statements of one text and to hand on parameters from each to the next.
+//! It relies on `sqlx` for SQLite to prepare several statements of one text and to pass the parameters from each to the next.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -18,12 +18,12 @@ use super::known::{Channel, Known, Noted};
 use super::link::Link;
 use crate::model::Event;
 
-/// Rows of one statement at most, where it is the first or the last of a transaction. Every number up to here has its text.
+/// The most rows of a statement that is the first or the last of a transaction. Every number up to this has its own text.
 const EXACT: usize = 32;
 /// Rows of the statements before the last one, largest first.
 const CHUNKS: [usize; 3] = [512, 64, EXACT];
 
-/// Texts by their number of rows less one.
+/// Texts by their number of rows minus one.
 type Texts<const N: usize> = LazyLock<[String; N]>;
 
 static FIRST: Texts<EXACT> = LazyLock::new(|| texts(concat!("BEGIN IMMEDIATE; ", channels_into!()), "(?,?,?,?,?)", channels_conflict!()));
@@ -47,7 +47,7 @@ pub(super) struct Whole<'e> {
 }
 
 impl<'e> Whole<'e> {
-    /// None where a channel is not known: the database has to say which row it gets.
+    /// `None` if a channel is not known: then the database must assign its row.
     pub(super) fn of(events: &[&'e Event], known: &Known, policies: &dyn Channels) -> Option<Self> {
         let spans = spans(events, policies).into_iter().map(|span| known.get(span.name).map(|channel| (span, channel)));
         let spans: Vec<_> = spans.collect::<Option<_>>()?;
@@ -56,7 +56,7 @@ impl<'e> Whole<'e> {
         (!rows.is_empty()).then_some(Self { rows, spans })
     }
 
-    /// Writes all of it or nothing. Says where it has left the channels.
+    /// Writes all of it or nothing. Returns the new state of the channels.
     pub(super) async fn write(&self, link: &mut Link) -> Result<Vec<Noted>, Fault> {
         let mut channels = self.spans.chunks(EXACT);
         let first = channels.next().unwrap_or_default();
@@ -86,7 +86,7 @@ fn of_events(text: &'static str, rows: &[(i64, &Event)]) -> Sentence {
     rows.iter().fold(sqlx::query(text), |query, (channel, event)| bind_event(query, *channel, event))
 }
 
-/// What the statement makes of the channel's row.
+/// The channel's row after the statement.
 fn noted(span: &Span<'_>, channel: &Channel) -> Noted {
     let (first, top) = (span.first.cast_unsigned(), span.top.cast_unsigned());
     Noted {

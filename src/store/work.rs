@@ -21,7 +21,7 @@ pub(super) enum Work<'a> {
     Items(&'a [Item]),
     /// The database refused these: only their offsets are noted.
     Refused(&'a [Item]),
-    /// What was counted.
+    /// Counts.
     Points(&'a [Point]),
 }
 
@@ -33,13 +33,13 @@ impl Work<'_> {
         }
     }
 
-    /// As events of known channels, if it is nothing else.
+    /// As events of known channels, if it consists only of them.
     fn whole(&self, channels: &dyn Channels, known: &Known) -> Option<Whole<'_>> {
         let Self::Items(items) = self else { return None };
         Whole::of(&items.iter().map(event).collect::<Option<Vec<_>>>()?, known, channels)
     }
 
-    /// The newest place in the log that it gives out.
+    /// The newest position in the log that it assigns.
     pub(super) fn last_seq(&self) -> u64 {
         match self {
             Self::Items(items) | Self::Refused(items) => items.iter().rev().find_map(event).map_or(0, |event| event.seq),
@@ -48,8 +48,8 @@ impl Work<'_> {
     }
 }
 
-/// Does it, all or nothing. `again`: it was tried before and failed, perhaps only after the commit; then `mark`, which must be
-/// the same for all tries of one work, says whether it is there already. Gives where it has left the channels.
+/// Does all of it or nothing. `again`: it was tried before and failed, perhaps after the commit; then `mark`, which must be the
+/// same for all tries, tells whether it has been done. Returns the new state of the channels.
 pub(super) async fn perform(
     link: &mut Link,
     work: &Work<'_>,
@@ -60,7 +60,7 @@ pub(super) async fn perform(
 ) -> Result<Vec<Noted>, Fault> {
     let is_remote = link.is_remote();
     let work = async {
-        // Not again, as the first try may have come through.
+        // Only the first time, because an earlier try may have succeeded.
         if let Some(whole) = work.whole(channels, known).filter(|_| !again && !is_remote) {
             return whole.write(link).await;
         }
@@ -71,7 +71,7 @@ pub(super) async fn perform(
     Link::in_time(is_remote, work.boxed()).await
 }
 
-/// A transaction is there as a whole or not at all: it is known by its first event, or by a mark of its own where it has none.
+/// A transaction is there as a whole or not at all: it is recognized by its first event or, if it has none, by a mark.
 async fn once(db: &mut Held, work: &Work<'_>, channels: &dyn Channels, again: bool, mark: u64) -> sqlx::Result<Vec<Noted>> {
     let first = if let Work::Items(items) = work { items.iter().find_map(event) } else { None };
     let mark = mark.to_string();
@@ -122,7 +122,7 @@ async fn is_written(db: &mut Held, event: &Event) -> sqlx::Result<bool> {
     Ok(there.is_some_and(|uuid| uuid == event.new.id.as_bytes()))
 }
 
-/// Notes that the log is in use and by whom, and which channels promise what: a crash of this run must treat them right.
+/// Records that the log is in use and by whom, and what each channel promises, so that a crash of this run is handled correctly.
 pub(super) async fn begin(link: &mut Link, channels: &dyn Channels, run: &str) -> Result<(), Fault> {
     let mut held = link.begin(0).await?;
     let done = note_begin(&mut held, channels, run).await;
@@ -148,7 +148,7 @@ async fn note_begin(db: &mut Held, channels: &dyn Channels, run: &str) -> sqlx::
     Ok(())
 }
 
-/// Notes which of these channels may show events before they are committed.
+/// Records which of these channels may show events before they are committed.
 pub(super) async fn note_promises(link: &mut Link, early: &[(ChannelName, bool)]) -> Result<(), Fault> {
     let mut held = link.begin(early.len()).await?;
     let done = note_early(&mut held, early).await;
@@ -165,7 +165,7 @@ async fn note_early(db: &mut Held, early: &[(ChannelName, bool)]) -> sqlx::Resul
     Ok(())
 }
 
-/// Notes that this was an orderly end.
+/// Records that this was an orderly end.
 pub(super) async fn say_clean(link: &mut Link, seq: u64) -> Result<(), Fault> {
     let mut held = link.begin(0).await?;
     let done = async {
@@ -180,7 +180,8 @@ pub(super) async fn say_clean(link: &mut Link, seq: u64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Whether the database can be written to. `write`: by writing something, as reading proves nothing where a disk was full.
+/// Checks whether the database can be written to. `write`: by writing something, because reading proves nothing after a full
+/// disk.
 pub(super) async fn probe(link: &mut Link, write: bool) -> Result<(), Fault> {
     let is_remote = link.is_remote();
     let work = async {
@@ -200,7 +201,7 @@ pub(super) async fn probe(link: &mut Link, write: bool) -> Result<(), Fault> {
     Link::in_time(is_remote, work.boxed()).await
 }
 
-/// Whether PostgreSQL takes only reads now, as a standby does. SQLite has said so when the transaction began.
+/// Whether PostgreSQL accepts only reads now, like a standby. SQLite reports that when the transaction begins.
 async fn is_read_only(db: &mut Held) -> sqlx::Result<bool> {
     match db {
         Held::Sqlite(_) => Ok(false),

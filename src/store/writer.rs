@@ -1,6 +1,6 @@
-//! The one task that writes. It takes what is queued, commits it as one transaction, then lets those know who wait: while one
-//! commit is on its way to the disk the next batch gathers, so batches grow with the load, and the [pace](super::pace) sees to it
-//! that they are worth their commit. Records of connections, for which nobody waits, are left to the next tick.
+//! The only task that writes. It takes what is queued, commits it as one transaction, then notifies those who wait. While one
+//! commit is on its way to the disk the next batch collects rows, so batches grow with the load, and the [pace](super::pace)
+//! makes sure that they are worth their commit. Records of connections, for which nobody waits, are left to the next tick.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -25,9 +25,9 @@ use crate::config::plan::StorePlan;
 use crate::model::Event;
 use crate::model::chance;
 
-/// Between two looks at the database, and at what is too old.
+/// Between two checks of the database, and of what is too old.
 const TICK: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 1000 });
-/// How long a stop goes on trying to write what is queued.
+/// How long a stop keeps trying to write what is queued.
 const STOP_WAIT: Duration = Duration::from_millis(if cfg!(test) { 1000 } else { 5000 });
 /// How many runs of refused tickets are remembered for those who wait for them.
 const REFUSED_KEPT: usize = 65_536;
@@ -38,25 +38,25 @@ pub struct Writer {
     pub(super) link: Link,
     pub(super) known: Known,
     pub(super) retention: Retention,
-    /// None before it began.
+    /// `None` before it has begun.
     pub(super) channels: Option<Arc<dyn Channels>>,
     pace: Pace,
-    /// The log's name, and this run's.
+    /// The ids of the log and of this run.
     pub(super) log: u64,
     pub(super) run: String,
-    /// Something was committed since the last look at the database.
+    /// Something was committed since the last check of the database.
     pub(super) proven: bool,
-    /// Looks through the file after a crash.
+    /// Checks the file after a crash.
     pub(super) check: Option<JoinHandle<()>>,
 }
 
-/// The stop that was asked for, and until when the writer goes on trying.
+/// A stop, and how long the writer keeps trying.
 pub(super) struct Stop<'a> {
     pub(super) asked: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
     pub(super) until: Option<Instant>,
 }
 
-/// The time of a stop ran out with rows unwritten.
+/// The time for a stop ran out with rows unwritten.
 pub(super) struct GaveUp;
 
 impl Writer {
@@ -67,8 +67,8 @@ impl Writer {
         Self { shared, link, known, retention, channels: None, pace: Pace::default(), log: recovered.log, run, proven: true, check }
     }
 
-    /// Notes in the database that it is in use and which channels promise what, and takes reservations from now on. Last step
-    /// of a start: what fails before it leaves no trace.
+    /// Records in the database that it is in use and what each channel promises, and accepts reservations from now on. This is
+    /// the last step of a start: if anything fails before, it leaves no trace.
     pub async fn begin(&mut self, channels: Arc<dyn Channels>) -> Result<(), StoreError> {
         begin(&mut self.link, &*channels, &self.run).await?;
         self.channels = Some(channels);
@@ -100,7 +100,7 @@ impl Writer {
         self.end(gave_up).await;
     }
 
-    /// Looks whether the database can be written to, which events have to go, and that records do not wait for long.
+    /// Checks whether the database can be written to and which events must be removed, and that records do not wait for long.
     async fn tick(&mut self, channels: &dyn Channels) {
         self.probe(channels).await;
         self.shared.queue.write_records();
@@ -125,7 +125,7 @@ impl Writer {
         stop.until = Some(Instant::now() + STOP_WAIT);
     }
 
-    /// Writes the next batch, records that are due and what was counted. One only, so that a stop is seen while publishers keep
+    /// Writes the next batch, records that are due, and counts. Only one batch, so that a stop is noticed while publishers keep
     /// the queue filled.
     async fn step(&mut self, channels: &dyn Channels, stop: &mut Stop<'_>) -> Result<(), GaveUp> {
         self.note_promises(channels).await;
@@ -153,7 +153,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Notes what channels promise from now on, where somebody waits for that.
+    /// Records what channels promise from now on, if somebody waits for that.
     async fn note_promises(&mut self, channels: &dyn Channels) {
         let Some(Promises { early, done }) = self.shared.promises.lock().take() else { return };
         let noted = match note_promises(&mut self.link, &early).await {
@@ -163,18 +163,18 @@ impl Writer {
                 Err(StoreError::Unable(fault.to_string().into()))
             }
         };
-        // Whoever asked may have gone.
+        // The caller may no longer wait.
         done.send(noted).ok();
     }
 
-    /// Writes one batch, however long the database cannot. Where it refuses the batch for what is in it, halves are tried, then
-    /// single transactions; and what rests on a refused one is refused with it. Gives the tickets of what was refused, in order.
+    /// Writes one batch, however long the database cannot. If the database refuses its content, halves are tried, then single
+    /// transactions; whatever depends on a refused one is refused with it. Returns the tickets of refused rows, in order.
     async fn write(&mut self, batch: &Batch, channels: &dyn Channels, stop: &mut Stop<'_>) -> Result<Vec<Range<u64>>, GaveUp> {
         let all = 0..batch.len();
         let mut pieces = VecDeque::from([all.clone()]);
         let mut refused: Vec<Range<u64>> = Vec::new();
         while let Some(piece) = pieces.pop_front() {
-            // All that stands before the piece is decided.
+            // Everything before this piece is decided.
             let misled = batch.misled(&piece, |ticket| {
                 let at = refused.partition_point(|tickets| tickets.end <= ticket.0);
                 refused.get(at).is_some_and(|tickets| tickets.contains(&ticket.0))
@@ -201,7 +201,7 @@ impl Writer {
         Ok(refused)
     }
 
-    /// One transaction is not stored: the database refused it, or one that it rests on. Gives its tickets.
+    /// One transaction is not stored: the database refused it, or one that it depends on. Returns its tickets.
     async fn refuse(
         &mut self,
         batch: &Batch,
@@ -216,9 +216,9 @@ impl Writer {
         let (rows, what) = (items.len(), items.first().map(describe));
         match error {
             Some(error) => tracing::error!(ticket = tickets.start, rows, %error, what, "the store refused a transaction; it is lost"),
-            None => tracing::error!(ticket = tickets.start, rows, what, "a transaction rests on one that the store refused; it is lost"),
+            None => tracing::error!(ticket = tickets.start, rows, what, "a transaction depends on one that the store refused; it is lost"),
         }
-        // Its offsets were given, and may have been seen: they count as used.
+        // Its offsets were assigned, and may have been seen: they count as used.
         if let Err(error) = self.attempt(&Work::Refused(items), channels, stop).await? {
             tracing::error!(%error, "the store refused the offsets of a refused transaction too");
         }
@@ -258,7 +258,7 @@ impl Writer {
     async fn end(mut self, gave_up: bool) {
         if gave_up {
             let rows = self.shared.queue.stats().queued_rows;
-            tracing::error!(rows, "the store could not be written to before the stop; what was queued is lost");
+            tracing::error!(rows, "the store could not be written to before the stop; queued rows are lost");
         } else if let Err(error) = say_clean(&mut self.link, self.shared.queue.seq()).await {
             tracing::error!(%error, "the store could not be closed cleanly; channels that deliver early get new epochs at the next start");
         }
@@ -269,7 +269,7 @@ impl Writer {
     }
 }
 
-/// The events of a batch, but those that were refused.
+/// The events of a batch, except those that were refused.
 fn stored<'b>(batch: &'b Batch, refused: &'b [Range<u64>]) -> impl Iterator<Item = &'b Arc<Event>> {
     (batch.first..).zip(&batch.items).filter_map(|(ticket, item)| match item {
         Item::Event(event) if !refused.iter().any(|tickets| tickets.contains(&ticket)) => Some(event),
@@ -277,7 +277,7 @@ fn stored<'b>(batch: &'b Batch, refused: &'b [Range<u64>]) -> impl Iterator<Item
     })
 }
 
-/// However the writer ends, nobody waits for it in vain.
+/// However the writer ends, nobody keeps waiting for it.
 impl Drop for Writer {
     fn drop(&mut self) {
         if let Some(check) = &self.check {
@@ -288,7 +288,7 @@ impl Drop for Writer {
     }
 }
 
-/// The whole into halves, a half into single transactions.
+/// Splits the whole into halves, and a half into single transactions.
 fn split(piece: Range<usize>, all: &Range<usize>) -> Vec<Range<usize>> {
     if piece == *all {
         let middle = piece.start + piece.len() / 2;
@@ -298,7 +298,7 @@ fn split(piece: Range<usize>, all: &Range<usize>) -> Vec<Range<usize>> {
     }
 }
 
-/// Which row it was, without its content.
+/// Describes a row without its content.
 fn describe(item: &Item) -> String {
     match item {
         Item::Event(event) => format!("event {} of {:?} at offset {}", event.new.id, event.channel, event.offset),

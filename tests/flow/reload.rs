@@ -333,6 +333,22 @@ async fn stored_events_can_be_recovered_once_the_history_is_on_again() {
 }
 
 #[tokio::test]
+async fn events_for_a_batch_that_is_taken_away_are_written_one_by_one() {
+    let batched = numbered(1).replace("    error:", "    batch: { every: 60s, as: { all: $messages } }\n    error:");
+    let server = setup(&batched).start();
+    let mut client = server.client("chat").await;
+    join(&mut client, "news:a").await;
+    let publish = async |n: u32| server.publish(&json!({ "channel": "news:a", "data": n })).await;
+    publish(1).await;
+    become_(&server, &numbered(2)).await;
+    publish(2).await;
+    publish(3).await;
+    for n in 1..4 {
+        assert_eq!(client.next().await["data"], n);
+    }
+}
+
+#[tokio::test]
 async fn nobody_who_comes_while_a_protocol_goes_is_left_behind() {
     let with_sessions = OTHER.replace("/other\n", "/other\n    session: $query.s\n");
     let both = format!("{}{with_sessions}", numbered(1));

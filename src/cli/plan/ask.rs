@@ -25,15 +25,15 @@ use super::{faults, from_disk};
 use crate::config::plan::{ApiPlan, Listen};
 use crate::reload::{Refusal, Report};
 
-/// How long the whole may take: the server reads its files, perhaps more than once.
+/// The time for the whole request: the server reads its files, perhaps more than once.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// Bytes of an answer.
+/// The size of the answer.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// The variable with the token, which is not an argument, because everybody on the machine can see those.
+/// The variable with the token. It is not an argument, because everybody on the machine can see those.
 const TOKEN: &str = "TRAMLINE_TOKEN";
 
-/// What a server would change if it read its files again. The error is for people.
+/// What a server would change if it read its files again. The error is text for people.
 pub(super) fn ask(config: &Path, url: Option<&str>) -> Result<Box<Report>, String> {
     let loaded = from_disk(config)();
     let api = loaded.plan.as_ref().map(|plan| &plan.api);
@@ -55,7 +55,8 @@ pub(super) fn ask(config: &Path, url: Option<&str>) -> Result<Box<Report>, Strin
 fn address(api: &ApiPlan) -> Result<String, String> {
     if api.listen.port == 0 {
         return Err(
-            "`api` in the routes file leaves the port to the system: say where the server is, `--url http://localhost:PORT`\n".into()
+            "`api` in the routes file lets the system choose the port: pass the server's address with `--url http://localhost:PORT`\n"
+                .into(),
         );
     }
     let host = match &*api.listen.host {
@@ -68,7 +69,7 @@ fn address(api: &ApiPlan) -> Result<String, String> {
 }
 
 async fn send(url: &str, token: Option<&str>, pinned: Option<CertificateDer<'static>>) -> Result<(StatusCode, Bytes), String> {
-    let wrong = || "this is not the address of a server: write `http://localhost:4000`, without a path".to_owned();
+    let wrong = || "this is not a valid server address: it must look like `http://localhost:4000`, without a path".to_owned();
     let uri: Uri = url.parse().map_err(|_| wrong())?;
     let (Some(authority), Some(host), "" | "/") = (uri.authority(), uri.host(), uri.path()) else { return Err(wrong()) };
     let (secure, usual) = match uri.scheme_str() {
@@ -79,7 +80,7 @@ async fn send(url: &str, token: Option<&str>, pinned: Option<CertificateDer<'sta
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let port = uri.port_u16().unwrap_or(usual);
     let stream = TcpStream::connect((host, port)).await.map_err(|error| {
-        format!("cannot be reached: {error}; where the server in use has another address than its file says now, give it with --url")
+        format!("cannot be reached: {error}; if the running server has another address than the routes file says now, pass it with `--url`")
     })?;
     let mut request = Request::builder()
         .method(Method::POST)
@@ -107,35 +108,38 @@ async fn exchange(
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     tokio::spawn(connection);
     let (head, body) = sender.send_request(request).await.map_err(failed)?.into_parts();
-    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| format!("the answer cannot be read: {error}"))?;
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| format!("cannot read the answer: {error}"))?;
     Ok((head.status, body.to_bytes()))
 }
 
-/// Why a server does not do what it was asked.
+/// Why a server did not do what it was asked to.
 #[derive(Default, Deserialize)]
 struct Problem {
     detail: Option<String>,
     refusal: Option<Refusal>,
 }
 
-/// The report of an answer, or what is wrong as the server says it.
+/// The report in an answer, or what is wrong, in the server's words.
 fn read(status: StatusCode, body: &[u8]) -> Result<Box<Report>, String> {
     if status == StatusCode::OK {
         return serde_json::from_slice(body)
             .map(Box::new)
-            .map_err(|error| format!("the answer is not that of a server of this version: {error}"));
+            .map_err(|error| format!("the answer does not fit this version of tramline: {error}"));
     }
     let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
     if let Some(refusal) = problem.refusal {
         return Err(format!("the reload would be refused\n{}", refusal.diagnostics.trim_end()));
     }
-    let detail = problem.detail.unwrap_or_else(|| "no reason is given".into());
-    let hint =
-        if status == StatusCode::UNAUTHORIZED { format!(" (the token is that of {TOKEN} or of the routes file)") } else { String::new() };
+    let detail = problem.detail.unwrap_or_else(|| "no reason given".into());
+    let hint = if status == StatusCode::UNAUTHORIZED {
+        format!(" (the token is taken from {TOKEN} or from the routes file)")
+    } else {
+        String::new()
+    };
     Err(format!("{} {detail}{hint}", status.as_u16()))
 }
 
-/// Trusts the certificate that the routes file names, whatever name it is for, and otherwise those of public authorities.
+/// Trusts the certificate that the routes file names, whatever its name, and otherwise those of public authorities.
 fn trusting(pinned: Option<CertificateDer<'static>>) -> Result<ClientConfig, String> {
     let failed = |error: &dyn std::fmt::Display| format!("cannot use TLS: {error}");
     let provider = Arc::new(ring::default_provider());
@@ -163,7 +167,7 @@ impl ServerCertVerifier for Known {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        // The very certificate: that the other side has its key is shown by its signature, below.
+        // Exactly this certificate. Its signature below shows that the other side has the key.
         if self.pinned.as_ref().is_some_and(|pinned| pinned == end_entity) {
             return Ok(ServerCertVerified::assertion());
         }
@@ -235,10 +239,10 @@ mod tests {
             "404 there is no /api/reload"
         );
         assert!(answer(StatusCode::UNAUTHORIZED, json!({ "detail": "no token" })).unwrap_err().contains("TRAMLINE_TOKEN"));
-        assert_eq!(read(StatusCode::BAD_GATEWAY, b"<html>").unwrap_err(), "502 no reason is given");
+        assert_eq!(read(StatusCode::BAD_GATEWAY, b"<html>").unwrap_err(), "502 no reason given");
     }
 
-    /// A server behind a certificate for another name, which answers one request and gives what it was asked.
+    /// A server behind a certificate for another name. It answers one request, and the task returns what it was asked.
     async fn secure() -> (String, CertificateDer<'static>, tokio::task::JoinHandle<String>) {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(["router.example".into()]).unwrap().self_signed(&key).unwrap().der().clone();
@@ -276,7 +280,7 @@ mod tests {
             let (url, _, serving) = secure().await;
             let why = send(&url, Some("secret"), pinned).await.unwrap_err();
             assert!(why.starts_with("no TLS connection: "), "{why}");
-            assert_eq!(serving.await.unwrap(), "", "the token is told to nobody");
+            assert_eq!(serving.await.unwrap(), "", "the token is sent to nobody");
         }
     }
 }

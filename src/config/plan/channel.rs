@@ -68,9 +68,9 @@ pub struct HistoryPlan {
 /// `keep:` How long a channel's events stay in the log. What exceeds either bound goes, oldest first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Keep {
-    /// At most so many; none: no bound.
+    /// At most this many. `None`: no bound.
     pub events: Option<u64>,
-    /// At most so old; none: no bound.
+    /// At most this old. `None`: no bound.
     pub age: Option<Duration>,
 }
 
@@ -80,9 +80,9 @@ pub enum Promise {
     /// It is delivered and acknowledged once it is committed.
     #[default]
     Committed,
-    /// `deliver: early`: delivered at once, acknowledged once it is committed.
+    /// `deliver: early`: delivered immediately, acknowledged once it is committed.
     Early,
-    /// `durability: relaxed`: delivered and acknowledged at once.
+    /// `durability: relaxed`: delivered and acknowledged immediately.
     Relaxed,
 }
 

@@ -64,7 +64,7 @@ pub enum SourceKind {
         tls: Option<TlsPlan>,
         /// Allowed origins, besides no origin, the same origin and loopback ones.
         origins: Vec<String>,
-        /// A bearer token it wants, if any.
+        /// The bearer token that callers must send, if any.
         token: Option<Secret>,
     },
 }

@@ -1,8 +1,9 @@
-//! What the log's writer and those who publish leave for the task that feeds followers. Leaving an event costs a push,
-//! however many follow.
+//! What the log's writer and publishers leave for the task that feeds followers. Leaving an event costs one push, however many
+//! followers there are.
 //!
-//! Bounded by bytes. Where a commit finds no room, all that is committed and waits here goes, and every follower is to read
-//! the log from where it is; what no log keeps has the room then. Where that finds none it is counted, by channel.
+//! Bounded by bytes. If a commit finds no room, all committed events that wait here are dropped, and every follower must read
+//! the log from its position; events that no log keeps then have the room. If one of those finds no room, it is counted, by
+//! channel.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,32 +13,32 @@ use tokio::sync::Notify;
 
 use crate::model::{ChannelName, Event};
 
-/// Bytes of events that may wait for the feeding task, or one commit where that is larger. What it took is not among them: as
-/// much again may be on its way.
+/// Bytes of events that may wait for the feeding task, or one commit if that is larger. Events that the task has taken are not
+/// included, so as many again may be on their way.
 pub(super) const HANDED_BYTES_MAX: usize = 8 << 20;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Handover {
-    // Protects the order of what is left. Held for a push, or while all of it is taken; taken inside channels.
+    // Protects the order of the events. Held for a push, or while all are taken; taken inside channels.
     state: Mutex<State>,
     wake: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The number of what is left next. Numbers only grow.
+    /// The number of the next event. Numbers only grow.
     next: u64,
     left: Left,
 }
 
-/// What was left since somebody last took it.
+/// The events since somebody last took them.
 #[derive(Debug, Default)]
 pub(super) struct Left {
-    /// In order, with their numbers: those of one commit have the same.
+    /// In order, with their numbers; those of one commit have the same.
     pub(super) events: Vec<(u64, Arc<Event>)>,
     bytes: usize,
-    /// A commit had no room: nothing that is committed is here.
+    /// A commit had no room: no committed events are here.
     pub(super) lost: bool,
     /// Events that no log keeps and that had no room, by channel.
     pub(super) dropped: HashMap<Option<ChannelName>, Dropped>,
@@ -52,7 +53,7 @@ pub(super) struct Dropped {
 }
 
 impl Handover {
-    /// The number of what is left next.
+    /// The number of the next event.
     pub(super) fn next(&self) -> u64 {
         self.state.lock().next
     }
@@ -87,7 +88,7 @@ impl Handover {
     fn push(&self, mut state: MutexGuard<'_, State>, events: impl IntoIterator<Item = Arc<Event>>, cost: usize) {
         let number = state.next;
         state.next += 1;
-        // Whoever is woken for the first takes all.
+        // The task that is woken for the first event takes all.
         let first = state.left.events.is_empty();
         state.left.events.extend(events.into_iter().map(|event| (number, event)));
         state.left.bytes += cost;
@@ -97,12 +98,12 @@ impl Handover {
         }
     }
 
-    /// Takes what is left, without waiting.
+    /// Takes all events, without waiting.
     pub(super) fn take(&self) -> Left {
         std::mem::take(&mut self.state.lock().left)
     }
 
-    /// Resolves when something was left.
+    /// Resolves when there are events.
     pub(super) async fn woken(&self) {
         self.wake.notified().await;
     }
@@ -113,7 +114,7 @@ impl Left {
         self.bytes == 0 || self.bytes + cost <= HANDED_BYTES_MAX
     }
 
-    /// What is committed will be read from the log; the rest stays.
+    /// Committed events will be read from the log; the rest stays.
     fn lose(&mut self) {
         self.lost = true;
         self.events.retain(|(_, event)| super::passes(event));

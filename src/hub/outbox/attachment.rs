@@ -1,5 +1,5 @@
-//! The socket of an outbox: given, taken away, and another one given. Without one, what is queued waits within its bound, sorted
-//! as behind a socket that takes nothing, until the next socket takes it or somebody carries it away.
+//! Attaches a socket to an outbox, detaches it, and attaches another. Without a socket, what is queued waits within its bound,
+//! sorted as if the socket accepted nothing, until the next socket takes it or somebody drains it.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::hub::Socket;
 use crate::model::Close;
 
 impl Outbox {
-    /// Gives it the socket, where it has none. What waits is written by the next flush, or by the connection's task.
+    /// Attaches a socket, if there is none. What waits is written by the next flush, or by the connection's task.
     pub fn attach(&self, socket: Box<dyn Socket>) {
         let mut queue = self.queue.lock();
         debug_assert!(queue.socket.is_none(), "an outbox has one socket at a time");
@@ -19,8 +19,8 @@ impl Outbox {
         self.waker.wake();
     }
 
-    /// Takes the socket away. What it took of a packet without its end counts for nothing: the next one is given the whole.
-    /// `slow` is how the connection ends where there is no room for that.
+    /// Detaches the socket. A packet that it took only in part does not count as written: the next one gets all of it. `slow`:
+    /// how the connection ends if there is no room for that.
     pub fn detach(&self, slow: impl FnOnce() -> Close) -> Option<Arc<dyn Socket>> {
         let mut queue = self.queue.lock();
         let socket = queue.socket.take()?;
@@ -32,8 +32,8 @@ impl Outbox {
         Some(socket)
     }
 
-    /// Carries away what waits, in the order of writing: whole packets of at most so many bytes together, but always one, where
-    /// any waits. For transports that ask for what there is. There must be no socket.
+    /// Takes what waits, in the order of writing: whole packets of at most this many bytes together, but always one if any
+    /// waits. For transports that ask for what there is. There must be no socket.
     pub fn drain(&self, bytes_max: usize) -> Vec<Bytes> {
         let mut queue = self.queue.lock();
         debug_assert!(queue.socket.is_none(), "what waits belongs to the socket");

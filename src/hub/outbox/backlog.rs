@@ -1,8 +1,8 @@
-//! What waits for a client whose socket takes nothing, in the order in which it will be written, and what becomes of it while
-//! it waits: what matters more goes first, what is superseded goes, what may be dropped makes room.
+//! What waits for a client whose socket accepts nothing, in the order in which it will be written, and what happens to it while
+//! it waits: higher priorities go first, superseded messages are removed, and messages that may be dropped make room.
 //!
-//! Only a blocked socket has one. A message costs a few steps in trees, however many wait. Knows nothing of sockets and of
-//! frames that are half written: those are taken out before.
+//! Only a blocked socket has a backlog. A message costs a few steps in trees, however many wait. Knows nothing of sockets and of
+//! partly written frames, which are taken out before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use super::packet::{DropRank, QueuedFrame};
 use crate::model::Priority;
 use crate::telemetry::conflation::{Conflation, Conflations};
 
-/// The order of writing. What the client is told itself is written behind all that came before and in front of all that comes
-/// after it, whatever their priority, but for what is low: so it begins a new section, and low is behind all sections.
+/// The order of writing. A reply is written after everything that came before it and before everything that comes later,
+/// whatever the priority, except for low priority. So a reply begins a new section, and low priority comes after all sections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     section: u64,
@@ -32,7 +32,7 @@ enum Lane {
     Close,
 }
 
-/// What waits of one subscription, by priority.
+/// The waiting messages of one subscription, by priority.
 #[derive(Debug, Default)]
 struct Waits {
     ranks: [BTreeSet<Rank>; Priority::ALL.len()],
@@ -49,16 +49,16 @@ impl Waits {
     }
 }
 
-/// What came of looking for room.
+/// The result of making room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Room {
     /// There is some now.
     Made,
-    /// The message itself has to go.
+    /// The message itself must be dropped.
     Dropped,
-    /// Its subscription goes on from the log.
+    /// Its subscription continues from the log.
     Behind,
-    /// There is none, and nothing that may be dropped.
+    /// There is no room, and nothing may be dropped.
     None,
 }
 
@@ -74,11 +74,11 @@ pub(super) struct Backlog {
     droppable: BTreeSet<(DropRank, Rank)>,
     /// By priority.
     droppable_bytes: [usize; Priority::ALL.len()],
-    /// Subscriptions that get nothing more before they went on from the log, behind an offset.
+    /// Subscriptions that get nothing more before they have continued from the log, each after an offset.
     fallen: HashMap<u64, u64>,
-    /// What became of the connection's messages so far.
+    /// What happened to the connection's messages so far.
     pub(super) conflations: Conflations,
-    /// Messages that waited and made room so far.
+    /// Messages that were dropped to make room so far.
     pub(super) dropped: u64,
 }
 
@@ -87,12 +87,12 @@ impl Backlog {
         self.frames.len()
     }
 
-    /// Bytes of all that waits.
+    /// Bytes of everything that waits.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether it can be forgotten.
+    /// Whether it can be removed.
     pub(super) fn is_over(&self) -> bool {
         self.frames.is_empty() && self.fallen.is_empty() && self.conflations.is_empty()
     }
@@ -102,7 +102,7 @@ impl Backlog {
         self.frames.values().map(|frame| &frame.wire)
     }
 
-    /// Takes the first.
+    /// Takes the first frame.
     pub(super) fn pop(&mut self) -> Option<QueuedFrame> {
         let rank = *self.frames.first_key_value()?.0;
         self.remove(rank)
@@ -113,7 +113,7 @@ impl Backlog {
         *self = Self { fallen, conflations, dropped, ..Self::default() };
     }
 
-    /// Puts a message where it belongs. One with the same key that waits must have been taken out before.
+    /// Inserts a message in its place. A waiting one with the same key must have been removed before.
     pub(super) fn add(&mut self, frame: QueuedFrame) {
         let rank = self.rank(&frame);
         let cost = frame.cost_bytes();
@@ -133,7 +133,7 @@ impl Backlog {
         self.frames.insert(rank, frame);
     }
 
-    /// The close frame, behind all.
+    /// Adds the close frame, after everything else.
     pub(super) fn add_close(&mut self, frame: QueuedFrame) {
         self.bytes += frame.cost_bytes();
         self.frames.insert(Rank { section: u64::MAX, lane: Lane::Close, number: 0 }, frame);
@@ -151,7 +151,7 @@ impl Backlog {
             Priority::Medium => Lane::Medium,
             Priority::Low => Lane::Low,
         };
-        // A client that counts offsets takes an event for the last it has to ask for.
+        // A client that counts offsets asks for what comes after the last event it got, so its events keep their order.
         let before = frame
             .subscription
             .filter(|subscription| subscription.positioned)
@@ -188,7 +188,7 @@ impl Backlog {
         self.conflations.count(conflation);
     }
 
-    /// Takes out what waits with the same key as this one.
+    /// Removes the waiting message with the same key as this one.
     pub(super) fn supersede(&mut self, frame: &QueuedFrame) {
         let (Some(subscription), Some(policy)) = (frame.subscription, &frame.policy) else { return };
         let Overflow::Latest(key) = &policy.overflow else { return };
@@ -199,13 +199,13 @@ impl Backlog {
         }
     }
 
-    /// The last that waits of a subscription.
+    /// The last waiting message of a subscription.
     pub(super) fn last(&self, subscription: SubscriptionId) -> Option<&Arc<DeliveryPolicy>> {
         let rank = self.subscriptions.get(&subscription.number)?.last()?;
         self.frames.get(&rank)?.policy.as_ref()
     }
 
-    /// Takes out the last that waits of a subscription, if it is still this one: it is part of another now.
+    /// Removes the last waiting message of a subscription, if it is still this one: it is now part of another.
     pub(super) fn take_last(&mut self, subscription: SubscriptionId, expected: &Arc<DeliveryPolicy>) -> bool {
         let Some(rank) = self.subscriptions.get(&subscription.number).and_then(Waits::last) else { return false };
         let is_it = self.frames.get(&rank).and_then(|frame| frame.policy.as_ref()).is_some_and(|last| Arc::ptr_eq(last, expected));
@@ -215,7 +215,7 @@ impl Backlog {
         is_it
     }
 
-    /// Makes room for a message: so many bytes must go. Nothing is dropped in vain.
+    /// Makes room for a message by removing this many bytes. If that is not enough, nothing is dropped.
     pub(super) fn make_room(&mut self, excess: usize, frame: &QueuedFrame) -> Room {
         let target = self.bytes.saturating_sub(excess);
         let Some(policy) = frame.policy.as_ref().filter(|policy| policy.is_droppable()) else {
@@ -235,11 +235,11 @@ impl Backlog {
             };
             self.drop_one(rank);
         }
-        // Room may have been made by what waited of the very same subscription.
+        // The room may have been made by dropping messages of the same subscription.
         if self.has_fallen(subscription) { Room::Behind } else { Room::Made }
     }
 
-    /// Does not take a message that may be dropped.
+    /// Does not accept a message that may be dropped.
     pub(super) fn refuse(&mut self, policy: &DeliveryPolicy, subscription: SubscriptionId, recoverable: Option<u64>) -> Room {
         match recoverable {
             Some(after) => {
@@ -253,8 +253,8 @@ impl Backlog {
         }
     }
 
-    /// Drops what may be dropped and matters less than `than`, or all that may be dropped, what matters least first, until no
-    /// more than `target` bytes wait. Only where it is `least` bytes in all.
+    /// Drops messages that may be dropped, or only those of a lower priority than `than`, lowest priority first, until no more
+    /// than `target` bytes wait. Only if they have at least `least` bytes in total.
     fn drop_until(&mut self, target: usize, least: usize, than: Option<Priority>) -> bool {
         let matters_less = |priority: Priority| than.is_none_or(|than| priority > than);
         let there: usize =
@@ -270,7 +270,7 @@ impl Backlog {
         true
     }
 
-    /// Drops a message. A subscription that can have it from the log gets it, and all behind it, from there.
+    /// Drops a message. A subscription that can get it from the log gets it, and everything after it, from there.
     fn drop_one(&mut self, rank: Rank) {
         let Some(frame) = self.remove(rank) else { return };
         let (Some(policy), Some(subscription)) = (&frame.policy, frame.subscription) else { return };
@@ -279,7 +279,7 @@ impl Backlog {
             self.dropped += 1;
             return self.count(policy, if newest { Conflation::DroppedNewest } else { Conflation::DroppedOldest });
         }
-        // They wait in the order of their offsets: what waits is all behind the first of them.
+        // They wait in the order of their offsets, so all that wait come after the first of them.
         let mut after = policy.recoverable(subscription);
         let rest = self.subscriptions.get(&subscription.number).map(|waits| waits.ranks.iter().flatten().copied().collect::<Vec<_>>());
         for rank in rest.unwrap_or_default() {
@@ -289,12 +289,12 @@ impl Backlog {
         self.fallen.extend(after.map(|after| (subscription.number, after)));
     }
 
-    /// Whether a subscription gets nothing more before it went on from the log.
+    /// Whether a subscription gets nothing more before it has continued from the log.
     pub(super) fn has_fallen(&self, subscription: SubscriptionId) -> bool {
         self.fallen.contains_key(&subscription.number)
     }
 
-    /// The same, and it goes on from before this message, which is to be had from the log behind `after`.
+    /// The same. It then continues before this message, which can be read from the log after `after`.
     pub(super) fn fall_back(&mut self, subscription: SubscriptionId, after: Option<u64>) -> bool {
         let Some(fallen) = self.fallen.get_mut(&subscription.number) else { return false };
         *fallen = after.map_or(*fallen, |after| after.min(*fallen));
@@ -306,12 +306,12 @@ impl Backlog {
         !self.fallen.is_empty()
     }
 
-    /// All subscriptions that are to go on from the log.
+    /// All subscriptions that must continue from the log.
     pub(super) fn fallen(&self) -> Vec<u64> {
         self.fallen.keys().copied().collect()
     }
 
-    /// The offset behind which a subscription goes on. It is told once.
+    /// The offset after which a subscription continues. Returned once.
     pub(super) fn take_fallen(&mut self, number: u64) -> Option<u64> {
         self.fallen.remove(&number)
     }

@@ -1,5 +1,5 @@
-//! What matters of an event to a client whose socket takes nothing: how soon it is written and what else may become of it.
-//! Made once for all who get the event, and only where there is something to say.
+//! What may happen to an event for a client whose socket accepts nothing: how soon it is written, and whether it may be dropped,
+//! replaced or joined. Made once for all receivers of the event, and only if there is something to say.
 
 use std::sync::Arc;
 
@@ -8,34 +8,34 @@ use crate::model::{Event, Json, Priority, json};
 use crate::telemetry::conflation::{Conflation, ConflationCounters};
 use crate::telemetry::metrics::{ChannelMetrics, DropReason, PatternMetrics};
 
-/// Bytes of data that neighbours may have together. Each joining writes all of it again.
+/// The most data that joined neighbours may have together. Each joining writes all of it again.
 const CONCAT_BYTES_MAX: usize = 8 << 10;
 
-/// The subscription that a message is for, seen from its connection.
+/// The subscription that a message is for, as its connection knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubscriptionId {
-    /// Unique while the process runs; a subscription that is made again has another.
+    /// Unique while the process runs; a subscription that is made again has a new one.
     pub number: u64,
-    /// Whether it is told its position: then it gets events in the order of their offsets, whatever their priority.
+    /// Whether it is given positions: then it gets events in the order of their offsets, whatever their priority.
     pub positioned: bool,
 }
 
-/// What may become of a message that waits.
+/// What may happen to a message that waits.
 #[derive(Debug)]
 pub enum Overflow {
     /// It is written, or the connection ends.
     Kept,
-    /// Once there is no room, the oldest goes.
+    /// If there is no room, the oldest is dropped.
     DropOldest,
-    /// Once there is no room, the newest goes.
+    /// If there is no room, the newest is dropped.
     DropNewest,
-    /// One with the same key takes its place.
+    /// A message with the same key replaces it.
     Latest(Box<str>),
     /// The text at this path of the event's data is joined with its neighbour's.
     Joined(Arc<Event>, Box<[Box<str>]>),
 }
 
-/// Where it is counted.
+/// Where its outcome is counted.
 #[derive(Debug, Clone)]
 pub struct Counting {
     /// Of the channel.
@@ -46,21 +46,21 @@ pub struct Counting {
     pub all: Arc<ChannelMetrics>,
 }
 
-/// See the module. An event without is of medium priority and kept.
+/// See the module. An event without a policy has medium priority and is kept.
 #[derive(Debug)]
 pub struct DeliveryPolicy {
     /// How soon it is written.
     pub priority: Priority,
-    /// What else may become of it.
+    /// What else may happen to it.
     pub overflow: Overflow,
-    /// Its place in its channel, where that has a history: it can be had from the log.
+    /// Its offset, if its channel has a history: then it can be read from the log.
     pub kept_at: Option<u64>,
-    /// None outside channels.
+    /// `None` outside channels.
     pub counting: Option<Counting>,
 }
 
 impl DeliveryPolicy {
-    /// Bytes that wait besides what is written.
+    /// Bytes that it takes while it waits, besides what is written.
     pub(super) fn cost_bytes(&self) -> usize {
         match &self.overflow {
             Overflow::Joined(event, _) => event.cost_bytes(),
@@ -73,7 +73,7 @@ impl DeliveryPolicy {
         matches!(self.overflow, Overflow::DropOldest | Overflow::DropNewest)
     }
 
-    /// Where a subscription goes on that does not get it: behind this offset, from the log.
+    /// Where a subscription that does not get it continues from the log: after this offset.
     pub(super) fn recoverable(&self, subscription: SubscriptionId) -> Option<u64> {
         self.kept_at.filter(|_| subscription.positioned && self.is_droppable()).map(|offset| offset - 1)
     }
@@ -87,7 +87,7 @@ impl DeliveryPolicy {
         }
     }
 
-    /// Both as one event with the place of the later one, where they differ in nothing but one text of their data.
+    /// Both as one event with the offset of the later one, if they differ only in one text of their data.
     pub(in crate::hub) fn joined_with(&self, next: &DeliveryPolicy) -> Option<DeliveryPolicy> {
         let (Overflow::Joined(before, path), Overflow::Joined(after, _)) = (&self.overflow, &next.overflow) else { return None };
         let (old, new) = (&before.new, &after.new);
@@ -105,10 +105,10 @@ impl DeliveryPolicy {
     }
 }
 
-/// Two values that are the same but for the text at a path, with both texts as one.
+/// Two values that are the same except for the text at a path, with both texts joined.
 fn joined(before: &str, after: &str, path: &[Box<str>]) -> Option<String> {
     let Some((step, rest)) = path.split_first() else {
-        // Escapes stay whole: they are joined as they stand.
+        // Escapes stay whole: the texts are joined as they are written.
         let (first, second) = (before.strip_suffix('"')?, after.strip_prefix('"')?);
         return first.starts_with('"').then(|| format!("{first}{second}"));
     };

@@ -20,16 +20,16 @@ use crate::model::Close;
 /// See the module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lifecycle {
-    /// No end was decided yet.
+    /// No end has been decided yet.
     #[default]
     Open,
-    /// The close packet is the last that waits, or it is written. What the client still says is thrown away.
+    /// The close packet is the last that waits, or it is written. What the client still sends is discarded.
     Closing,
-    /// The client has said its close: nothing more is read, and it is over once all is written.
+    /// The client has sent its close: nothing more is read, and it is over once everything is written.
     Answering,
-    /// The client broke the rules, so that nothing it says can be understood: once all is written our side ends.
+    /// The client broke the rules, so nothing it sends can be understood: once everything is written, our side ends.
     Draining,
-    /// Our side has ended. What comes is thrown away until the other side ends too.
+    /// Our side has ended. What arrives is discarded until the other side ends too.
     HungUp,
     /// Nothing can be written any more.
     Ended,
@@ -38,20 +38,20 @@ pub enum Lifecycle {
 /// What moves a connection on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transition {
-    /// We want it to end.
+    /// The server wants it to end.
     Close,
-    /// The client said its close.
+    /// The client sent its close.
     Answer,
     /// The client broke the rules.
     Fail,
-    /// All is written to a client that broke the rules.
+    /// Everything is written to a client that broke the rules.
     HangUp,
-    /// It is over: the socket broke, the other side ended it, time is up, or nothing is left to do.
+    /// It is over: the socket broke, the other side ended it, the time is up, or nothing is left to do.
     End,
 }
 
 impl Lifecycle {
-    /// Where this leads.
+    /// The state after a transition.
     pub(super) fn after(self, transition: Transition) -> Self {
         match (self, transition) {
             (Self::Ended, _) | (_, Transition::End) => Self::Ended,

@@ -1,9 +1,9 @@
-//! What waits to be written to one client: bounded in bytes, closed at most once, filled by any thread, written by whoever
-//! comes by. Filling fixes the order; writing only moves what is there on to the socket, so it can be done at any time.
+//! What waits to be written to one client: bounded in bytes, closed at most once, filled by any thread, written by anyone who
+//! flushes. Filling fixes the order; writing only moves what is there to the socket, so it can be done at any time.
 //!
-//! A socket that takes everything is written to at once by the one who flushes. One that does not is left alone until its
-//! task hears that there is room again: meanwhile what is pushed waits in a [`backlog::Backlog`], which sorts it by priority and does
-//! with it what its channel says.
+//! A socket that accepts everything is written to directly by the one who flushes. One that does not is left alone until its
+//! task learns that there is room again. Meanwhile messages wait in a [`backlog::Backlog`], which sorts them by priority and
+//! treats them as their channel says.
 
 mod attachment;
 mod backlog;
@@ -39,11 +39,11 @@ use slots::Message;
 pub use slots::Slot;
 use write_queue::QueuedWrite;
 
-/// A bounded queue of frames with an end, and the socket they go to.
+/// A bounded queue of frames that can be closed, and the socket they go to.
 #[derive(Debug)]
 pub struct Outbox {
-    // Protects order and wholeness: frames leave as they came, and nothing follows the close. Held for a push, or for the
-    // socket's own calls while it is written to.
+    // Protects the order of frames, and that nothing follows the close. Held for a push, or for the socket's own calls while it
+    // is written to.
     queue: Mutex<OutboxQueue>,
     waker: AtomicWaker,
     wire: Wire,
@@ -55,54 +55,54 @@ pub struct Outbox {
 pub enum Sent {
     /// It will be written, unless the connection breaks.
     Queued,
-    /// The outbox is full, and its channel says that it need not be written.
+    /// The outbox is full, and the channel allows the message to be dropped.
     Dropped,
-    /// The outbox is full: the subscription gets it from the log, once there is room.
+    /// The outbox is full: the subscription gets the message from the log once there is room.
     Behind,
-    /// The outbox was full: this message and all that waited are gone, and the connection ends as too slow.
+    /// The outbox was full: this message and all that waited are dropped, and the connection ends as too slow.
     Full,
     /// The connection is ending. The message is dropped.
     Gone,
 }
 
-/// What a look at an outbox came to.
+/// The state of an outbox after a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Where the connection's life stands.
+    /// The state of the connection.
     pub lifecycle: Lifecycle,
     /// Since when it is known that it ends.
     pub ends_since: Option<Instant>,
-    /// Everything is with the system.
+    /// The system has everything.
     pub written: bool,
-    /// Subscriptions must be told to go on from the log.
+    /// Subscriptions must continue from the log.
     pub fallen: bool,
 }
 
 impl Outbox {
-    /// An outbox of packets for this wire, which holds at most so many bytes.
+    /// An outbox of packets for this wire, which holds at most `bytes_max` bytes.
     pub fn new(wire: Wire, bytes_max: usize) -> Self {
         Self { queue: Mutex::default(), waker: AtomicWaker::new(), wire, bytes_max: AtomicUsize::new(bytes_max) }
     }
 
-    /// What its packets are written for.
+    /// The wire its packets are written for.
     pub fn wire(&self) -> Wire {
         self.wire
     }
 
-    /// Looks at it, without waiting for it.
+    /// Touches its memory, so that it is in the cache by the time it is needed.
     pub(in crate::hub) fn touch(&self) -> (bool, usize) {
         (self.queue.is_locked(), self.bytes_max())
     }
 
-    /// Queues a message, of a subscription or none. Never waits. `slow` is how the connection ends when there is no room for it.
-    /// Somebody must flush afterwards.
+    /// Queues a message, of a subscription or none. Never waits. `slow`: how the connection ends if there is no room for it. The
+    /// caller must flush afterwards.
     pub fn push(&self, packet: Packet, subscription: Option<SubscriptionId>, slow: impl FnOnce() -> Close) -> Sent {
         let payload = packet.payload as u64;
         self.put(Message { frame: packet.into_frame(subscription), count: 1, payload }, slow)
     }
 
-    /// Queues several messages for this client alone, which follow each other in `wire`: all of them or, where there is no room,
-    /// none. `payload`: bytes of the messages themselves.
+    /// Queues several messages for this client alone, which follow each other in `wire`: all of them, or none if there is no
+    /// room. `payload`: bytes of the messages themselves.
     pub fn push_joint(&self, wire: Bytes, messages: u64, payload: u64, slow: impl FnOnce() -> Close) -> Sent {
         self.put(Message { frame: QueuedFrame::own(wire), count: messages, payload }, slow)
     }
@@ -118,8 +118,8 @@ impl Outbox {
         self.after(queue, sent)
     }
 
-    /// Queues several messages of a subscription at once. None: its socket takes nothing, or they do not fit, and they must be
-    /// given one by one.
+    /// Queues several messages of a subscription together. `None`: the socket accepts nothing, or they do not fit, and they must
+    /// be queued one by one.
     pub(in crate::hub) fn push_run(&self, run: &Arc<PacketRun>, subscription: SubscriptionId) -> Option<Sent> {
         let mut queue = self.queue.lock();
         if !queue.is_open() {
@@ -137,13 +137,13 @@ impl Outbox {
         Some(Sent::Queued)
     }
 
-    /// The last message of a subscription that waits because the socket takes nothing.
+    /// The last message of a subscription that waits because the socket accepts nothing.
     pub(in crate::hub) fn last(&self, subscription: SubscriptionId) -> Option<Arc<DeliveryPolicy>> {
         let queue = self.queue.lock();
         queue.backlog.as_ref().filter(|_| queue.blocked && !queue.is_staging())?.last(subscription).cloned()
     }
 
-    /// Queues a message that has the last of its subscription in it, in place of that. None: that one waits no more.
+    /// Queues a message that includes the last of its subscription, in place of that. `None`: that one no longer waits.
     pub(in crate::hub) fn push_joined(
         &self,
         packet: Packet,
@@ -162,7 +162,7 @@ impl Outbox {
         Some(self.after(queue, sent))
     }
 
-    /// Queues the answer to a ping. One that a client does not read ends the connection as any other message.
+    /// Queues the answer to a ping. If the client does not read it, the connection ends as with any other message.
     pub fn pong(&self, payload: &[u8], slow: impl FnOnce() -> Close) {
         let mut queue = self.queue.lock();
         self.enter(&mut queue, QueuedFrame::own(self.wire.pong(payload)), slow);
@@ -172,7 +172,7 @@ impl Outbox {
         if queue.is_open() { self.admit(queue, frame, slow) } else { Sent::Gone }
     }
 
-    /// Puts a message where it belongs, if there is room or room can be made.
+    /// Queues a message, if there is room or room can be made.
     fn admit(&self, queue: &mut OutboxQueue, frame: QueuedFrame, slow: impl FnOnce() -> Close) -> Sent {
         if let Some(subscription) = frame.subscription
             && queue.fall_back(subscription, frame.policy.as_ref())
@@ -181,7 +181,7 @@ impl Outbox {
         }
         let cost = frame.cost_bytes();
         if !queue.blocked && queue.total_bytes() + cost > self.bytes_max() {
-            // Perhaps nobody came by yet. Only a socket that takes nothing is slow.
+            // Perhaps nobody has written yet. Only a socket that accepts nothing is slow.
             if queue.write() {
                 self.waker.wake();
             }
@@ -208,7 +208,7 @@ impl Outbox {
         }
     }
 
-    /// Wakes the connection's task where it must know.
+    /// Wakes the connection's task if it must know.
     fn after(&self, queue: MutexGuard<'_, OutboxQueue>, sent: Sent) -> Sent {
         let fallen = queue.has_fallen();
         drop(queue);
@@ -218,31 +218,32 @@ impl Outbox {
         sent
     }
 
-    /// Subscriptions that have to go on from the log, by their numbers.
+    /// Subscriptions that must continue from the log, by their numbers.
     pub(in crate::hub) fn fallen(&self) -> Vec<u64> {
         let queue = self.queue.lock();
         queue.backlog.as_ref().filter(|_| queue.has_fallen()).map(|backlog| backlog.fallen()).unwrap_or_default()
     }
 
-    /// The offset behind which a subscription goes on from the log. From now on it may be given messages again.
+    /// The offset after which a subscription continues from the log. From now on it may get messages again.
     pub(in crate::hub) fn take_fallen(&self, number: u64) -> Option<u64> {
         self.queue.lock().backlog.as_mut()?.take_fallen(number)
     }
 
-    /// Ends the connection after what waits. The first end counts.
+    /// Ends the connection after what waits. Only the first reason counts.
     pub fn close(&self, close: Close) {
         self.advance(Transition::Close, close);
     }
 
-    /// The connection's life goes on towards its end. Where that begins it, this is how, and the close packet goes behind what waits.
+    /// Moves the connection towards its end. If that begins the end, `close` is the reason, and the close packet is queued after
+    /// what waits.
     pub fn advance(&self, transition: Transition, close: Close) {
-        debug_assert!(transition != Transition::End, "what waits has no end of its own: see `Outbox::end`");
+        debug_assert!(transition != Transition::End, "use `Outbox::end` to end what waits");
         if self.queue.lock().advance(self.wire, transition, close) {
             self.waker.wake();
         }
     }
 
-    /// All is written to a client that broke the rules. One that waits for the end before it goes must see it.
+    /// Everything is written to a client that broke the rules. A client that waits for the end of the stream must see it.
     pub fn hang_up(&self) {
         let mut queue = self.queue.lock();
         queue.turn(Transition::HangUp, Close::Lost);
@@ -253,8 +254,8 @@ impl Outbox {
         }
     }
 
-    /// The connection is over: drops what waits, refuses the rest, and lets the other side hear the end at once, whoever still
-    /// holds the connection. Says how it ended, which is `close` where no end was decided before.
+    /// The connection is over: drops what waits, refuses the rest, and closes the socket immediately, even if somebody still
+    /// holds the connection. Returns how it ended, which is `close` if no end was decided before.
     pub fn end(&self, close: Close) -> Close {
         let mut queue = self.queue.lock();
         queue.shut(close);
@@ -272,7 +273,7 @@ impl Outbox {
         queue.ending().filter(|_| queue.lifecycle == Lifecycle::Ended)
     }
 
-    /// Asks for a ping, which goes before what waits.
+    /// Asks for a ping, which is written before what waits.
     pub fn ping(&self) {
         let mut queue = self.queue.lock();
         if queue.is_open() {
@@ -283,13 +284,13 @@ impl Outbox {
         }
     }
 
-    /// Whether it must be given to somebody who flushes: something waits, could be written, and nobody knows of it yet.
+    /// Whether it must be listed for a flush: something waits, could be written, and is not listed yet.
     pub fn list(&self) -> bool {
         let mut queue = self.queue.lock();
         !queue.waiting.is_empty() && !queue.blocked && !std::mem::replace(&mut queue.listed, true)
     }
 
-    /// Writes what waits, as far as the system takes it. Where it does not take all, the connection's task goes on.
+    /// Writes what waits, as much as the system accepts. If that is not everything, the connection's task continues.
     pub fn flush(&self) {
         let mut queue = self.queue.lock();
         queue.listed = false;
@@ -302,8 +303,8 @@ impl Outbox {
         }
     }
 
-    /// By the connection's task: goes on where the socket had no room and now has. `cx` is woken when there is room again.
-    /// `flush`: writes what waits in any case, as it does at the end of a connection.
+    /// Called by the connection's task: continues if the socket had no room and has some now. `cx` is woken when there is room
+    /// again. `flush`: also writes if the socket had room, as at the end of a connection.
     pub fn poll_write(&self, cx: &mut std::task::Context<'_>, flush: bool) -> Progress {
         let mut queue = self.queue.lock();
         if flush || queue.blocked || !queue.is_open() {
@@ -327,12 +328,12 @@ impl Outbox {
         !queue.waiting.is_empty() && !queue.blocked && queue.socket.is_some()
     }
 
-    /// Whether the socket takes nothing.
+    /// Whether the socket accepts nothing.
     pub fn is_blocked(&self) -> bool {
         self.queue.lock().blocked
     }
 
-    /// Whether a replay may go on: half of it is kept for what is live.
+    /// Whether a replay may continue: half of the room is kept for live events.
     pub fn has_room(&self) -> bool {
         let queue = self.queue.lock();
         queue.total_bytes() < self.bytes_max() / 2 && queue.is_open()
@@ -353,17 +354,17 @@ impl Outbox {
         self.bytes_max.load(Relaxed)
     }
 
-    /// It holds at most so many bytes from now on. What waits already stays.
+    /// Sets the most bytes it holds. What waits already stays.
     pub fn set_bytes_max(&self, bytes: usize) {
         self.bytes_max.store(bytes, Relaxed);
     }
 
-    /// Whether no end was decided yet.
+    /// Whether no end has been decided yet.
     pub fn is_open(&self) -> bool {
         self.queue.lock().is_open()
     }
 
-    /// What waits and what passed.
+    /// What waits, and the totals so far.
     pub fn measure(&self) -> Measure {
         let queue = self.queue.lock();
         Measure {
@@ -380,7 +381,7 @@ impl Outbox {
         }
     }
 
-    /// Where the bytes lie that wait.
+    /// The addresses of the bytes that wait.
     #[cfg(test)]
     pub(crate) fn places(&self) -> Vec<*const u8> {
         self.queue.lock().waiting.iter().map(|waiting| waiting.bytes().as_ptr()).collect()
@@ -404,6 +405,6 @@ pub struct Measure {
     pub payload: u64,
     /// Messages that were never written.
     pub dropped: u64,
-    /// What became of messages that were not written as they came.
+    /// What became of messages that were not written as they were published.
     pub conflations: Conflations,
 }

@@ -1,4 +1,4 @@
-//! Messages ready for the wire: shared by all who get the same, and one that waits for one of them.
+//! Messages ready for the wire: shared by all receivers who get the same, and waiting for one of them.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -8,21 +8,21 @@ use bytes::Bytes;
 use super::delivery_policy::{DeliveryPolicy, Overflow, SubscriptionId};
 use crate::model::Priority;
 
-/// Bytes that every waiting frame counts for besides its own.
+/// Bytes that each waiting frame counts for besides its own.
 pub(super) const FRAME_OVERHEAD: usize = 128;
 
-/// A message ready for the wire, shared by all who get the same.
+/// A message ready for the wire, shared by all receivers who get the same.
 #[derive(Clone, Debug)]
 pub struct Packet {
     /// What is written.
     pub wire: Bytes,
     /// Bytes of the message itself.
     pub payload: usize,
-    /// What becomes of it where the socket takes nothing; none: nothing but waiting.
+    /// What may happen to it if the socket accepts nothing. `None`: it waits.
     pub policy: Option<Arc<DeliveryPolicy>>,
 }
 
-/// Messages that follow each other for everybody who gets them.
+/// Messages that follow each other for all their receivers.
 #[derive(Debug)]
 pub struct PacketRun {
     pub(super) packets: Vec<Packet>,
@@ -33,7 +33,7 @@ pub struct PacketRun {
 }
 
 impl PacketRun {
-    /// Copies the packets together, where there are several.
+    /// Copies the packets into one piece, if there are several.
     pub fn new(packets: Vec<Packet>) -> Self {
         let joined = match &packets[..] {
             [one] => one.wire.clone(),
@@ -74,7 +74,7 @@ impl Packet {
     }
 }
 
-/// Where a message stands among those that may be dropped, the first to go first.
+/// The order in which messages are dropped; the lowest first.
 pub(super) type DropRank = (Reverse<Priority>, i64);
 
 /// A message that waits.
@@ -86,7 +86,7 @@ pub(super) struct QueuedFrame {
 }
 
 impl QueuedFrame {
-    /// What the server itself says to this client: a reply, a control frame.
+    /// A message of the server itself: a reply, a control frame.
     pub(super) fn own(wire: Bytes) -> Self {
         Self { wire, policy: None, subscription: None }
     }
@@ -99,13 +99,13 @@ impl QueuedFrame {
         self.policy.as_ref().map_or(Priority::Medium, |policy| policy.priority)
     }
 
-    /// The subscription, where anything depends on it.
+    /// The subscription, if anything depends on it.
     pub(super) fn indexed(&self) -> Option<SubscriptionId> {
         self.subscription.filter(|subscription| subscription.positioned || self.policy.is_some())
     }
 
-    /// Where it stands among those that may be dropped: of equal priority the newest of those that are dropped from that end,
-    /// then the oldest.
+    /// Its rank among those that may be dropped: within a priority, messages that drop the newest come first, newest first, and
+    /// then those that drop the oldest, oldest first.
     pub(super) fn drop_rank(&self, number: u64) -> Option<DropRank> {
         let age = i64::try_from(number).unwrap_or(i64::MAX);
         let policy = self.policy.as_ref()?;

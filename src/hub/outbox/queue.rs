@@ -1,5 +1,5 @@
-//! What waits in an outbox, and how it goes to the socket: in the order of coming as long as that takes everything, sorted by
-//! a [`Backlog`] once it does not.
+//! What waits in an outbox, and how it gets to the socket: in the order of arrival as long as the socket accepts everything,
+//! otherwise sorted by a [`Backlog`].
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
@@ -18,29 +18,29 @@ use crate::hub::Socket;
 use crate::model::Close;
 use crate::protocol::wire::Wire;
 
-/// Frames given to the system with one call.
+/// Frames passed to the system with one call.
 const SLICES: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct OutboxQueue {
     pub(super) socket: Option<Arc<dyn Socket>>,
-    /// In the order of writing. Where the socket is blocked: what is half written, and pings.
+    /// In the order of writing. If the socket is blocked: what is partly written, and pings.
     pub(super) waiting: WriteQueue,
-    /// What waits behind that. Nothing, unless the socket is blocked.
+    /// What waits after that. Empty unless the socket is blocked.
     pub(super) backlog: Option<Box<Backlog>>,
-    /// What waits behind places that are kept; none where none ever were.
+    /// What waits behind reserved slots. `None` if there never were any.
     pub(super) staged: Option<Box<Staged>>,
-    /// Of all but what is staged.
+    /// Bytes of everything except what is staged.
     pub(super) bytes: usize,
     pub(super) bytes_peak: usize,
     /// Bytes of the first that the socket has: it cannot be taken back.
     pub(super) written: usize,
-    /// The socket took less than it was given, and its task tries again; or there is none any more.
+    /// The socket took less than it was given, and its task tries again; or there is no socket any more.
     pub(super) blocked: bool,
-    /// Somebody who flushes knows of it.
+    /// It is listed for a flush.
     pub(super) listed: bool,
     pub(super) lifecycle: Lifecycle,
-    /// Once the end was decided.
+    /// Set once the end has been decided.
     pub(super) ending: Option<Box<Ending>>,
     pub(super) messages: u64,
     pub(super) payload: u64,
@@ -57,7 +57,7 @@ impl OutboxQueue {
         self.ending.as_ref().map(|ending| ending.close.clone())
     }
 
-    /// Whether that began the end.
+    /// Changes the state. Returns whether that began the end.
     pub(super) fn turn(&mut self, transition: Transition, close: Close) -> bool {
         let was_open = self.is_open();
         self.lifecycle = self.lifecycle.after(transition);
@@ -68,7 +68,7 @@ impl OutboxQueue {
         begins
     }
 
-    /// The close packet goes behind what waits, where that begins the end: `true` then.
+    /// If this begins the end, queues the close packet after what waits and returns `true`.
     pub(super) fn advance(&mut self, wire: Wire, transition: Transition, close: Close) -> bool {
         if !self.turn(transition, close) {
             return false;
@@ -91,7 +91,7 @@ impl OutboxQueue {
         }
     }
 
-    /// Does something with what waits behind the blocked socket.
+    /// Works on what waits behind the blocked socket.
     pub(super) fn in_backlog<T>(&mut self, act: impl FnOnce(&mut Backlog) -> T) -> T {
         let backlog = self.backlog.get_or_insert_default();
         let (bytes, dropped) = (backlog.bytes(), backlog.dropped);
@@ -108,18 +108,19 @@ impl OutboxQueue {
         }
     }
 
-    /// Whether subscriptions are to go on from the log. What is staged for them comes to nothing first.
+    /// Whether subscriptions must continue from the log. What is staged for them is dropped first.
     pub(super) fn has_fallen(&self) -> bool {
         self.backlog.as_ref().is_some_and(|backlog| backlog.is_behind()) && !self.is_staging()
     }
 
-    /// Whether a subscription gets nothing more before it went on from the log: then from before this message, where it is there.
+    /// Whether a subscription gets nothing more before it has continued from the log. It then continues before this message, if
+    /// the log has it.
     pub(super) fn fall_back(&mut self, subscription: SubscriptionId, policy: Option<&Arc<DeliveryPolicy>>) -> bool {
         let after = policy.and_then(|policy| policy.recoverable(subscription));
         self.backlog.as_mut().is_some_and(|backlog| backlog.fall_back(subscription, after))
     }
 
-    /// A message that may be dropped is: says how.
+    /// Drops a message that may be dropped, and returns how.
     pub(super) fn refuse(&mut self, policy: &Arc<DeliveryPolicy>, subscription: SubscriptionId) -> Sent {
         match self.in_backlog(|backlog| backlog.refuse(policy, subscription, policy.recoverable(subscription))) {
             Room::Behind => Sent::Behind,
@@ -127,7 +128,7 @@ impl OutboxQueue {
         }
     }
 
-    /// Bytes that wait in all.
+    /// Bytes that wait in total.
     pub(super) fn total_bytes(&self) -> usize {
         self.bytes + self.staged.as_ref().map_or(0, |staged| staged.bytes)
     }
@@ -154,7 +155,7 @@ impl OutboxQueue {
         }
     }
 
-    /// The close packet goes in place of what waits. What is half written is written to its end.
+    /// The close packet replaces what waits. What is partly written is still written completely.
     pub(super) fn finish(&mut self, wire: Wire, close: Close) {
         let staged = self.take_staged_close();
         if staged || self.is_open() {
@@ -175,12 +176,12 @@ impl OutboxQueue {
         self.bytes = self.left_bytes();
     }
 
-    /// Bytes in front of the backlog.
+    /// Bytes before the backlog.
     fn left_bytes(&self) -> usize {
         self.waiting.iter().map(QueuedWrite::cost_bytes).sum::<usize>() - self.written
     }
 
-    /// Nothing can be written any more. `close`: why, where no end was decided before.
+    /// Nothing can be written any more. `close`: the reason, if no end was decided before.
     pub(super) fn shut(&mut self, close: Close) {
         self.turn(Transition::End, close);
         self.written = 0;
@@ -188,7 +189,8 @@ impl OutboxQueue {
         self.drop_waiting();
     }
 
-    /// There is no socket any more: what it took in part waits whole again, in front. `false`: there is no room for that.
+    /// There is no socket any more: what it took in part waits again as a whole, at the front. `false`: there is no room for
+    /// that.
     pub(super) fn take_back(&mut self, bytes_max: usize) -> bool {
         self.bytes += std::mem::take(&mut self.written);
         self.block();
@@ -196,7 +198,7 @@ impl OutboxQueue {
         excess == 0 || self.in_backlog(|backlog| backlog.make_room(excess, &QueuedFrame::own(Bytes::new()))) == Room::Made
     }
 
-    /// Takes whole packets from the front, at most so many bytes but always one.
+    /// Takes whole packets from the front, at most `bytes_max` bytes but always one.
     pub(super) fn drain(&mut self, bytes_max: usize) -> Vec<Bytes> {
         let (mut taken, mut bytes) = (Vec::new(), 0);
         while let Some(next) = self.next_len() {
@@ -229,7 +231,7 @@ impl OutboxQueue {
         }
     }
 
-    /// A run that is first becomes its packets.
+    /// Splits a run at the front into its packets.
     fn split_first(&mut self) {
         if let Some(QueuedWrite::Run(run, subscription)) = self.waiting.first_mut() {
             let (run, subscription) = (run.clone(), *subscription);
@@ -238,7 +240,7 @@ impl OutboxQueue {
         }
     }
 
-    /// Gives the socket what it is next, as much of it as one call may hold: how much it took of how much.
+    /// Offers the socket what comes next, as much as one call may hold. Returns how much it took of how much.
     fn offer(&self, socket: &dyn Socket) -> io::Result<(usize, usize)> {
         if let (Some(only), None) = (self.waiting.only(), &self.backlog) {
             let bytes = &only.bytes()[self.written..];
@@ -258,7 +260,7 @@ impl OutboxQueue {
         Ok((socket.try_write(&slices[..count])?, offered))
     }
 
-    /// Gives the socket all it takes, and knows afterwards whether that was all there is. `false`: there is no socket.
+    /// Writes until everything is written or the socket accepts no more. `false`: there is no socket.
     pub(super) fn write(&mut self) -> bool {
         let Some(socket) = self.socket.take() else { return false };
         self.write_to(&*socket);
@@ -288,7 +290,7 @@ impl OutboxQueue {
         }
     }
 
-    /// The system took so many bytes from the front.
+    /// The system took this many bytes from the front.
     fn written(&mut self, mut bytes: usize) {
         loop {
             match self.waiting.first_mut() {
@@ -304,7 +306,7 @@ impl OutboxQueue {
                 }
                 Some(QueuedWrite::Frame(_)) if bytes == 0 => return,
                 Some(QueuedWrite::Frame(frame)) => {
-                    // What becomes of it is settled: it is written.
+                    // It is being written, so nothing else can happen to it.
                     let cost = frame.cost_bytes();
                     frame.policy = None;
                     self.bytes -= cost - frame.cost_bytes() + bytes;
@@ -316,12 +318,12 @@ impl OutboxQueue {
         }
     }
 
-    /// The next from behind the blocked socket, where some of it was written.
+    /// Takes the next from behind the blocked socket, if some of it was written.
     fn take_behind(&mut self, bytes: usize) -> Option<QueuedFrame> {
         self.backlog.as_mut().filter(|_| bytes > 0)?.pop()
     }
 
-    /// From now on messages wait one by one, sorted. What is half written stays in front.
+    /// From now on messages wait one by one, sorted. What is partly written stays at the front.
     fn block(&mut self) {
         if std::mem::replace(&mut self.blocked, true) {
             return;

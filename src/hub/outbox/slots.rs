@@ -1,9 +1,9 @@
-//! Places in an outbox for messages that are still being written: kept in the order of the channels, filled later by whoever
-//! renders them, with no channel locked. What is queued behind such a place is staged and goes on, as if it were queued then,
-//! once all places before it are filled. Nothing is staged for a connection without open places.
+//! Slots in an outbox for messages that are still being written: reserved in the order of the channels, filled later by the
+//! renderer, with no channel locked. What is queued behind such a slot is staged. It is queued, as if it came then, once all
+//! slots before it are filled. Nothing is staged for a connection without open slots.
 //!
-//! What is staged counts for the outbox's bound, and so does every open place. Where there is no room, a message that may be
-//! dropped is, and one that may not ends the connection as too slow.
+//! What is staged counts towards the outbox's bound, and so does each open slot. If there is no room, a message that may be
+//! dropped is dropped, and one that may not ends the connection as too slow.
 
 use std::collections::VecDeque;
 
@@ -13,18 +13,18 @@ use super::packet::{FRAME_OVERHEAD, QueuedFrame};
 use super::queue::OutboxQueue;
 use super::{Arc, Close, MutexGuard, Outbox, Packet, Sent};
 
-/// A place that is kept in an outbox. To be filled once, with a message, several or none.
+/// A slot that is reserved in an outbox. To be filled once, with one message, several or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(u64);
 
-/// What waits for places to be filled.
+/// What waits for slots to be filled.
 #[derive(Debug, Default)]
 pub(super) struct Staged {
     items: VecDeque<Item>,
-    /// The number of the first, which those before it had in turn.
+    /// The number of the first item. Items before it had the numbers below.
     base: u64,
     pub(super) bytes: usize,
-    /// The close packet waits behind all of it.
+    /// The close packet waits after all of it.
     close: bool,
 }
 
@@ -34,7 +34,7 @@ enum Item {
     Ready(Vec<Message>),
 }
 
-/// One frame, and the messages in it: how many, and their bytes.
+/// One frame, and the number and bytes of the messages in it.
 #[derive(Debug)]
 pub(super) struct Message {
     pub(super) frame: QueuedFrame,
@@ -67,7 +67,7 @@ impl Staged {
         Slot(self.base + self.items.len() as u64 - 1)
     }
 
-    /// Where an open place stands; none where it was given up with all that waited.
+    /// The index of an open slot. `None` if it was given up with everything that waited.
     fn find(&self, slot: Slot) -> Option<usize> {
         let at = usize::try_from(slot.0.checked_sub(self.base)?).ok()?;
         self.items.get(at).filter(|item| matches!(item, Item::Open)).map(|_| at)
@@ -78,7 +78,7 @@ impl Staged {
         self.bytes -= std::mem::replace(&mut self.items[at], item).cost_bytes();
     }
 
-    /// Takes the first, unless it is an open place.
+    /// Takes the first item, unless it is an open slot.
     fn pop(&mut self) -> Option<Vec<Message>> {
         let first = self.items.pop_front_if(|item| matches!(item, Item::Ready(_)))?;
         self.bytes -= first.cost_bytes();
@@ -89,7 +89,7 @@ impl Staged {
         if let Item::Ready(messages) = first { Some(messages) } else { None }
     }
 
-    /// Gives up all of it: how many messages that were.
+    /// Gives up everything, and returns how many messages that were.
     pub(super) fn clear(&mut self) -> u64 {
         let items = std::mem::take(&mut self.items);
         self.base += items.len() as u64;
@@ -99,7 +99,7 @@ impl Staged {
 }
 
 impl OutboxQueue {
-    /// Whether something waits for places to be filled.
+    /// Whether something waits for slots to be filled.
     pub(super) fn is_staging(&self) -> bool {
         self.staged.as_ref().is_some_and(|staged| !staged.is_empty())
     }
@@ -109,26 +109,27 @@ impl OutboxQueue {
         self.is_open() || self.staged.as_ref().is_some_and(|staged| staged.close)
     }
 
-    /// Keeps the close packet behind what is staged; `false`: nothing is.
+    /// Stages the close packet. `false` if nothing is staged.
     pub(super) fn stage_close(&mut self) -> bool {
         let staged = self.staged.as_mut().filter(|staged| !staged.is_empty());
         staged.map(|staged| staged.close = true).is_some()
     }
 
-    /// Whether the close packet was kept so: it is not any more.
+    /// Takes the staged close packet, if there is one.
     pub(super) fn take_staged_close(&mut self) -> bool {
         self.staged.as_mut().is_some_and(|staged| std::mem::take(&mut staged.close))
     }
 }
 
 impl Outbox {
-    /// Whether places are kept that nobody has filled yet, or something waits for them.
+    /// Whether there are open slots, or something waits for them.
     #[cfg(test)]
     pub(crate) fn has_places(&self) -> bool {
         self.queue.lock().is_staging()
     }
 
-    /// Keeps a place. `policy`: of the first message that it is for. Instead of the place: what became of them.
+    /// Reserves a slot. `policy`: that of the first message it is for. Instead of a slot it may return what became of the
+    /// messages.
     pub(in crate::hub) fn reserve(
         &self,
         subscription: Option<SubscriptionId>,
@@ -146,7 +147,7 @@ impl Outbox {
         Ok(queue.staged.get_or_insert_default().push(Item::Open))
     }
 
-    /// Puts a message behind the open places, of which there are some.
+    /// Stages a message behind the open slots; there must be one.
     pub(super) fn stage(&self, mut queue: MutexGuard<'_, OutboxQueue>, message: Message, slow: impl FnOnce() -> Close) -> Sent {
         let frame = &message.frame;
         if let Some(sent) = self.refuse(&mut queue, frame.cost_bytes(), frame.subscription, frame.policy.as_ref(), slow) {
@@ -157,7 +158,7 @@ impl Outbox {
         Sent::Queued
     }
 
-    /// What becomes of a message that cannot be staged. None: there is room.
+    /// What becomes of a message that cannot be staged. `None`: there is room.
     fn refuse(
         &self,
         queue: &mut OutboxQueue,
@@ -183,15 +184,16 @@ impl Outbox {
         }
     }
 
-    /// The last message of a subscription in front of a place, where that is the first and the socket takes nothing.
+    /// The last message of a subscription before a slot, if the slot is the first and the socket accepts nothing.
     pub(in crate::hub) fn last_before(&self, slot: Slot, subscription: SubscriptionId) -> Option<Arc<DeliveryPolicy>> {
         let queue = self.queue.lock();
         queue.staged.as_ref()?.find(slot).filter(|at| *at == 0)?;
         queue.backlog.as_ref().filter(|_| queue.blocked)?.last(subscription).cloned()
     }
 
-    /// Fills a place with these messages. Says what became of each. `instead_of`: the one message has this in it, which waits no
-    /// more; where it cannot be taken back any more, the place stays open: none. Somebody must flush afterwards.
+    /// Fills a slot with these messages, and returns what became of each. `instead_of`: a waiting message that the only new one
+    /// includes. If it can no longer be taken back, the slot stays open and the result is `None`. The caller must flush
+    /// afterwards.
     pub(in crate::hub) fn fill(
         &self,
         slot: Slot,
@@ -223,7 +225,7 @@ impl Outbox {
                 let (mut ready, mut bytes) = (Vec::new(), 0);
                 for message in messages {
                     let frame = &message.frame;
-                    // The place itself makes room for some of it.
+                    // The slot itself makes room for some of it.
                     bytes += frame.cost_bytes();
                     let more = bytes.saturating_sub(FRAME_OVERHEAD);
                     let became = match queue.staged.as_ref().and_then(|staged| staged.find(slot)) {
@@ -239,7 +241,7 @@ impl Outbox {
                     }
                     sent.push(became.unwrap_or(Sent::Queued));
                 }
-                // A connection that just ended as too slow has no places any more.
+                // A connection that has just ended as too slow has no slots any more.
                 if let Some(staged) = queue.staged.as_mut().filter(|staged| staged.find(slot).is_some()) {
                     staged.replace(at, Item::Ready(ready));
                 }
@@ -257,14 +259,14 @@ impl Outbox {
         Some(sent)
     }
 
-    /// A message that was accepted is queued.
+    /// Queues a message that was accepted.
     fn go_on(&self, queue: &mut OutboxQueue, message: Message, slow: &impl Fn() -> Close) -> Sent {
         let sent = if queue.takes() { self.admit(queue, message.frame, slow) } else { Sent::Gone };
         queue.note(sent, message.count, message.payload);
         sent
     }
 
-    /// Queues what waits for no place any more. `true`: the connection's task must know.
+    /// Queues what no longer waits for a slot. `true`: the connection's task must know.
     fn unstage(&self, queue: &mut OutboxQueue, slow: &impl Fn() -> Close) -> bool {
         let mut full = false;
         while let Some(messages) = queue.staged.as_mut().and_then(|staged| staged.pop()) {

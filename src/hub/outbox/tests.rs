@@ -1,4 +1,4 @@
-//! The outbox against a socket that takes as many bytes as the test says: what each channel's policy does.
+//! The outbox against a socket that accepts as many bytes as the test says: what each channel's policy does.
 
 mod attachment;
 mod model;
@@ -64,7 +64,7 @@ impl Socket for Narrow {
     fn close(&self) {}
 }
 
-/// An outbox with room for so many messages of ten letters, and its socket, which takes nothing yet.
+/// An outbox with room for this many messages of ten letters, and its socket, which accepts nothing yet.
 fn stalled(messages: usize) -> (Outbox, Narrow) {
     let outbox = Outbox::new(WIRE, messages * (12 + FRAME_OVERHEAD));
     let socket = Narrow::default();
@@ -95,7 +95,7 @@ fn progress(outbox: &Outbox) -> Progress {
     outbox.poll_write(&mut Context::from_waker(Waker::noop()), true)
 }
 
-/// Pushes ten letters, as somebody does who flushes afterwards.
+/// Pushes ten letters, as a caller does who flushes afterwards.
 fn push(outbox: &Outbox, name: &str, policy: Option<DeliveryPolicy>, subscription: Option<SubscriptionId>) -> Sent {
     let sent = outbox.push(text(&format!("{name:-<10}"), policy), subscription, Close::slow);
     outbox.flush();
@@ -189,7 +189,7 @@ fn a_subscription_with_a_position_gets_its_events_in_order_and_loses_none_that_t
     assert!(progress(&outbox).fallen);
     assert_eq!(push(&outbox, "10", event(Priority::High, 10), with), Sent::Behind);
     assert_eq!((outbox.fallen(), outbox.take_fallen(1), outbox.take_fallen(1)), (vec![1], Some(8), None));
-    // What another needs is taken from the first that waits on.
+    // The room another message needs is taken from the first that still waits.
     assert_eq!(push(&outbox, "a3", event(Priority::Medium, 3), without), Sent::Queued);
     assert_eq!(outbox.take_fallen(1), Some(6));
     assert_eq!(outbox.measure().dropped, 0, "nothing is lost");

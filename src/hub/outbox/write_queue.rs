@@ -1,5 +1,5 @@
-//! What waits to be written, in order. Nearly always that is one thing or nothing: the first has its place in the outbox, and
-//! only what waits behind it takes memory of its own, for as long as there is any.
+//! What waits to be written, in order. Nearly always that is one item or none: the first is stored in the outbox itself, and
+//! only what waits after it uses other memory, for as long as there is any.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ impl From<QueuedFrame> for QueuedWrite {
     }
 }
 
-/// See the module. Where there is no first there is nothing.
+/// See the module. Without a first item it is empty.
 #[derive(Debug, Default)]
 pub(super) struct WriteQueue {
     first: Option<QueuedWrite>,
@@ -64,7 +64,7 @@ impl WriteQueue {
         self.first.is_none()
     }
 
-    /// The only one that waits.
+    /// The only item that waits.
     pub(super) fn only(&self) -> Option<&QueuedWrite> {
         self.first.as_ref().filter(|_| self.rest.is_empty())
     }
@@ -90,7 +90,7 @@ impl WriteQueue {
         }
     }
 
-    /// Puts one behind the first, or in front where `keep` is not set.
+    /// Inserts an item after the first, or at the front if `keep` is not set.
     pub(super) fn push_next(&mut self, waiting: QueuedWrite, keep: bool) {
         match self.first {
             Some(_) if keep => self.rest.push_front(waiting),
@@ -107,7 +107,7 @@ impl WriteQueue {
         first
     }
 
-    /// Takes all, but for the first where `keep` is set.
+    /// Takes all items, except the first if `keep` is set.
     pub(super) fn take(&mut self, keep: bool) -> impl DoubleEndedIterator<Item = QueuedWrite> + use<> {
         let first = if keep { None } else { self.first.take() };
         first.into_iter().chain(std::mem::take(&mut self.rest))

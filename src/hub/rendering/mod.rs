@@ -1,8 +1,9 @@
-//! Events that are written for their receivers after the channels are let go, because a script may run for it: under the lock
-//! each receiver's outbox keeps a place, and a [`Rendering`] fills them, one after the other, as often as whoever has it will.
+//! Events that are written for their receivers after the channels are released, because a script may run for that: under the
+//! lock a slot is reserved in each receiver's outbox, and a [`Rendering`] fills the slots one after the other, at the pace of
+//! the one who runs it.
 //!
-//! A slow script costs those who wait for it. Whoever publishes goes on after a moment, and one task goes on with the rest, a
-//! little for each protocol in turn.
+//! A slow script delays only those who wait for it. The publisher continues after a moment, and one task does the rest, a little
+//! for each protocol in turn.
 
 mod outcome;
 mod queue;
@@ -25,7 +26,7 @@ use crate::model::id::ProtocolId;
 use crate::model::view::ConnView;
 use crate::protocol::Frame;
 
-/// How long whoever publishes renders, and how long a protocol does before another has its turn.
+/// How long a publisher renders, and how long one protocol is rendered for before the next gets its turn.
 pub const TURN: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
@@ -59,14 +60,14 @@ impl Who {
     }
 }
 
-/// Somebody whose outbox keeps a place.
+/// A receiver with a reserved slot.
 #[derive(Debug)]
 struct Receiver {
     who: Who,
     /// The connection as it was when the events were published.
     view: Arc<ConnView>,
     slot: Slot,
-    /// What it is written so far: which of the events, and how.
+    /// What was written for it so far: indexes of the events, and the messages.
     places: Vec<usize>,
     written: Written,
 }
@@ -74,16 +75,16 @@ struct Receiver {
 #[derive(Debug)]
 enum Written {
     Packets(Vec<Packet>),
-    /// They become one, once all are there.
+    /// They are joined into one once all are there.
     Frames(Vec<Frame>),
 }
 
-/// Events in a row and all of one protocol who get them and for whom a place is kept. Dropped before its end, it leaves those
-/// places empty.
+/// Consecutive events and the receivers of one protocol that get them, each with a reserved slot. If it is dropped before its
+/// end, it leaves those slots empty.
 #[derive(Debug)]
 pub struct Rendering {
     protocol: ProtocolId,
-    /// None: they were sent directly.
+    /// `None`: they were sent directly.
     channel: Option<Arc<Channel>>,
     events: Vec<(Arc<Event>, Option<u64>)>,
     policies: Vec<Option<Arc<DeliveryPolicy>>>,
@@ -91,12 +92,12 @@ pub struct Rendering {
     /// What became of all messages: see [`Outcome::counted`].
     counted: [usize; 3],
     receivers: Vec<Receiver>,
-    /// Where several events are written as one.
+    /// Set if several events are written as one.
     together: Option<Together>,
-    /// The event and the receiver that are next.
+    /// The next event and receiver.
     event: usize,
     next: usize,
-    /// Receivers whose places are filled, all in front of the others.
+    /// Receivers whose slots are filled, all before the others.
     filled: usize,
 }
 
@@ -108,12 +109,12 @@ impl Rendering {
         Self { protocol, channel, events, policies, outcomes, counted: [0; 3], receivers, together, event: 0, next: 0, filled: 0 }
     }
 
-    /// Keeps a place for a member. Its channel must be locked. Instead of that: what becomes of the events.
+    /// Reserves a slot for a member. Its channel must be locked. An error is what became of the events.
     pub(super) fn add_member(&mut self, piece: &Piece, at: usize, policy: Option<&Arc<DeliveryPolicy>>) -> Result<(), Sent> {
         self.add(Who::Member(piece.clone(), at), policy)
     }
 
-    /// Keeps a place for a connection by itself.
+    /// Reserves a slot for a single connection.
     pub fn add_connection(&mut self, connection: &Arc<Connection>, policy: Option<&Arc<DeliveryPolicy>>) -> Result<(), Sent> {
         self.add(Who::Direct(connection.clone()), policy)
     }
@@ -132,23 +133,23 @@ impl Rendering {
         self.receivers.is_empty()
     }
 
-    /// What became of its messages so far, as [`Outcome::counted`] says it. What was batched counts as queued from then on.
+    /// What became of its messages so far, like [`Outcome::counted`]. What was batched counts as queued from the beginning.
     pub fn counted(&self) -> [usize; 3] {
         let [queued, full, gone] = self.counted;
         [if self.together.is_some() { 0 } else { queued }, full, gone]
     }
 
-    /// Whose receivers these are.
+    /// The protocol of the receivers.
     pub fn protocol(&self) -> ProtocolId {
         self.protocol
     }
 
-    /// Receivers whose places are not filled yet.
+    /// Receivers whose slots are not filled yet.
     pub fn left(&self) -> usize {
         self.receivers.len() - self.filled
     }
 
-    /// The channel, for what is counted of it.
+    /// The channel, for its counters.
     pub fn channel(&self) -> Option<&Arc<Channel>> {
         self.channel.as_ref()
     }
@@ -232,7 +233,7 @@ impl Receiver {
     }
 }
 
-/// Fills a place, with one message joined with the one before it where that still waits and its channel says so.
+/// Fills a slot, with one message joined with the one before it if that still waits and its channel says so.
 fn fill_place(connection: &Connection, receiver: &Receiver, packets: Vec<Packet>, render: &mut dyn Render) -> Vec<Sent> {
     let (outbox, slot, subscription) = (&connection.outbox, receiver.slot, receiver.who.subscription());
     let fill = |packets, instead_of: Option<&Arc<DeliveryPolicy>>| connection.fill(slot, packets, subscription, instead_of);
@@ -265,7 +266,7 @@ impl Drop for Rendering {
     }
 }
 
-/// Leaves renderings of these events to the renderer, which tells later what became of them.
+/// Leaves renderings of these events to the renderer. The events report later what became of them.
 pub fn leave(renderings: Vec<Rendering>, published: &mut [Published], render: &mut dyn Render) {
     let renderings: Vec<_> = renderings.into_iter().filter(|rendering| !rendering.receivers.is_empty()).collect();
     if renderings.is_empty() {
@@ -282,7 +283,7 @@ pub fn leave(renderings: Vec<Rendering>, published: &mut [Published], render: &m
     }
 }
 
-/// Goes on with a rendering until then, one step at least. `false`: it is done.
+/// Continues a rendering for a while, at least one step. `false`: it is done.
 pub fn take_turn(rendering: &mut Rendering, render: &mut dyn Render, flush: &Flush, until: Instant) -> bool {
     while rendering.step(render, flush) {
         if Instant::now() >= until {

@@ -1,4 +1,4 @@
-//! What becomes of events that are rendered later, for those who want to know.
+//! What becomes of events that are rendered later.
 
 use std::pin::pin;
 use std::sync::atomic::{
@@ -40,7 +40,7 @@ impl Outcome {
         }
     }
 
-    /// So many renderings have it to do.
+    /// This many renderings have to write it.
     pub(super) fn begin(&self, renderings: usize) {
         self.left.store(renderings, Release);
     }
@@ -52,13 +52,13 @@ impl Outcome {
     }
 }
 
-/// Where a message counts in what [`Outcome::counted`] says.
+/// The index at which a message counts in [`Outcome::counted`].
 pub(super) fn counted_at(sent: Sent) -> Option<usize> {
     match sent {
         Sent::Queued => Some(0),
         Sent::Full => Some(1),
         Sent::Gone => Some(2),
-        // Counted where it was decided; or it is given later.
+        // Either counted where it was decided, or given later.
         Sent::Dropped | Sent::Behind => None,
     }
 }

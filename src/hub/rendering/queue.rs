@@ -1,4 +1,4 @@
-//! Renderings that their publishers left to the task that renders: a little for each protocol in turn.
+//! Renderings that publishers left to the rendering task: a little for each protocol in turn.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -10,20 +10,20 @@ use tokio::task::yield_now;
 use crate::hub::Flush;
 use crate::model::id::ProtocolId;
 
-/// Receivers that may wait for the task. What comes when so many do is rendered by whoever publishes it.
+/// Receivers that may wait for the task. Beyond that publishers render themselves.
 const RECEIVERS_MAX: usize = 100_000;
 
-/// A rendering with all that it needs.
+/// A rendering with everything that it needs.
 pub trait Work: Send {
-    /// Whose receivers wait.
+    /// The protocol of the receivers that wait.
     fn protocol(&self) -> ProtocolId;
-    /// How many of them.
+    /// How many of them wait.
     fn receivers(&self) -> usize;
-    /// Goes on for a moment. `false`: it is done.
+    /// Continues for a moment. `false`: it is done.
     fn go_on(&mut self, flush: &Flush) -> bool;
 }
 
-/// What waits for the task that renders, by protocol.
+/// What waits for the rendering task, by protocol.
 #[derive(Default)]
 pub struct Renderings {
     // Protects what waits. Held for a push or a pop.
@@ -33,7 +33,7 @@ pub struct Renderings {
 
 #[derive(Default)]
 struct Waiting {
-    /// In turn. One whose work the task has just now may be empty.
+    /// In turn. A lane whose work is being done may be empty.
     lanes: VecDeque<Lane>,
     receivers: usize,
 }
@@ -50,12 +50,12 @@ impl std::fmt::Debug for Renderings {
 }
 
 impl Renderings {
-    /// Whether work of a protocol waits: what comes now would wait for it in any case.
+    /// Whether work of a protocol waits: new work would have to wait for it anyway.
     pub fn is_busy(&self, protocol: ProtocolId) -> bool {
         self.waiting.lock().lanes.iter().any(|lane| lane.protocol == protocol)
     }
 
-    /// Leaves work to the task. Gives it back where too much waits.
+    /// Leaves work to the task. Returns it if too much waits.
     pub fn push(&self, work: Box<dyn Work>) -> Result<(), Box<dyn Work>> {
         let mut waiting = self.waiting.lock();
         if waiting.receivers + work.receivers() > RECEIVERS_MAX {
@@ -72,7 +72,7 @@ impl Renderings {
         Ok(())
     }
 
-    /// Work of the protocol whose turn it is.
+    /// Work of the protocol that is next.
     fn pop(&self) -> Option<Box<dyn Work>> {
         let mut waiting = self.waiting.lock();
         let mut lane = waiting.lanes.pop_front()?;
@@ -82,7 +82,7 @@ impl Renderings {
         work
     }
 
-    /// Puts back what is not done, in front; otherwise forgets a protocol of which nothing waits.
+    /// Puts unfinished work back at the front, or removes a protocol without work.
     fn put_back(&self, protocol: ProtocolId, work: Option<Box<dyn Work>>) {
         let mut waiting = self.waiting.lock();
         waiting.receivers += work.as_ref().map_or(0, |work| work.receivers());
@@ -100,14 +100,14 @@ impl Renderings {
                 continue;
             };
             let protocol = work.protocol();
-            // An error of ours in one rendering must not keep all others from being seen: its places are left empty.
+            // A bug that one rendering runs into must not keep all others from being seen: its slots are left empty.
             let more = std::panic::catch_unwind(AssertUnwindSafe(|| work.go_on(flush)));
             if more.is_err() {
-                tracing::error!("events were not written for all who get them: an error of ours");
+                tracing::error!("events were not written for all receivers, because of a bug in Tramline");
             }
             let left = if let Ok(true) = more { Some(work) } else { None };
             self.put_back(protocol, left);
-            // Whatever else is ready comes between.
+            // Other ready tasks run in between.
             yield_now().await;
         }
     }

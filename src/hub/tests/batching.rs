@@ -1,4 +1,4 @@
-//! Members of one protocol of whom some want several events as one message and some do not, and what happens when one changes its mind.
+//! Members of one protocol, some with batches and some without, and what happens when one switches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -26,7 +26,7 @@ protocols:
     batch: { when: $conn.state.on == true, every: 60s, events: 4, as: { all: $messages } }
 "#;
 
-/// Clients on `room:a`, of which the first so many want batches.
+/// Clients on `room:a`; the first `batching` of them have batches.
 async fn some<const N: usize>(batching: usize) -> (Arc<Live>, [Client; N]) {
     let live = live(YAML, &[]).await;
     let clients = std::array::from_fn(|nth| {
@@ -50,7 +50,7 @@ fn publish(live: &Live, count: usize) {
     }
 }
 
-/// What a client was told since the last look: a list of offsets for a batch, one offset for what came alone.
+/// What a client was sent since the last look: a list of offsets for a batch, one offset for a single event.
 fn told(client: &Client) -> Value {
     let short = |message: &String| {
         let message: Value = serde_json::from_str(message).unwrap();

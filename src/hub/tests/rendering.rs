@@ -1,4 +1,4 @@
-//! Events that a slow script writes: whom they hold up, whom they do not, and what is told of them.
+//! Events that a slow script writes: whom they delay, whom they do not, and what is reported of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -13,7 +13,7 @@ use crate::model::{Close, Json, Now, Origin};
 use crate::pipeline::publish::{Destination, Proposal};
 use crate::testing::{Client, live, rendered, shown};
 
-/// Subscribers of the slow protocol: more than anyone could write for in the moment that a publisher takes for them.
+/// Subscribers of the slow protocol: more than can be written for in the moment that a publisher spends on them.
 const MANY: usize = 500;
 
 const YAML: &str = r#"
@@ -78,7 +78,7 @@ fn channel(name: &str) -> Destination {
     Destination::Channel(name.into())
 }
 
-/// What it was told: offsets, lists of them, and answers.
+/// What it was sent: offsets, lists of them, and answers.
 fn told(client: &Client) -> Value {
     let short = |message: &String| {
         let message: Value = serde_json::from_str(message).unwrap_or_else(|_| panic!("{message}"));
@@ -112,7 +112,7 @@ async fn a_slow_script_holds_up_its_own_receivers_and_nobody_else() {
     }
     assert!(waits(&slow) > 0);
 
-    // Between two receivers all others have their turn, and another protocol's scripts too.
+    // Between two receivers all others get their turn, including another protocol's scripts.
     let (turns, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let (counted, ends) = (turns.clone(), over.clone());
     let others = tokio::spawn(async move {

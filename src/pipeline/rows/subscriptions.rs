@@ -14,18 +14,18 @@ use crate::pipeline::publish;
 use crate::pipeline::reads::Read;
 use crate::pipeline::scope::{Message, Recovery};
 
-/// Where a client says it stands.
+/// The position that a client sends.
 #[derive(Clone, Copy)]
 pub(super) struct Since {
-    /// None: it wants no past.
+    /// `None`: it wants no past events.
     offset: Option<u64>,
-    /// None: the present stream.
+    /// `None`: the current stream.
     epoch: Option<Epoch>,
 }
 
 impl Decider<'_> {
-    /// A subscription to a channel whose events were read begins after them: events in between are neither missed nor given
-    /// twice.
+    /// A subscription to a channel whose events were read begins after them, so that events in between are neither missed nor
+    /// given twice.
     pub(super) fn join_where_it_was_read(&mut self) {
         let Decision { effects, reads, .. } = &mut self.decision;
         for effect in effects {
@@ -60,7 +60,7 @@ impl Decider<'_> {
         Ok((channel, plan))
     }
 
-    /// Ends every subscription whose channel fits a glob.
+    /// Ends every subscription whose channel matches a glob.
     pub(super) fn leave_all(&mut self, glob: &str) {
         let glob = Glob::new(glob);
         let (gone, kept) = std::mem::take(self.subscriptions()).into_iter().partition(|(channel, _)| glob.matches(channel.as_str()));
@@ -75,7 +75,7 @@ impl Decider<'_> {
 
     pub(super) fn join_row(&mut self, join: &Join, message: Option<&Message<'_>>, result: Option<&Json>) -> Result<(), Fault> {
         let Some(name) = self.text(&join.channel, message, result) else {
-            // In `open` nobody asked for it; a message that asks for a channel must name it.
+            // In `open` no client asked for it; a message that asks for a channel must name it.
             return if message.is_none() { Ok(()) } else { Err(Fault::with(Code::Invalid, "the message does not name a channel")) };
         };
         let key = join.key.as_ref().and_then(|key| self.text(key, message, result)).unwrap_or_default();
@@ -87,7 +87,7 @@ impl Decider<'_> {
         self.join(&name, &key, meta, since)
     }
 
-    /// The position that the client gives; none if it gives none.
+    /// The position that the client sends, if it sends one.
     fn since(&self, plan: &RecoverPlan, message: Option<&Message<'_>>, result: Option<&Json>) -> Result<Option<Since>, Fault> {
         let bindings = self.bindings(message, result);
         let Some(since) = plan.since.render(&bindings) else { return Ok(None) };
@@ -96,17 +96,17 @@ impl Decider<'_> {
             text => {
                 // A number, or its text, because query parameters are always text.
                 let number = json::as_text(text).map_or_else(|| text.parse().ok(), |text| text.parse().ok());
-                Some(number.ok_or_else(|| Fault::with(Code::Invalid, "since must be an offset: a whole number, 0 or more"))?)
+                Some(number.ok_or_else(|| Fault::with(Code::Invalid, "`since` must be an offset: a whole number, 0 or more"))?)
             }
         };
         let epoch = plan.epoch.as_ref().and_then(|epoch| epoch.render(&bindings)).filter(|epoch| epoch != "null");
-        // A text that is not an epoch cannot be one of ours.
+        // A text that is not an epoch cannot be an epoch of this server.
         let epoch = epoch.map(|epoch| json::as_text(&epoch).and_then(|text| Epoch::from_str_radix(&text, 16).ok()).unwrap_or_default());
         Ok(Some(Since { offset, epoch }))
     }
 
-    /// The position of a channel. A channel that never had an event gets an epoch here, which counts if it is still without
-    /// one when this is applied. What this decision has read of it is behind it, whether others have seen it yet or not.
+    /// The position of a channel. A channel that never had an event gets an epoch here, which is used if it still has none when
+    /// this is applied. Events that this decision has read are before the position, whether others have seen them yet or not.
     fn position(&mut self, channel: &ChannelName) -> Position {
         let Some(mut position) = self.snapshot.hub.position(channel.as_str()) else {
             return Position { epoch: self.recorder().nothing(channel), first: 1, offset: 0 };

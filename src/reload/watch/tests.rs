@@ -1,4 +1,4 @@
-//! Every way in which files change, in a real folder; and when changes are one.
+//! Every way in which files change, in a real folder; and which changes count as one.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::config::load;
 
-/// How long anything that must happen may take.
+/// The time allowed for anything that must happen.
 const SOON: Duration = Duration::from_secs(20);
 
 const TEXT: &str = "version: 1\nchannels: { a: {} }\n";
@@ -37,14 +37,14 @@ impl Rig {
         self.folder.path().join(name)
     }
 
-    /// Loads and watches. What is left of earlier events is taken out, so that only new ones can be seen.
+    /// Loads and watches. Signals of earlier events are removed, so that only new ones are seen.
     async fn follow(&mut self) {
         self.watcher.follow(load(&self.path, &|_| None).inputs).await.unwrap();
         assert!(!self.watcher.stirred, "nothing changes meanwhile");
         settle(&mut self.watcher.signals).await;
     }
 
-    /// Does something, which must be seen; then begins again.
+    /// Makes a change that must be seen, then watches again.
     async fn seen(&mut self, what: &str, act: impl FnOnce(&Path)) {
         act(self.folder.path());
         timeout(SOON, self.watcher.changed()).await.unwrap_or_else(|_| panic!("{what}: not seen"));
@@ -143,7 +143,7 @@ async fn a_folder_that_goes_and_comes_back() {
     })
     .await;
     let path = rig.path.clone();
-    // The content is the same, so nothing has changed, but the folder that was watched is gone.
+    // The content is the same, so nothing has changed, but the watched folder is gone.
     fs::remove_dir_all(rig.at("conf")).unwrap();
     plain(rig.folder.path());
     let silent = timeout(UNREST_MAX * 2, rig.watcher.changed()).await;
@@ -227,7 +227,7 @@ async fn changes_that_follow_closely_are_one_but_not_without_end() {
     let begun = Instant::now();
     settle(&mut signals).await;
     assert_eq!(begun.elapsed(), QUIET);
-    // A few, then rest.
+    // A few signals, then none.
     let few = tokio::spawn({
         let signal = signal.clone();
         async move {
@@ -241,7 +241,7 @@ async fn changes_that_follow_closely_are_one_but_not_without_end() {
     settle(&mut signals).await;
     assert_eq!(begun.elapsed(), (QUIET - Duration::from_millis(10)) * 3 + QUIET);
     few.await.unwrap();
-    // Without rest, and faster than anybody looks.
+    // Signals without a pause, faster than anybody looks.
     let many = tokio::spawn(async move { while signal.send(()).await.is_ok() {} });
     let begun = Instant::now();
     let until = begun + UNREST_MAX;

@@ -1,4 +1,4 @@
-//! Databases for tests: each has its own, on SQLite or on the PostgreSQL server that TRAMLINE_TEST_POSTGRES names.
+//! Databases for tests: each test has its own, on SQLite or on the PostgreSQL server that TRAMLINE_TEST_POSTGRES names.
 
 use std::path::PathBuf;
 
@@ -21,7 +21,7 @@ pub(in crate::store) struct Base {
     folder: Option<tempfile::TempDir>,
 }
 
-/// Makes two tests of one body: `on_both! { async fn name(base) { … } }`.
+/// Makes two tests from one body: `on_both! { async fn name(base) { … } }`.
 macro_rules! on_both {
     ($($(#[$more:meta])* async fn $name:ident($base:ident) $body:block)*) => {$(
         mod $name {
@@ -84,7 +84,7 @@ impl Base {
         matches!(self.plan.database, DatabasePlan::Postgres(_))
     }
 
-    /// Another program's connection.
+    /// A connection of another program.
     pub(in crate::store) async fn stranger(&self) -> Stranger {
         Stranger(match &self.plan.database {
             DatabasePlan::Sqlite(path) => Either::Sqlite(Box::new(SqliteConnectOptions::new().filename(path).connect().await.unwrap())),

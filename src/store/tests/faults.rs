@@ -1,4 +1,4 @@
-//! What the store does while its database cannot, and afterwards.
+//! What the store does while its database cannot be used, and afterwards.
 
 mod on_postgres;
 
@@ -80,7 +80,7 @@ async fn a_full_disk_degrades_it_and_room_brings_it_back() {
     }
 }
 
-/// Removes the database and what belongs to it.
+/// Removes the database and its other files.
 fn remove(base: &Base) {
     for end in ["", "-wal", "-shm"] {
         std::fs::remove_file(format!("{}{end}", base.path().display())).ok();
@@ -184,17 +184,17 @@ async fn the_database_of_another_log_is_not_written_to() {
     rig.write([event("a", 1, 1, "x")]).await;
     std::fs::rename(other.path(), base.path()).unwrap();
     let ticket = append(&rig.store, event("a", 2, 1, "x")).unwrap();
-    while !rig.degraded().await.contains("another log's database") {
+    while !rig.degraded().await.contains("replaced by that of another log") {
         tokio::task::yield_now().await;
     }
     assert!(tokio::time::timeout(Duration::from_millis(300), rig.store.committed(ticket)).await.is_err());
-    // With it out of the way the log goes on.
+    // Without it the log continues.
     remove(&base);
     rig.store.committed(ticket).await.unwrap();
     rig.stop().await;
 }
 
-/// Writes over most of the file.
+/// Overwrites most of the file.
 fn damage(base: &Base) {
     use std::io::{Seek, SeekFrom, Write};
     let mut file = std::fs::OpenOptions::new().write(true).open(base.path()).unwrap();
@@ -223,7 +223,7 @@ async fn a_corrupt_file_is_set_aside_at_the_start_and_while_it_runs() {
     rig.write((1..=300).map(|n| event("a", n, 11, "x"))).await;
     rig.crash().await;
 
-    // Nothing reads what is damaged, but after a crash the file is looked through.
+    // Nothing reads the damaged part, but after a crash the file is checked.
     base.stranger().await.run("PRAGMA wal_checkpoint(TRUNCATE)").await;
     damage_event(&base, 100);
     let rig = Rig::open_with(&base.plan, Bounds::default(), policies.clone()).await;
@@ -233,7 +233,7 @@ async fn a_corrupt_file_is_set_aside_at_the_start_and_while_it_runs() {
     assert_eq!(places(&base).await, [("a".to_owned(), 301)]);
     assert_eq!(policies.trimmed.lock().clone(), [("a".to_owned(), 301)]);
 
-    // A reader meets the damage.
+    // A reader finds the damage.
     rig.write((302..=600).map(|n| event("a", n, 11, "x"))).await;
     rig.stop().await;
     let rig = Rig::open_with(&base.plan, Bounds::default(), policies.clone()).await;
@@ -246,7 +246,7 @@ async fn a_corrupt_file_is_set_aside_at_the_start_and_while_it_runs() {
     rig.stop().await;
 }
 
-/// Writes over the page on which the first event with this number stands.
+/// Overwrites the page that contains the first event with this number.
 fn damage_event(base: &Base, number: u64) {
     use std::os::unix::fs::FileExt;
     let (bytes, number) = (std::fs::read(base.path()).unwrap(), format!("\"n\":{number},"));

@@ -1,4 +1,4 @@
-//! The store on real databases: what is appended is there, in order, after whatever happens in between.
+//! The store on real databases: what is appended is there, in order, whatever happens in between.
 
 mod base;
 mod faults;
@@ -71,7 +71,7 @@ on_both! {
         let log = rig.recovered.log;
         rig.stop().await;
 
-        // In the configuration of the next run another channel is early; that counts for its crash, also where nothing happens.
+        // In the next run another channel delivers early; that counts for its crash, even if nothing happens.
         *policies.by_name.lock() = Policies::early(&["b", "a"]).by_name.lock().clone();
         let rig = open().await;
         assert!(rig.recovered.clean);
@@ -119,7 +119,7 @@ on_both! {
         while store.reserve(1, 1).err() != Some(Unavailable::Stopped) {
             tokio::task::yield_now().await;
         }
-        // Time enough for a writer that does not look at reservations to end.
+        // Enough time for a writer that ignores reservations to end.
         while store.stats().queued_rows > 0 {
             tokio::task::yield_now().await;
         }
@@ -188,17 +188,17 @@ on_both! {
         rig.write([event("a", 1, 1, "x"), event("b", 1, 1, "x")]).await;
         let append = |events: Vec<Event>, after: &[Ticket]| rig.store.reserve(events.len(), 0).unwrap().append(events, after).last;
         // All of these are one batch, because nothing yields in between; offset 1 of `a` is taken.
-        let sound = append(vec![event("b", 2, 1, "x")], &[]);
+        let valid = append(vec![event("b", 2, 1, "x")], &[]);
         let bad = append(vec![event("a", 2, 1, "x"), event("a", 1, 1, "taken")], &[]);
-        let misled = append(vec![event("b", 3, 1, "x"), event("a", 3, 1, "x")], &[sound, bad]);
+        let misled = append(vec![event("b", 3, 1, "x"), event("a", 3, 1, "x")], &[valid, bad]);
         let of_misled = append(vec![event("c", 1, 1, "x")], &[misled]);
-        let apart = append(vec![event("a", 4, 1, "x"), event("b", 4, 1, "x")], &[sound]);
+        let apart = append(vec![event("a", 4, 1, "x"), event("b", 4, 1, "x")], &[valid]);
         for ticket in [bad, misled, of_misled] {
             assert!(matches!(rig.store.committed(ticket).await, Err(StoreError::RowRefused)));
         }
-        rig.store.committed(sound).await.unwrap();
+        rig.store.committed(valid).await.unwrap();
         rig.store.committed(apart).await.unwrap();
-        // In a batch of its own, between two that are sound.
+        // In a separate batch, between two that are valid.
         let before = append(vec![event("a", 5, 1, "x")], &[apart]);
         let late = append(vec![event("b", 5, 1, "x")], &[apart, of_misled]);
         let after = append(vec![event("a", 6, 1, "x"), event("d", 1, 1, "x")], &[before]);
@@ -273,7 +273,7 @@ on_both! {
         let mut db = base.stranger().await;
         assert_eq!(db.rows::<(i64, i64)>("SELECT top, first FROM channels ORDER BY name").await, [(2, 1), (1, 1)]);
         assert_eq!(db.rows::<(i64,)>("SELECT total FROM series").await, [(2,)]);
-        // Another event at the same place is no repetition.
+        // Another event at the same position is not a repetition.
         let mut other = (*appended.events[0]).clone();
         other.new.id = uuid::Uuid::now_v7();
         let other = [queue::Item::Event(other.into())];
@@ -305,7 +305,7 @@ async fn a_full_queue_refuses_and_gives_back_what_was_not_used() {
     drop(permit);
     assert_eq!(store.reserve(1, 10_001).err(), Some(Unavailable::Full));
     assert_eq!(store.reserve(usize::MAX, usize::MAX).err(), Some(Unavailable::Full));
-    // Nobody writes: what is appended stays, also where it was more than had been reserved.
+    // Nobody writes: what is appended stays, even if it is more than was reserved.
     for n in 1..=9 {
         store.reserve(1, 0).unwrap().append(vec![event("a", n, 1, "x")], &[]);
     }

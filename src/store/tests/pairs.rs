@@ -1,4 +1,4 @@
-//! Connections that come and go in batches: the tables are what they would be had each record been written by itself.
+//! Connections that come and go in batches: the tables are the same as if each record had been written separately.
 
 use std::collections::BTreeMap;
 
@@ -63,7 +63,7 @@ impl Model {
     }
 }
 
-/// What happens: to which client, what, of which session, and a number for everything else.
+/// One step: which client, what, which session, and a number for everything else.
 type Step = (u8, u8, Option<u8>, u16);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -71,7 +71,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop_oneof![3 => proptest::collection::vec(step(4), 1..12), 1 => proptest::collection::vec(step(200), 1..300)]
 }
 
-/// The item of a step. No connection opens under the id of one that is open.
+/// The item of a step. No connection opens with the id of one that is open.
 fn item(model: &Model, (client, what, session, number): Step) -> queue::Item {
     let client: ClientId = format!("c{client}").into();
     let name = |n: u8| SessionId::from(format!("s{n}"));
@@ -178,7 +178,7 @@ on_both! {
         let queue = &store.shared.queue;
         let (long, short) = (Duration::from_secs(60), Duration::from_millis(1));
         let gathered = |within: Duration| queue.gathered(3, std::time::Instant::now() + within);
-        // Whoever takes longer than the time of this test has not been woken.
+        // If this times out, it was not woken.
         let in_time = |gathered| tokio::time::timeout(Duration::from_secs(30), gathered);
         in_time(gathered(long)).await.expect("nothing waits");
         append(&store, event("a", 1, 1, "x")).unwrap();

@@ -1,4 +1,4 @@
-//! Connections, sessions and what was counted.
+//! Connections, sessions and counters.
 
 use super::*;
 

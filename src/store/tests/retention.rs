@@ -1,4 +1,4 @@
-//! What goes, when, and what is said of it.
+//! What is removed, when, and what is reported of it.
 
 use std::collections::HashMap;
 
@@ -48,7 +48,7 @@ on_both! {
         assert_eq!(told.iter().rfind(|(name, _)| name == "a"), Some(&("a".into(), 4999)));
         assert_eq!(told.iter().rfind(|(name, _)| name == "c"), Some(&("c".into(), 3)));
         assert!(told.iter().all(|(name, _)| name != "b"));
-        // Places in the log are not given again, also where the newest went.
+        // Positions in the log are not assigned again, even if the newest event was removed.
         policies.by_name.lock().extend([kept("a", Some(0), None)]);
         let rig = Rig::open_with(&base.plan, Bounds::default(), policies.clone()).await;
         assert_eq!(rig.recovered.last_seq, 5004);
@@ -74,7 +74,7 @@ on_both! {
         rig.write([aged("a", 1, 9_000_000), aged("b", 1, 9_000_000), aged("a", 2, 4_000_000), aged("a", 3, 1000), aged("a", 4, 500)]).await;
         let place = |name: &str, offset| (name.to_owned(), offset);
         assert_eq!(until_left(base, 3).await, [place("b", 1), place("a", 3), place("a", 4)]);
-        // Also where nothing was left, and where one becomes old later.
+        // Even if nothing was left, and if one becomes old later.
         rig.write([aged("a", 5, 3_599_800)]).await;
         rig.write([aged("c", 1, 9_000_000)]).await;
         assert_eq!(policies.trimmed.lock().clone(), [("a".to_owned(), 3)]);
@@ -114,7 +114,7 @@ on_both! {
         rig.store.append_points(vec![point(day + 60, 16), point(day + 7200, 32), point(young, 64)]);
         rig.store.settled().await;
         rig.stop().await;
-        // The round comes with the start.
+        // The round runs at the start.
         let rig = Rig::of(base).await;
         let mut db = base.stranger().await;
         let expected = [(60, young, 64), (3600, hour, 7), (3600, hour + hour_s, 8), (86_400, day, 48)];
@@ -134,7 +134,7 @@ on_both! {
         let rig = Rig::open_with(&plan, Bounds::default(), policies.clone()).await;
         let large = |channel: &str, offset| {
             let mut event = event(channel, offset, 1, "x");
-            // What does not get smaller by being packed.
+            // Data that does not get smaller when compressed.
             let noise: String = (0..64).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
             event.new.data = crate::model::Json::string(&noise);
             event
@@ -147,7 +147,7 @@ on_both! {
         while policies.trimmed.lock().is_empty() {
             tokio::task::yield_now().await;
         }
-        // Until it does not change any more.
+        // Until it no longer changes.
         let mut left = db.rows::<(i64,)>("SELECT count(*) FROM events").await[0].0;
         loop {
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -157,7 +157,7 @@ on_both! {
             }
             left = now;
         }
-        // Most of what has room is there.
+        // Most of what fits is there.
         assert!(left > 600 && left < total as i64, "{left}");
         let places = places(base).await;
         let mut first: HashMap<&str, i64> = HashMap::new();

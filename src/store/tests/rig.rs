@@ -12,7 +12,7 @@ use super::base::Base;
 use crate::model::event::{Epoch, NewEvent, Origin};
 use crate::model::{ChannelName, Event, Json};
 
-/// What a test says of channels, and what it is told of them.
+/// The channels' policies in a test, and what the writer reports.
 #[derive(Default)]
 pub(in crate::store) struct Policies {
     pub(in crate::store) by_name: Mutex<HashMap<String, Policy>>,
@@ -47,7 +47,7 @@ pub(in crate::store) struct Rig {
     pub(in crate::store) recovered: Recovered,
     pub(in crate::store) stop: oneshot::Sender<()>,
     pub(in crate::store) task: JoinHandle<()>,
-    /// What is said by the writer's own connection before its next transaction, where it is SQLite's.
+    /// SQLite: statements that the writer's connection runs before its next transaction.
     pub(in crate::store) saying: Option<Arc<Mutex<Vec<&'static str>>>>,
 }
 
@@ -69,13 +69,13 @@ impl Rig {
         Self::open(&base.plan).await
     }
 
-    /// Ends in order.
+    /// Ends in an orderly way.
     pub(in crate::store) async fn stop(self) {
         self.stop.send(()).unwrap();
         self.task.await.unwrap();
     }
 
-    /// Ends as a crash does: the writer is gone where it stood.
+    /// Ends like a crash: the writer stops where it is.
     pub(in crate::store) async fn crash(self) {
         self.task.abort();
         assert!(self.task.await.unwrap_err().is_cancelled());
@@ -89,7 +89,7 @@ impl Rig {
         self.store.committed(self.store.ticket()).await.unwrap();
     }
 
-    /// Resolves when the writer says that it cannot write; why.
+    /// Resolves when the writer reports that it cannot write, with the reason.
     pub(in crate::store) async fn degraded(&self) -> Arc<str> {
         loop {
             if let StoreState::Degraded { reason, .. } = self.store.state() {
@@ -99,7 +99,7 @@ impl Rig {
         }
     }
 
-    /// Resolves when it can.
+    /// Resolves when it can write.
     pub(in crate::store) async fn healthy(&self) {
         while self.store.state() != StoreState::Ok {
             tokio::task::yield_now().await;

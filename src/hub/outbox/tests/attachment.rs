@@ -1,4 +1,4 @@
-//! Sockets that go and come: what is queued outlives them, whole and within its bound.
+//! Sockets that come and go: what is queued outlives them, complete and within its bound.
 
 use super::*;
 use crate::hub::Lifecycle;
@@ -49,7 +49,7 @@ fn without_a_socket_the_bound_and_the_policies_hold() {
 #[test]
 fn a_packet_that_is_whole_again_takes_the_room_that_it_needs_or_ends_the_connection() {
     for (given, after) in [(policy(Priority::Low, Overflow::DropOldest, None), "a1"), (None, "close 1013 too slow: outbox full")] {
-        // Room for one packet of ten letters and for what little is left of another.
+        // Room for one packet of ten letters and for the small rest of another.
         let outbox = Outbox::new(WIRE, 13 + 2 * FRAME_OVERHEAD);
         let (first, second) = (Narrow::default(), Narrow::default());
         outbox.attach(Box::new(first.clone()));

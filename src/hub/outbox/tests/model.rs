@@ -1,4 +1,4 @@
-//! The outbox against a plain model, at random: one that looks at everything that waits each time.
+//! The outbox compared with a plain model that looks at everything that waits each time, at random.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,12 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What the test does.
+/// One step of the test.
 #[derive(Clone, Debug)]
 enum Act {
     /// Which kind of message, its priority, its key, its length.
     Push(usize, Priority, u8, usize),
-    /// The socket takes so many bytes.
+    /// The socket accepts this many bytes.
     Room(usize),
     /// Subscriptions that fell behind are told.
     Fallen,
@@ -71,7 +71,7 @@ impl Message {
 struct Model {
     /// In the order in which they came.
     waiting: Vec<Message>,
-    /// The rest of what is half written, with its name.
+    /// The rest of what is partly written, with its name.
     begun: Option<(String, usize)>,
     pings: usize,
     fallen: BTreeMap<usize, u64>,
@@ -86,7 +86,7 @@ impl Model {
         self.waiting.iter().map(Message::cost_bytes).sum::<usize>() + begun + self.pings * (2 + FRAME_OVERHEAD)
     }
 
-    /// Which is written next.
+    /// Which one is written next.
     fn next(&self) -> Option<usize> {
         let is_low = |m: &Message| m.lane == Some(Priority::Low);
         let end = self.waiting.iter().position(|m| m.lane.is_none()).map_or(self.waiting.len(), |own| own + 1);
@@ -229,7 +229,7 @@ proptest! {
                     }
                     prop_assert!(outbox.fallen().is_empty());
                 }
-                // One that does not fit is written all the same; the bound is for what others push.
+                // A ping that does not fit is written anyway; the bound is for what others push.
                 Act::Ping if outbox.measure().bytes + 2 + FRAME_OVERHEAD <= outbox.bytes_max() => {
                     outbox.ping();
                     outbox.flush();

@@ -1,4 +1,4 @@
-//! Places that are kept and filled later: the order is that of keeping, whatever is filled first, and the bound holds.
+//! Slots that are reserved and filled later: the order is that of reserving, whichever is filled first, and the bound holds.
 
 use proptest::prelude::*;
 
@@ -79,7 +79,7 @@ fn what_is_staged_counts_for_the_bound_and_ends_the_connection_where_it_is_kept(
         let slots = [reserve(&outbox, 1), reserve(&outbox, 1)];
         assert_eq!(push(&outbox, "reply", None, None), Sent::Queued);
         if closing {
-            // More is filled in than there is room for, behind another place or in front.
+            // More is filled in than there is room for, after another slot and before one.
             outbox.close(Close::GoingAway);
             assert_eq!(fill(&outbox, slots[1], &["a", "b", "c"], none, 1), [Sent::Queued, Sent::Full, Sent::Gone]);
         } else {
@@ -152,7 +152,7 @@ fn one_message_takes_the_place_of_the_last_it_has_in_it() {
 enum Act {
     Push,
     Reserve,
-    /// Fills one of the open places with so many messages.
+    /// Fills one of the open slots with this many messages.
     Fill(prop::sample::Index, usize),
     Detach,
 }
@@ -177,7 +177,7 @@ proptest! {
             next += 1;
             format!("{next:-<10}")
         };
-        // What everything came to, in the order in which places were kept and messages pushed.
+        // The results, in the order in which slots were reserved and messages pushed.
         let mut all: Vec<Vec<String>> = Vec::new();
         let mut open: Vec<(Slot, usize)> = Vec::new();
         let finish = |open: &mut Vec<(Slot, usize)>, all: &mut Vec<Vec<String>>, at: usize, names: Vec<String>| {

@@ -26,7 +26,7 @@ async fn postgres_a_connection_that_is_lost_is_made_again() {
             rig.store.committed(ticket).await.unwrap();
         }
         assert_eq!(places(base).await.len(), 19);
-        // Also where nothing is published.
+        // Even if nothing is published.
         end_writer(base).await;
         rig.degraded().await;
         rig.healthy().await;
@@ -99,7 +99,7 @@ async fn postgres_that_is_read_only_says_so() {
         let set = |what| format!("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I {what}', current_database()); END $$");
         db.run(&set("SET default_transaction_read_only = on")).await;
         end_writer(base).await;
-        // Nothing is published: a look is enough.
+        // Nothing is published: the check is enough.
         while &*rig.degraded().await != "PostgreSQL is read-only" {
             tokio::task::yield_now().await;
         }
