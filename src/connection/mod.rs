@@ -99,7 +99,7 @@ impl Task {
     }
 
     /// Takes over what the configuration says of the protocol now, where that has changed.
-    fn follow(&mut self, snapshot: &Snapshot, now: Now) {
+    fn follow(&mut self, snapshot: &Arc<Snapshot>, now: Now) {
         let Some(protocol) = snapshot.runtime.protocol(self.connection.protocol) else { return };
         if Arc::ptr_eq(&protocol.plan, &self.plan) {
             return;
@@ -110,6 +110,7 @@ impl Task {
         self.timers.update(&before, plan, Instant::now());
         self.reader.set_message_bytes_max(plan.limits.message);
         self.connection.update(&plan.limits);
+        self.live.update_batches(snapshot, &self.connection);
     }
 
     /// Does all that can be done now. Its wakers are those of the deadline, the outbox, the socket and the log.

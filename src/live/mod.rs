@@ -168,6 +168,26 @@ impl Live {
         LogChannels::new(self.current.clone())
     }
 
+    /// Has the events of a connection batched, or not any more, as the configuration says now.
+    pub fn update_batches(&self, snapshot: &Arc<Snapshot>, connection: &Arc<Connection>) {
+        if self.set_batches(snapshot, connection) {
+            let mut renderer = Renderer::new(snapshot, self.now());
+            self.hub.switch_batching(connection, &mut renderer);
+            renderer.finish();
+            self.hub.flush.one(connection);
+        }
+    }
+
+    /// Returns whether that is different from before.
+    fn set_batches(&self, snapshot: &Snapshot, connection: &Connection) -> bool {
+        let (mut failed, now) = (None, self.now());
+        let batches = batches(&snapshot.runtime, connection.protocol, &connection.view(), now, &mut failed);
+        if let Some(error) = failed {
+            self.note_batch(snapshot, connection, &error, now);
+        }
+        connection.set_batches(batches)
+    }
+
     /// Lets a connection in, or says why not. A displaced connection is closed.
     pub fn admit(&self, snapshot: &Arc<Snapshot>, connection: &Arc<Connection>) -> Result<(), Fault> {
         let Some(protocol) = snapshot.runtime.protocol(connection.protocol) else {
@@ -179,11 +199,7 @@ impl Live {
             per_address: limits.connections_per_address,
             displace: matches!(limits.full, WhenFull::CloseOldest(..)),
         };
-        let mut failed = None;
-        connection.set_batches(batches(&snapshot.runtime, connection.protocol, &connection.view(), self.now(), &mut failed));
-        if let Some(error) = failed {
-            self.note_batch(snapshot, connection, &error, self.now());
-        }
+        self.set_batches(snapshot, connection);
         match self.hub.open(connection, bounds) {
             Admission::Opened => {}
             Admission::Displaced(oldest) => {

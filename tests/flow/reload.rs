@@ -346,6 +346,14 @@ async fn events_for_a_batch_that_is_taken_away_are_written_one_by_one() {
     for n in 1..4 {
         assert_eq!(client.next().await["data"], n);
     }
+    // It is there again, for those who are connected too.
+    let soon = batched.replace("every: 60s", "every: 60s, events: 2");
+    become_(&server, &soon).await;
+    assert_eq!(client.ask(&json!({ "type": "ping" })).await, json!({ "type": "pong" }));
+    publish(4).await;
+    publish(5).await;
+    let all: Vec<_> = client.next().await["all"].as_array().unwrap().iter().map(|one| one["data"].clone()).collect();
+    assert_eq!(all, [4, 5]);
 }
 
 #[tokio::test]
