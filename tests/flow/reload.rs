@@ -335,14 +335,15 @@ async fn stored_events_can_be_recovered_once_the_history_is_on_again() {
 #[tokio::test]
 async fn events_for_a_batch_that_is_taken_away_are_written_one_by_one() {
     let batched = numbered(1).replace("    error:", "    batch: { every: 60s, as: { all: $messages } }\n    error:");
-    let server = setup(&batched).start();
+    let server = setup(&batched).embed();
     let mut client = server.client("chat").await;
     join(&mut client, "news:a").await;
-    let publish = async |n: u32| server.publish(&json!({ "channel": "news:a", "data": n })).await;
-    publish(1).await;
+    join(&mut client, "news:b").await;
+    let publish = async |channel: &str, n: u32| server.publish(&json!({ "channel": channel, "data": n })).await;
+    publish("news:a", 1).await;
     become_(&server, &numbered(2)).await;
-    publish(2).await;
-    publish(3).await;
+    publish("news:a", 2).await;
+    publish("news:a", 3).await;
     for n in 1..4 {
         assert_eq!(client.next().await["data"], n);
     }
@@ -350,8 +351,8 @@ async fn events_for_a_batch_that_is_taken_away_are_written_one_by_one() {
     let soon = batched.replace("every: 60s", "every: 60s, events: 2");
     become_(&server, &soon).await;
     assert_eq!(client.ask(&json!({ "type": "ping" })).await, json!({ "type": "pong" }));
-    publish(4).await;
-    publish(5).await;
+    publish("news:b", 4).await;
+    publish("news:b", 5).await;
     let all: Vec<_> = client.next().await["all"].as_array().unwrap().iter().map(|one| one["data"].clone()).collect();
     assert_eq!(all, [4, 5]);
 }
