@@ -68,17 +68,17 @@ pub enum Failure {
 impl Engine {
     /// Starts the essential tasks, binds every address and serves. If an address cannot be bound nothing is started, and the log
     /// is unchanged.
-    pub async fn start(configuration: Configuration, log: Log, metrics: &Arc<Metrics>, clock: Clock) -> anyhow::Result<Self> {
+    pub async fn start(configuration: Configuration, log: Log, clock: Clock) -> anyhow::Result<Self> {
         let Configuration { runtime, outline, inputs, read } = configuration;
         let (store, mut writer, recovered) = log;
         if !recovered.clean {
             tracing::warn!("the last run did not stop cleanly: channels that deliver early begin new epochs");
         }
-        let totals = recovered.totals;
         let hub = Arc::new(Hub::new(recovered.channels));
-        let live = Arc::new(Live::new(Arc::new(runtime), hub.clone(), store.clone(), metrics, clock));
-        // After it: what the configuration has is counted on, whatever an earlier run counted besides.
-        let statistics = Arc::new(Statistics::resume(metrics, store.clone(), &totals, live.now()));
+        let totals = recovered.totals.into_iter().map(|total| (total.kind, total.name, total.metric, total.total));
+        let metrics = Arc::new(Metrics::resume(clock.now(), totals));
+        let live = Arc::new(Live::new(Arc::new(runtime), hub.clone(), store.clone(), &metrics, clock));
+        let statistics = Arc::new(Statistics::new(&metrics, store.clone(), live.now()));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let (core, ends) = Core::new(stop.clone());
         let sessions = Arc::new(Sessions::new(store));
@@ -190,6 +190,7 @@ impl Engine {
     /// Stops accepting, closes connections, waits until the deadline, names what is left.
     async fn close(&self, deadline: Instant) {
         self.stop.cancel();
+        self.listeners.close();
         for connection in self.live.hub.connections(None) {
             self.live.end(&connection, Close::GoingAway);
         }

@@ -15,7 +15,6 @@ use crate::reload::{Asked, Configuration, Reloader};
 use crate::store::Store;
 use crate::telemetry::log::{self, Format};
 use crate::telemetry::memory;
-use crate::telemetry::metrics::Metrics;
 
 /// How many tasks run before sockets are polled again and published messages are written. With tokio's 61, a round of a few
 /// hundred busy clients takes several polls, and each client is written to after each of them.
@@ -69,7 +68,7 @@ async fn serve(cli: &Cli) -> Result<(), Failure> {
     // Signals are caught before anything is open, so that a stop during the start is orderly.
     let mut signals = Signals::catch().context("cannot catch signals")?;
     let log = Store::open(&configuration.runtime.plan.store, &clock).await.map_err(anyhow::Error::from)?;
-    let engine = Engine::start(configuration, log, &Arc::new(Metrics::new(clock.now())), clock).await?;
+    let engine = Engine::start(configuration, log, clock).await?;
     announce(cli, &engine);
     reload_on_signal(engine.reloader().clone())?;
     #[cfg(debug_assertions)]

@@ -125,6 +125,11 @@ pub struct Listeners {
 }
 
 impl Listeners {
+    /// Gives up every address. What listens there has been told to stop.
+    pub fn close(&self) {
+        self.open.lock().clear();
+    }
+
     /// None is open.
     pub fn new(live: Arc<Live>, upgrader: Upgrader, api: Arc<Api>, core: Core) -> Self {
         let metrics = live.metrics.sockets();

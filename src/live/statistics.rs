@@ -1,5 +1,5 @@
-//! Writes the counters to the store every few seconds, and restores them at the next start. Counting itself is an addition to an
-//! atomic and knows nothing of this.
+//! Writes the counters to the store every few seconds; the next run continues from them. Counting itself is an addition to an atomic
+//! and knows nothing of this.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::model::Now;
-use crate::store::{Point, Store, Total};
+use crate::store::{Point, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::series::SeriesKey;
 
@@ -32,14 +32,9 @@ struct Told {
 }
 
 impl Statistics {
-    /// Restores the totals of earlier runs. Nothing may have been counted yet.
-    pub fn resume(metrics: &Arc<Metrics>, store: Store, totals: &[Total], now: Now) -> Self {
-        metrics.restore(&totals.iter().map(|t| ((&*t.kind, &*t.name, &*t.metric), t.total)).collect());
-        let mut told = HashMap::new();
-        metrics.each(|key, counter| {
-            told.insert(key, counter.get());
-        });
-        Self { metrics: metrics.clone(), store, told: Mutex::new(Told { totals: told, at_ms: now.wall_ms }) }
+    /// Of what is counted from now on; the store has what the metrics began with.
+    pub fn new(metrics: &Arc<Metrics>, store: Store, now: Now) -> Self {
+        Self { metrics: metrics.clone(), store, told: Mutex::new(Told { totals: HashMap::new(), at_ms: now.wall_ms }) }
     }
 
     /// Collects if it is time to, which is every tenth second of the clock. Called once a second.
@@ -58,7 +53,7 @@ impl Statistics {
         let mut points = Vec::new();
         self.metrics.each(|key, counter| {
             let total = counter.get();
-            let before = told.totals.get(&key).copied().unwrap_or(0);
+            let before = told.totals.get(&key).copied().unwrap_or_else(|| self.metrics.before(&key));
             if total > before {
                 points.push(Point { kind: key.kind, name: key.name.clone(), metric: key.metric, minute_s, delta: total - before });
                 told.totals.insert(key, total);

@@ -14,6 +14,7 @@ use super::conflation::ConflationCounters;
 pub use super::prometheus::{Kind, Sample, Timed};
 pub use super::rates::Flow;
 use super::rates::Window;
+use super::series::{Counted, Totals};
 use crate::model::fault::Code;
 use crate::model::{Close, Now};
 
@@ -317,7 +318,7 @@ pub struct SocketMetrics {
     pub certificates_invalid: Counter,
 }
 
-type Named<T> = Mutex<BTreeMap<Arc<str>, Arc<T>>>;
+pub(super) type Named<T> = Mutex<BTreeMap<Arc<str>, Arc<T>>>;
 
 /// Everything that is counted. The maps are locked when objects are handed out or shown, never to count.
 #[derive(Debug)]
@@ -329,14 +330,8 @@ pub struct Metrics {
     pub(super) protocols: Named<ProtocolMetrics>,
     pub(super) routes: Named<RouteMetrics>,
     pub(super) sources: Named<SourceMetrics>,
-}
-
-fn named<T: Default>(map: &Named<T>, name: &str) -> Arc<T> {
-    let mut map = map.lock();
-    if let Some(known) = map.get(name) {
-        return known.clone();
-    }
-    map.entry(name.into()).or_default().clone()
+    /// What earlier runs counted.
+    pub(super) totals: Totals,
 }
 
 /// The objects with their names, so that nothing is locked while they are written out.
@@ -345,8 +340,12 @@ pub(super) fn snapshot<T>(map: &Named<T>) -> Vec<(Arc<str>, Arc<T>)> {
 }
 
 impl Metrics {
-    /// Nothing counted yet.
+    /// Nothing counted yet, by any run.
     pub fn new(started: Now) -> Self {
+        Self::with(started, Totals::default())
+    }
+
+    pub(super) fn with(started: Now, totals: Totals) -> Self {
         Self {
             started,
             channels: Arc::default(),
@@ -355,7 +354,19 @@ impl Metrics {
             protocols: Mutex::default(),
             routes: Mutex::default(),
             sources: Mutex::default(),
+            totals,
         }
+    }
+
+    fn named<T: Counted>(&self, map: &Named<T>, name: &str) -> Arc<T> {
+        let mut map = map.lock();
+        if let Some(known) = map.get(name) {
+            return known.clone();
+        }
+        let new = Arc::new(T::default());
+        self.totals.restore(name, &*new);
+        map.insert(name.into(), new.clone());
+        new
     }
 
     /// The counters of all channels.
@@ -370,22 +381,22 @@ impl Metrics {
 
     /// The counters of a channel's pattern, as the configuration writes it.
     pub fn pattern(&self, pattern: &str) -> Arc<PatternMetrics> {
-        named(&self.patterns, pattern)
+        self.named(&self.patterns, pattern)
     }
 
     /// The counters of a protocol.
     pub fn protocol(&self, name: &str) -> Arc<ProtocolMetrics> {
-        named(&self.protocols, name)
+        self.named(&self.protocols, name)
     }
 
     /// The counters of a row, by its name: `canvas.messages.ping`.
     pub fn route(&self, name: &str) -> Arc<RouteMetrics> {
-        named(&self.routes, name)
+        self.named(&self.routes, name)
     }
 
     /// The counters of a source.
     pub fn source(&self, name: &str) -> Arc<SourceMetrics> {
-        named(&self.sources, name)
+        self.named(&self.sources, name)
     }
 
     /// Samples the totals, for the rates. Called once a second.

@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::metrics::{Counter, Metrics, snapshot};
+use super::metrics::{Counter, Metrics, Named, PatternMetrics, ProtocolMetrics, RouteMetrics, SourceMetrics, snapshot};
+use crate::model::Now;
 
 /// Which counter.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -17,50 +18,111 @@ pub struct SeriesKey {
     pub metric: &'static str,
 }
 
-impl Metrics {
-    /// Shows every counter. What was counted in between may or may not be seen.
-    pub fn each(&self, mut see: impl FnMut(SeriesKey, &Counter)) {
-        let mut all = |kind, name: &Arc<str>, counters: &[(&'static str, &Counter)]| {
-            for (metric, counter) in counters {
-                see(SeriesKey { kind, name: name.clone(), metric }, counter);
-            }
-        };
-        all("total", &"channels".into(), &[("published", &self.channels.published), ("delivered", &self.channels.delivered)]);
-        for (reason, counter) in self.channels.drop_counters() {
-            all("drop", &reason.into(), &[("events", counter)]);
-        }
-        for (name, pattern) in snapshot(&self.patterns) {
-            all("channel", &name, &[("published", &pattern.published), ("delivered", &pattern.delivered), ("bytes", &pattern.bytes)]);
-            all("channel", &name, &pattern.conflations.counters().collect::<Vec<_>>());
-        }
-        for (name, protocol) in snapshot(&self.protocols) {
-            let counters = [
-                ("connections", &protocol.connections_total),
-                ("refused", &protocol.refused),
-                ("messagesIn", &protocol.messages_in),
-                ("messagesOut", &protocol.messages_out),
-                ("bytesIn", &protocol.bytes_in),
-                ("bytesOut", &protocol.bytes_out),
-            ];
-            all("protocol", &name, &counters);
-            all("fault", &name, &protocol.fault_counters().collect::<Vec<_>>());
-            all("close", &name, &protocol.close_counters().collect::<Vec<_>>());
-        }
-        for (name, route) in snapshot(&self.routes) {
-            all("route", &name, &[("calls", &route.calls), ("faults", &route.faults)]);
-        }
-        for (name, source) in snapshot(&self.sources) {
-            all("source", &name, &[("events", &source.events), ("faults", &source.faults)]);
-        }
+/// Something with a name that is counted.
+pub(super) trait Counted: Default {
+    /// Its counters, each with its kind and metric.
+    fn counters(&self) -> Vec<(&'static str, &'static str, &Counter)>;
+}
+
+impl Counted for PatternMetrics {
+    fn counters(&self) -> Vec<(&'static str, &'static str, &Counter)> {
+        let own = [("published", &self.published), ("delivered", &self.delivered), ("bytes", &self.bytes)];
+        of("channel", own.into_iter().chain(self.conflations.counters()))
+    }
+}
+
+impl Counted for ProtocolMetrics {
+    fn counters(&self) -> Vec<(&'static str, &'static str, &Counter)> {
+        let own = [
+            ("connections", &self.connections_total),
+            ("refused", &self.refused),
+            ("messagesIn", &self.messages_in),
+            ("messagesOut", &self.messages_out),
+            ("bytesIn", &self.bytes_in),
+            ("bytesOut", &self.bytes_out),
+        ];
+        [of("protocol", own), of("fault", self.fault_counters()), of("close", self.close_counters())].concat()
+    }
+}
+
+impl Counted for RouteMetrics {
+    fn counters(&self) -> Vec<(&'static str, &'static str, &Counter)> {
+        of("route", [("calls", &self.calls), ("faults", &self.faults)])
+    }
+}
+
+impl Counted for SourceMetrics {
+    fn counters(&self) -> Vec<(&'static str, &'static str, &Counter)> {
+        of("source", [("events", &self.events), ("faults", &self.faults)])
+    }
+}
+
+fn of<'c>(
+    kind: &'static str,
+    counters: impl IntoIterator<Item = (&'static str, &'c Counter)>,
+) -> Vec<(&'static str, &'static str, &'c Counter)> {
+    counters.into_iter().map(|(metric, counter)| (kind, metric, counter)).collect()
+}
+
+/// The totals of earlier runs, by kind, name and metric.
+#[derive(Debug, Default)]
+pub(super) struct Totals(HashMap<String, HashMap<(String, String), u64>>);
+
+impl Totals {
+    fn get(&self, kind: &str, name: &str, metric: &str) -> u64 {
+        let of_name = self.0.get(name);
+        of_name.and_then(|all| all.get(&(kind.to_owned(), metric.to_owned()))).copied().unwrap_or(0)
     }
 
-    /// Continues from the totals of earlier runs, by kind, name and metric. Totals of unknown things are ignored.
-    pub fn restore(&self, totals: &HashMap<(&str, &str, &str), u64>) {
-        self.each(|key, counter| {
-            if let Some(total) = totals.get(&(key.kind, &*key.name, key.metric)) {
-                counter.add(*total);
+    /// Continues what is new and has this name.
+    pub(super) fn restore(&self, name: &str, counted: &impl Counted) {
+        if self.0.contains_key(name) {
+            counted.counters().into_iter().for_each(|(kind, metric, counter)| counter.add(self.get(kind, name, metric)));
+        }
+    }
+}
+
+impl Metrics {
+    /// Nothing counted yet but what earlier runs have: what has one of their names continues from its total, whenever it comes.
+    pub fn resume(started: Now, totals: impl IntoIterator<Item = (String, String, String, u64)>) -> Self {
+        let mut all: HashMap<String, HashMap<(String, String), u64>> = HashMap::new();
+        for (kind, name, metric, total) in totals {
+            all.entry(name).or_default().insert((kind, metric), total);
+        }
+        let metrics = Self::with(started, Totals(all));
+        metrics.each_unnamed(|key, counter| counter.add(metrics.before(&key)));
+        metrics
+    }
+
+    /// What earlier runs counted.
+    pub fn before(&self, key: &SeriesKey) -> u64 {
+        self.totals.get(key.kind, &key.name, key.metric)
+    }
+
+    /// Shows every counter. What was counted in between may or may not be seen.
+    pub fn each(&self, mut see: impl FnMut(SeriesKey, &Counter)) {
+        fn all<T: Counted>(map: &Named<T>, see: &mut impl FnMut(SeriesKey, &Counter)) {
+            for (name, counted) in snapshot(map) {
+                for (kind, metric, counter) in counted.counters() {
+                    see(SeriesKey { kind, name: name.clone(), metric }, counter);
+                }
             }
-        });
+        }
+        self.each_unnamed(&mut see);
+        all(&self.patterns, &mut see);
+        all(&self.protocols, &mut see);
+        all(&self.routes, &mut see);
+        all(&self.sources, &mut see);
+    }
+
+    /// The counters that are always there.
+    fn each_unnamed(&self, mut see: impl FnMut(SeriesKey, &Counter)) {
+        for (metric, counter) in [("published", &self.channels.published), ("delivered", &self.channels.delivered)] {
+            see(SeriesKey { kind: "total", name: "channels".into(), metric }, counter);
+        }
+        for (reason, counter) in self.channels.drop_counters() {
+            see(SeriesKey { kind: "drop", name: reason.into(), metric: "events" }, counter);
+        }
     }
 }
 
@@ -69,14 +131,20 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::model::Now;
     use crate::model::fault::Code;
     use crate::telemetry::conflation::Conflation;
     use crate::telemetry::metrics::{CAUSES, DropReason};
 
     #[test]
     fn every_counter_has_a_key_of_its_own_and_goes_on_from_its_total() {
-        let metrics = Metrics::new(Now::read());
+        let totals = [
+            ("channel", "a:{b}", "published", 40),
+            ("drop", "gone", "events", 3),
+            ("fault", "p", "rate_limited", 4),
+            ("protocol", "later", "messagesIn", 5),
+        ];
+        let owned = totals.map(|(kind, name, metric, total)| (kind.to_owned(), name.to_owned(), metric.to_owned(), total));
+        let metrics = Metrics::resume(Now::read(), owned);
         metrics.protocol("p");
         metrics.route("r");
         metrics.source("s");
@@ -84,16 +152,10 @@ mod tests {
         let mut seen = HashSet::new();
         metrics.each(|key, _| assert!(seen.insert(key.clone()), "{key:?} stands twice"));
         assert_eq!(seen.len(), 2 + DropReason::ALL.len() + 3 + Conflation::ALL.len() + 6 + Code::ALL.len() + CAUSES.len() + 2 + 2);
-        let totals = HashMap::from([
-            (("channel", "a:{b}", "published"), 40),
-            (("drop", "gone", "events"), 3),
-            (("fault", "p", "rate_limited"), 4),
-            (("protocol", "elsewhere", "messagesIn"), 5),
-        ]);
-        metrics.restore(&totals);
         assert_eq!(metrics.pattern("a:{b}").published.get(), 42);
         let json = serde_json::to_value(metrics.counted()).unwrap();
         assert_eq!((&json["channels"]["dropped"]["gone"], &json["protocols"]["p"]["faults"]["rate_limited"]), (&3.into(), &4.into()));
-        assert!(json["protocols"]["elsewhere"].is_null());
+        assert!(json["protocols"]["later"].is_null());
+        assert_eq!(metrics.protocol("later").messages_in.get(), 5, "what a reload brings goes on too");
     }
 }

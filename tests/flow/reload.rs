@@ -358,6 +358,29 @@ async fn events_for_a_batch_that_is_taken_away_are_written_one_by_one() {
 }
 
 #[tokio::test]
+async fn what_was_counted_goes_on_when_a_reload_brings_a_protocol_back() {
+    // Beside `chat` on one address, which is the same all the time.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let at = |text: &str| text.replace("localhost:0/chat", &format!("127.0.0.1:{port}/chat"));
+    let one = at(&numbered(1));
+    let both = format!("{one}{}", OTHER.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")));
+    let ping = async || {
+        let mut client = Client::connect(&format!("ws://127.0.0.1:{port}/other")).await;
+        client.ask(&json!({ "type": "ping" })).await;
+    };
+    let count = async |server: &Server| server.get("/api/stats").await.json()["protocols"]["other"]["messagesIn"].clone();
+    let server = setup(&both).embed();
+    ping().await;
+    let server = server.stop().setup.file("routes.yaml", &one).embed();
+    assert_eq!(count(&server).await, Value::Null);
+    become_(&server, &both).await;
+    assert_eq!(count(&server).await, 1);
+    ping().await;
+    let server = server.stop().setup.embed();
+    assert_eq!(count(&server).await, 2);
+}
+
+#[tokio::test]
 async fn nobody_who_comes_while_a_protocol_goes_is_left_behind() {
     let with_sessions = OTHER.replace("/other\n", "/other\n    session: $query.s\n");
     let both = format!("{}{with_sessions}", numbered(1));

@@ -1,9 +1,10 @@
 //! How it ends, and what the next start finds.
 
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use crate::support::raw::{FIN, Raw, TEXT};
-use crate::support::{Ended, Server, Setup};
+use crate::support::{Ended, Server, Setup, until};
 
 async fn publish(server: &Server, n: u32) -> Value {
     server.publish(&json!({ "channel": "custom:log", "data": { "n": n } })).await
@@ -43,9 +44,13 @@ async fn a_client_that_does_not_answer_the_goodbye_holds_up_nothing_for_long() {
     let mut silent = Raw::open(server.url("workspace")).await;
     silent.send(FIN | TEXT, br#"{"type":"ping"}"#).await;
     silent.next().await.unwrap();
-    let ended = server.stop();
-    assert_eq!(ended.code, Some(0));
+    let address = server.url("workspace").split('/').nth(2).unwrap().to_owned();
+    server.signal("TERM");
     assert_eq!(silent.close_code().await, 1001);
+    // Those who come meanwhile are told at once that nobody is there.
+    let refused = async || TcpStream::connect(&address).await.is_err();
+    until("nobody listens", refused, |refused| *refused).await;
+    assert_eq!(server.wait().code, Some(0));
 }
 
 #[tokio::test]

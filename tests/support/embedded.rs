@@ -12,7 +12,6 @@ use tramline::engine::{Engine, Failure, Shutdown, serve};
 use tramline::model::Clock;
 use tramline::reload::Configuration;
 use tramline::store::Store;
-use tramline::telemetry::metrics::Metrics;
 
 /// An engine that runs. Taken down without ceremony when dropped.
 pub struct Embedded {
@@ -91,5 +90,5 @@ async fn start(routes: PathBuf, env: Vec<(String, String)>, clock: Clock) -> Eng
     let configuration =
         Configuration::load(Arc::new(read)).unwrap_or_else(|(found, files)| panic!("{}", config::diagnostic::render(&found, &files)));
     let log = Store::open(&configuration.runtime.plan.store, &clock).await.unwrap();
-    Engine::start(configuration, log, &Arc::new(Metrics::new(clock.now())), clock).await.unwrap()
+    Engine::start(configuration, log, clock).await.unwrap()
 }
