@@ -153,7 +153,7 @@ impl Client {
         Self { connection, limits, now, snapshot }
     }
 
-    fn decide(&mut self, frame: &Frame) -> Decision {
+    fn decide(&mut self, frame: &mut Frame) -> Decision {
         let (mut chance, mut spent) = (Chance::System, Spent::default());
         let mut limits = Spending { shared: &self.snapshot.limits, client: Some(&mut self.limits), spent: &mut spent };
         let mut env = Env { now: self.now, chance: &mut chance, limits: &mut limits, pending: false, trial: false };
@@ -164,21 +164,23 @@ impl Client {
 }
 
 #[inline(never)]
-fn once_decide(client: &mut Client, frame: &Frame) -> Decision {
+fn once_decide(client: &mut Client, frame: &mut Frame) -> Decision {
     client.decide(frame)
 }
 
 #[divan::bench(args = [("publish", publish()), ("echo", echo())].map(Named))]
 fn decide(bencher: Bencher<'_, '_>, message: &Named<Frame>) {
     let mut client = Client::new();
-    bencher.bench_local(|| once_decide(&mut client, &message.0.1));
+    let mut frame = message.0.1.clone();
+    bencher.bench_local(|| once_decide(&mut client, &mut frame));
 }
 
 /// What a script adds to deciding a message: `bare` has none. To be compared with `script_by_hand`, which decides nothing.
 #[divan::bench(args = ["bare", "whole", "halves", "drop", "field"].into_iter().flat_map(|op| [(op, chat(op, false)), (op, chat(op, true))]).map(Named))]
 fn script(bencher: Bencher<'_, '_>, message: &Named<Frame>) {
     let mut client = Client::new();
-    bencher.bench_local(|| once_decide(&mut client, &message.0.1));
+    let mut frame = message.0.1.clone();
+    bencher.bench_local(|| once_decide(&mut client, &mut frame));
 }
 
 /// What `whole` does, in Rust over a tree: text to text.
@@ -221,7 +223,7 @@ fn once_render(renderer: &mut Renderer<'_>, event: &Event, client: &Client, subs
 #[divan::bench]
 fn render(bencher: Bencher<'_, '_>) {
     let mut client = Client::new();
-    let effect = client.decide(&publish()).effects.pop();
+    let effect = client.decide(&mut publish()).effects.pop();
     let Some(Effect::Event(EventEffect::Publish { channel, event, .. })) = effect else { panic!("{effect:?}") };
     let subscription = SubView { channel: channel.clone(), key: "".into(), meta: None, positioned: false };
     let event = Event { new: event, channel: Some(channel), offset: 1, epoch: 1, seq: 0 };

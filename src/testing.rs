@@ -152,11 +152,11 @@ impl Client {
     }
 
     pub(crate) fn say(&mut self, text: &str) {
-        self.input(Moment::Message(&Frame::Text(text.into())));
+        self.input(Moment::Message(&mut Frame::Text(text.into())));
     }
 
     pub(crate) fn say_under(&mut self, snapshot: &Arc<Snapshot>, text: &str) {
-        self.input_under(snapshot, Moment::Message(&Frame::Text(text.into())));
+        self.input_under(snapshot, Moment::Message(&mut Frame::Text(text.into())));
     }
 
     /// Everything that was sent to it since the last look.

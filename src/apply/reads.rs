@@ -66,6 +66,11 @@ impl Basis {
         Self { reads: reads.into_iter().zip(wanted).collect() }
     }
 
+    /// Whether nothing was read.
+    pub(super) fn is_empty(&self) -> bool {
+        self.reads.is_empty()
+    }
+
     /// The channels that must be locked to compare.
     pub(super) fn channels(&self) -> impl Iterator<Item = &ChannelName> {
         self.reads.iter().filter(|(_, wanted)| *wanted != Wanted::Nothing).filter_map(|(read, _)| match read {

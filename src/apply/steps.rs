@@ -67,7 +67,7 @@ impl Step {
 
 impl Apply<'_> {
     /// Runs the steps of an input without a connection, and collects what became of each event.
-    pub(super) fn run_events(self, mut held: Option<&mut LockedChannels<'_>>, steps: Vec<EventStep>, batch: &mut Batch<'_>) -> Applied {
+    pub(super) fn run_events(self, mut held: Option<&mut LockedChannels<'_>>, steps: impl IntoIterator<Item = EventStep>, batch: &mut Batch<'_>) -> Applied {
         let mut applied = Applied::default();
         for step in steps {
             self.event(held.as_deref_mut(), step, batch, Some(&mut applied));
@@ -80,7 +80,7 @@ impl Apply<'_> {
         self,
         mut held: Option<&mut LockedChannels<'_>>,
         actor: &Arc<Connection>,
-        steps: Vec<Step>,
+        steps: impl IntoIterator<Item = Step>,
         batch: &mut Batch<'_>,
         now: Now,
     ) {

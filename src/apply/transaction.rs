@@ -42,6 +42,9 @@ impl<'t> Transaction<'t> {
     pub(super) fn prepare(apply: Apply<'t>, effects: Effects<'t>, reads: Vec<Read>, batch: &mut Batch<'_>) -> Result<Self, Refusal> {
         let basis = Basis::new(reads, &effects);
         batch.before(effects.channels().chain(basis.channels()));
+        if basis.is_empty() && effects.channels().next().is_none() {
+            return Ok(Self { apply, effects, permit: None, held: None, alone: None, after: Uncommitted::default() });
+        }
         let permit = reserve(apply, &effects)?;
         let channels = &apply.snapshot.runtime.channels;
         let read = basis.channels().filter_map(|name| channels.resolve(name.as_str()));
@@ -73,7 +76,17 @@ impl<'t> Transaction<'t> {
         let Self { apply, effects, permit, mut held, alone: _alone, after } = self;
         // What a connection does stays in order: if something of it waits, everything after it waits too.
         let follows = matches!(&effects, Effects::Connection(actor, _) if actor.is_waiting());
-        let at_once = if follows || after.is_hidden { 0 } else { at_once(&effects, held.as_mut()) };
+        let waits = follows || after.is_hidden;
+        if !waits && permit.is_none() {
+            return Accepted::Done(match effects {
+                Effects::Connection(actor, effects) => {
+                    apply.run(held.as_mut(), actor, effects.into_iter().map(Step::from), batch, now);
+                    Applied::default()
+                }
+                Effects::Door(effects) => apply.run_events(held.as_mut(), effects.into_iter().map(EventStep::from), batch),
+            });
+        }
+        let at_once = if waits { 0 } else { at_once(&effects, held.as_mut()) };
         match effects {
             Effects::Connection(actor, effects) => {
                 let (mut steps, tickets) = assign_offsets(apply, effects, permit, held.as_mut(), &after.tickets);
@@ -158,10 +171,6 @@ fn push(apply: Apply<'_>, tickets: Option<Tickets>, after: Vec<Ticket>, work: Wo
 /// How many of these effects may be seen before anything is committed: all, if no channel requires a commit; otherwise the
 /// publishes at the beginning that go to channels which deliver early without holding anything back.
 fn at_once(effects: &Effects<'_>, mut held: Option<&mut LockedChannels<'_>>) -> usize {
-    let durable = |effect: &EventEffect| matches!(effect, EventEffect::Publish { plan, .. } if plan.history.is_some());
-    if !effects.events().any(durable) {
-        return usize::MAX;
-    }
     let mut promise = |effect: &EventEffect| match effect {
         EventEffect::Publish { plan, channel, .. } => plan.history.as_ref().map(|history| {
             let waits = held.as_mut().is_some_and(|held| held.is_waiting(channel));

@@ -194,9 +194,9 @@ impl Task {
         let mut batch = Batch::new(&snapshot, Some(connection), now);
         let (limits, held_back) = (&mut self.limits, &mut self.held_back);
         // Gives back what must wait.
-        let mut decide = |frame: Frame, mut spent: Spent, batch: &mut Batch<'_>| {
+        let mut decide = |mut frame: Frame, mut spent: Spent, batch: &mut Batch<'_>| {
             let handled =
-                live.client(&snapshot, connection, Arrival { moment: Moment::Message(&frame), spent: &mut spent, now }, limits, batch);
+                live.client(&snapshot, connection, Arrival { moment: Moment::Message(&mut frame), spent: &mut spent, now }, limits, batch);
             (handled == Handled::Later).then_some((frame, spent))
         };
         if open && let Some((frame, spent)) = held_back.take() {

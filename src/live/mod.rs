@@ -224,7 +224,7 @@ impl Live {
         &self,
         snapshot: &Arc<Snapshot>,
         connection: &Arc<Connection>,
-        Arrival { moment, spent, now }: Arrival<'_>,
+        Arrival { mut moment, spent, now }: Arrival<'_>,
         limits: &mut ClientLimits,
         batch: &mut Batch<'_>,
     ) -> Handled {
@@ -234,12 +234,12 @@ impl Live {
         let is_message = matches!(moment, Moment::Message(_));
         let mut chance = Chance::System;
         let mut decision = Decision::default();
-        let mut fault = conflict();
+        let mut fault = None;
         for _ in 0..TRIES_MAX {
             let mut limits = Spending { shared: &snapshot.limits, client: Some(limits), spent };
             let mut env =
                 Env { now, chance: &mut chance, limits: &mut limits, pending: is_message && connection.is_waiting(), trial: false };
-            decision = decide(snapshot, Input::Connection(connection, moment), &mut env);
+            decision = decide(snapshot, Input::Connection(connection, moment.again()), &mut env);
             if decision.waits {
                 return Handled::Later;
             }
@@ -254,13 +254,13 @@ impl Live {
                 }
                 Err(Refusal::Changed) => {}
                 Err(Refusal::Fault(why)) => {
-                    fault = why;
+                    fault = Some(why);
                     break;
                 }
             }
         }
         self.note(snapshot, &decision, door, Some(connection), now);
-        self.refuse(snapshot, connection, &fault, batch, now);
+        self.refuse(snapshot, connection, &fault.unwrap_or_else(conflict), batch, now);
         Handled::Done
     }
 
@@ -345,13 +345,13 @@ impl Live {
     }
 
     /// Handles an input without a connection.
-    fn door(&self, snapshot: &Arc<Snapshot>, input: Input<'_>, door: &str, now: Now) -> Result<Promised, Fault> {
+    fn door(&self, snapshot: &Arc<Snapshot>, mut input: Input<'_>, door: &str, now: Now) -> Result<Promised, Fault> {
         let (mut chance, mut spent) = (Chance::System, Spent::default());
-        let (mut decision, mut fault) = (Decision::default(), conflict());
+        let (mut decision, mut fault) = (Decision::default(), None);
         for _ in 0..TRIES_MAX {
             let mut limits = Spending { shared: &snapshot.limits, client: None, spent: &mut spent };
             let mut env = Env { now, chance: &mut chance, limits: &mut limits, pending: false, trial: false };
-            decision = decide(snapshot, input, &mut env);
+            decision = decide(snapshot, input.again(), &mut env);
             let mut batch = Batch::new(snapshot, None, now);
             let effects = Effects::Door(decision.take_events());
             match self.applying(snapshot).apply(effects, std::mem::take(&mut decision.reads), &mut batch, now) {
@@ -365,13 +365,13 @@ impl Live {
                 }
                 Err(Refusal::Changed) => {}
                 Err(Refusal::Fault(why)) => {
-                    fault = why;
+                    fault = Some(why);
                     break;
                 }
             }
         }
         self.note(snapshot, &decision, door, None, now);
-        Err(fault)
+        Err(fault.unwrap_or_else(conflict))
     }
 
     fn applying<'a>(&'a self, snapshot: &'a Arc<Snapshot>) -> Apply<'a> {

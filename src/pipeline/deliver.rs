@@ -288,12 +288,12 @@ impl Render for Renderer<'_> {
 
 /// Whether events for a connection are batched, according to `batch` of its protocol. If its script fails, which `failed` then
 /// says, events are written one by one.
-pub fn batches(runtime: &Runtime, protocol: ProtocolId, view: &Arc<ConnView>, now: Now, failed: &mut Option<ScriptError>) -> bool {
+pub fn batches(runtime: &Runtime, protocol: ProtocolId, view: &Arc<ConnView>, now: Now, failed: &mut Option<Box<ScriptError>>) -> bool {
     let Some(batch) = runtime.protocol(protocol).and_then(|protocol| protocol.plan.batch.as_ref()) else { return false };
     let Some(function) = &batch.when else { return true };
     let call = Call { now, conn: Some(view), arguments: NO_MESSAGE, world: &NO_WORLD, trial: false };
     runtime.scripts.test(function, call).unwrap_or_else(|error| {
-        *failed = Some(error);
+        *failed = Some(Box::new(error));
         false
     })
 }

@@ -152,7 +152,7 @@ pub struct Decision {
     /// The row that ran.
     pub row: Option<RowId>,
     /// The `batch` condition that failed. Nothing is refused because of it.
-    pub warning: Option<ScriptError>,
+    pub warning: Option<Box<ScriptError>>,
     /// Why nothing of the input's row happened, if so. The message to its sender is already among the effects.
     pub fault: Option<Box<Fault>>,
     /// The input reads what transactions of its connection that still wait for their commit will change. Nothing is decided yet,

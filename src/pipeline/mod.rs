@@ -41,7 +41,6 @@ use scope::{Bindings, Message};
 pub use snapshot::Snapshot;
 
 /// An input, wherever it came from.
-#[derive(Clone, Copy)]
 pub enum Input<'a> {
     /// From, or about, a connection.
     Connection(&'a Connection, Moment<'a>),
@@ -75,18 +74,42 @@ pub enum Input<'a> {
 }
 
 /// What happens with a connection.
-#[derive(Clone, Copy)]
 pub enum Moment<'a> {
     /// It is in the hub.
     Open,
-    /// It sent a message.
-    Message(&'a Frame),
+    /// It sent a message. Its text is taken while it is decided, and put back: that costs less than a share of it.
+    Message(&'a mut Frame),
     /// A timer of `every:` is due.
     Every(RowId),
     /// It was silent for as long as `idle:` says.
     Idle,
     /// It has ended.
     Closed(&'a Close),
+}
+
+impl Input<'_> {
+    /// The same, to be decided once more.
+    pub fn again(&mut self) -> Input<'_> {
+        match self {
+            Self::Connection(connection, moment) => Input::Connection(connection, moment.again()),
+            Self::Http { protocol, row, body, request } => Input::Http { protocol, row, body, request },
+            Self::Source { source, body, request } => Input::Source { source, body, request: *request },
+            Self::Publish { to, proposal } => Input::Publish { to, proposal },
+        }
+    }
+}
+
+impl Moment<'_> {
+    /// The same, to be decided once more.
+    pub fn again(&mut self) -> Moment<'_> {
+        match self {
+            Self::Open => Moment::Open,
+            Self::Message(frame) => Moment::Message(frame),
+            Self::Every(row) => Moment::Every(*row),
+            Self::Idle => Moment::Idle,
+            Self::Closed(close) => Moment::Closed(close),
+        }
+    }
 }
 
 /// Decides what happens to an input.
@@ -113,14 +136,16 @@ fn of_connection(snapshot: &Snapshot, connection: &Connection, moment: Moment<'_
     let plan = &protocol.plan;
     let mut run = Decider::for_connection(snapshot, connection, env);
     let is_over = matches!(moment, Moment::Closed(_));
-    let mut seen = None;
+    let (mut seen, mut taken) = (None, None);
     let outcome = match moment {
         Moment::Message(frame) => {
             match env.limits.message(connection.protocol, run.seen(), env.now) {
                 LimitVerdict::Pass => {}
                 over => return refuse(plan, &run, over, env.now),
             }
-            message(&mut run, protocol, frame, env, &mut seen)
+            let outcome = message(&mut run, protocol, std::mem::take(frame), env, &mut seen);
+            taken = Some(frame);
+            outcome
         }
         Moment::Open => run.rows(&plan.open, None, env),
         Moment::Every(id) => match plan.every.iter().find(|(_, row)| row.id == id) {
@@ -150,6 +175,10 @@ fn of_connection(snapshot: &Snapshot, connection: &Connection, moment: Moment<'_
         // The connection is gone: it cannot join or change, and nothing can be sent to it.
         decision.effects.retain(|effect| matches!(effect, Effect::Event(_)));
     }
+    // One that could not be read is not decided twice.
+    if let Some((frame, message)) = taken.zip(seen) {
+        *frame = Frame::Text(message.json.into_shared());
+    }
     decision
 }
 
@@ -174,12 +203,12 @@ fn refuse(plan: &ProtocolPlan, run: &Decider<'_>, verdict: LimitVerdict, now: No
 fn message<'p>(
     run: &mut Decider<'_>,
     protocol: &'p Protocol,
-    frame: &Frame,
+    frame: Frame,
     env: &mut Env<'_>,
     seen: &mut Option<Message<'p>>,
 ) -> Result<(), Fault> {
     let plan = &protocol.plan;
-    let (json, index) = plan.codec.decode(frame.clone())?;
+    let (json, index) = plan.codec.decode(frame)?;
     let message = seen.insert(Message::new(json, index, &plan.kind, plan.data.as_deref()));
     if env.pending && protocol.reads.any() {
         run.wait();

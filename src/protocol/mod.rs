@@ -20,6 +20,13 @@ pub enum Frame {
     Binary(Bytes),
 }
 
+impl Default for Frame {
+    /// An empty text.
+    fn default() -> Self {
+        Self::Text(ByteString::new())
+    }
+}
+
 impl Frame {
     /// Payload bytes.
     pub fn len(&self) -> usize {

@@ -80,7 +80,7 @@ fn what_a_message_would_do_is_a_function_of_what_is_given() {
     let (snapshot, connection) = world(now);
     let say = |text: &str, chance: &mut Chance| -> Decision {
         let mut env = Env { now, chance, limits: &mut NoLimits, pending: false, trial: true };
-        decide(&snapshot, Input::Connection(&connection, Moment::Message(&Frame::Text(text.into()))), &mut env)
+        decide(&snapshot, Input::Connection(&connection, Moment::Message(&mut Frame::Text(text.into()))), &mut env)
     };
     let (mut chance, mut again) = (Chance::Seeded(7), Chance::Seeded(7));
     let edit = r#"{"type":"edit","n":1}"#;
