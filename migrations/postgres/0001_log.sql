@@ -33,7 +33,6 @@ CREATE UNIQUE INDEX events_by_channel ON events (channel, "offset");
 CREATE INDEX events_by_type ON events (type, id);
 CREATE INDEX events_by_time ON events (time_ms);
 CREATE INDEX events_by_source ON events (source, id);
-CREATE INDEX events_by_client ON events (client, id) WHERE client IS NOT NULL;
 CREATE INDEX events_by_user ON events ("user", id) WHERE "user" IS NOT NULL;
 CREATE INDEX events_by_session ON events (session, id) WHERE session IS NOT NULL;
 

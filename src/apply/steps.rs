@@ -67,7 +67,12 @@ impl Step {
 
 impl Apply<'_> {
     /// Runs the steps of an input without a connection, and collects what became of each event.
-    pub(super) fn run_events(self, mut held: Option<&mut LockedChannels<'_>>, steps: impl IntoIterator<Item = EventStep>, batch: &mut Batch<'_>) -> Applied {
+    pub(super) fn run_events(
+        self,
+        mut held: Option<&mut LockedChannels<'_>>,
+        steps: impl IntoIterator<Item = EventStep>,
+        batch: &mut Batch<'_>,
+    ) -> Applied {
         let mut applied = Applied::default();
         for step in steps {
             self.event(held.as_deref_mut(), step, batch, Some(&mut applied));

@@ -66,7 +66,8 @@ impl Routes {
         let answered = if preflight {
             Ok(preflight_answer(endpoint))
         } else {
-            self.run(&snapshot, &target, parts, Body::new(incoming), parameters, peer).await
+            // Apart, so that opening a connection does not carry what answering a request needs.
+            Box::pin(self.run(&snapshot, &target, parts, Body::new(incoming), parameters, peer)).await
         };
         let mut response = answered.unwrap_or_else(IntoResponse::into_response);
         if let Some(origin) = origin {

@@ -30,9 +30,7 @@ use crate::model::view::RequestView;
 use crate::model::{Clock, Close, Code, Fault, Json, Now};
 use crate::pipeline::deliver::{Renderer, batches};
 use crate::pipeline::publish::{Destination, Proposal};
-use crate::pipeline::{
-    ClientLimits, ConnectionEffect, Decision, Effect, Env, Input, Moment, Snapshot, Spending, Spent, decide, fault_reply,
-};
+use crate::pipeline::{ClientLimits, ConnectionEffect, Effect, Env, Input, Moment, Snapshot, Spending, Spent, decide, fault_reply};
 use crate::runtime::{Counters, Runtime};
 use crate::store::{ConnectionEnd, ConnectionRecord, Store};
 use crate::telemetry::metrics::{DropReason, Metrics};
@@ -233,13 +231,13 @@ impl Live {
         // Timers and the end of a connection are not postponed: they see what is committed.
         let is_message = matches!(moment, Moment::Message(_));
         let mut chance = Chance::System;
-        let mut decision = Decision::default();
-        let mut fault = None;
-        for _ in 0..TRIES_MAX {
+        let mut tries = 0;
+        loop {
+            tries += 1;
             let mut limits = Spending { shared: &snapshot.limits, client: Some(limits), spent };
             let mut env =
                 Env { now, chance: &mut chance, limits: &mut limits, pending: is_message && connection.is_waiting(), trial: false };
-            decision = decide(snapshot, Input::Connection(connection, moment.again()), &mut env);
+            let mut decision = decide(snapshot, Input::Connection(connection, moment.again()), &mut env);
             if decision.waits {
                 return Handled::Later;
             }
@@ -247,21 +245,18 @@ impl Live {
                 decision.effects.push(ConnectionEffect::Close(Close::Flooding).into());
             }
             let effects = Effects::Connection(connection, std::mem::take(&mut decision.effects));
-            match self.applying(snapshot).apply(effects, std::mem::take(&mut decision.reads), batch, now) {
-                Ok(_) => {
-                    self.note(snapshot, &decision, door, Some(connection), now);
-                    return Handled::Done;
-                }
-                Err(Refusal::Changed) => {}
-                Err(Refusal::Fault(why)) => {
-                    fault = Some(why);
-                    break;
-                }
+            let fault = match self.applying(snapshot).apply(effects, std::mem::take(&mut decision.reads), batch, now) {
+                Ok(_) => None,
+                Err(Refusal::Changed) if tries < TRIES_MAX => continue,
+                Err(Refusal::Changed) => Some(conflict()),
+                Err(Refusal::Fault(why)) => Some(why),
+            };
+            self.note(snapshot, &decision, door, Some(connection), now);
+            if let Some(fault) = fault {
+                self.refuse(snapshot, connection, &fault, batch, now);
             }
+            return Handled::Done;
         }
-        self.note(snapshot, &decision, door, Some(connection), now);
-        self.refuse(snapshot, connection, &fault.unwrap_or_else(conflict), batch, now);
-        Handled::Done
     }
 
     /// Tells the sender that a decision could not be applied.
@@ -347,14 +342,15 @@ impl Live {
     /// Handles an input without a connection.
     fn door(&self, snapshot: &Arc<Snapshot>, mut input: Input<'_>, door: &str, now: Now) -> Result<Promised, Fault> {
         let (mut chance, mut spent) = (Chance::System, Spent::default());
-        let (mut decision, mut fault) = (Decision::default(), None);
-        for _ in 0..TRIES_MAX {
+        let mut tries = 0;
+        loop {
+            tries += 1;
             let mut limits = Spending { shared: &snapshot.limits, client: None, spent: &mut spent };
             let mut env = Env { now, chance: &mut chance, limits: &mut limits, pending: false, trial: false };
-            decision = decide(snapshot, input.again(), &mut env);
+            let mut decision = decide(snapshot, input.again(), &mut env);
             let mut batch = Batch::new(snapshot, None, now);
             let effects = Effects::Door(decision.take_events());
-            match self.applying(snapshot).apply(effects, std::mem::take(&mut decision.reads), &mut batch, now) {
+            let fault = match self.applying(snapshot).apply(effects, std::mem::take(&mut decision.reads), &mut batch, now) {
                 Ok(accepted) => {
                     self.note(snapshot, &decision, door, None, now);
                     let fault = decision.fault.map(|fault| *fault);
@@ -363,15 +359,13 @@ impl Live {
                         (fault, _) => Ok(Promised { accepted, fault, reply: decision.reply, status: decision.status }),
                     };
                 }
-                Err(Refusal::Changed) => {}
-                Err(Refusal::Fault(why)) => {
-                    fault = Some(why);
-                    break;
-                }
-            }
+                Err(Refusal::Changed) if tries < TRIES_MAX => continue,
+                Err(Refusal::Changed) => conflict(),
+                Err(Refusal::Fault(why)) => why,
+            };
+            self.note(snapshot, &decision, door, None, now);
+            return Err(fault);
         }
-        self.note(snapshot, &decision, door, None, now);
-        Err(fault.unwrap_or_else(conflict))
     }
 
     fn applying<'a>(&'a self, snapshot: &'a Arc<Snapshot>) -> Apply<'a> {

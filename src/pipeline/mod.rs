@@ -176,8 +176,10 @@ fn of_connection(snapshot: &Snapshot, connection: &Connection, moment: Moment<'_
         decision.effects.retain(|effect| matches!(effect, Effect::Event(_)));
     }
     // One that could not be read is not decided twice.
-    if let Some((frame, message)) = taken.zip(seen) {
-        *frame = Frame::Text(message.json.into_shared());
+    if let Some(frame) = taken
+        && let Some(Message { json, .. }) = seen
+    {
+        *frame = Frame::Text(json.into_shared());
     }
     decision
 }

@@ -8,9 +8,9 @@
 use std::time::{Duration, Instant};
 
 /// The longest time from the beginning of one batch to that of the next, if it waits for rows.
-const LONGEST: Duration = Duration::from_millis(4);
+const LONGEST: Duration = Duration::from_millis(2);
 /// Rows that must come within that time to make waiting worth it.
-const WORTH: u32 = 8;
+const WORTH: u32 = 4;
 /// From this many rows on, a commit costs little more than its rows.
 const ENOUGH: usize = 64;
 /// If nothing has come for this long, nothing will: all publishers wait.
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn where_rows_keep_coming_more_are_let_come_up_to_enough() {
         let rows = steady(&mut Pace::default(), micros(700), micros(250), 50);
-        assert!(rows[10..].iter().all(|rows| (15..=17).contains(rows)), "{rows:?}");
+        assert!(rows[10..].iter().all(|rows| (7..=9).contains(rows)), "{rows:?}");
         let rows = steady(&mut Pace::default(), micros(700), micros(20), 50);
         assert!(rows[10..].iter().all(|rows| (ENOUGH..=ENOUGH + 1).contains(rows)), "{rows:?}");
         let rows = steady(&mut Pace::default(), micros(8000), micros(250), 50);

@@ -42,7 +42,6 @@ impl Default for Budget {
 /// The index that leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lead {
-    Client,
     Session,
     User,
     Channel(i64),
@@ -209,7 +208,6 @@ impl Scan {
     fn leads(&self) -> Option<(&'static str, Value)> {
         let filter = &self.filter;
         let (column, value) = match self.lead {
-            Lead::Client => ("e.client", &filter.client),
             Lead::Session => ("e.session", &filter.session),
             Lead::User => ("e.\"user\"", &filter.user),
             Lead::Kind => ("e.type", &filter.kind),
@@ -332,7 +330,6 @@ fn next_window(window: i64, looked: i64, spent: Duration, budget: Budget) -> i64
 /// The index that promises the fewest rows. It depends only on the query, so that a cursor finds the same one.
 fn lead(filter: &Filter, channels: &ChannelSet) -> Lead {
     match (filter, channels) {
-        (Filter { client: Some(_), .. }, _) => Lead::Client,
         (Filter { session: Some(_), .. }, _) => Lead::Session,
         (Filter { user: Some(_), .. }, _) => Lead::User,
         (_, ChannelSet::One(id)) => Lead::Channel(*id),

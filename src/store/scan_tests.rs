@@ -68,8 +68,8 @@ on_both! {
             (Filter { source: some("s1"), ..Filter::default() }, key("events_by_source", "source")),
             (Filter { user: some("u3"), channels: vec!["room:1".into()], ..Filter::default() }, key("events_by_user", "user")),
             (Filter { session: some("s3"), user: some("u3"), ..Filter::default() }, key("events_by_session", "session")),
-            (Filter { client: some("c3"), ..Filter::default() }, key("events_by_client", "client")),
-            (everything, key("events_by_client", "client")),
+            (Filter { client: some("c3"), ..Filter::default() }, place.to_owned()),
+            (everything, key("events_by_session", "session")),
         ];
         for (filter, index) in cases {
             for order in [Order::Ascending, Order::Descending] {

@@ -22,8 +22,8 @@ pub(super) const READERS: u32 = 4;
 pub(super) const ACQUIRE_WAIT: Duration = Duration::from_secs(5);
 /// How long a statement waits for a lock that another program (a backup, a shell) holds before it fails.
 const BUSY_WAIT: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 2000 });
-/// Pages of write-ahead log before it is copied back: 16 MiB.
-const CHECKPOINT_PAGES: &str = "4096";
+/// Pages of write-ahead log before it is copied back: 64 MiB. The more, the fewer times a page that changes often is copied.
+const CHECKPOINT_PAGES: &str = "16384";
 /// Rows read ahead per query. Few, because one row may be as large as a protocol's largest message.
 const ROWS_AHEAD: usize = 8;
 /// Statements that stay prepared: more than there are different texts.
