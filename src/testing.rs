@@ -160,13 +160,13 @@ impl Client {
     }
 
     /// Everything that was sent to it since the last look.
-    pub(crate) fn told(&self) -> Vec<String> {
-        told(&self.connection.outbox.drain(usize::MAX).concat())
+    pub(crate) fn received(&self) -> Vec<String> {
+        received(&self.connection.outbox.drain(usize::MAX).concat())
     }
 }
 
 /// The frames a server wrote, in words.
-pub(crate) fn told(mut wire: &[u8]) -> Vec<String> {
+pub(crate) fn received(mut wire: &[u8]) -> Vec<String> {
     let mut told = Vec::new();
     while let [first, length, rest @ ..] = wire {
         let (length, rest) = match length {
@@ -237,7 +237,7 @@ impl Double {
 
     /// What was written so far.
     pub(crate) fn written(&self) -> Vec<String> {
-        told(&self.0.lock().written)
+        received(&self.0.lock().written)
     }
 
     fn poll(&self, cx: &TaskContext<'_>, ready: impl FnOnce(&Wires) -> bool) -> Poll<()> {

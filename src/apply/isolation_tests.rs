@@ -160,13 +160,13 @@ async fn who_has_seen_what_is_not_committed_is_answered_once_it_is_and_nobody_el
     for _ in 0..100 {
         yield_now().await;
     }
-    assert_eq!(other.told(), [r#"{"pong":1}"#, r#"{"seen":0}"#]);
-    assert_eq!([first.told(), second.told(), reader.told()], [[""; 0]; 3]);
+    assert_eq!(other.received(), [r#"{"pong":1}"#, r#"{"seen":0}"#]);
+    assert_eq!([first.received(), second.received(), reader.received()], [[""; 0]; 3]);
     run(writer);
     settled(&[&first, &second, &reader]).await;
-    assert_eq!(first.told(), [r#"{"saved":1}"#]);
-    assert_eq!(second.told(), [r#"{"error":"rejected","message":"stale at 1"}"#]);
-    assert_eq!(reader.told(), [r#"{"seen":1}"#]);
+    assert_eq!(first.received(), [r#"{"saved":1}"#]);
+    assert_eq!(second.received(), [r#"{"error":"rejected","message":"stale at 1"}"#]);
+    assert_eq!(reader.received(), [r#"{"seen":1}"#]);
 }
 
 #[tokio::test]
@@ -177,16 +177,16 @@ async fn what_everybody_may_see_before_the_commit_holds_nobody_back() {
     first.say(&message("edit", "early", 1));
     reader.say(&message("look", "early", 0));
     second.say(&message("edit", "early", 2));
-    assert_eq!(reader.told(), [r#"{"got":1,"o":1}"#, r#"{"seen":1}"#, r#"{"got":2,"o":2}"#]);
-    assert_eq!([first.told(), second.told()], [[""; 0]; 2], "what is stored is answered when it is");
+    assert_eq!(reader.received(), [r#"{"got":1,"o":1}"#, r#"{"seen":1}"#, r#"{"got":2,"o":2}"#]);
+    assert_eq!([first.received(), second.received()], [[""; 0]; 2], "what is stored is answered when it is");
     reader.say(&message("edit", "relaxed", 1));
     reader.say(&message("edit", "relaxed", 1));
     reader.say(&message("edit", "relaxed", 2));
-    assert_eq!(reader.told(), [r#"{"saved":1}"#, r#"{"error":"rejected","message":"stale at 1"}"#, r#"{"saved":2}"#]);
+    assert_eq!(reader.received(), [r#"{"saved":1}"#, r#"{"error":"rejected","message":"stale at 1"}"#, r#"{"saved":2}"#]);
     run(writer);
     settled(&[&first, &second]).await;
-    assert_eq!(first.told(), [r#"{"saved":1}"#]);
-    assert_eq!(second.told(), [r#"{"saved":2}"#]);
+    assert_eq!(first.received(), [r#"{"saved":1}"#]);
+    assert_eq!(second.received(), [r#"{"saved":2}"#]);
 }
 
 #[tokio::test]
@@ -227,14 +227,14 @@ async fn what_is_decided_on_what_the_store_refuses_is_refused_with_it() {
     settled(&[&first, &second, &reader]).await;
     let refused = r#"{"error":"unavailable","message":"#;
     for client in [&first, &second, &reader] {
-        let told = client.told();
+        let told = client.received();
         assert!(told.len() == 1 && told[0].starts_with(refused), "{told:?}");
     }
     assert_eq!(door.await.unwrap_err().code, Code::Unavailable);
     // What comes after it is decided on the current state.
     reader.say(&message("edit", "doc", 1));
     settled(&[&reader]).await;
-    assert_eq!(reader.told().last().map(String::as_str), Some(r#"{"saved":1}"#));
+    assert_eq!(reader.received().last().map(String::as_str), Some(r#"{"saved":1}"#));
 }
 
 #[tokio::test]
@@ -245,18 +245,18 @@ async fn a_row_is_decided_again_where_what_it_read_has_changed() {
     let (snapshot, world) = meddling(&live, publish_once(&live, "doc"));
     client.say_under(&snapshot, &message("edit", "doc", 1));
     settled(&[&client]).await;
-    assert_eq!(client.told(), [r#"{"error":"rejected","message":"stale at 1"}"#]);
+    assert_eq!(client.received(), [r#"{"error":"rejected","message":"stale at 1"}"#]);
     assert_eq!(world.asked.load(Relaxed), 2);
     // What changes elsewhere does not matter.
     let (snapshot, world) = meddling(&live, publish_once(&live, "other"));
     client.say_under(&snapshot, &message("edit", "doc", 2));
     settled(&[&client]).await;
-    assert_eq!((client.told(), world.asked.load(Relaxed)), (vec![r#"{"saved":2}"#.to_owned()], 1));
+    assert_eq!((client.received(), world.asked.load(Relaxed)), (vec![r#"{"saved":2}"#.to_owned()], 1));
     // Neither does what is only sent back.
     let (snapshot, world) = meddling(&live, publish_once(&live, "doc"));
     client.say_under(&snapshot, &message("look", "doc", 0));
     settled(&[&client]).await;
-    assert_eq!((client.told(), world.asked.load(Relaxed)), (vec![r#"{"seen":2}"#.to_owned()], 1));
+    assert_eq!((client.received(), world.asked.load(Relaxed)), (vec![r#"{"seen":2}"#.to_owned()], 1));
 }
 
 #[tokio::test]
@@ -266,11 +266,11 @@ async fn what_changes_each_time_is_a_conflict_in_the_end() {
     let opening = live.clone();
     let (snapshot, world) = meddling(&live, move |nth| drop(Client::open(&opening, &nth.to_string())));
     client.say_under(&snapshot, r#"{"type":"few","n":1000}"#);
-    assert_eq!(client.told(), [r#"{"error":"conflict","message":"others changed the same data at the same time; try again"}"#]);
+    assert_eq!(client.received(), [r#"{"error":"conflict","message":"others changed the same data at the same time; try again"}"#]);
     assert_eq!(world.asked.load(Relaxed), 64);
     // Such a message has done nothing, and does not hold up the next.
     client.say(r#"{"type":"few","n":1000}"#);
-    assert_eq!(client.told(), [r#"{"few":true}"#]);
+    assert_eq!(client.received(), [r#"{"few":true}"#]);
 }
 
 #[tokio::test]
@@ -284,7 +284,7 @@ async fn members_and_connections_are_what_a_row_read_them_to_be() {
         }
     });
     third.say_under(&snapshot, r#"{"type":"seat"}"#);
-    assert_eq!((third.told().len(), world.asked.load(Relaxed)), (1, 2));
+    assert_eq!((third.received().len(), world.asked.load(Relaxed)), (1, 2));
     assert_eq!(live.hub.channel_report("lobby").unwrap().subscribers, 2);
     let opening = live.clone();
     let (snapshot, world) = meddling(&live, move |nth| {
@@ -293,7 +293,7 @@ async fn members_and_connections_are_what_a_row_read_them_to_be() {
         }
     });
     third.say_under(&snapshot, r#"{"type":"few","n":3}"#);
-    assert_eq!((third.told(), world.asked.load(Relaxed)), (vec![r#"{"error":"rejected","message":"rejected"}"#.to_owned()], 2));
+    assert_eq!((third.received(), world.asked.load(Relaxed)), (vec![r#"{"error":"rejected","message":"rejected"}"#.to_owned()], 2));
 }
 
 #[tokio::test]
@@ -308,7 +308,7 @@ async fn of_those_who_want_to_be_the_only_one_one_succeeds() {
                 let round = |_| {
                     start.wait();
                     client.say(r#"{"type":"lead"}"#);
-                    let leads = client.told() == [r#"{"leads":true}"#];
+                    let leads = client.received() == [r#"{"leads":true}"#];
                     start.wait();
                     client.say(r#"{"type":"resign"}"#);
                     leads
@@ -332,7 +332,7 @@ async fn who_is_to_join_once_something_is_committed_counts_already() {
     second.say(sit);
     third.say(sit);
     fourth.say(r#"{"type":"seat"}"#);
-    assert_eq!([second.told(), third.told(), fourth.told()], [[""; 0]; 3], "all wait for the one who is to join");
+    assert_eq!([second.received(), third.received(), fourth.received()], [[""; 0]; 3], "all wait for the one who is to join");
     first.say(r#"{"type":"rise"}"#);
     let mut fifth = Client::open(&live, "e");
     fifth.say(r#"{"type":"seat"}"#);
@@ -340,8 +340,11 @@ async fn who_is_to_join_once_something_is_committed_counts_already() {
     run(writer);
     settled(&[&first, &second, &third, &fourth, &fifth]).await;
     let rejected = r#"{"error":"rejected","message":"rejected"}"#;
-    assert_eq!((second.told(), third.told(), fourth.told()), (vec![seated()], vec![rejected.to_owned()], vec![rejected.to_owned()]));
-    assert_eq!((first.told(), fifth.told()), (vec![r#"{"left":true}"#.to_owned()], vec![seated()]));
+    assert_eq!(
+        (second.received(), third.received(), fourth.received()),
+        (vec![seated()], vec![rejected.to_owned()], vec![rejected.to_owned()])
+    );
+    assert_eq!((first.received(), fifth.received()), (vec![r#"{"left":true}"#.to_owned()], vec![seated()]));
     assert_eq!(live.hub.channel_report("lobby").unwrap().subscribers, 2);
 }
 
@@ -356,21 +359,21 @@ async fn a_channel_that_has_no_past_yet_is_read_as_such() {
     let mut client = Client::open(&live, "a");
     client.say(&message("edit", "room:1", 1));
     settled(&[&client]).await;
-    assert_eq!(client.told(), [r#"{"saved":1}"#]);
+    assert_eq!(client.received(), [r#"{"saved":1}"#]);
     // Nothing comes in between …
     client.say(&message("enter", "room:2", 0));
     publish(&live, "room:2");
     crate::testing::shown(&live, "room:2", 1).await;
-    assert_eq!(client.told(), [r#"{"seen":0}"#, r#"{"got":null,"o":1}"#]);
+    assert_eq!(client.received(), [r#"{"seen":0}"#, r#"{"got":null,"o":1}"#]);
     // … or it is seen.
     let (snapshot, world) = meddling(&live, publish_once(&live, "room:3"));
     client.say_under(&snapshot, &message("enter", "room:3", 0));
     settled(&[&client]).await;
     publish(&live, "room:3");
     crate::testing::shown(&live, "room:3", 2).await;
-    assert_eq!((client.told(), world.asked.load(Relaxed)), (vec![r#"{"seen":1}"#.to_owned(), r#"{"got":null,"o":2}"#.to_owned()], 2));
+    assert_eq!((client.received(), world.asked.load(Relaxed)), (vec![r#"{"seen":1}"#.to_owned(), r#"{"got":null,"o":2}"#.to_owned()], 2));
     client.say(r#"{"type":"twice"}"#);
-    assert_eq!(client.told(), [r#"{"recovered":true}"#; 2]);
+    assert_eq!(client.received(), [r#"{"recovered":true}"#; 2]);
 }
 
 #[tokio::test]
@@ -382,7 +385,7 @@ async fn what_changes_between_two_looks_is_no_snapshot() {
     let (snapshot, world) = meddling(&live, publish_once(&live, "doc"));
     client.say_under(&snapshot, &message("peer", "doc", 0));
     settled(&[&client]).await;
-    assert_eq!((client.told(), world.asked.load(Relaxed)), (vec!["[2,2]".to_owned()], 2));
+    assert_eq!((client.received(), world.asked.load(Relaxed)), (vec!["[2,2]".to_owned()], 2));
 }
 
 #[tokio::test]
@@ -394,11 +397,11 @@ async fn a_subscription_begins_behind_what_was_read() {
         // One more event comes between the read and the join.
         let (snapshot, world) = meddling(&live, publish_once(&live, "doc"));
         client.say_under(&snapshot, &message(kind, "doc", 0));
-        assert_eq!((client.told(), world.asked.load(Relaxed)), (vec![], 1), "{kind}");
+        assert_eq!((client.received(), world.asked.load(Relaxed)), (vec![], 1), "{kind}");
         publish(&live, "doc");
         run(writer);
         crate::testing::shown(&live, "doc", 3).await;
         settled(&[&client]).await;
-        assert_eq!(client.told(), [r#"{"seen":1}"#, r#"{"got":null,"o":2}"#, r#"{"got":null,"o":3}"#], "{kind}");
+        assert_eq!(client.received(), [r#"{"seen":1}"#, r#"{"got":null,"o":2}"#, r#"{"got":null,"o":3}"#], "{kind}");
     }
 }

@@ -68,13 +68,13 @@ async fn nobody_sees_what_is_not_committed_and_the_answer_waits_too() {
     for _ in 0..100 {
         yield_now().await;
     }
-    assert_eq!((reader.told(), sender.told()), (vec![], vec![]));
+    assert_eq!((reader.received(), sender.received()), (vec![], vec![]));
     assert!(sender.connection.is_waiting() && sender.connection.may_go_on());
     run(writer);
     settled(&sender).await;
-    assert_eq!(reader.told(), [r#"{"got":1,"o":1}"#, r#"{"got":3,"o":2}"#]);
+    assert_eq!(reader.received(), [r#"{"got":1,"o":1}"#, r#"{"got":3,"o":2}"#]);
     let all = [r#"{"got":1,"o":1}"#, r#"{"said":1}"#, r#"{"pong":2}"#, r#"{"got":3,"o":2}"#, r#"{"said":3}"#];
-    assert_eq!(sender.told(), all, "in the order in which it was asked");
+    assert_eq!(sender.received(), all, "in the order in which it was asked");
 }
 
 #[tokio::test]
@@ -83,13 +83,13 @@ async fn early_is_seen_at_once_and_answered_after_the_commit_and_relaxed_waits_f
     let reader = on(&live, "reader", &["early", "relaxed"]);
     let mut sender = Client::open(&live, "sender");
     sender.say(&say("relaxed", 1));
-    assert_eq!(sender.told(), [r#"{"said":1}"#]);
+    assert_eq!(sender.received(), [r#"{"said":1}"#]);
     sender.say(&say("early", 2));
-    assert_eq!(reader.told(), [r#"{"got":1,"o":1}"#, r#"{"got":2,"o":1}"#]);
-    assert_eq!(sender.told(), [""; 0]);
+    assert_eq!(reader.received(), [r#"{"got":1,"o":1}"#, r#"{"got":2,"o":1}"#]);
+    assert_eq!(sender.received(), [""; 0]);
     run(writer);
     settled(&sender).await;
-    assert_eq!(sender.told(), [r#"{"said":2}"#]);
+    assert_eq!(sender.received(), [r#"{"said":2}"#]);
 }
 
 #[tokio::test]
@@ -98,14 +98,14 @@ async fn a_transaction_is_seen_as_a_whole_though_a_part_of_it_needed_no_commit()
     let reader = on(&live, "reader", &["sure", "live"]);
     let mut sender = Client::open(&live, "sender");
     sender.say(r#"{"type":"both","n":1}"#);
-    assert_eq!(reader.told(), [""; 0]);
+    assert_eq!(reader.received(), [""; 0]);
     // Others publish to channels without a history meanwhile; that does not wait.
     let mut other = Client::open(&live, "other");
     other.say(&say("live", 2));
-    assert_eq!(reader.told(), [r#"{"got":2,"o":1}"#]);
+    assert_eq!(reader.received(), [r#"{"got":2,"o":1}"#]);
     run(writer);
     settled(&sender).await;
-    assert_eq!(reader.told(), [r#"{"got":1,"o":1}"#, r#"{"got":1,"o":2}"#]);
+    assert_eq!(reader.received(), [r#"{"got":1,"o":1}"#, r#"{"got":1,"o":2}"#]);
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn what_changes_the_connection_holds_back_its_next_message() {
     run(writer);
     settled(&client).await;
     assert!(client.connection.may_go_on());
-    assert_eq!(client.told(), [r#"{"joined":"live"}"#]);
+    assert_eq!(client.received(), [r#"{"joined":"live"}"#]);
     assert_eq!(live.hub.channel_report("live").unwrap().subscribers, 1);
 }
 
@@ -149,7 +149,7 @@ async fn a_connection_has_so_much_waiting_and_no_more() {
     assert_eq!(count, 256);
     run(writer);
     settled(&client).await;
-    assert_eq!(client.told().len(), 256);
+    assert_eq!(client.received().len(), 256);
 }
 
 #[tokio::test]

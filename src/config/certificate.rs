@@ -53,7 +53,7 @@ pub fn read(cert_file: &Path, key_file: &Path) -> Read {
         },
         rustls::Error::InvalidCertificate(why) => InvalidCertificate {
             which: Which::Certificate,
-            why: format!("the first certificate in {} cannot be used: {}", cert_file.display(), told(&why)),
+            why: format!("the first certificate in {} cannot be used: {}", cert_file.display(), reason(&why)),
             hint: None,
         },
         other => InvalidCertificate {
@@ -88,7 +88,7 @@ fn not_after(certificate: &[u8]) -> der::Result<Duration> {
     }
 }
 
-fn told(why: &CertificateError) -> String {
+fn reason(why: &CertificateError) -> String {
     if *why == CertificateError::BadEncoding { "it is not valid X.509".into() } else { why.to_string() }
 }
 

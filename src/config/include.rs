@@ -10,7 +10,7 @@ use super::env::Env;
 use super::fields::Collected;
 use super::files;
 use super::node::{Node, Yaml};
-use super::positions::Weight;
+use super::positions::Cost;
 use super::values;
 
 /// The largest file.
@@ -27,7 +27,7 @@ pub(super) struct Reader<'a> {
     /// The folder of the main file.
     pub(super) folder: &'a Path,
     pub(super) texts: &'a mut Files,
-    weight: Weight,
+    cost: Cost,
     seen: HashSet<PathBuf>,
     open: Vec<PathBuf>,
     trees: Vec<Node>,
@@ -35,7 +35,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(all: &'a Collected, env: Env<'a>, folder: &'a Path, texts: &'a mut Files) -> Self {
-        Self { all, env, folder, texts, weight: Weight::default(), seen: HashSet::new(), open: Vec::new(), trees: Vec::new() }
+        Self { all, env, folder, texts, cost: Cost::default(), seen: HashSet::new(), open: Vec::new(), trees: Vec::new() }
     }
 
     /// Reads the main file and what it includes.
@@ -55,7 +55,7 @@ impl<'a> Reader<'a> {
     }
 
     fn tree(&mut self, path: PathBuf, relative: &Path, shown: Arc<str>, text: String) {
-        let read = Node::read(&text, &shown, self.env, &mut self.weight);
+        let read = Node::read(&text, &shown, self.env, &mut self.cost);
         self.texts.insert(shown, text.into());
         let tree = match read {
             Ok((tree, flaws)) => {

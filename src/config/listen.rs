@@ -118,20 +118,23 @@ impl Listeners {
                 let message = format!("{} listens on the address of `api`, {api}", listener.owner);
                 all.report(Diagnostic::new(codes::API_SHARED, listener.at.clone(), message).hint("use another port for one of them"));
             }
-            let told = |other: &Listener, message: String| {
+            let report = |other: &Listener, message: String| {
                 let hint = format!("{} is {}", other.owner, elsewhere(&other.at.location, &listener.at));
                 all.report(Diagnostic::new(codes::CLASH, listener.at.clone(), message).hint(hint));
             };
             let same_port = by_port.entry(listener.listen.port).or_default();
             if !same_port.iter().any(|other| other.listen == listener.listen) {
                 if let Some(other) = same_port.iter().find(|other| other.listen.overlaps(&listener.listen)) {
-                    told(other, format!("{} and {} cannot both be bound; write the same address for both", listener.listen, other.listen));
+                    report(
+                        other,
+                        format!("{} and {} cannot both be bound; write the same address for both", listener.listen, other.listen),
+                    );
                 }
                 same_port.push(listener);
             }
             match taken.entry((&listener.listen, &listener.method, shape(&listener.path))) {
                 Entry::Occupied(other) => {
-                    told(other.get(), format!("{} {} on {} is already taken", listener.method, listener.path, listener.listen));
+                    report(other.get(), format!("{} {} on {} is already taken", listener.method, listener.path, listener.listen));
                 }
                 Entry::Vacant(free) => {
                     free.insert(listener);

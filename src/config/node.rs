@@ -9,7 +9,7 @@ use super::codes;
 use super::diagnostic::Diagnostic;
 use super::env::{self, Env};
 use super::plan::SourceSpan;
-use super::positions::{Kind, Positions, Weight};
+use super::positions::{Cost, Kind, Positions};
 use crate::model::SourceLocation;
 
 /// A value and its place.
@@ -44,7 +44,7 @@ pub(super) struct Entry {
 impl Node {
     /// Reads a text into a tree, with broken values at the places of reported flaws; or says why there is no tree.
     /// Bounds are checked before serde_yaml builds anything.
-    pub(super) fn read(text: &str, file: &Arc<str>, env: Env<'_>, total: &mut Weight) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
+    pub(super) fn read(text: &str, file: &Arc<str>, env: Env<'_>, total: &mut Cost) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
         let positions = Positions::of(text, file, total)?;
         let start = SourceSpan { location: SourceLocation { file: file.clone(), line: 1, column: 1 }, len: 1 };
         let Some(root) = positions.root() else { return Ok((Self { span: start, value: Yaml::Null }, Vec::new())) };

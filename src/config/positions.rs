@@ -28,7 +28,7 @@ pub(super) struct Positions {
 pub(super) struct Spot {
     pub(super) span: SourceSpan,
     pub(super) kind: Kind,
-    weight: Weight,
+    cost: Cost,
     height: usize,
 }
 
@@ -42,21 +42,21 @@ pub(super) enum Kind {
 
 /// What a value costs once aliases are expanded. Shared by all files of a configuration.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Weight {
+pub(super) struct Cost {
     nodes: usize,
     bytes: usize,
 }
 
-impl Weight {
-    fn add(&mut self, other: Weight) {
+impl Cost {
+    fn add(&mut self, other: Cost) {
         self.nodes = self.nodes.saturating_add(other.nodes);
         self.bytes = self.bytes.saturating_add(other.bytes);
     }
 }
 
 impl Positions {
-    /// Reads a text. The weight of the document is added to `total`.
-    pub(super) fn of(text: &str, file: &Arc<str>, total: &mut Weight) -> Result<Self, Vec<Diagnostic>> {
+    /// Reads a text. The cost of the document is added to `total`.
+    pub(super) fn of(text: &str, file: &Arc<str>, total: &mut Cost) -> Result<Self, Vec<Diagnostic>> {
         let lines: Vec<usize> = text.lines().map(|line| line.trim_end().chars().count()).collect();
         let mut scan =
             Scan { file, lines, total, spots: Vec::new(), open: Vec::new(), anchors: HashMap::new(), root: None, doubles: Vec::new() };
@@ -98,7 +98,7 @@ struct Scan<'a> {
     file: &'a Arc<str>,
     /// Length of each line in characters.
     lines: Vec<usize>,
-    total: &'a mut Weight,
+    total: &'a mut Cost,
     spots: Vec<Spot>,
     open: Vec<Open>,
     /// None: the anchor's value has begun and not ended.
@@ -112,7 +112,7 @@ struct Open {
     span: SourceSpan,
     anchor: usize,
     kind: Kind,
-    weight: Weight,
+    cost: Cost,
     height: usize,
     key: Option<(Box<str>, SourceSpan)>,
     seen: HashMap<Box<str>, SourceLocation>,
@@ -132,23 +132,23 @@ impl Scan<'_> {
                 // An empty value has no place of its own, so its key is shown.
                 let key_span = self.open.last().and_then(|open| open.key.as_ref()).map(|(_, span)| span.clone());
                 let span = if text.is_empty() || &*text == "~" { key_span.unwrap_or(span) } else { span };
-                let weight = Weight { nodes: 1, bytes: text.len() };
-                self.add(Spot { span, kind: Kind::Scalar, weight, height: 0 }, anchor)
+                let cost = Cost { nodes: 1, bytes: text.len() };
+                self.add(Spot { span, kind: Kind::Scalar, cost, height: 0 }, anchor)
             }
             Event::Alias(anchor) => {
                 self.refuse_as_key(&span)?;
                 let Some(Some(target)) = self.anchors.get(&anchor).copied() else {
                     return Err(Diagnostic::new(codes::BOUNDS, span, "an alias inside the value it stands for"));
                 };
-                let (weight, height) = (self.spots[target].weight, self.spots[target].height);
-                self.add(Spot { span, kind: Kind::Alias(target), weight, height }, 0)
+                let (cost, height) = (self.spots[target].cost, self.spots[target].height);
+                self.add(Spot { span, kind: Kind::Alias(target), cost, height }, 0)
             }
             Event::SequenceStart(anchor, _) => self.begin(Kind::List(Vec::new()), anchor, own_key.unwrap_or(span)),
             Event::MappingStart(anchor, _) => self.begin(Kind::Map(Vec::new()), anchor, own_key.unwrap_or(span)),
             Event::SequenceEnd | Event::MappingEnd => {
-                let Some(Open { span, anchor, kind, mut weight, height, .. }) = self.open.pop() else { return Ok(()) };
-                weight.nodes = weight.nodes.saturating_add(1);
-                self.add(Spot { span, kind, weight, height: height + 1 }, anchor)
+                let Some(Open { span, anchor, kind, mut cost, height, .. }) = self.open.pop() else { return Ok(()) };
+                cost.nodes = cost.nodes.saturating_add(1);
+                self.add(Spot { span, kind, cost, height: height + 1 }, anchor)
             }
             _ => Ok(()),
         }
@@ -170,7 +170,7 @@ impl Scan<'_> {
         if anchor > 0 {
             self.anchors.insert(anchor, None);
         }
-        self.open.push(Open { span, anchor, kind, weight: Weight::default(), height: 0, key: None, seen: HashMap::new() });
+        self.open.push(Open { span, anchor, kind, cost: Cost::default(), height: 0, key: None, seen: HashMap::new() });
         Ok(())
     }
 
@@ -180,15 +180,15 @@ impl Scan<'_> {
             let message = format!("`{text}` appears twice in this map");
             self.doubles.push(Diagnostic::new(codes::DUPLICATE_KEY, span.clone(), message).hint(format!("first on line {}", first.line)));
         }
-        open.weight.bytes = open.weight.bytes.saturating_add(text.len());
+        open.cost.bytes = open.cost.bytes.saturating_add(text.len());
         open.key = Some((text.into(), span));
     }
 
     fn add(&mut self, spot: Spot, anchor: usize) -> Result<(), Diagnostic> {
         let index = self.spots.len();
-        let (weight, height, span) = (spot.weight, spot.height, spot.span.clone());
+        let (cost, height, span) = (spot.cost, spot.height, spot.span.clone());
         // A list or map was counted value by value; an alias counts as everything it stands for.
-        let cost = if matches!(spot.kind, Kind::List(_) | Kind::Map(_)) { Weight { nodes: 1, bytes: 0 } } else { weight };
+        let cost = if matches!(spot.kind, Kind::List(_) | Kind::Map(_)) { Cost { nodes: 1, bytes: 0 } } else { cost };
         self.total.add(cost);
         if self.total.nodes > NODES_MAX || self.total.bytes > EXPANDED_BYTES_MAX {
             let message = format!("more than {NODES_MAX} values or {} MiB of text with aliases expanded", EXPANDED_BYTES_MAX >> 20);
@@ -205,7 +205,7 @@ impl Scan<'_> {
             self.root = Some(index);
             return Ok(());
         };
-        open.weight.add(weight);
+        open.cost.add(cost);
         open.height = open.height.max(height);
         match &mut open.kind {
             Kind::List(items) => items.push(index),

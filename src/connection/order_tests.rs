@@ -18,7 +18,7 @@ use crate::hub::{Connection, Socket};
 use crate::live::Live;
 use crate::model::{Close, Json, Now};
 use crate::pipeline::publish::{Destination, Proposal};
-use crate::testing::{Client, live, told};
+use crate::testing::{Client, live, received};
 
 const RUNS: u64 = 100;
 const MEMBERS: usize = 5;
@@ -132,8 +132,8 @@ impl Member {
         self.client.connection.outbox.measure().frames == 0
     }
 
-    fn told(&self) -> Vec<serde_json::Value> {
-        told(&self.socket.0.1.lock()).iter().map(|text| serde_json::from_str(text).unwrap()).collect()
+    fn received(&self) -> Vec<serde_json::Value> {
+        received(&self.socket.0.1.lock()).iter().map(|text| serde_json::from_str(text).unwrap()).collect()
     }
 }
 
@@ -222,7 +222,7 @@ async fn all_runs(live: Arc<Live>) {
         let connections = || members.iter().map(|(_, member)| member.client.connection.clone()).collect();
         drained(connections, || members.iter().all(|(_, member)| member.has_all())).await;
         for (own, member) in &members {
-            check(nth, &member.told(), *own);
+            check(nth, &member.received(), *own);
             member.client.connection.outbox.close(Close::GoingAway);
         }
     }

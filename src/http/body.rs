@@ -87,9 +87,9 @@ async fn discard(mut chunks: BodyDataStream) {
 
 /// What templates see of a request. Headers of the handshake itself are left out: they say nothing about the client.
 pub fn request_view(parts: &Parts, path: Parameters) -> RequestView {
-    let told =
+    let is_shown =
         |name: &HeaderName| ![CONNECTION, UPGRADE, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION].contains(name);
-    let headers = parts.headers.iter().filter(|(name, _)| told(name));
+    let headers = parts.headers.iter().filter(|(name, _)| is_shown(name));
     RequestView {
         query: parts.uri.query().map(parse_query).unwrap_or_default().into_iter().collect(),
         path: path.into_iter().collect(),

@@ -3,7 +3,7 @@
 //!
 //! The log's writer and publishers only hand events over. One task passes them to the followers in small pieces, without any
 //! lock that a writer or publisher ever waits for. A follower's queue is bounded by bytes, like the handover. If a follower does
-//! not keep up, its queue is dropped and it is told so: it continues by reading the log from its position, and asks to be fed
+//! not keep up, its queue is dropped and it learns that: it continues by reading the log from its position, and asks to be fed
 //! again when it is near the end. If the task does not keep up, this happens to all followers.
 //!
 //! Knows no database and no HTTP.
@@ -80,16 +80,16 @@ struct FollowerQueue {
 #[derive(Clone, Debug)]
 pub enum Item {
     /// A committed event that matches its filter.
-    Stored(Arc<Told>),
+    Stored(Arc<SharedEvent>),
     /// A committed event of its channels that does not match its filter: its position in the log.
     Counted(u64),
     /// An event that no log keeps.
-    Passing(Arc<Told>),
+    Passing(Arc<SharedEvent>),
 }
 
 /// An event, shared by all its followers.
 #[derive(Debug)]
-pub struct Told {
+pub struct SharedEvent {
     /// The event.
     pub event: Arc<Event>,
     number: u64,
@@ -161,52 +161,52 @@ impl Feed {
     pub async fn run(&self) {
         loop {
             self.handover.woken().await;
-            self.tell_followers().await;
+            self.feed_followers().await;
         }
     }
 
     /// Passes what was handed over to the followers.
-    async fn tell_followers(&self) {
+    async fn feed_followers(&self) {
         let left = self.handover.take();
-        let mut told = 0;
+        let mut fed = 0;
         if left.lost {
             let lists = self.followers.lock().lists();
             for follower in lists.iter().flat_map(|list| list.iter()) {
                 follower.send_back();
-                turn(&mut told).await;
+                turn(&mut fed).await;
             }
         }
         for run in left.events.chunk_by(|(_, a), (_, b)| a.channel == b.channel).flat_map(|same| same.chunks(RUN)) {
-            let run: Vec<Arc<Told>> = run.iter().map(|(number, event)| Told::new(*number, event)).collect();
+            let run: Vec<Arc<SharedEvent>> = run.iter().map(|(number, event)| SharedEvent::new(*number, event)).collect();
             let channel = run[0].event.channel.as_ref();
-            self.each(channel, &mut told, |follower| follower.tell(&run)).await;
+            self.each(channel, &mut fed, |follower| follower.feed(&run)).await;
         }
         for (channel, dropped) in &left.dropped {
-            self.each(channel.as_ref(), &mut told, |follower| follower.dropped(dropped.count, dropped.last)).await;
+            self.each(channel.as_ref(), &mut fed, |follower| follower.dropped(dropped.count, dropped.last)).await;
         }
     }
 
-    /// Calls `tell` for the followers of a channel. `None`: for events without a channel.
-    async fn each(&self, channel: Option<&ChannelName>, told: &mut usize, tell: impl Fn(&Follower)) {
-        turn(told).await;
+    /// Calls `feed` for the followers of a channel. `None`: for events without a channel.
+    async fn each(&self, channel: Option<&ChannelName>, fed: &mut usize, feed: impl Fn(&Follower)) {
+        turn(fed).await;
         let channel = channel.map(ChannelName::as_str);
         let (named, others) = self.followers.lock().of(channel);
         let others = others.iter().filter(|follower| follower.filter.takes_channel(channel));
         for follower in named.iter().flat_map(|list| list.iter()).chain(others) {
             // A bug that one follower runs into must not keep the others from getting their events.
-            if catch_unwind(AssertUnwindSafe(|| tell(follower))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| feed(follower))).is_err() {
                 tracing::error!(?channel, "a follower of the log missed an event, because of a bug in Tramline");
                 follower.send_back();
             }
-            turn(told).await;
+            turn(fed).await;
         }
     }
 }
 
 /// Lets other tasks have their turn every now and then.
-async fn turn(told: &mut usize) {
-    *told += 1;
-    if told.is_multiple_of(TURN) {
+async fn turn(fed: &mut usize) {
+    *fed += 1;
+    if fed.is_multiple_of(TURN) {
         yield_now().await;
     }
 }
@@ -255,15 +255,15 @@ impl Follower {
     }
 
     /// Events of its channels happened, in this order.
-    fn tell(&self, run: &[Arc<Told>]) {
+    fn feed(&self, run: &[Arc<SharedEvent>]) {
         let mut wake = false;
-        for told in run.iter().filter(|told| told.number >= self.from) {
-            let meant = self.filter.matches_within(&told.event);
+        for shared in run.iter().filter(|shared| shared.number >= self.from) {
+            let meant = self.filter.matches_within(&shared.event);
             let mut queue = self.queue.lock();
-            wake |= match (passes(&told.event), meant) {
-                (true, true) => queue.passing(told, self.bytes_max),
+            wake |= match (passes(&shared.event), meant) {
+                (true, true) => queue.passing(shared, self.bytes_max),
                 (true, false) => false,
-                (false, meant) => queue.stored(told, meant, self.bytes_max),
+                (false, meant) => queue.stored(shared, meant, self.bytes_max),
             };
         }
         if wake {
@@ -292,11 +292,11 @@ impl Follower {
 
 impl FollowerQueue {
     /// Returns whether its owner must be woken.
-    fn stored(&mut self, told: &Arc<Told>, meant: bool, bytes_max: usize) -> bool {
+    fn stored(&mut self, shared: &Arc<SharedEvent>, meant: bool, bytes_max: usize) -> bool {
         if !self.fed {
             return false;
         }
-        let item = if meant { Item::Stored(told.clone()) } else { Item::Counted(told.event.seq) };
+        let item = if meant { Item::Stored(shared.clone()) } else { Item::Counted(shared.event.seq) };
         if !self.has_room(&item, bytes_max) {
             self.stop_feeding();
             return true;
@@ -305,8 +305,8 @@ impl FollowerQueue {
         meant || self.items.len().is_multiple_of(COUNTED_WAKE)
     }
 
-    fn passing(&mut self, told: &Arc<Told>, bytes_max: usize) -> bool {
-        let item = Item::Passing(told.clone());
+    fn passing(&mut self, shared: &Arc<SharedEvent>, bytes_max: usize) -> bool {
+        let item = Item::Passing(shared.clone());
         if self.has_room(&item, bytes_max) {
             self.push(item);
         } else {
@@ -336,13 +336,13 @@ impl FollowerQueue {
 impl Item {
     fn cost_bytes(&self) -> usize {
         match self {
-            Item::Stored(told) | Item::Passing(told) => told.event.cost_bytes(),
+            Item::Stored(shared) | Item::Passing(shared) => shared.event.cost_bytes(),
             Item::Counted(_) => COUNTED_BYTES,
         }
     }
 }
 
-impl Told {
+impl SharedEvent {
     fn new(number: u64, event: &Arc<Event>) -> Arc<Self> {
         Arc::new(Self { event: event.clone(), number, line: OnceLock::new() })
     }

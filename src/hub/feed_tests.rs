@@ -62,7 +62,7 @@ async fn each_follower_gets_its_channels_and_knows_of_what_it_does_not_want() {
     feed.committed([event("a", "x", 1), event("b", "y", 2), event("r:1", "x", 3)].iter());
     feed.passing(&event("a", "y", 0));
     feed.passing(&event("", "x", 0));
-    feed.tell_followers().await;
+    feed.feed_followers().await;
     let found: Vec<Vec<i64>> = following.iter().map(|one| seen(&one.take())).collect();
     assert_eq!(found, [vec![1, 2, 3, 0, 0], vec![1, 0], vec![1, -2], vec![3]]);
     assert_eq!(feed.len(), 4);
@@ -79,12 +79,12 @@ async fn nothing_committed_is_fed_before_it_is_asked_for() {
     let one = feed.follow(of(&[], None), 1 << 20);
     feed.committed([event("a", "x", 1)].iter());
     feed.passing(&event("a", "x", 0));
-    feed.tell_followers().await;
+    feed.feed_followers().await;
     let fed = one.take();
     assert_eq!((seen(&fed), fed.keeps_up), (vec![0], false));
     one.feed_me();
     feed.committed([event("a", "x", 2)].iter());
-    feed.tell_followers().await;
+    feed.feed_followers().await;
     let fed = one.take();
     assert_eq!((seen(&fed), fed.keeps_up), (vec![2], true));
 }
@@ -102,7 +102,7 @@ async fn one_that_does_not_keep_up_is_sent_back_to_the_log() {
     for _ in 0..20 {
         feed.passing(&event("a", "x", 0));
     }
-    feed.tell_followers().await;
+    feed.feed_followers().await;
     assert!(slow.follower.queue.lock().bytes <= 1000);
     let fed = slow.take();
     assert!(!fed.keeps_up && fed.items.iter().all(|item| matches!(item, Item::Passing(_))), "{fed:?}");
@@ -110,7 +110,7 @@ async fn one_that_does_not_keep_up_is_sent_back_to_the_log() {
     assert_eq!(fast.take().items.len(), 41);
     slow.feed_me();
     feed.committed([event("a", "x", 21)].iter());
-    feed.tell_followers().await;
+    feed.feed_followers().await;
     assert_eq!(seen(&slow.take()), [21]);
 }
 
@@ -120,7 +120,7 @@ async fn one_event_larger_than_the_bound_still_comes() {
     let one = feed.follow(of(&[], None), 1);
     one.feed_me();
     feed.committed([large("a", 1, &bytes(HANDED_BYTES_MAX))].iter());
-    feed.tell_followers().await;
+    feed.feed_followers().await;
     assert_eq!(seen(&one.take()), [1]);
 }
 
@@ -148,7 +148,7 @@ async fn what_is_written_of_an_event_is_written_once() {
     let mut broken = (*event("a", "x", 0)).clone();
     broken.new.data = Json::parse("{\"n\":\n1}".into()).unwrap();
     feed.passing(&Arc::new(broken));
-    feed.tell_followers().await;
+    feed.feed_followers().await;
     let lines = both.each_ref().map(|one| match one.take().items.pop_front() {
         Some(Item::Passing(told)) => (told.line().as_ptr(), told.line().to_owned()),
         other => panic!("{other:?}"),
@@ -176,7 +176,7 @@ async fn where_the_hand_over_is_full_all_read_the_log_and_what_no_log_keeps_is_c
     }
     let late = feed.follow(of(&["a"], None), usize::MAX);
     feed.committed([event("b", "x", 21)].iter());
-    feed.tell_followers().await;
+    feed.feed_followers().await;
     let found = all.map(|one| {
         let fed = one.take();
         (fed.items.iter().all(|item| matches!(item, Item::Passing(_))), fed.items.len(), fed.dropped, fed.keeps_up)
@@ -187,7 +187,7 @@ async fn where_the_hand_over_is_full_all_read_the_log_and_what_no_log_keeps_is_c
     all.into_iter().for_each(Following::feed_me);
     feed.committed([event("a", "x", 22), event("b", "x", 23)].iter());
     feed.passing(&passing("a", 30));
-    feed.tell_followers().await;
+    feed.feed_followers().await;
     assert_eq!(all.map(|one| seen(&one.take())), [vec![22, 0], vec![23], vec![22, 0]]);
 }
 
@@ -198,8 +198,8 @@ async fn others_come_and_go_while_followers_are_told() {
     let mut all: Vec<Following> = (0..many).map(|_| feed.follow(of(&["a"], None), 1 << 20)).collect();
     all.iter().for_each(Following::feed_me);
     feed.committed([event("a", "x", 1)].iter());
-    let mut telling = Box::pin(feed.tell_followers());
-    assert!(telling.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending(), "others have their turn");
+    let mut feeding = Box::pin(feed.feed_followers());
+    assert!(feeding.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending(), "others have their turn");
     // Neither the writer nor a publisher nor a follower waits for it.
     feed.committed([event("a", "x", 2)].iter());
     feed.passing(&passing("a", 1));
@@ -208,9 +208,9 @@ async fn others_come_and_go_while_followers_are_told() {
     feed.committed([event("a", "x", 3)].iter());
     all.drain(..10);
     all.drain(many - 20..);
-    telling.await;
+    feeding.await;
     assert_eq!(feed.len(), many - 19);
-    feed.tell_followers().await;
+    feed.feed_followers().await;
     assert!(all.iter().all(|one| seen(&one.take()) == [1, 2, 0, 3]));
     assert_eq!(seen(&late.take()), [3]);
 }
@@ -265,7 +265,7 @@ enum Move {
     /// One commit of this many events, small or large.
     Commit(u64, usize),
     /// The feeding task runs.
-    Tell,
+    Feed,
     /// The follower continues: it reads some of the log, or takes what it was fed.
     Step,
 }
@@ -311,7 +311,7 @@ proptest! {
     #[test]
     fn who_reads_and_is_fed_misses_nothing_and_gets_nothing_twice(moves in prop::collection::vec(prop_oneof![
         (1..4u64, 0..3usize).prop_map(|(events, size)| Move::Commit(events, size)),
-        Just(Move::Tell),
+        Just(Move::Feed),
         Just(Move::Step),
     ], 0..80), bytes_max in prop_oneof![Just(600), Just(usize::MAX)]) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -320,7 +320,7 @@ proptest! {
         let mut reader = Reader { following: feed.follow(of(&["a"], None), bytes_max), fed: false, live: false, seen: Vec::new() };
         let mut log = 0;
         // In the end both get their turns, more than they need.
-        let rest = [Move::Tell, Move::Step].into_iter().cycle().take(2 * 250);
+        let rest = [Move::Feed, Move::Step].into_iter().cycle().take(2 * 250);
         for next in moves.into_iter().chain(rest) {
             match next {
                 Move::Commit(events, size) => {
@@ -328,7 +328,7 @@ proptest! {
                     log += events;
                     feed.committed(commit.iter());
                 }
-                Move::Tell => runtime.block_on(feed.tell_followers()),
+                Move::Feed => runtime.block_on(feed.feed_followers()),
                 Move::Step => reader.step(log),
             }
         }

@@ -38,7 +38,7 @@ use crate::model::id::ProtocolId;
 use crate::model::name::ClientId;
 use crate::model::view::{ConnView, SubView};
 use crate::model::{ChannelName, Close, Code, Fault, Json, Now, Position};
-use crate::store::Standing;
+use crate::store::StoredChannel;
 
 pub use batching::Due;
 pub use channel::{Channel, ChannelReport, State};
@@ -95,7 +95,7 @@ pub struct Hub {
 
 impl Hub {
     /// An empty hub. `positions`: the positions of channels with a history.
-    pub fn new(positions: impl IntoIterator<Item = Standing>) -> Self {
+    pub fn new(positions: impl IntoIterator<Item = StoredChannel>) -> Self {
         Self {
             channels: std::array::from_fn(|_| RwLock::default()),
             hasher: RandomState::new(),
@@ -499,6 +499,6 @@ impl Hub {
     }
 }
 
-fn position_of(at: Standing) -> (ChannelName, Position) {
+fn position_of(at: StoredChannel) -> (ChannelName, Position) {
     (at.name, Position { epoch: at.epoch, first: at.first, offset: at.top })
 }

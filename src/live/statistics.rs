@@ -22,11 +22,11 @@ pub struct Statistics {
     metrics: Arc<Metrics>,
     store: Store,
     // Protects the totals that are already in the store. Held while the counters are read, never to count.
-    told: Mutex<Told>,
+    stored: Mutex<Stored>,
 }
 
 /// The totals that are already in the store.
-struct Told {
+struct Stored {
     totals: HashMap<SeriesKey, u64>,
     at_ms: i64,
 }
@@ -34,12 +34,12 @@ struct Told {
 impl Statistics {
     /// Of what is counted from now on; the store has what the metrics began with.
     pub fn new(metrics: &Arc<Metrics>, store: Store, now: Now) -> Self {
-        Self { metrics: metrics.clone(), store, told: Mutex::new(Told { totals: HashMap::new(), at_ms: now.wall_ms }) }
+        Self { metrics: metrics.clone(), store, stored: Mutex::new(Stored { totals: HashMap::new(), at_ms: now.wall_ms }) }
     }
 
     /// Collects if it is time to, which is every tenth second of the clock. Called once a second.
     pub fn tick(&self, now: Now) {
-        let last_ms = self.told.lock().at_ms;
+        let last_ms = self.stored.lock().at_ms;
         let beat = |ms: i64| ms.div_euclid(COLLECT_SECONDS * 1000);
         if beat(now.wall_ms) != beat(last_ms) {
             self.collect(now);
@@ -48,18 +48,18 @@ impl Statistics {
 
     /// Gives the store the counts since the last time.
     pub fn collect(&self, now: Now) {
-        let mut told = self.told.lock();
-        let minute_s = minute_s(told.at_ms, now.wall_ms);
+        let mut stored = self.stored.lock();
+        let minute_s = minute_s(stored.at_ms, now.wall_ms);
         let mut points = Vec::new();
         self.metrics.each(|key, counter| {
             let total = counter.get();
-            let before = told.totals.get(&key).copied().unwrap_or_else(|| self.metrics.before(&key));
+            let before = stored.totals.get(&key).copied().unwrap_or_else(|| self.metrics.before(&key));
             if total > before {
                 points.push(Point { kind: key.kind, name: key.name.clone(), metric: key.metric, minute_s, delta: total - before });
-                told.totals.insert(key, total);
+                stored.totals.insert(key, total);
             }
         });
-        told.at_ms = now.wall_ms;
+        stored.at_ms = now.wall_ms;
         if !points.is_empty() {
             self.store.append_points(points);
         }

@@ -70,9 +70,9 @@ async fn effects_happen_in_the_order_that_is_promised() {
     let live = start().await;
     let mut client = Client::open(&live, "c");
     client.say(r#"{"type":"whole","user":"u","x":[1],"room":"a"}"#);
-    assert_eq!(client.told(), [r#"{"c":"room:a","o":1,"k":"","d":{"user":"u","x":[1],"room":"a"}}"#, r#"{"ok":true}"#]);
+    assert_eq!(client.received(), [r#"{"c":"room:a","o":1,"k":"","d":{"user":"u","x":[1],"room":"a"}}"#, r#"{"ok":true}"#]);
     client.say(r#"{"type":"state"}"#);
-    assert_eq!(client.told(), [r#"{"user":"u","state":[1]}"#]);
+    assert_eq!(client.received(), [r#"{"user":"u","state":[1]}"#]);
     assert_eq!(live.hub.of_user("u").len(), 1);
     client.say(r#"{"type":"whole","user":"v","room":"b"}"#);
     let names: Vec<String> = client.connection.subscriptions().iter().map(|(name, _)| name.to_string()).collect();
@@ -85,14 +85,14 @@ async fn of_a_row_that_fails_nothing_has_happened() {
     let live = start().await;
     let mut client = Client::open(&live, "c");
     client.say(r#"{"type":"broken","user":"u"}"#);
-    assert_eq!(client.told(), [r#"{"error":"invalid","message":"/data/n: is missing"}"#]);
+    assert_eq!(client.received(), [r#"{"error":"invalid","message":"/data/n: is missing"}"#]);
     assert!(client.connection.subscriptions().is_empty() && client.connection.view().user.is_none());
     assert!(live.hub.channel("room:b").is_none());
     client.say(r#"{"type":"forbidden","channel":"closed"}"#);
-    assert_eq!(client.told(), [r#"{"error":"forbidden","message":"p may not publish to closed"}"#]);
+    assert_eq!(client.received(), [r#"{"error":"forbidden","message":"p may not publish to closed"}"#]);
     for channel in ["closed", "nowhere", "room:a\\u0001b", "room:*", ""] {
         client.say(&format!(r#"{{"type":"join","channel":"{channel}"}}"#));
-        assert_eq!(client.told(), [r#"{"error":"unknown_channel","message":"unknown channel"}"#], "{channel}");
+        assert_eq!(client.received(), [r#"{"error":"unknown_channel","message":"unknown channel"}"#], "{channel}");
     }
 }
 
@@ -103,7 +103,7 @@ async fn an_event_is_of_whom_its_sender_was_when_the_message_came() {
     client.say(r#"{"type":"renamed","user":"a"}"#);
     client.say(r#"{"type":"renamed","user":"b"}"#);
     client.say(r#"{"type":"renamed","user":"b"}"#);
-    let told: Vec<_> = client.told().iter().map(|text| serde_json::from_str::<serde_json::Value>(text).unwrap()["u"].clone()).collect();
+    let told: Vec<_> = client.received().iter().map(|text| serde_json::from_str::<serde_json::Value>(text).unwrap()["u"].clone()).collect();
     let users = [None, None, Some("a"), None, Some("b"), None].map(serde_json::Value::from);
     assert_eq!(told, users, "events and answers in turn");
 }
@@ -116,7 +116,7 @@ async fn a_client_leaves_what_it_names_and_nothing_else() {
     client.say(r#"{"type":"leave","channel":"*"}"#);
     client.say(r#"{"type":"leave","channel":"closed"}"#);
     let unknown = r#"{"error":"unknown_channel","message":"unknown channel"}"#;
-    assert_eq!(client.told(), [r#"{"joined":"room:1 2"}"#, unknown, unknown]);
+    assert_eq!(client.received(), [r#"{"joined":"room:1 2"}"#, unknown, unknown]);
     assert_eq!(client.connection.subscriptions().len(), 1);
     client.say(r#"{"type":"leave","channel":"room:1 2"}"#);
     client.say(r#"{"type":"leave","channel":"room:1 2"}"#);
@@ -132,16 +132,16 @@ async fn several_subscriptions_to_one_channel_are_told_apart_and_bounded() {
     client.say(r#"{"type":"keyed","key":"x","n":3}"#);
     other.say(r#"{"type":"keyed","key":"z"}"#);
     client.say(r#"{"type":"others"}"#);
-    assert!(client.told().is_empty());
-    assert_eq!(other.told(), [r#"{"c":"room:k","o":1,"k":"z","d":{"by":"c"}}"#]);
+    assert!(client.received().is_empty());
+    assert_eq!(other.received(), [r#"{"c":"room:k","o":1,"k":"z","d":{"by":"c"}}"#]);
     other.say(r#"{"type":"others"}"#);
     assert_eq!(
-        client.told(),
+        client.received(),
         [r#"{"c":"room:k","o":2,"k":"x","m":3,"d":{"by":"d"}}"#, r#"{"c":"room:k","o":2,"k":"y","m":2,"d":{"by":"d"}}"#]
     );
     client.say(r#"{"type":"join","channel":"log"}"#);
     client.say(r#"{"type":"join","channel":"strict"}"#);
-    assert_eq!(client.told(), [r#"{"joined":"log"}"#, r#"{"error":"limit_reached","message":"more than 3 subscriptions"}"#]);
+    assert_eq!(client.received(), [r#"{"joined":"log"}"#, r#"{"error":"limit_reached","message":"more than 3 subscriptions"}"#]);
 }
 
 #[tokio::test]
@@ -161,9 +161,9 @@ async fn a_transform_makes_several_messages_or_none() {
     let live = start().await;
     let mut client = Client::open(&live, "c");
     client.say(r#"{"type":"twice"}"#);
-    assert_eq!(client.told(), [r#"{"did":1}"#, r#"{"did":2}"#]);
+    assert_eq!(client.received(), [r#"{"did":1}"#, r#"{"did":2}"#]);
     client.say(r#"{"type":"none"}"#);
-    assert!(client.told().is_empty());
+    assert!(client.received().is_empty());
 }
 
 #[tokio::test]
@@ -188,11 +188,11 @@ protocols:
     crate::testing::rendered(&clients).await;
     let places: Vec<_> = clients.iter().flat_map(|client| client.connection.outbox.places()).collect();
     assert_eq!(places.len(), clients.len());
-    clients.iter().for_each(|client| drop(client.told()));
+    clients.iter().for_each(|client| drop(client.received()));
     assert!(places.iter().all(|place| *place == places[0]), "one text, shared by all");
     publish_as(&live, "room", "own", "1");
     crate::testing::rendered(&clients).await;
-    let told: Vec<_> = clients.iter().flat_map(Client::told).collect();
+    let told: Vec<_> = clients.iter().flat_map(Client::received).collect();
     assert_eq!(told, [r#"{"for":"c0"}"#, r#"{"for":"c1"}"#, r#"{"for":"c2"}"#]);
 }
 
@@ -218,7 +218,7 @@ async fn all_subscribers_see_one_order_and_nothing_slips_between_a_join_and_its_
                 client.say(r#"{"type":"join","channel":"log"}"#);
                 std::thread::yield_now();
                 client.say(r#"{"type":"leave","channel":"log"}"#);
-                let frames = client.told();
+                let frames = client.received();
                 assert_eq!(frames.first().map(String::as_str), Some(r#"{"joined":"log"}"#));
                 assert_eq!(frames.last().map(String::as_str), Some(r#"{"left":"log"}"#));
                 let seen = offsets(&frames);
@@ -233,7 +233,7 @@ async fn all_subscribers_see_one_order_and_nothing_slips_between_a_join_and_its_
         assert!(joiner.join().unwrap() > 0);
     });
     shown(&live, "log", 4 * EACH).await;
-    let all: Vec<Vec<String>> = early.iter().map(|client| client.told().split_off(1)).collect();
+    let all: Vec<Vec<String>> = early.iter().map(|client| client.received().split_off(1)).collect();
     assert_eq!(offsets(&all[0]), (1..=4 * EACH).collect::<Vec<_>>());
     assert!(all.iter().all(|frames| *frames == all[0]));
     assert_eq!(live.hub.connection_count(None), 5);

@@ -6,8 +6,8 @@ use super::filter::Filter;
 use super::names::{ChannelSet, push_names, resolve};
 use super::read::{Columns, Query};
 use super::row::{EVENT_COLUMNS, event};
-use super::scan::{Budget, Scan, place_before};
-use super::{Standing, Store, StoreError};
+use super::scan::{Budget, Scan, position_before};
+use super::{Store, StoreError, StoredChannel};
 use crate::model::event::Epoch;
 use crate::model::{ChannelName, Event};
 
@@ -66,7 +66,7 @@ impl Store {
     }
 
     /// The position of a channel in the log. `None` if it never had a stored event.
-    pub async fn standing(&self, channel: &ChannelName) -> Result<Option<Standing>, StoreError> {
+    pub async fn stored_channel(&self, channel: &ChannelName) -> Result<Option<StoredChannel>, StoreError> {
         let pool = self.shared.readers();
         let mut query = Query::new(&pool, "SELECT epoch, top, first FROM channels WHERE name = ");
         let number = |number: i64| number.cast_unsigned();
@@ -74,7 +74,7 @@ impl Store {
             .value(channel.as_str())
             .first(|row| {
                 let (epoch, top, first) = (number(row.number(0)?), number(row.number(1)?), number(row.number(2)?));
-                Ok(Standing { name: channel.clone(), epoch, top, first })
+                Ok(StoredChannel { name: channel.clone(), epoch, top, first })
             })
             .await
     }
@@ -109,8 +109,8 @@ impl Store {
     }
 
     /// A position in the log before everything of this time and later; 0 if everything may be.
-    pub async fn place_before(&self, ms: i64) -> Result<u64, StoreError> {
-        Ok(place_before(&self.shared.readers(), ms).await?.cast_unsigned())
+    pub async fn position_before(&self, ms: i64) -> Result<u64, StoreError> {
+        Ok(position_before(&self.shared.readers(), ms).await?.cast_unsigned())
     }
 
     /// The events of a filter's channels after a position in the log. The filter's other conditions do not count here, because

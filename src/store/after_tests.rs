@@ -26,9 +26,9 @@ on_both! {
         assert_eq!(after("a", 2, 9, 100, 1 << 20).await, [0; 0]);
         assert_eq!(after("nowhere", 1, 0, 100, 1 << 20).await, [0; 0]);
         assert_eq!(after("", 1, u64::MAX, 100, 1 << 20).await, [0; 0]);
-        let standing = rig.store.standing(&ChannelName::parse("a").unwrap()).await.unwrap().unwrap();
+        let standing = rig.store.stored_channel(&ChannelName::parse("a").unwrap()).await.unwrap().unwrap();
         assert_eq!((standing.epoch, standing.top, standing.first), (2, 9, 1));
-        assert_eq!(rig.store.standing(&ChannelName::parse("c").unwrap()).await.unwrap(), None);
+        assert_eq!(rig.store.stored_channel(&ChannelName::parse("c").unwrap()).await.unwrap(), None);
         rig.stop().await;
     }
 

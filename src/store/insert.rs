@@ -160,7 +160,7 @@ pub(super) async fn channels(db: &mut Held, events: &[&Event], policies: &dyn Ch
 }
 
 /// The state of those channels of the events that exist already.
-pub(super) async fn standing(db: &mut Held, events: &[&Event]) -> sqlx::Result<Vec<Noted>> {
+pub(super) async fn known_channels(db: &mut Held, events: &[&Event]) -> sqlx::Result<Vec<Noted>> {
     let names: BTreeSet<&ChannelName> = events.iter().filter_map(|event| event.channel.as_ref()).collect();
     let mut noted = Vec::with_capacity(names.len());
     both!(db, db => {

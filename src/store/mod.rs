@@ -69,7 +69,7 @@ pub use history::{Export, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery
 pub use listing::{ConnectionQuery, LISTING_LIMIT_MAX, Listing};
 pub use queue::{Appended, Bounds, Permit, Ticket};
 pub use record::{ConnectionEnd, ConnectionRecord, Point, SessionRecord};
-pub use recover::{Recovered, Standing, Total};
+pub use recover::{Recovered, StoredChannel, Total};
 pub use series::{STEPS_MAX, Series};
 pub use writer::Writer;
 
@@ -207,7 +207,7 @@ impl Store {
         Ok((Store { shared }, writer, recovered))
     }
 
-    /// Room for events that are about to be published. Never waits. `bytes` is the sum of their weights.
+    /// Room for events that are about to be published. Never waits. `bytes` is the sum of their costs.
     pub fn reserve(&self, events: usize, bytes: usize) -> Result<Permit, Unavailable> {
         queue::reserve(&self.shared, events, bytes)
     }

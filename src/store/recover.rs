@@ -17,7 +17,7 @@ const LOST_REASON: &str = "server lost";
 #[derive(Debug, Clone, Default)]
 pub struct Recovered {
     /// Every channel that ever had stored events.
-    pub channels: Vec<Standing>,
+    pub channels: Vec<StoredChannel>,
     /// The newest position in the log that was ever assigned.
     pub last_seq: u64,
     /// What was counted so far.
@@ -31,7 +31,7 @@ pub struct Recovered {
 
 /// The position of a channel in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct StoredChannel {
     /// Its name.
     pub name: ChannelName,
     /// Its stream.
@@ -96,7 +96,7 @@ async fn channels(db: &mut Held, recovered: &mut Recovered) -> sqlx::Result<Know
             if let Some(name) = ChannelName::parse(row.try_get(0)?) {
                 let (epoch, top, first) = (epoch.cast_unsigned(), top.cast_unsigned(), first.cast_unsigned());
                 known.note(&Noted { name: name.clone(), id: row.try_get(5)?, epoch, top, first });
-                recovered.channels.push(Standing { name, epoch, top, first });
+                recovered.channels.push(StoredChannel { name, epoch, top, first });
             }
         }
         let newest: Option<i64> = sqlx::query_scalar("SELECT max(id) FROM events").fetch_one(&mut **db).await?;

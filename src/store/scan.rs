@@ -47,7 +47,7 @@ enum Lead {
     Channel(i64),
     Kind,
     Source,
-    Place,
+    Position,
 }
 
 /// A walk, and its state: what is left has keys from `low` to `high`, both included.
@@ -87,7 +87,7 @@ impl Scan {
         let newest = newest(pool).await?;
         let Some(channels) = resolve(pool, filter).await? else { return Ok(None) };
         let lead = lead(filter, &channels);
-        let (mut low, mut high) = places(pool, filter).await?;
+        let (mut low, mut high) = positions(pool, filter).await?;
         if let ChannelSet::Some(_) = channels {
             high = high.min(newest);
         }
@@ -177,7 +177,7 @@ impl Scan {
                 + usize::from(filter.since.is_some() || filter.until.is_some())
                 + usize::from(filter.text.is_some())
                 + filter.data.len();
-        conditions == usize::from(self.lead != Lead::Place)
+        conditions == usize::from(self.lead != Lead::Position)
     }
 
     /// The keys of the next window. `None` if nothing is left.
@@ -185,7 +185,7 @@ impl Scan {
         if self.is_decided() {
             return Ok(Some((self.low, self.high)));
         }
-        let dense = matches!(self.lead, Lead::Channel(_) | Lead::Place);
+        let dense = matches!(self.lead, Lead::Channel(_) | Lead::Position);
         let mut query = Query::new(pool, "SELECT ");
         query.push(self.key()).push(" FROM events e WHERE ");
         self.push_range(&mut query, self.low, self.high);
@@ -213,7 +213,7 @@ impl Scan {
             Lead::Kind => ("e.type", &filter.kind),
             Lead::Source => ("e.source", &filter.source),
             Lead::Channel(id) => return Some(("e.channel", id.into())),
-            Lead::Place => return None,
+            Lead::Position => return None,
         };
         value.as_deref().map(|value| (column, value.into()))
     }
@@ -335,15 +335,15 @@ fn lead(filter: &Filter, channels: &ChannelSet) -> Lead {
         (_, ChannelSet::One(id)) => Lead::Channel(*id),
         (Filter { kind: Some(_), .. }, _) => Lead::Kind,
         (Filter { source: Some(_), .. }, _) => Lead::Source,
-        _ => Lead::Place,
+        _ => Lead::Position,
     }
 }
 
 /// The range of positions in the log that contains everything within the time bounds.
-async fn places(pool: &Pool, filter: &Filter) -> Result<(i64, i64), StoreError> {
+async fn positions(pool: &Pool, filter: &Filter) -> Result<(i64, i64), StoreError> {
     let (mut low, mut high) = (0, LAST_KEY);
     if let Some(since) = &filter.since {
-        low = place_before(pool, since.ms).await?.saturating_add(1);
+        low = position_before(pool, since.ms).await?.saturating_add(1);
     }
     if let Some(until) = &filter.until {
         let mut query = Query::new(pool, "SELECT id FROM events WHERE time_ms > ");
@@ -359,7 +359,7 @@ async fn newest(pool: &Pool) -> Result<i64, StoreError> {
 }
 
 /// A position in the log before everything of this time and later; 0 if everything may be.
-pub(super) async fn place_before(pool: &Pool, ms: i64) -> Result<i64, StoreError> {
+pub(super) async fn position_before(pool: &Pool, ms: i64) -> Result<i64, StoreError> {
     let mut query = Query::new(pool, "SELECT id FROM events WHERE time_ms < ");
     query.value(ms.saturating_sub(CLOCK_SLACK_MS)).push(" ORDER BY time_ms DESC LIMIT 1");
     Ok(query.number().await?.unwrap_or(0))

@@ -82,7 +82,7 @@ async fn once(db: &mut Held, work: &Work<'_>, channels: &dyn Channels, again: bo
         };
     if is_there {
         return match work {
-            Work::Items(items) | Work::Refused(items) => insert::standing(db, &events(items)).await,
+            Work::Items(items) | Work::Refused(items) => insert::known_channels(db, &events(items)).await,
             Work::Points(_) => Ok(Vec::new()),
         };
     }

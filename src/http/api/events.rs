@@ -180,16 +180,16 @@ impl Stream {
         let fed = self.following.take();
         for item in fed.items {
             match item {
-                Item::Stored(told) => {
+                Item::Stored(shared) => {
                     // Events that were already read may come again.
-                    if self.passed(told.event.seq) {
-                        self.write(told.line(), true);
+                    if self.passed(shared.event.seq) {
+                        self.write(shared.line(), true);
                     }
                 }
                 Item::Counted(seq) => {
                     self.passed(seq);
                 }
-                Item::Passing(told) => self.write(told.line(), false),
+                Item::Passing(shared) => self.write(shared.line(), false),
             }
         }
         if fed.dropped > 0 {

@@ -18,7 +18,7 @@ use crate::model::{Close, Priority};
 use crate::protocol::Frame;
 use crate::protocol::wire::Wire;
 use crate::telemetry::conflation::Conflation;
-use crate::testing::told;
+use crate::testing::received;
 
 const WIRE: Wire = Wire::WebSocket { compress: None };
 
@@ -32,7 +32,7 @@ impl Narrow {
     }
 
     fn written(&self) -> Vec<String> {
-        told(&self.0.lock().1)
+        received(&self.0.lock().1)
     }
 }
 

@@ -51,7 +51,7 @@ fn publish(live: &Live, count: usize) {
 }
 
 /// What a client was sent since the last look: a list of offsets for a batch, one offset for a single event.
-fn told(client: &Client) -> Value {
+fn received(client: &Client) -> Value {
     let short = |message: &String| {
         let message: Value = serde_json::from_str(message).unwrap();
         match message["all"].as_array() {
@@ -59,19 +59,19 @@ fn told(client: &Client) -> Value {
             None => message.get("o").cloned().unwrap_or(message),
         }
     };
-    client.told().iter().map(short).collect()
+    client.received().iter().map(short).collect()
 }
 
 #[tokio::test]
 async fn each_member_gets_events_as_it_wants_them() {
     let (live, clients) = some::<4>(2).await;
     publish(&live, 3);
-    assert_eq!(clients.each_ref().map(told), [json!([]), json!([]), json!([1, 2, 3]), json!([1, 2, 3])]);
+    assert_eq!(clients.each_ref().map(received), [json!([]), json!([]), json!([1, 2, 3]), json!([1, 2, 3])]);
     publish(&live, 1);
     let places: Vec<_> = clients.iter().map(|client| client.connection.outbox.places()).collect();
     assert!(places[0].len() == 1 && places[0] == places[1], "one text, shared by all who batch");
     assert!(places[2].len() == 1 && places[2] == places[3], "and one by all others");
-    assert_eq!(clients.each_ref().map(told), [json!([[1, 2, 3, 4]]), json!([[1, 2, 3, 4]]), json!([4]), json!([4])]);
+    assert_eq!(clients.each_ref().map(received), [json!([[1, 2, 3, 4]]), json!([[1, 2, 3, 4]]), json!([4]), json!([4])]);
 }
 
 #[tokio::test]
@@ -80,17 +80,17 @@ async fn whoever_changes_its_mind_misses_nothing_and_gets_nothing_twice() {
     publish(&live, 2);
     turn(&mut clients[1], true);
     publish(&live, 1);
-    assert_eq!(clients.each_ref().map(told), [json!([]), json!([1, 2])], "what comes after the change waits");
+    assert_eq!(clients.each_ref().map(received), [json!([]), json!([1, 2])], "what comes after the change waits");
     publish(&live, 1);
-    assert_eq!(clients.each_ref().map(told), [json!([[1, 2, 3, 4]]), json!([[3, 4]])]);
+    assert_eq!(clients.each_ref().map(received), [json!([[1, 2, 3, 4]]), json!([[3, 4]])]);
     publish(&live, 2);
     turn(&mut clients[1], false);
     publish(&live, 1);
-    assert_eq!(clients.each_ref().map(told), [json!([]), json!([[5, 6], 7])], "what waited comes first");
+    assert_eq!(clients.each_ref().map(received), [json!([]), json!([[5, 6], 7])], "what waited comes first");
     turn(&mut clients[1], true);
     turn(&mut clients[1], true);
     publish(&live, 1);
-    assert_eq!(clients.each_ref().map(told), [json!([[5, 6, 7, 8]]), json!([8])]);
+    assert_eq!(clients.each_ref().map(received), [json!([[5, 6, 7, 8]]), json!([8])]);
 }
 
 #[tokio::test]
@@ -98,11 +98,11 @@ async fn a_row_that_changes_it_and_moves_on_does_both() {
     let (live, mut clients) = some::<2>(2).await;
     publish(&live, 2);
     clients[0].say(r#"{"type":"move","on":false,"channel":"room:b"}"#);
-    assert_eq!(told(&clients[0]), json!([[1, 2], { "moved": "room:b" }]));
+    assert_eq!(received(&clients[0]), json!([[1, 2], { "moved": "room:b" }]));
     clients[0].say(r#"{"type":"move","on":false,"channel":"room:a"}"#);
     clients[1].say(r#"{"type":"leave","channel":"room:a"}"#);
     publish(&live, 1);
-    assert_eq!(clients.each_ref().map(told), [json!([{ "moved": "room:a" }, 3]), json!([[1, 2]])]);
+    assert_eq!(clients.each_ref().map(received), [json!([{ "moved": "room:a" }, 3]), json!([[1, 2]])]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,7 +124,7 @@ async fn the_order_stays_while_clients_change_their_minds() {
     });
     for mut client in clients {
         client.say(r#"{"type":"leave","channel":"room:a"}"#);
-        let told = told(&client);
+        let told = received(&client);
         let flat = told.as_array().unwrap().iter().flat_map(|one| one.as_array().cloned().unwrap_or_else(|| vec![one.clone()]));
         assert!(flat.map(|offset| offset.as_u64().unwrap()).eq(1..=2 * EACH as u64), "{told}");
     }

@@ -64,7 +64,7 @@ async fn start() -> Arc<Live> {
 fn joined(live: &Arc<Live>, protocol: usize, id: &str, channel: &str) -> Client {
     let mut client = Client::open_by(live, protocol, id);
     client.say(&json!({ "type": "join", "channel": channel }).to_string());
-    client.told();
+    client.received();
     client
 }
 
@@ -79,7 +79,7 @@ fn channel(name: &str) -> Destination {
 }
 
 /// What it was sent: offsets, lists of them, and answers.
-fn told(client: &Client) -> Value {
+fn received(client: &Client) -> Value {
     let short = |message: &String| {
         let message: Value = serde_json::from_str(message).unwrap_or_else(|_| panic!("{message}"));
         match message["all"].as_array() {
@@ -87,7 +87,7 @@ fn told(client: &Client) -> Value {
             None => message.get("o").cloned().unwrap_or(message),
         }
     };
-    client.told().iter().map(short).collect()
+    client.received().iter().map(short).collect()
 }
 
 fn waits(clients: &[Client]) -> usize {
@@ -103,12 +103,12 @@ async fn a_slow_script_holds_up_its_own_receivers_and_nobody_else() {
     // On one thread: nothing else happens before this returns.
     drop(publish(&live, channel("live:a"), "slow"));
     assert!(waits(&slow) > 0, "nobody waits until all are written to");
-    assert_eq!(told(&beside), json!([1]), "another protocol on the same channel has it");
+    assert_eq!(received(&beside), json!([1]), "another protocol on the same channel has it");
     for (n, client) in (1..=20).zip(&mut slow[1..]) {
         drop(publish(&live, channel("live:b"), "slow"));
-        assert_eq!(told(&elsewhere), json!([n]));
+        assert_eq!(received(&elsewhere), json!([n]));
         client.say(r#"{"type":"say","channel":"live:a","n":"quick"}"#);
-        assert_eq!(told(&beside), json!([1 + n]));
+        assert_eq!(received(&beside), json!([1 + n]));
     }
     assert!(waits(&slow) > 0);
 
@@ -133,7 +133,7 @@ async fn a_slow_script_holds_up_its_own_receivers_and_nobody_else() {
         if (1..=20).contains(&n) {
             all.insert(n + 1, json!({ "said": true }));
         }
-        assert_eq!(told(client), Value::from(all), "{n}");
+        assert_eq!(received(client), Value::from(all), "{n}");
     }
 }
 
@@ -149,7 +149,7 @@ async fn what_is_told_of_an_event_counts_those_whom_scripts_write_for() {
     }
     let applied = publish(&live, Destination::Client("slow7".into()), "slow").settled(&live.store).await.unwrap();
     assert_eq!(applied.published[0].delivered, 1);
-    assert_eq!(told(&slow[7]), json!([1, null]));
+    assert_eq!(received(&slow[7]), json!([1, null]));
     let counters = &live.current().counters.channels;
     assert_eq!((counters.published.get(), counters.delivered.get()), (4, MANY as u64 + 4));
 }
@@ -167,10 +167,10 @@ async fn whoever_leaves_or_ends_gets_first_what_was_published_before() {
     drop(publish(&live, channel("live:a"), "quick"));
     live.hub.close(&slow[last - 2].connection);
     rendered(&slow).await;
-    assert_eq!(told(&slow[last]), json!([1, { "left": true }]), "as it was when the event was published");
-    assert_eq!(slow[last - 1].told(), [r#"{"o":1}"#, "close 1001 server is stopping"]);
-    assert_eq!(told(&slow[last - 2]), json!([]));
-    assert_eq!(told(&slow[0]), json!([1, 2]));
+    assert_eq!(received(&slow[last]), json!([1, { "left": true }]), "as it was when the event was published");
+    assert_eq!(slow[last - 1].received(), [r#"{"o":1}"#, "close 1001 server is stopping"]);
+    assert_eq!(received(&slow[last - 2]), json!([]));
+    assert_eq!(received(&slow[0]), json!([1, 2]));
 }
 
 #[tokio::test]
@@ -182,10 +182,10 @@ async fn what_scripts_write_is_batched_as_all_else() {
     }
     clients[1].say(r#"{"type":"leave","channel":"live:a"}"#);
     rendered(&clients).await;
-    assert_eq!(clients.each_ref().map(told), [json!([[1, 2, 3]]), json!([[1, 2, 3], 4, { "left": true }])]);
+    assert_eq!(clients.each_ref().map(received), [json!([[1, 2, 3]]), json!([[1, 2, 3], 4, { "left": true }])]);
     live.end(&clients[0].connection, Close::Idle);
     rendered(&clients).await;
-    assert_eq!(clients[0].told(), [r#"{"o":4}"#, "close 1000 idle"]);
+    assert_eq!(clients[0].received(), [r#"{"o":4}"#, "close 1000 idle"]);
 }
 
 #[tokio::test]
@@ -211,7 +211,7 @@ async fn what_was_missed_is_written_by_scripts_and_then_what_is_new() {
     let there = async {
         while all.len() < 302 {
             yield_now().await;
-            all.extend(told(&client).as_array().unwrap().clone());
+            all.extend(received(&client).as_array().unwrap().clone());
         }
     };
     tokio::time::timeout(Duration::from_secs(60), there).await.unwrap();

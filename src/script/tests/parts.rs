@@ -237,7 +237,7 @@ fn script() -> impl Strategy<Value = String> {
 }
 
 /// What can be compared: the order of members does not count, nor how a number is written.
-fn told(outcome: Result<Returned, ScriptError>) -> Result<(Option<serde_json::Value>, Returned), ScriptError> {
+fn received(outcome: Result<Returned, ScriptError>) -> Result<(Option<serde_json::Value>, Returned), ScriptError> {
     let mut returned = outcome?;
     returned.index = None;
     Ok((returned.value.take().map(|value| value.to_value().unwrap()), returned))
@@ -250,7 +250,7 @@ proptest! {
     fn a_part_comes_to_the_same_as_the_whole(script in script(), msg in json_message()) {
         // A script that names this function gets everything.
         let whole = format!("{script} // set_tag");
-        let (part, whole) = (told(message(&one(&script), "f", &msg)), told(message(&one(&whole), "f", &msg)));
+        let (part, whole) = (received(message(&one(&script), "f", &msg)), received(message(&one(&whole), "f", &msg)));
         // The clock may stop either of them on a busy machine.
         prop_assume!(![&part, &whole].iter().any(|told| matches!(told, Err(ScriptError::Tripped { .. }))));
         prop_assert_eq!(part, whole, "{}", script);

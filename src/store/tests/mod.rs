@@ -75,7 +75,7 @@ on_both! {
         *policies.by_name.lock() = Policies::early(&["b", "a"]).by_name.lock().clone();
         let rig = open().await;
         assert!(rig.recovered.clean);
-        let standing = |name, epoch, top| Standing { name: ChannelName::parse(name).unwrap(), epoch, top, first: 1 };
+        let standing = |name, epoch, top| StoredChannel { name: ChannelName::parse(name).unwrap(), epoch, top, first: 1 };
         assert_eq!(rig.recovered.channels, [standing("a", 7, 5), standing("b", 9, 1), standing("c", 9, 1)]);
         assert_eq!((rig.recovered.last_seq, rig.recovered.log), (7, log));
         rig.write([event("a", 6, 7, "x")]).await;

@@ -83,7 +83,7 @@ pub(super) async fn start(store: &Store, filter: &Filter, given: Option<Option<S
 /// Where a stream without a place begins: now, or where the log was at its `since`.
 async fn first(store: &Store, filter: &Filter, now: &LogPosition) -> Result<StreamPosition, StoreError> {
     let Some(since) = &filter.since else { return Ok(StreamPosition { log: now.log, seq: now.seq, count: Some(now.tops) }) };
-    let seq = store.place_before(since.ms).await?.min(now.seq);
+    let seq = store.position_before(since.ms).await?.min(now.seq);
     let there = store.count_between(filter, seq, now.seq).await?;
     Ok(StreamPosition { log: now.log, seq, count: there.map(|there| now.tops.saturating_sub(there)) })
 }

@@ -70,7 +70,7 @@ fn what_waits_is_carried_away_in_whole_packets_and_in_order() {
     let run = PacketRun::new(vec![text("one", None), text("two", None)]);
     outbox.push_run(&Arc::new(run), SubscriptionId { number: 1, positioned: false });
     outbox.push(text("three", None), None, Close::slow);
-    let words = |bytes_max| told(&outbox.drain(bytes_max).concat());
+    let words = |bytes_max| received(&outbox.drain(bytes_max).concat());
     assert_eq!(words(4), ["one"], "one in any case");
     assert_eq!(words(12), ["two", "three"]);
     assert!(words(usize::MAX).is_empty());
@@ -90,6 +90,6 @@ fn what_waits_sorted_is_carried_away_sorted() {
     push(&outbox, "low", policy(Priority::Low, Overflow::Kept, None), subscription(1, false));
     push(&outbox, "high", policy(Priority::High, Overflow::Kept, None), subscription(1, false));
     outbox.detach(Close::slow);
-    assert_eq!(short(told(&outbox.drain(usize::MAX).concat())), "high low");
+    assert_eq!(short(received(&outbox.drain(usize::MAX).concat())), "high low");
     assert_eq!(outbox.measure().bytes, 0);
 }
