@@ -145,6 +145,8 @@ impl Hub {
         // Neighbours nearly always have the same protocol.
         let mut defers = (None, false);
         for (nth, piece) in state.members.pieces().iter().enumerate() {
+            // Those who only wait for a script are flushed when it has written: others must not wait behind them.
+            let mut has_packets = false;
             for (at, member) in members::ahead(piece).enumerate().filter(|(_, member)| member.behind.is_none()) {
                 if member.batches {
                     batching::note(member, &mut batched, &mut published, &except);
@@ -158,6 +160,7 @@ impl Hub {
                     deferred.add(channel, piece, at, &mut published, &except, render);
                     continue;
                 }
+                has_packets = true;
                 let Some(number) = render.group(&member.connection, &member.view) else {
                     alone.push(member);
                     continue;
@@ -178,7 +181,9 @@ impl Hub {
                     }
                 }
             }
-            self.flush.members(nth, piece);
+            if has_packets {
+                self.flush.members(nth, piece);
+            }
         }
         if !alone.is_empty() {
             for (published, except) in published.iter_mut().zip(&except) {
