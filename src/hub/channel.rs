@@ -219,8 +219,8 @@ impl State {
 
     /// Assigns an offset to an event. Nobody sees it before it is shown. `is_stored`: whether it goes to the log.
     ///
-    /// The log knows no offset that was given to an event it does not have, and would give it again after a restart. So events
-    /// that are not stored never follow stored ones in the same epoch.
+    /// After a restart the log would assign again what it did not store. So events that are not stored never follow stored ones in
+    /// the same epoch.
     pub(super) fn assign_offset(&mut self, channel: &Channel, new: NewEvent, is_stored: bool) -> Event {
         self.offset += 1;
         if is_stored != self.epoch_is_stored {

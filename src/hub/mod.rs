@@ -303,10 +303,11 @@ impl Hub {
 
     /// The log has removed the events of a channel before `first`.
     pub fn trimmed(&self, name: &ChannelName, first: u64) {
-        while let Ok(channel) = self.live_or_past(name.as_str(), |position| position.first = first) {
+        while let Ok(channel) = self.live_or_past(name.as_str(), |position| position.first = position.first.max(first)) {
             let mut state = channel.state.lock();
             if !state.dead {
-                state.first = first;
+                // A new epoch may have begun since the log said so.
+                state.first = state.first.max(first);
                 return;
             }
         }

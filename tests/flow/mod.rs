@@ -15,7 +15,6 @@ mod publish;
 mod reading;
 mod recovery;
 mod reload;
-mod reload_answers;
 
 mod certificates;
 mod connections;

@@ -4,7 +4,8 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Server, Setup, request};
+use super::{become_, reload, setup};
+use crate::support::{Server, request};
 
 /// Nobody but a test reloads.
 const HEAD: &str = "version: 1\nreload: false\nstore: \"sqlite::memory:\"\nchannels: { room: {} }\n";
@@ -26,28 +27,13 @@ fn text(protocols: &str) -> String {
     with("listen: \"localhost:0\"", protocols, "")
 }
 
-fn start(text: &str) -> Server {
-    Setup::own("").file("routes.yaml", text).start()
-}
-
-async fn ask(server: &Server, query: &str) -> Answer {
-    request("POST", &server.http("api", &format!("/api/reload{query}")), &[], None).await
-}
-
-async fn become_(server: &Server, text: &str) -> Value {
-    fs::write(server.setup().path("routes.yaml"), text).unwrap();
-    let answer = ask(server, "").await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    answer.json()
-}
-
 fn port(server: &Server, name: &str) -> String {
     server.url(name).split('/').nth(2).unwrap().rsplit_once(':').unwrap().1.to_owned()
 }
 
 #[tokio::test]
 async fn a_body_is_json_and_says_nothing() {
-    let server = start(&text(CHAT));
+    let server = setup(&text(CHAT)).start();
     let url = server.http("api", "/api/reload");
     let send = async |kind: &str, body: &str| request("POST", &url, &[("content-type", kind)], Some(body)).await;
     for kind in ["text/plain", "application/x-www-form-urlencoded"] {
@@ -68,7 +54,7 @@ async fn a_body_is_json_and_says_nothing() {
 
 #[tokio::test]
 async fn any_generation_is_one() {
-    let server = start(&text(CHAT));
+    let server = setup(&text(CHAT)).start();
     let url = server.http("api", "/api/reload");
     for (value, status) in [("*", 200), ("\"1\"", 200), ("\"2\"", 412), ("1", 400), ("W/\"1\"", 400)] {
         assert_eq!(request("POST", &url, &[("if-match", value)], None).await.status, status, "{value}");
@@ -78,7 +64,7 @@ async fn any_generation_is_one() {
 #[tokio::test]
 async fn a_generation_is_something_different() {
     let token = |token: &str| with(&format!("listen: \"localhost:0\", token: {token}"), CHAT, "");
-    let server = start(&token("one"));
+    let server = setup(&token("one")).start();
     let call = async |method: &str, path: &str, token: &str| {
         let answer = request(method, &server.http("api", path), &[("authorization", &format!("Bearer {token}"))], None).await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -103,8 +89,8 @@ async fn a_generation_is_something_different() {
 async fn what_is_counted_is_what_ends() {
     let other = "\n  other: { listen: \"localhost:0/other\", messages: { ping: { reply: { say: pong } } } }\n";
     let sources = "door: { http: POST /door, on: \"127.0.0.1:0\", to: room }, tick: { every: 1h, emit: { type: tick }, to: room }";
-    let server = start(&with("listen: \"localhost:0\"", &format!("{CHAT}{other}"), sources));
-    let shared = start(&text(CHAT));
+    let server = setup(&with("listen: \"localhost:0\"", &format!("{CHAT}{other}"), sources)).start();
+    let shared = setup(&text(CHAT)).start();
     let ends = |report: &Value| -> Vec<Value> {
         let changes = report["changes"].as_array().unwrap();
         changes.iter().filter(|change| !change["ends"].is_null()).map(|change| json!([change["path"], change["ends"]])).collect()
@@ -114,7 +100,7 @@ async fn what_is_counted_is_what_ends() {
     let moved = sources.replace("POST /door", "POST /gate").replace("1h", "2h");
     for query in ["?dry=true", ""] {
         fs::write(server.setup().path("routes.yaml"), with("listen: \"localhost:0\"", CHAT, &moved)).unwrap();
-        let report = ask(&server, query).await.json();
+        let report = reload(&server, query).await.json();
         assert_eq!(report["ended"], counts(2, 0), "{report}");
         assert_eq!(ends(&report), [json!(["sources.door.http", counts(1, 0)]), json!(["sources.tick.every", counts(1, 0)])], "{report}");
     }
@@ -135,11 +121,11 @@ async fn what_is_counted_is_what_ends() {
 
 #[tokio::test]
 async fn an_address_of_the_servers_own_is_told_by_its_name() {
-    let server = start(&text(CHAT));
+    let server = setup(&text(CHAT)).start();
     let at = port(&server, "chat");
     let detail = async |query: &str, text: &str| {
         fs::write(server.setup().path("routes.yaml"), text).unwrap();
-        let answer = ask(&server, query).await;
+        let answer = reload(&server, query).await;
         assert_eq!((answer.status, &answer.json()["refusal"]["why"]), (409, &json!("cannot_listen")), "{answer:?}");
         answer.json()["detail"].as_str().unwrap().to_owned()
     };
@@ -163,7 +149,7 @@ async fn an_address_of_the_servers_own_is_told_by_its_name() {
 
 #[tokio::test]
 async fn a_row_keeps_what_was_spent_when_others_come_before_it() {
-    let server = start(&text(CHAT));
+    let server = setup(&text(CHAT)).start();
     let mut client = server.client("chat").await;
     let say = |key: &str| json!({ "type": "say", key: true });
     for (key, answer) in [("loud", "loud"), ("low", "low"), ("none", "said")] {
