@@ -241,14 +241,14 @@ impl Ready for ReadyParts {
     }
 }
 
-/// Reloads whenever the files have changed. Where the configuration says that nobody wants that, only its certificates are renewed.
+/// Reloads when the files have changed. With `reload: false` it only renews certificates.
 async fn follow(reloader: Arc<Reloader>, listeners: Arc<Listeners>, live: Arc<Live>, stop: CancellationToken) {
     let (mut read, mut watcher) = (reloader.read(), Watcher::default());
     let mut days = interval_at(Instant::now() + DAY, DAY);
     loop {
         let files = (**read.borrow_and_update()).clone();
         let wanted = live.snapshot().runtime.plan.reload;
-        // In each round it is looked whether anything is different: once a day at least, wherever nothing tells of changes.
+        // Each round compares the files: at least once a day, for file systems that do not report changes.
         if let Err(error) = watcher.follow(if wanted { files.all() } else { files.certificates }).await {
             tracing::warn!(%error, "cannot watch the configuration's files: a change may go unseen until a reload is asked for");
         }

@@ -52,7 +52,7 @@ fn pair(all: &Collected, node: &Node) -> Option<Option<Tls>> {
     Some(Some(Tls { files, plan }))
 }
 
-/// Reads a pair, once for all listeners that have it: so it is the same for all of them.
+/// Reads a pair once, so that all listeners with these files get the same one.
 fn read(all: &Collected, files: &(PathBuf, PathBuf)) -> certificate::Read {
     let (cert, key) = files;
     let read = || {

@@ -61,7 +61,7 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(1);
 
 /// The sockets of one address.
 pub struct Bound {
-    /// Shared with whoever they are handed over from, until that ends.
+    /// Shared with the listener they are taken over from, until that one ends.
     pub sockets: Vec<Arc<TcpListener>>,
     /// The first one's address.
     pub address: SocketAddr,

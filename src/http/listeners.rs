@@ -43,7 +43,7 @@ impl Name {
     }
 }
 
-/// What to do where another program has an address.
+/// What to do if another program has an address.
 const TAKEN: &str = "; another program listens there: end it, or use another port";
 
 /// Why a listener cannot be opened.
@@ -64,7 +64,7 @@ pub enum CannotListen {
         listen: Listen,
         /// That of the other.
         other: Listen,
-        /// Whom that serves.
+        /// What the other one serves.
         user: String,
         /// What to do.
         hint: &'static str,
@@ -125,7 +125,7 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Gives up every address. What listens there has been told to stop.
+    /// Gives up every address. The tasks that accept have been stopped before.
     pub fn close(&self) {
         self.open.lock().clear();
     }
@@ -162,7 +162,7 @@ impl Listeners {
         Ok(prepared)
     }
 
-    /// Why an address cannot be bound: it may be a listener of our own that has it.
+    /// Why an address cannot be bound: one of our own listeners may have it.
     fn cannot_bind(&self, listen: &Listen, error: std::io::Error, next: &Runtime) -> CannotListen {
         let is_in_the_way = |(name, open): (&Name, &Open)| {
             let other = Listen { port: open.address.port(), ..name.listen().clone() };
@@ -240,7 +240,7 @@ impl Listeners {
         once(self.open.lock().values().filter_map(|listener| listener.tls.clone()).collect())
     }
 
-    /// Takes what is in the files of a certificate now into use, at all listeners that have it.
+    /// Takes a changed certificate into use, at all listeners that have it.
     pub fn renew(&self, renewed: &TlsPlan) -> Result<(), rustls::Error> {
         for listener in self.open.lock().values_mut() {
             if listener.tls.as_ref().is_some_and(|tls| tls.is_from_files_of(renewed)) {
@@ -256,7 +256,7 @@ impl Listeners {
         self.certificates().iter().for_each(certificate::warn);
     }
 
-    /// The sockets of those that a configuration does not have.
+    /// The sockets of listeners that a configuration does not have.
     fn ending(&self, runtime: &Runtime) -> Vec<Arc<TcpListener>> {
         let wanted: Vec<Name> = wanted(runtime).map(|(name, _)| name).collect();
         let open = self.open.lock();
@@ -287,7 +287,7 @@ fn once(mut plans: Vec<TlsPlan>) -> Vec<TlsPlan> {
     plans
 }
 
-/// Whom a listener serves: "the protocol `chat`".
+/// What a listener serves: "the protocol `chat`".
 fn user(runtime: &Runtime, name: &Name) -> String {
     let Name::Serving(key) = name else { return "the REST interface".into() };
     let listener = runtime.listeners.iter().find(|listener| listener.key == *key);

@@ -100,7 +100,7 @@ id!(
     ProtocolId, PROTOCOLS
 );
 id!(
-    /// A row, by where it stands and what makes it apply: `chat.messages.say when $.loud`.
+    /// A row, by its place and its condition: `chat.messages.say when $.loud`.
     RowId, ROWS
 );
 id!(

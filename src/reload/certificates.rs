@@ -1,5 +1,5 @@
-//! Certificates whose files change while the configuration stays as it is: where reloads are not wanted, or what the files say
-//! besides is refused. Which are in use, and how another takes the place of one, is the caller's business.
+//! Certificates that are renewed without a reload: with `reload: false`, or if the reload is refused for another reason. Does not
+//! know which certificates are in use, nor how they are replaced.
 
 use tokio::time::sleep;
 
@@ -12,7 +12,7 @@ use crate::config::plan::TlsPlan;
 pub(super) struct Looked {
     /// The files.
     pub(super) inputs: Inputs,
-    /// Those that are other certificates than before.
+    /// Those that have changed.
     pub(super) renewed: Vec<TlsPlan>,
     /// Those that cannot be used.
     pub(super) invalid: Vec<(TlsPlan, InvalidCertificate)>,
@@ -36,7 +36,7 @@ pub(super) async fn look(in_use: Vec<TlsPlan>) -> Result<Looked, Unusable> {
     .await
 }
 
-/// The same where both files of a pair may not be written yet.
+/// Reads them once more after a pause if one is invalid: its second file may not be written yet.
 pub(super) async fn look_twice(in_use: Vec<TlsPlan>) -> Result<Looked, Unusable> {
     let looked = look(in_use.clone()).await?;
     if looked.invalid.is_empty() {

@@ -26,7 +26,7 @@ pub trait Parts: Send + Sync {
     /// The certificates in use, each once.
     fn certificates(&self) -> Vec<TlsPlan>;
 
-    /// Takes what is in the files of one now into use.
+    /// Takes a changed certificate into use.
     fn renew(&self, renewed: &TlsPlan) -> Result<(), String>;
 }
 
@@ -85,7 +85,8 @@ impl FilesRead {
         Self { inputs, certificates }
     }
 
-    /// Both. What a configuration was read with counts: if that is refused for a certificate, it is read again with the next.
+    /// Both. For a file that is in both, `inputs` counts: a configuration that was refused for its certificate is read again when
+    /// that changes.
     pub fn all(self) -> Inputs {
         self.inputs.and(self.certificates)
     }
@@ -149,7 +150,7 @@ impl Reloader {
         self.read.subscribe()
     }
 
-    /// Reloads. `since`: when the files were last seen to change. Whoever is refused still gets the certificates in use renewed.
+    /// Reloads. `since`: when the files were last seen to change. If it is refused, changed certificates are renewed all the same.
     pub async fn reload(&self, asked: Asked, since: Instant) -> Result<Report, Refusal> {
         let mut in_use = self.in_use.lock().await;
         let mut inputs = None;
@@ -201,8 +202,8 @@ impl Reloader {
         }
     }
 
-    /// Takes renewed certificates into use. `told`: what the log says of them already.
-    fn take(&self, in_use: &mut InUse, looked: Looked, told: &str) -> Inputs {
+    /// Takes renewed certificates into use. `logged`: what was logged already.
+    fn take(&self, in_use: &mut InUse, looked: Looked, logged: &str) -> Inputs {
         let metrics = self.live.metrics.sockets();
         for renewed in looked.renewed {
             let (cert, key) = (renewed.cert.display(), renewed.key.display());
@@ -221,7 +222,7 @@ impl Reloader {
         self.status.lock().current.hash = in_use.outline.hash();
         for (plan, error) in looked.invalid {
             metrics.certificates_invalid.inc();
-            if !told.contains(&error.why) {
+            if !logged.contains(&error.why) {
                 // Where it is named now: a comment before it may be new.
                 let snapshot = self.live.snapshot();
                 let named = snapshot.runtime.plan.tls().find(|tls| tls.is_from_files_of(&plan)).unwrap_or(&plan);

@@ -16,7 +16,7 @@ protocols:
     messages: { ping: { reply: { type: pong } } }
 "#;
 
-/// The same where nobody wants reloads.
+/// The same with `reload: false`.
 fn still() -> String {
     ONE.replace("version: 1\n", "version: 1\nreload: false\n")
 }

@@ -47,7 +47,7 @@ async fn a_body_is_json_and_says_nothing() {
     assert_eq!(send("application/json", "{").await.status, 400);
     assert_eq!(send("application/json", " {} ").await.status, 200);
     assert_eq!(server.get("/api/config").await.json()["generation"], 1);
-    // The same wherever a body says nothing.
+    // Any empty body does.
     let url = server.http("api", "/api/sessions/none");
     assert_eq!(request("DELETE", &url, &[("content-type", "text/plain")], Some("x")).await.status, 415);
 }
@@ -104,7 +104,7 @@ async fn what_is_counted_is_what_ends() {
         assert_eq!(report["ended"], counts(2, 0), "{report}");
         assert_eq!(ends(&report), [json!(["sources.door.http", counts(1, 0)]), json!(["sources.tick.every", counts(1, 0)])], "{report}");
     }
-    // Another token is another token, and not another source.
+    // A source with another token is the same source.
     let with_token = moved.replace("to: room }, tick", "token: secret, to: room }, tick");
     assert_eq!(become_(&server, &with("listen: \"localhost:0\"", CHAT, &with_token)).await["ended"], counts(0, 0));
     let report = become_(&server, &text(CHAT)).await;
@@ -177,7 +177,7 @@ async fn a_row_keeps_what_was_spent_when_others_come_before_it() {
     );
     become_(&server, &text(&alone.replace("said } }]", "said } }"))).await;
     spent(&mut client, &["none"]).await;
-    // A limit that is another begins anew.
+    // A changed limit begins anew.
     become_(&server, &text(&CHAT.replace("limit: 1/1h, reply: { say: loud }", "limit: 2/1h, reply: { say: loud }"))).await;
     assert_eq!(client.ask(&say("loud")).await["say"], "loud");
     spent(&mut client, &["low", "none"]).await;
