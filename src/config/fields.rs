@@ -11,6 +11,7 @@ use super::diagnostic::Diagnostic;
 use super::inputs::Inputs;
 use super::node::{Entry, Node, Yaml};
 use super::plan::{ExpressionUse, FnRef, FunctionUse, Role, SourceSpan};
+use crate::model::id::RowId;
 use crate::model::{PluginName, SourceLocation};
 
 /// More mistakes than this in one file are not reported.
@@ -30,6 +31,8 @@ pub(super) struct Collected {
     pub(super) secrets: RefCell<HashSet<SourceLocation>>,
     /// The plugins that were found: an expression is compiled along with its protocol's, or with none.
     pub(super) plugins: RefCell<HashSet<PluginName>>,
+    /// The ids that rows have.
+    pub(super) rows: RefCell<HashSet<RowId>>,
     /// Set when a mistake may hide channels, so that looking for one would only add noise.
     pub(super) channels_uncertain: Cell<bool>,
     /// Likewise for protocols and sources.
@@ -43,6 +46,18 @@ impl Collected {
         if all.len() < DIAGNOSTICS_MAX && !all.contains(&diagnostic) {
             all.push(diagnostic);
         }
+    }
+
+    /// An id that no other row of this configuration has: the text, numbered if it is taken.
+    pub(super) fn row_id(&self, text: &str) -> RowId {
+        let mut taken = self.rows.borrow_mut();
+        let mut id = RowId::of(text);
+        let mut number = 1;
+        while !taken.insert(id) {
+            number += 1;
+            id = RowId::of(&format!("{text} #{number}"));
+        }
+        id
     }
 
     /// Reports and gives nothing, for readers.

@@ -14,11 +14,11 @@ use super::limits;
 use super::listen::{self, Listeners};
 use super::node::{Entry, Node, Yaml};
 use super::plan::{BatchPlan, HttpRow, IdlePlan, Listen, ProtocolPlan, Role, Row};
-use super::rows::{Ids, Kind, Rows};
+use super::rows::{self, Kind, Rows};
 use super::template::{self, AllowedRefs};
 use super::{tls, values};
 use crate::model::fault::Code;
-use crate::model::id::{ProtocolId, RowId};
+use crate::model::id::ProtocolId;
 use crate::model::pattern::Pattern;
 use crate::model::template::{Root, Text};
 use crate::model::{Codec, PluginName};
@@ -141,7 +141,7 @@ fn idle(rows: &Rows<'_>, node: &Node) -> Option<IdlePlan> {
     let after = fields.need("after").and_then(|node| values::duration(rows.all, node));
     let grace = fields.read("grace", values::duration);
     let name = format!("{}.idle", rows.actor);
-    let mut row = rows.fill(&mut fields, Kind::Idle, &name, RowId::of(&name), &node.span);
+    let mut row = rows.fill(&mut fields, Kind::Idle, &name, rows.all.row_id(&name), &node.span);
     fields.finish();
     if row.reply.is_none() && row.close.is_none() {
         row.close = Some((1000, Text::constant("idle")));
@@ -153,11 +153,10 @@ fn idle(rows: &Rows<'_>, node: &Node) -> Option<IdlePlan> {
 fn every(rows: &Rows<'_>, node: &Node) -> Option<Vec<(Duration, Row)>> {
     let items = if let Yaml::List(items) = &node.value { &**items } else { std::slice::from_ref(node) };
     let name = format!("{}.every", rows.actor);
-    let mut ids = Ids::new(&name);
     let one = |(i, item)| {
         let mut fields = Fields::of(rows.all, item, "a row of `every`")?;
         let period = fields.need("every").and_then(|node| values::duration(rows.all, node));
-        let row = rows.fill(&mut fields, Kind::Every, &format!("{name}[{i}]"), ids.of(item), &item.span);
+        let row = rows.fill(&mut fields, Kind::Every, &format!("{name}[{i}]"), rows::id(rows.all, &name, item), &item.span);
         fields.finish();
         Some((period?, row))
     };

@@ -1,8 +1,6 @@
 //! Rows: what a message, a timer or a request does. One reader for all places that have rows; the place decides which keys
 //! and references there are.
 
-use std::collections::HashMap;
-
 use super::channels::Channels;
 use super::codes;
 use super::diagnostic::Diagnostic;
@@ -77,14 +75,14 @@ pub(super) struct Rows<'a> {
 impl Rows<'_> {
     /// One row, or a list, of which the first whose `when` holds applies.
     pub(super) fn rows(&self, node: &Node, kind: Kind, name: &str) -> Vec<Row> {
-        let mut ids = Ids::new(name);
-        let Yaml::List(items) = &node.value else { return self.row(node, kind, name, ids.of(node)).into_iter().collect() };
+        let row = |item: &Node, shown: &str| self.row(item, kind, shown, id(self.all, name, item));
+        let Yaml::List(items) = &node.value else { return row(node, name).into_iter().collect() };
         let ends = |item: &Node| !matches!(&item.value, Yaml::Map(entries) if entries.iter().any(|entry| &*entry.key == "when"));
         if let Some(after) = items.iter().position(ends).and_then(|last| items.get(last + 1)) {
             let message = "this row is never reached: the one before it has no `when`";
             self.all.report(Diagnostic::new(codes::UNREACHABLE, after.span.clone(), message).hint("put the row without `when` last"));
         }
-        items.iter().enumerate().filter_map(|(i, item)| self.row(item, kind, &format!("{name}[{i}]"), ids.of(item))).collect()
+        items.iter().enumerate().filter_map(|(i, item)| row(item, &format!("{name}[{i}]"))).collect()
     }
 
     fn row(&self, node: &Node, kind: Kind, name: &str, id: RowId) -> Option<Row> {
@@ -194,32 +192,17 @@ fn empty(id: RowId, name: &str, at: &SourceSpan) -> Row {
     }
 }
 
-/// The ids of the rows of one list. A row is known by what makes it apply, and not by its place: so it keeps what was spent of its
-/// limit when another is put in front of it.
-pub(super) struct Ids<'a> {
-    name: &'a str,
-    /// How many rows had one so far, but for the number.
-    taken: HashMap<RowId, usize>,
-}
-
-impl<'a> Ids<'a> {
-    pub(super) fn new(name: &'a str) -> Self {
-        Self { name, taken: HashMap::new() }
-    }
-
-    pub(super) fn of(&mut self, row: &Node) -> RowId {
-        let mut id = self.name.to_owned();
-        if let Yaml::Map(entries) = &row.value {
-            for key in ["every", "when"] {
-                let written = entries.iter().find(|entry| &*entry.key == key).and_then(|entry| entry.value.as_text());
-                written.into_iter().for_each(|text| id.extend([" ", key, " ", text]));
-            }
+/// The id of a row with this name, without its index in a list. A row is known by what makes it apply, not by its index: so it keeps
+/// what was spent of its limit if another is put in front of it.
+pub(super) fn id(all: &Collected, name: &str, row: &Node) -> RowId {
+    let mut id = name.to_owned();
+    if let Yaml::Map(entries) = &row.value {
+        for key in ["every", "when"] {
+            let written = entries.iter().find(|entry| &*entry.key == key).and_then(|entry| entry.value.as_text());
+            written.into_iter().for_each(|text| id.extend([" ", key, " ", text]));
         }
-        let first = RowId::of(&id);
-        let taken = self.taken.entry(first).or_default();
-        *taken += 1;
-        if *taken == 1 { first } else { RowId::of(&format!("{id} #{taken}")) }
     }
+    all.row_id(&id)
 }
 
 /// Whether a word has the shape of a function's name.
@@ -252,6 +235,9 @@ mod tests {
             ids(&format!("messages: {{ say: [{{ when: $.b, reply: {{ n: 0 }} }}, {one}, {one}, {{ reply: {{ n: 1 }} }}] }}")),
             ["chat.messages.say when $.b", "chat.messages.say when $.a == 1", "chat.messages.say when $.a == 1 #2", "chat.messages.say"]
         );
+        // A type may look like the condition of another row.
+        let alike = ids(&format!("messages: {{ say: {one}, 'say when $.a == 1': {{ reply: {{ n: 2 }} }} }}"));
+        assert_ne!(alike[0], alike[1]);
         assert_eq!(
             ids(
                 "every: [{ every: 5s, send: { n: 1 } }, { every: 5s, when: $conn.user == 1, send: { n: 2 } }, { every: 5s, send: { n: 3 } }]"

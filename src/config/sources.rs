@@ -11,7 +11,7 @@ use super::protocols::{method_and_path, plugin};
 use super::rows::{Kind, Rows};
 use super::template::{self, AllowedRefs};
 use super::{tls, values};
-use crate::model::id::{RowId, SourceId};
+use crate::model::id::SourceId;
 use crate::model::template::{Template, Text};
 
 /// Kinds of the language that this build does not have.
@@ -37,7 +37,7 @@ pub(super) fn source(all: &Collected, channels: &Channels, listeners: &mut Liste
     let messages = match fields.get("messages") {
         Some(node) => rows.table(node, row_kind, &format!("{name}.messages")).unwrap_or_default(),
         None if ROW_KEYS.iter().any(|key| fields.has(key)) => {
-            let row = rows.fill(&mut fields, row_kind, &name, RowId::of(&name), &entry.value.span);
+            let row = rows.fill(&mut fields, row_kind, &name, all.row_id(&name), &entry.value.span);
             Table { otherwise: Some(vec![row]), ..Table::default() }
         }
         None => {

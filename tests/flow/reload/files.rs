@@ -239,7 +239,8 @@ async fn reloads_leave_no_memory_behind() {
             assert_eq!(reload(&server, "").await.status, 200);
         }
         let grown = held().await - before;
-        // Each thread may hold back 16 KiB of the count; a reload that left its configuration behind would hold tens of times that.
-        assert!(grown < 200_000.0, "{grown} bytes: {text}");
+        // Each thread may hold back 16 KiB of the count, and on a busy machine there are more threads. A hundred configurations are some
+        // megabytes.
+        assert!(grown < 1_000_000.0, "{grown} bytes: {text}");
     }
 }
