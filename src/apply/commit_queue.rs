@@ -103,20 +103,33 @@ impl Work {
         })
     }
 
-    /// Reduces the work to showing what is stored; nothing else can be done.
-    fn only_show(&mut self) {
+    /// Its events that are not stored will get their offsets when it is finished.
+    pub(super) fn promise_offsets(&mut self, held: &mut LockedChannels<'_>) {
+        let promise = |step: &mut EventStep| step.promise_offset(held);
         match self {
-            Self::Connection(_, steps) => steps.retain(|step| matches!(step, Step::Event(EventStep::Show(..)))),
-            Self::Door { steps, .. } => steps.retain(|step| matches!(step, EventStep::Show(..))),
+            Self::Connection(_, steps) => {
+                let events = steps.iter_mut().filter_map(|step| if let Step::Event(event) = step { Some(event) } else { None });
+                events.for_each(promise);
+            }
+            Self::Door { steps, .. } => steps.iter_mut().for_each(promise),
+        }
+    }
+
+    /// Reduces the work to showing what has an offset or was promised one; nothing else can be done.
+    fn only_show(&mut self) {
+        let shows = |step: &EventStep| matches!(step, EventStep::Show(..) | EventStep::Publish { .. });
+        match self {
+            Self::Connection(_, steps) => steps.retain(|step| matches!(step, Step::Event(step) if shows(step))),
+            Self::Door { steps, .. } => steps.retain(shows),
         }
     }
 
     /// None of its events will ever be seen.
     fn skip(&self, held: &mut LockedChannels<'_>) {
-        let skip = |step: &EventStep| {
-            if let EventStep::Show(event, _) = step {
-                held.skip(event);
-            }
+        let skip = |step: &EventStep| match step {
+            EventStep::Show(event, _) => held.skip(event),
+            EventStep::Publish { channel, .. } => drop(held.promised_offset(channel, None)),
+            EventStep::Direct { .. } => {}
         };
         match self {
             Self::Connection(_, steps) => {
@@ -268,7 +281,7 @@ fn finish(apply: Apply<'_>, transaction: PendingTransaction, batch: &mut Batch<'
     let mut held = match lock(apply, channels) {
         Ok(held) => held,
         Err(fault) => {
-            // What is stored is always shown; its channels exist.
+            // What is stored is always shown. Its channels exist, and so do those where an offset was promised.
             work.only_show();
             result = Err(fault);
             let changed = changed.iter().map(|channel| (channel.clone(), None));

@@ -10,6 +10,8 @@ mod batch;
 pub mod commit_queue;
 #[cfg(test)]
 mod isolation_tests;
+#[cfg(test)]
+mod promise_tests;
 mod reads;
 mod steps;
 #[cfg(test)]

@@ -14,8 +14,8 @@ use crate::pipeline::effect::{ConnectionEffect, Effect, EventEffect, Receivers};
 pub(super) enum EventStep {
     /// Members see an event that has its offset; all but one of them.
     Show(Arc<Event>, Option<u64>),
-    /// An event that is not kept gets its offset and is seen.
-    Publish { channel: ChannelName, event: NewEvent, except: Option<u64> },
+    /// An event that is not kept gets its offset and is seen. `promised`: it was queued, and its channel has promised it an offset.
+    Publish { channel: ChannelName, event: NewEvent, except: Option<u64>, promised: bool },
     /// An event goes directly to connections.
     Direct { receivers: Receivers, event: NewEvent, except: Option<u64> },
 }
@@ -30,13 +30,21 @@ pub(super) enum Step {
 impl From<EventEffect> for EventStep {
     fn from(effect: EventEffect) -> Self {
         match effect {
-            EventEffect::Publish { channel, event, except, .. } => Self::Publish { channel, event, except },
+            EventEffect::Publish { channel, event, except, .. } => Self::Publish { channel, event, except, promised: false },
             EventEffect::Direct { receivers, event, except } => Self::Direct { receivers, event, except },
         }
     }
 }
 
 impl EventStep {
+    /// It goes into the queue: its channel must be able to show it in order.
+    pub(super) fn promise_offset(&mut self, held: &mut LockedChannels<'_>) {
+        if let Self::Publish { channel, promised, .. } = self {
+            held.promise_offset(channel);
+            *promised = true;
+        }
+    }
+
     /// The channel it needs.
     pub(super) fn channel(&self) -> Option<&ChannelName> {
         match self {
@@ -126,8 +134,9 @@ impl Apply<'_> {
     fn event(self, held: Option<&mut LockedChannels<'_>>, step: EventStep, batch: &mut Batch<'_>, applied: Option<&mut Applied>) {
         match (step, held) {
             (EventStep::Show(event, except), Some(held)) => self.show(held, event, except, batch, applied),
-            (EventStep::Publish { channel, event, except }, Some(held)) => {
-                if let Some(event) = held.assign_offset(&channel, event, false).map(Arc::new) {
+            (EventStep::Publish { channel, event, except, promised }, Some(held)) => {
+                let event = if promised { held.promised_offset(&channel, Some(event)) } else { held.assign_offset(&channel, event, false) };
+                if let Some(event) = event.map(Arc::new) {
                     self.snapshot.hub.feed.passing(&event);
                     self.show(held, event, except, batch, applied);
                 }

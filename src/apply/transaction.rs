@@ -76,7 +76,7 @@ impl<'t> Transaction<'t> {
         let Self { apply, effects, permit, mut held, alone: _alone, after } = self;
         // What a connection does stays in order: if something of it waits, everything after it waits too.
         let follows = matches!(&effects, Effects::Connection(actor, _) if actor.is_waiting());
-        let waits = follows || after.is_hidden;
+        let waits = follows || after.is_hidden || permit.is_none() && is_behind(&effects, held.as_mut());
         if !waits && permit.is_none() {
             return Accepted::Done(match effects {
                 Effects::Connection(actor, effects) => {
@@ -159,23 +159,30 @@ fn reserve(apply: Apply<'_>, effects: &Effects<'_>) -> Result<Option<Permit>, Fa
 }
 
 /// Queues a transaction, which waits for its own events, if it has any, and for what it has read.
-fn push(apply: Apply<'_>, tickets: Option<Tickets>, after: Vec<Ticket>, work: Work, held: Option<&mut LockedChannels<'_>>) {
+fn push(apply: Apply<'_>, tickets: Option<Tickets>, after: Vec<Ticket>, mut work: Work, held: Option<&mut LockedChannels<'_>>) {
     let (first, last) = tickets.map_or((Ticket::default(), Ticket::default()), |tickets| (tickets.first, tickets.last));
     let ready = after.iter().copied().fold(last, Ticket::max);
     if let Some(held) = held {
         work.changes().for_each(|(channel, change)| held.change_later(&channel, change, ready));
+        work.promise_offsets(held);
     }
     apply.commits.push(PendingTransaction { snapshot: apply.snapshot.clone(), first, last, after, ready, work });
+}
+
+/// Whether an event goes to a channel where others wait for their commit: it must not be seen before them.
+fn is_behind(effects: &Effects<'_>, held: Option<&mut LockedChannels<'_>>) -> bool {
+    let Some(held) = held else { return false };
+    effects.events().any(|event| matches!(event, EventEffect::Publish { channel, .. } if held.is_behind(channel, false)))
 }
 
 /// How many of these effects may be seen before anything is committed: all, if no channel requires a commit; otherwise the
 /// publishes at the beginning that go to channels which deliver early without holding anything back.
 fn at_once(effects: &Effects<'_>, mut held: Option<&mut LockedChannels<'_>>) -> usize {
     let mut promise = |effect: &EventEffect| match effect {
-        EventEffect::Publish { plan, channel, .. } => plan.history.as_ref().map(|history| {
-            let waits = held.as_mut().is_some_and(|held| held.is_waiting(channel));
-            if waits { Promise::Committed } else { history.promise }
-        }),
+        EventEffect::Publish { channel, plan, .. } => {
+            let is_behind = held.as_mut().is_some_and(|held| held.is_behind(channel, plan.history.is_some()));
+            if is_behind { Some(Promise::Committed) } else { plan.history.as_ref().map(|history| history.promise) }
+        }
         EventEffect::Direct { .. } => None,
     };
     // `None`: not a publish.

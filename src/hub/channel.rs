@@ -112,6 +112,10 @@ pub struct State {
     pub(super) first: u64,
     /// Events that have an offset and are not shown yet, by offset, with the tickets of their commits.
     uncommitted: VecDeque<(Arc<Event>, Ticket)>,
+    /// How many events of queued transactions get their offset only when they are shown, because they are not stored.
+    unassigned: usize,
+    /// The positions of those that a later stored event must not overtake.
+    reserved: VecDeque<(Epoch, u64)>,
     /// The tickets of shown events that were not known to be committed when the next event got its offset.
     shown_early: VecDeque<Ticket>,
     /// Grows with each change of the members, including those that wait for a commit.
@@ -147,6 +151,8 @@ impl State {
             shown: at.offset,
             first: at.first,
             uncommitted: VecDeque::new(),
+            unassigned: 0,
+            reserved: VecDeque::new(),
             shown_early: VecDeque::new(),
             members_changed: 0,
             pending_members: VecDeque::new(),
@@ -222,25 +228,62 @@ impl State {
     /// After a restart the log would assign again what it did not store. So events that are not stored never follow stored ones in
     /// the same epoch.
     pub(super) fn assign_offset(&mut self, channel: &Channel, new: NewEvent, is_stored: bool) -> Event {
+        if is_stored {
+            // What is queued before it is also shown before it.
+            while self.reserved.len() < self.unassigned {
+                let position = self.next_position(false);
+                self.reserved.push_back(position);
+            }
+        }
+        let position = self.next_position(is_stored);
+        self.event(channel, new, position)
+    }
+
+    /// Promises an offset to an event that is not stored and that a transaction in the queue shows.
+    pub(super) fn promise_offset(&mut self) {
+        self.unassigned += 1;
+    }
+
+    /// Gives an event the offset that was promised to it. `None`: it is never shown, and needs none.
+    pub(super) fn promised_offset(&mut self, channel: &Channel, new: Option<NewEvent>) -> Option<Event> {
+        self.unassigned -= 1;
+        let reserved = self.reserved.pop_front();
+        let Some(new) = new else {
+            if let Some((_, offset)) = reserved {
+                self.shown = offset;
+            }
+            return None;
+        };
+        let position = reserved.unwrap_or_else(|| self.next_position(false));
+        Some(self.event(channel, new, position))
+    }
+
+    fn event(&mut self, channel: &Channel, new: NewEvent, (epoch, offset): (Epoch, u64)) -> Event {
+        self.last_ms = new.time_ms;
+        Event { new, channel: Some(channel.name.clone()), offset, epoch, seq: 0 }
+    }
+
+    fn next_position(&mut self, is_stored: bool) -> (Epoch, u64) {
         self.offset += 1;
         if is_stored != self.epoch_is_stored {
             if self.epoch_is_stored {
                 self.epoch = chance::epoch();
+                self.forget_tail();
             }
             self.first = self.offset;
             self.epoch_is_stored = is_stored;
             self.is_stored |= is_stored;
         }
-        self.last_ms = new.time_ms;
-        Event { new, channel: Some(channel.name.clone()), offset: self.offset, epoch: self.epoch, seq: 0 }
+        (self.epoch, self.offset)
     }
 
     /// Makes an event visible, and keeps it if the channel has a history.
     pub(super) fn show(&mut self, channel: &Channel, event: &Arc<Event>) {
+        debug_assert!(event.offset > self.shown, "{} of {} is shown after {}", event.offset, channel.name, self.shown);
         self.shown = event.offset;
         self.settle(event.offset);
         let plan = channel.plan.load();
-        let Some(history) = &plan.history else { return };
+        let Some(history) = plan.history.as_ref().filter(|_| event.epoch == self.epoch) else { return };
         self.tail_bytes += event.cost_bytes();
         self.tail.push_back(event.clone());
         // A subscription that catches up must reach the tail at some point, however fast others publish.
@@ -256,6 +299,11 @@ impl State {
     /// Whether an event has an offset and is not shown yet.
     pub(super) fn is_waiting(&self) -> bool {
         self.offset > self.shown
+    }
+
+    /// Whether a transaction in the queue will show an event.
+    pub(super) fn is_needed(&self) -> bool {
+        self.is_waiting() || self.unassigned > 0
     }
 
     /// Applies a new configuration of the channel.
@@ -397,7 +445,7 @@ impl State {
 
     /// Whether it has no members, nothing waits, and nothing was published for a while.
     pub(super) fn is_idle(&self, now_ms: i64) -> bool {
-        self.is_deserted() && self.offset == self.shown && now_ms - self.last_ms > IDLE_MS
+        self.is_deserted() && !self.is_needed() && now_ms - self.last_ms > IDLE_MS
     }
 
     pub(super) fn forget_tail(&mut self) {

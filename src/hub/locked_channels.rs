@@ -149,9 +149,10 @@ impl LockedChannels<'_> {
         })
     }
 
-    /// Whether events of a channel wait for their commit. The channel must be locked.
-    pub fn is_waiting(&mut self, name: &ChannelName) -> bool {
-        self.find(name).is_some_and(|(_, state)| state.offset > state.shown)
+    /// Whether an event would overtake others that are not shown yet. `is_stored`: whether it goes to the log. The channel must be
+    /// locked.
+    pub fn is_behind(&mut self, name: &ChannelName, is_stored: bool) -> bool {
+        self.find(name).is_some_and(|(_, state)| if is_stored { state.is_needed() } else { state.is_waiting() })
     }
 
     /// Assigns an offset to an event, which nobody sees before [`LockedChannels::show`]. `is_stored`: whether it goes to the log. The channel
@@ -159,6 +160,19 @@ impl LockedChannels<'_> {
     pub fn assign_offset(&mut self, name: &ChannelName, new: NewEvent, is_stored: bool) -> Option<Event> {
         let (channel, state) = self.find(name)?;
         Some(state.assign_offset(channel, new, is_stored))
+    }
+
+    /// Promises an offset to an event that is not stored and that a transaction in the queue shows. The channel must be locked.
+    pub fn promise_offset(&mut self, name: &ChannelName) {
+        if let Some((_, state)) = self.find(name) {
+            state.promise_offset();
+        }
+    }
+
+    /// Gives an event the offset that was promised to it. `None`: it is never shown. The channel must be locked.
+    pub fn promised_offset(&mut self, name: &ChannelName, new: Option<NewEvent>) -> Option<Event> {
+        let (channel, state) = self.find(name)?;
+        state.promised_offset(channel, new)
     }
 
     /// Queues an event for all members but `except`, in the order of offsets, after what waits for [`LockedChannels::settle`].
@@ -291,7 +305,7 @@ impl Drop for LockedChannels<'_> {
             // otherwise clients could fill the memory with names.
             let plan = channel.plan.load();
             let passing = !state.has_past() && !plan.pattern.is_exact();
-            if passing && state.is_deserted() && !state.dead {
+            if passing && state.is_deserted() && !state.is_needed() && !state.dead {
                 state.dead = true;
                 self.hub.shard(channel.name.as_str()).write().remove(&channel.name);
                 self.hub.channels_live.fetch_sub(1, Relaxed);

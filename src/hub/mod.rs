@@ -315,7 +315,7 @@ impl Hub {
 
     /// Applies a new configuration: `plan` returns that of a channel. Ends the subscriptions that it no longer allows and
     /// returns them, so that their clients get an error. A channel that it does not have is removed, unless something of it
-    /// waits for its commit.
+    /// waits for a commit.
     pub fn replan(&self, plan: impl Fn(&str) -> Option<Arc<ChannelPlan>>) -> Vec<(Arc<Connection>, ChannelName)> {
         let mut ended = Vec::new();
         for channel in self.all_channels() {
@@ -334,7 +334,7 @@ impl Hub {
                 drop(subscriptions);
                 ended.push((connection, channel.name.clone()));
             }
-            if plan.is_none() && !state.is_waiting() {
+            if plan.is_none() && !state.is_needed() {
                 self.take_out(&channel, &mut state);
             }
         }
