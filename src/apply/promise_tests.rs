@@ -129,7 +129,9 @@ async fn holds(steps: Vec<Happens>) {
     let reader = reader(&live);
     let mut senders = [Client::open(&live, "s0"), Client::open(&live, "s1")];
     tokio::spawn(writer.run(std::future::pending()));
-    let (mut all, mut sent): (Vec<Seen>, HashMap<(&str, Option<usize>), Vec<usize>>) = Default::default();
+    let mut all = Vec::new();
+    // What each sender sent to each channel.
+    let mut sent: HashMap<(&str, Option<usize>), Vec<usize>> = HashMap::new();
     for (n, step) in steps.into_iter().enumerate() {
         let mut note = |channel, who| sent.entry((channel, who)).or_default().push(n);
         match step {

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -33,6 +35,8 @@ pub struct Channel {
     pub name: ChannelName,
     /// Its current configuration.
     pub(super) plan: ArcSwap<ChannelPlan>,
+    /// Whether it shows events before they are committed, or did so under an earlier configuration. Set before it does.
+    pub(super) early: AtomicBool,
     /// What slow clients did not get as it was published.
     pub conflations: Arc<ConflationCounters>,
     // Protects members, offsets and tail together: this makes the order the same for all. Held while one transaction is applied.
@@ -44,6 +48,11 @@ impl Channel {
     pub fn plan(&self) -> Arc<ChannelPlan> {
         self.plan.load_full()
     }
+}
+
+/// Whether events of a channel may be seen before they are committed.
+pub(super) fn is_early(plan: &ChannelPlan) -> bool {
+    plan.history.as_ref().is_some_and(|history| history.promise.is_early())
 }
 
 /// Up to where events of a channel have their offsets, visible or not.
@@ -308,6 +317,7 @@ impl State {
 
     /// Applies a new configuration of the channel.
     pub(super) fn replan(&mut self, channel: &Channel, plan: &Arc<ChannelPlan>) {
+        channel.early.fetch_or(is_early(plan), Relaxed);
         channel.plan.store(plan.clone());
         if plan.history.is_none() {
             self.forget_tail();

@@ -25,7 +25,7 @@ mod tests;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -141,6 +141,7 @@ impl Hub {
             order: self.next_order.fetch_add(1, Relaxed),
             name: name.clone(),
             plan: ArcSwap::new(plan.clone()),
+            early: AtomicBool::new(channel::is_early(plan)),
             conflations: Arc::default(),
             state: Arc::new(Mutex::new(State::new(position))),
         });
@@ -311,6 +312,16 @@ impl Hub {
                 return;
             }
         }
+    }
+
+    /// These channels will show events before they are committed.
+    pub fn note_early(&self, names: &[ChannelName]) {
+        names.iter().filter_map(|name| self.channel(name.as_str())).for_each(|channel| channel.early.store(true, Relaxed));
+    }
+
+    /// Whether a live channel shows events before they are committed, or did so under an earlier configuration.
+    pub fn was_early(&self, name: &str) -> bool {
+        self.channel(name).is_some_and(|channel| channel.early.load(Relaxed))
     }
 
     /// Applies a new configuration: `plan` returns that of a channel. Ends the subscriptions that it no longer allows and

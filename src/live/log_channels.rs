@@ -29,7 +29,9 @@ pub fn policy(runtime: &Runtime, channel: &str) -> Policy {
 
 impl Channels for LogChannels {
     fn policy(&self, channel: &str) -> Policy {
-        policy(&self.current.load().runtime, channel)
+        let current = self.current.load();
+        let policy = policy(&current.runtime, channel);
+        Policy { early: policy.early || current.hub.was_early(channel), ..policy }
     }
 
     fn trimmed(&self, channel: &ChannelName, first: u64) {

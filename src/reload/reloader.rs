@@ -13,9 +13,10 @@ use super::load::{self, Fresh};
 use super::report::{Current, Refusal, Report, Why};
 use crate::config::diagnostic::{Diagnostic, Files};
 use crate::config::diff::{Change, Ended, below, diff};
-use crate::config::plan::{Plan, TlsPlan};
+use crate::config::plan::{HistoryPlan, Plan, TlsPlan};
 use crate::config::{Inputs, Loaded, Outline};
 use crate::live::{Live, policy};
+use crate::model::ChannelName;
 use crate::runtime::{self, Runtime};
 
 /// What must be prepared before a configuration is swapped in: mainly listeners.
@@ -260,7 +261,7 @@ impl Reloader {
             let current = self.status.lock().current.clone();
             return Ok(Report { dry: true, current, changes, ended: foreseen, milliseconds: took(since) });
         }
-        self.note_promises(&before.runtime, &runtime).await.map_err(|why| refuse(Why::StoreUnavailable, format!("{why}\n")))?;
+        self.note_early(&before.runtime, &runtime).await.map_err(|why| refuse(Why::StoreUnavailable, format!("{why}\n")))?;
         // Also where nothing is different to people: faults name the lines of the files as they are now.
         let before = self.live.swap(runtime, self.live.now());
         let milliseconds = took(since);
@@ -311,22 +312,20 @@ impl Reloader {
         ended
     }
 
-    /// A channel that delivers early from now on must be recorded as such before it does: a crash costs it its epoch.
-    async fn note_promises(&self, before: &Runtime, runtime: &Runtime) -> Result<(), String> {
-        let early =
-            |runtime: &Runtime| runtime.plan.channels.iter().any(|channel| channel.history.as_ref().is_some_and(|h| h.promise.is_early()));
-        if !early(runtime) && !early(before) {
+    /// A channel that delivers early from now on must be recorded as such before it does: a crash costs it its epoch. One that no
+    /// longer does stays recorded until the next start, because what it has delivered may not be committed yet.
+    async fn note_early(&self, before: &Runtime, runtime: &Runtime) -> Result<(), String> {
+        let is_early = |history: &HistoryPlan| history.promise.is_early();
+        if !runtime.plan.channels.iter().any(|channel| channel.history.as_ref().is_some_and(is_early)) {
             return Ok(());
         }
-        let names = self.live.hub.known_channels();
-        let changed: Vec<_> =
-            names.into_iter().filter(|name| policy(before, name.as_str()).early != policy(runtime, name.as_str()).early).collect();
-        if changed.is_empty() {
+        let becomes = |name: &ChannelName| policy(runtime, name.as_str()).early && !policy(before, name.as_str()).early;
+        let early: Vec<ChannelName> = self.live.hub.known_channels().into_iter().filter(becomes).collect();
+        if early.is_empty() {
             return Ok(());
         }
-        let early =
-            changed.into_iter().map(|name| (policy(runtime, name.as_str()).early, name)).map(|(early, name)| (name, early)).collect();
-        self.live.store.note_promises(early).await.map_err(|error| error.to_string())
+        self.live.hub.note_early(&early);
+        self.live.store.note_early(early).await.map_err(|error| error.to_string())
     }
 }
 

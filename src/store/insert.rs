@@ -44,10 +44,11 @@ const EVENTS_UNNESTED: &str = "INSERT INTO events (id, channel, \"offset\", epoc
      $9::text[], $10::text[], $11::text[], $12::text[], $13::text[])";
 
 /// If the first offset does not follow the top, there is a gap, because an older database was put in place. Events before the
-/// gap cannot be told from missing ones, so the channel begins again.
+/// gap cannot be told from missing ones, so the channel begins again. What was early stays so until the next start.
 macro_rules! channels_conflict {
     () => {
-        " ON CONFLICT (name) DO UPDATE SET epoch = excluded.epoch, early = excluded.early, \
+        " ON CONFLICT (name) DO UPDATE SET epoch = excluded.epoch, \
+         early = CASE WHEN excluded.early > channels.early THEN excluded.early ELSE channels.early END, \
          top = CASE WHEN excluded.top > channels.top THEN excluded.top ELSE channels.top END, \
          first = CASE WHEN excluded.first = channels.top + 1 THEN channels.first ELSE excluded.first END"
     };

@@ -94,16 +94,16 @@ struct Shared {
     /// Replaced if the writer opens another file.
     readers: RwLock<db::Pool>,
     progress: watch::Sender<Progress>,
-    /// What channels promise from now on, if that must be recorded.
-    promises: parking_lot::Mutex<Option<Promises>>,
+    /// Channels that will show events before they are committed, if that must be recorded.
+    early: parking_lot::Mutex<Option<EarlyChannels>>,
     /// How long transactions took.
     commits: Durations,
     clock: Clock,
 }
 
-/// What channels promise from now on: whether events are shown before they are committed.
-struct Promises {
-    early: Vec<(ChannelName, bool)>,
+/// Channels that will show events before they are committed, and who waits until that is recorded.
+struct EarlyChannels {
+    names: Vec<ChannelName>,
     done: oneshot::Sender<Result<(), StoreError>>,
 }
 
@@ -199,7 +199,7 @@ impl Store {
             queue: queue::Queue::new(bounds, recovered.last_seq),
             readers: RwLock::new(database.readers),
             progress: watch::Sender::default(),
-            promises: parking_lot::Mutex::default(),
+            early: parking_lot::Mutex::default(),
             commits: Durations::default(),
             clock: clock.clone(),
         });
@@ -288,11 +288,12 @@ impl Store {
         self.shared.queue.push_points(points);
     }
 
-    /// Records in the database which channels may show events before they are committed. Once this resolves without an error, a
-    /// crash is handled accordingly; if it fails, they must not begin to.
-    pub async fn note_promises(&self, early: Vec<(ChannelName, bool)>) -> Result<(), StoreError> {
+    /// Records in the database that these channels may show events before they are committed, until the next start. Once this
+    /// resolves without an error, a crash is handled accordingly; if it fails, they must not begin to. Those that the database
+    /// does not know yet are recorded with their first event.
+    pub async fn note_early(&self, names: Vec<ChannelName>) -> Result<(), StoreError> {
         let (done, noted) = oneshot::channel();
-        *self.shared.promises.lock() = Some(Promises { early, done });
+        *self.shared.early.lock() = Some(EarlyChannels { names, done });
         self.shared.queue.wake();
         tokio::time::timeout(COMMIT_WAIT, noted).await.map_err(|_| StoreError::Slow)?.map_err(|_| StoreError::Ended)?
     }

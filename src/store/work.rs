@@ -148,18 +148,17 @@ async fn note_begin(db: &mut Held, channels: &dyn Channels, run: &str) -> sqlx::
     Ok(())
 }
 
-/// Records which of these channels may show events before they are committed.
-pub(super) async fn note_promises(link: &mut Link, early: &[(ChannelName, bool)]) -> Result<(), Fault> {
-    let mut held = link.begin(early.len()).await?;
-    let done = note_early(&mut held, early).await;
+/// Records that these channels may show events before they are committed.
+pub(super) async fn note_early(link: &mut Link, channels: &[ChannelName]) -> Result<(), Fault> {
+    let mut held = link.begin(channels.len()).await?;
+    let done = set_early(&mut held, channels).await;
     link.end(held, done).await
 }
 
-async fn note_early(db: &mut Held, early: &[(ChannelName, bool)]) -> sqlx::Result<()> {
+async fn set_early(db: &mut Held, channels: &[ChannelName]) -> sqlx::Result<()> {
     both!(db, db => {
-        for (name, early) in early {
-            let query = sqlx::query("UPDATE channels SET early = $2 WHERE name = $1").bind(name.as_str()).bind(i64::from(*early));
-            query.execute(&mut **db).await?;
+        for name in channels {
+            sqlx::query("UPDATE channels SET early = 1 WHERE name = $1").bind(name.as_str()).execute(&mut **db).await?;
         }
     });
     Ok(())

@@ -19,8 +19,8 @@ use super::pace::Pace;
 use super::queue::{Batch, Item};
 use super::record::Point;
 use super::retention::Retention;
-use super::work::{Work, begin, note_promises, say_clean};
-use super::{Promises, Recovered, Shared, StoreError, StoreState, check};
+use super::work::{Work, begin, note_early, say_clean};
+use super::{EarlyChannels, Recovered, Shared, StoreError, StoreState, check};
 use crate::config::plan::StorePlan;
 use crate::model::Event;
 use crate::model::chance;
@@ -128,7 +128,7 @@ impl Writer {
     /// Writes the next batch, records that are due, and counts. Only one batch, so that a stop is noticed while publishers keep
     /// the queue filled.
     async fn step(&mut self, channels: &dyn Channels, stop: &mut Stop<'_>) -> Result<(), GaveUp> {
-        self.note_promises(channels).await;
+        self.note_early(channels).await;
         if let Some((rows, until)) = self.pace.wanted() {
             self.shared.queue.gathered(rows, until).await;
         }
@@ -153,10 +153,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Records what channels promise from now on, if somebody waits for that.
-    async fn note_promises(&mut self, channels: &dyn Channels) {
-        let Some(Promises { early, done }) = self.shared.promises.lock().take() else { return };
-        let noted = match note_promises(&mut self.link, &early).await {
+    /// Records which channels will show events before they are committed, if somebody waits for that.
+    async fn note_early(&mut self, channels: &dyn Channels) {
+        let Some(EarlyChannels { names, done }) = self.shared.early.lock().take() else { return };
+        let noted = match note_early(&mut self.link, &names).await {
             Ok(()) => Ok(()),
             Err(fault) => {
                 self.failed(&fault, channels).await;

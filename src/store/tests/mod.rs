@@ -96,6 +96,26 @@ on_both! {
         rig.stop().await;
     }
 
+    async fn a_channel_that_was_early_in_a_run_counts_as_early_until_it_ends(base) {
+        let policies = Policies::early(&["a"]);
+        let rig = Rig::open_with(&base.plan, Bounds::default(), policies.clone()).await;
+        rig.write(["a", "b", "c"].map(|name| event(name, 1, 7, "x"))).await;
+        // One is no longer early, but what it has shown may not be committed yet; another will be, once that is recorded.
+        policies.by_name.lock().clear();
+        rig.store.note_early(vec![ChannelName::parse("b").unwrap()]).await.unwrap();
+        rig.write(["a", "b", "c"].map(|name| event(name, 2, 7, "x"))).await;
+        rig.crash().await;
+        let rig = Rig::open_with(&base.plan, Bounds::default(), policies.clone()).await;
+        assert_eq!(rig.recovered.channels.iter().map(|channel| channel.epoch == 7).collect::<Vec<_>>(), [false, false, true]);
+        // Nobody is early in this run.
+        let epochs: Vec<u64> = rig.recovered.channels.iter().map(|channel| channel.epoch).collect();
+        rig.write([event("a", 3, epochs[0], "x")]).await;
+        rig.crash().await;
+        let rig = Rig::open_with(&base.plan, Bounds::default(), policies).await;
+        assert_eq!(rig.recovered.channels.iter().map(|channel| channel.epoch).collect::<Vec<_>>(), epochs);
+        rig.stop().await;
+    }
+
     async fn a_start_that_goes_no_further_costs_no_epoch(base) {
         let policies = Policies::early(&["a"]);
         let rig = Rig::open_with(&base.plan, Bounds::default(), policies.clone()).await;
