@@ -107,8 +107,12 @@ impl Engine {
         let own = live.clone();
         core.spawn("batches", async move { own.write_due_batches().await });
         core.spawn("feed", async move { hub.feed.run().await });
-        let hub = live.hub.clone();
-        core.spawn("renderings", async move { hub.renderings.run(&hub.flush).await });
+        let [hub, closing] = [live.hub.clone(), live.hub.clone()];
+        let render = move || {
+            hub.renderings.run();
+            memory::thread_ends();
+        };
+        core.spawn_thread("renderings", render, move || closing.renderings.close())?;
         core.spawn("housekeeping", housekeep(live.clone(), statistics.clone(), stop.clone()));
         listeners.apply(&snapshot.runtime, prepared);
         sources.sync();

@@ -1,10 +1,18 @@
-//! Tasks that must not end: each has a name, and the engine learns of one that ends.
+//! Tasks and threads that must not end: each has a name, and the engine learns of one that ends.
 
 use std::sync::Arc;
 
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// Scripts run on threads, and their nesting needs more than the usual 2 MiB.
+pub const STACK_BYTES: usize = 16 << 20;
+
+/// How much nicer a thread is that takes much of a CPU: it gets a third of what another gets that wants it, too (`sched(7)`).
+#[cfg(target_os = "linux")]
+const STEP_BACK: i32 = 5;
 
 /// How many reports of ends can wait to be read. Only the first matters.
 const ENDS_MAX: usize = 16;
@@ -64,6 +72,28 @@ impl Core {
         })
     }
 
+    /// Starts a thread for work that takes much of a CPU. Threads that read and write sockets go first. If it ends, even by a panic,
+    /// the end is reported under this name. `stop` must make the work end.
+    pub fn spawn_thread(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() + Send + 'static,
+        stop: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<()> {
+        let (running, ended) = oneshot::channel::<()>();
+        std::thread::Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(move || {
+            let _running = running;
+            step_back();
+            work();
+        })?;
+        let stop = OnDrop(Some(stop));
+        self.spawn(name, async move {
+            let _stop = stop;
+            ended.await.ok();
+        });
+        Ok(())
+    }
+
     /// Aborts all that are left.
     pub fn abort(&self) {
         self.abort.cancel();
@@ -82,6 +112,27 @@ impl Ends {
         match self.0.recv().await {
             Some(name) => name,
             None => std::future::pending().await,
+        }
+    }
+}
+
+/// Gives this thread a lower priority than the others. Where that is not possible it has the same.
+fn step_back() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{getpriority_process, setpriority_process};
+        let this = Some(rustix::thread::gettid());
+        getpriority_process(this).and_then(|nice| setpriority_process(this, nice + STEP_BACK)).ok();
+    }
+}
+
+/// Calls a function when it is dropped.
+struct OnDrop<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            call();
         }
     }
 }

@@ -53,7 +53,7 @@ pub(crate) async fn live(yaml: &str, plugins: &[(&str, &str)]) -> Arc<Live> {
     let hub = live.hub.clone();
     tokio::spawn(async move { hub.flush.run_all().await });
     let hub = live.hub.clone();
-    tokio::spawn(async move { hub.renderings.run(&hub.flush).await });
+    std::thread::spawn(move || hub.renderings.run());
     let batching = live.clone();
     tokio::spawn(async move { batching.write_due_batches().await });
     let feed = live.hub.feed.clone();

@@ -14,9 +14,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::config;
 use crate::config::diagnostic::{self, Diagnostic, Files};
 use crate::runtime::{self, Runtime};
-
-/// Threads run scripts, whose nesting needs more than the usual 2 MiB.
-pub const STACK_BYTES: usize = 16 << 20;
+use crate::tasks::STACK_BYTES;
 
 /// Tramline routes events between clients, timers and HTTP, as routes.yaml says.
 #[derive(Debug, Parser)]

@@ -7,12 +7,13 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use super::{Cli, LogFormat, STACK_BYTES, complain, faults, say};
+use super::{Cli, LogFormat, complain, faults, say};
 use crate::engine::{self, Engine, Failure, Shutdown};
 use crate::model::Clock;
 use crate::reload::load::from_disk;
 use crate::reload::{Asked, Configuration, Reloader};
 use crate::store::Store;
+use crate::tasks::STACK_BYTES;
 use crate::telemetry::log::{self, Format};
 use crate::telemetry::memory;
 

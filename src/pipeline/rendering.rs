@@ -1,15 +1,18 @@
-//! What a renderer could not do while channels were locked. It is done afterwards, for a short time here, and after that by the
-//! hub's task.
+//! What a renderer could not do while channels were locked. It is done afterwards: here if that takes a moment, otherwise by the
+//! hub's thread.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Snapshot;
 use super::deliver::{Failure, Renderer, Shared};
+use crate::hub::Rendering;
 use crate::hub::rendering::{TURN, Work, take_turn};
-use crate::hub::{Flush, Rendering};
 use crate::model::Now;
 use crate::model::id::ProtocolId;
+
+/// What takes longer is left to the thread, as nothing else happens on a publisher's meanwhile.
+const MOMENT: Duration = Duration::from_micros(250);
 
 /// A rendering with the configuration its events were published under, under which they are also written.
 struct Later {
@@ -30,11 +33,11 @@ impl Work for Later {
         self.rendering.left()
     }
 
-    fn go_on(&mut self, flush: &Flush) -> bool {
+    fn go_on(&mut self) -> bool {
         let mut renderer = Renderer::new(&self.snapshot, self.now);
         renderer.shared = std::mem::take(&mut self.shared);
         renderer.failure = self.failure.take();
-        let more = take_turn(&mut self.rendering, &mut renderer, flush, Instant::now() + TURN);
+        let more = take_turn(&mut self.rendering, &mut renderer, &self.snapshot.hub, TURN);
         if more {
             // A script that fails for all receivers is logged once.
             self.failure = renderer.failure.take();
@@ -52,7 +55,7 @@ impl Renderer<'_> {
     pub fn finish(&mut self) {
         let deferred = std::mem::take(&mut self.deferred);
         if !deferred.is_empty() {
-            let until = Instant::now() + TURN;
+            let until = Instant::now() + MOMENT;
             deferred.into_iter().for_each(|rendering| self.render_later(rendering, until));
         }
         self.report();
@@ -60,15 +63,15 @@ impl Renderer<'_> {
 
     fn render_later(&mut self, mut rendering: Rendering, until: Instant) {
         let hub = &self.snapshot.hub;
-        // It would wait behind other work of the same protocol in any case, as the receivers are the same.
-        let now = Instant::now() < until && !hub.renderings.is_busy(rendering.protocol());
-        if now && !take_turn(&mut rendering, self, &hub.flush, until) {
+        let left = until.saturating_duration_since(Instant::now());
+        let now = !left.is_zero() && !hub.renderings.should_leave(&rendering, left);
+        if now && !take_turn(&mut rendering, self, hub, left) {
             return count(self.snapshot, &rendering);
         }
         let shared = std::mem::take(&mut self.shared);
         let later = Later { snapshot: self.snapshot.clone(), now: self.now, rendering, shared, failure: None };
         if let Err(mut refused) = hub.renderings.push(Box::new(later)) {
-            while refused.go_on(&hub.flush) {}
+            while refused.go_on() {}
         }
     }
 }

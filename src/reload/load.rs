@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use crate::config::diagnostic::{self, Diagnostic};
 use crate::config::{Inputs, Loaded, Outline};
 use crate::script::Scripts;
+use crate::tasks::STACK_BYTES;
 use crate::telemetry::memory;
 
 /// How often files that change while they are read are read.
@@ -23,8 +24,6 @@ const READ_AGAIN: Duration = Duration::from_millis(50);
 pub(super) const FAULT_PAUSE: Duration = Duration::from_millis(300);
 /// Reading and checking must be done after this, or the next reload would wait for a disk or a pipe that may never answer.
 pub const LOAD_WITHIN: Duration = Duration::from_secs(30);
-/// Loading compiles scripts, whose nesting needs more than the usual 2 MiB.
-const STACK_BYTES: usize = 16 << 20;
 
 /// A configuration without faults.
 #[derive(Debug)]

@@ -6,12 +6,12 @@ use std::thread::JoinHandle;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
-use tramline::cli::STACK_BYTES;
 use tramline::config;
 use tramline::engine::{Engine, Failure, Shutdown, serve};
 use tramline::model::Clock;
 use tramline::reload::Configuration;
 use tramline::store::Store;
+use tramline::tasks::STACK_BYTES;
 
 /// An engine that runs. Taken down without ceremony when dropped.
 pub struct Embedded {

@@ -2,8 +2,8 @@
 //! lock a slot is reserved in each receiver's outbox, and a [`Rendering`] fills the slots one after the other, at the pace of
 //! the one who runs it.
 //!
-//! A slow script delays only those who wait for it. The publisher continues after a moment, and one task does the rest, a little
-//! for each protocol in turn.
+//! A slow script delays only those who wait for it. What takes longer than a moment is done by a thread that does nothing else, a
+//! little for each protocol in turn, while publishers and all other receivers go on.
 
 mod outcome;
 mod queue;
@@ -20,13 +20,13 @@ use crate::hub::delivery_policy::{DeliveryPolicy, Overflow};
 use crate::hub::fanout::{Recipient, Render, is_for};
 use crate::hub::members::{Member, Piece};
 use crate::hub::outbox::{Packet, Slot};
-use crate::hub::{Channel, Connection, Flush, Published, Sent, SubscriptionId};
+use crate::hub::{Channel, Connection, Flush, Hub, Published, Sent, SubscriptionId};
 use crate::model::Event;
 use crate::model::id::ProtocolId;
 use crate::model::view::ConnView;
 use crate::protocol::Frame;
 
-/// How long a publisher renders, and how long one protocol is rendered for before the next gets its turn.
+/// How long one protocol is rendered for before the next gets its turn.
 pub const TURN: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
@@ -147,6 +147,11 @@ impl Rendering {
     /// Receivers whose slots are not filled yet.
     pub fn left(&self) -> usize {
         self.receivers.len() - self.filled
+    }
+
+    /// Steps that are left, at most.
+    pub fn steps(&self) -> usize {
+        (self.events.len() - self.event) * self.receivers.len() - self.next.min(self.receivers.len())
     }
 
     /// The channel, for its counters.
@@ -283,12 +288,15 @@ pub fn leave(renderings: Vec<Rendering>, published: &mut [Published], render: &m
     }
 }
 
-/// Continues a rendering for a while, at least one step. `false`: it is done.
-pub fn take_turn(rendering: &mut Rendering, render: &mut dyn Render, flush: &Flush, until: Instant) -> bool {
-    while rendering.step(render, flush) {
-        if Instant::now() >= until {
-            return true;
-        }
+/// Continues a rendering for about as long as this, at least one step. `false`: it is done.
+pub fn take_turn(rendering: &mut Rendering, render: &mut dyn Render, hub: &Hub, turn: Duration) -> bool {
+    let begun = Instant::now();
+    let (mut steps, mut more, mut took) = (0, true, Duration::ZERO);
+    while more && took < turn {
+        more = rendering.step(render, &hub.flush);
+        steps += 1;
+        took = begun.elapsed();
     }
-    false
+    hub.renderings.learn(rendering.protocol(), steps, took);
+    more
 }

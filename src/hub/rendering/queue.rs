@@ -1,16 +1,15 @@
-//! Renderings that publishers left to the rendering task: a little for each protocol in turn.
+//! Renderings that publishers left to the rendering thread: a little for each protocol in turn.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
-use tokio::task::yield_now;
+use parking_lot::{Condvar, Mutex};
 
-use crate::hub::Flush;
+use crate::hub::Rendering;
 use crate::model::id::ProtocolId;
 
-/// Receivers that may wait for the task. Beyond that publishers render themselves.
+/// Receivers that may wait for the thread. Beyond that publishers render themselves.
 const RECEIVERS_MAX: usize = 100_000;
 
 /// A rendering with everything that it needs.
@@ -20,15 +19,15 @@ pub trait Work: Send {
     /// How many of them wait.
     fn receivers(&self) -> usize;
     /// Continues for a moment. `false`: it is done.
-    fn go_on(&mut self, flush: &Flush) -> bool;
+    fn go_on(&mut self) -> bool;
 }
 
-/// What waits for the rendering task, by protocol.
+/// What waits for the rendering thread, by protocol.
 #[derive(Default)]
 pub struct Renderings {
     // Protects what waits. Held for a push or a pop.
     waiting: Mutex<Waiting>,
-    added: Notify,
+    added: Condvar,
 }
 
 #[derive(Default)]
@@ -36,6 +35,9 @@ struct Waiting {
     /// In turn. A lane whose work is being done may be empty.
     lanes: VecDeque<Lane>,
     receivers: usize,
+    /// How long a script takes to write one event for one receiver, lately.
+    paces: HashMap<ProtocolId, Duration>,
+    closed: bool,
 }
 
 struct Lane {
@@ -50,12 +52,25 @@ impl std::fmt::Debug for Renderings {
 }
 
 impl Renderings {
-    /// Whether work of a protocol waits: new work would have to wait for it anyway.
-    pub fn is_busy(&self, protocol: ProtocolId) -> bool {
-        self.waiting.lock().lanes.iter().any(|lane| lane.protocol == protocol)
+    /// Whether a rendering should be left to the thread: work of its protocol waits, behind which it would have to wait anyway, or
+    /// it will probably take longer than this.
+    pub fn should_leave(&self, rendering: &Rendering, longer_than: Duration) -> bool {
+        let waiting = self.waiting.lock();
+        let pace = waiting.paces.get(&rendering.protocol()).copied().unwrap_or_default();
+        let takes = pace.saturating_mul(u32::try_from(rendering.steps()).unwrap_or(u32::MAX));
+        takes > longer_than || waiting.lanes.iter().any(|lane| lane.protocol == rendering.protocol())
     }
 
-    /// Leaves work to the task. Returns it if too much waits.
+    /// Learns how long some steps of a protocol took.
+    pub fn learn(&self, protocol: ProtocolId, steps: u32, took: Duration) {
+        if steps > 0 {
+            let mut waiting = self.waiting.lock();
+            let pace = waiting.paces.entry(protocol).or_default();
+            *pace = (*pace * 3 + took / steps) / 4;
+        }
+    }
+
+    /// Leaves work to the thread. Returns it if too much waits.
     pub fn push(&self, work: Box<dyn Work>) -> Result<(), Box<dyn Work>> {
         let mut waiting = self.waiting.lock();
         if waiting.receivers + work.receivers() > RECEIVERS_MAX {
@@ -72,14 +87,21 @@ impl Renderings {
         Ok(())
     }
 
-    /// Work of the protocol that is next.
+    /// Work of the protocol that is next, once there is some. `None`: it is closed.
     fn pop(&self) -> Option<Box<dyn Work>> {
         let mut waiting = self.waiting.lock();
-        let mut lane = waiting.lanes.pop_front()?;
-        let work = lane.work.pop_front();
-        waiting.lanes.push_back(lane);
-        waiting.receivers -= work.as_ref().map_or(0, |work| work.receivers());
-        work
+        loop {
+            if waiting.closed {
+                return None;
+            }
+            if let Some(mut lane) = waiting.lanes.pop_front() {
+                let work = lane.work.pop_front();
+                waiting.lanes.push_back(lane);
+                waiting.receivers -= work.as_ref().map_or(0, |work| work.receivers());
+                return work;
+            }
+            self.added.wait(&mut waiting);
+        }
     }
 
     /// Puts unfinished work back at the front, or removes a protocol without work.
@@ -92,23 +114,24 @@ impl Renderings {
         waiting.lanes.retain(|lane| !lane.work.is_empty());
     }
 
-    /// Renders what waits, as long as it is polled.
-    pub async fn run(&self, flush: &Flush) {
-        loop {
-            let Some(mut work) = self.pop() else {
-                self.added.notified().await;
-                continue;
-            };
+    /// Ends [`Renderings::run`] after what it is doing.
+    pub fn close(&self) {
+        self.waiting.lock().closed = true;
+        self.added.notify_one();
+    }
+
+    /// Renders what waits, until it is closed. It blocks: a script may take its time, and the thread that it takes is not one that
+    /// reads or writes sockets.
+    pub fn run(&self) {
+        while let Some(mut work) = self.pop() {
             let protocol = work.protocol();
             // A bug that one rendering runs into must not keep all others from being seen: its slots are left empty.
-            let more = std::panic::catch_unwind(AssertUnwindSafe(|| work.go_on(flush)));
+            let more = std::panic::catch_unwind(AssertUnwindSafe(|| work.go_on()));
             if more.is_err() {
                 tracing::error!("events were not written for all receivers, because of a bug in Tramline");
             }
             let left = if let Ok(true) = more { Some(work) } else { None };
             self.put_back(protocol, left);
-            // Other ready tasks run in between.
-            yield_now().await;
         }
     }
 }
