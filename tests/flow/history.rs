@@ -108,9 +108,9 @@ on_both! {
         let page = read("?limit=2").await;
         assert_eq!((numbers(&page), &page["recovered"]), (vec![1, 2], &json!(true)));
         let other = read("?since=12&epoch=abc").await;
-        assert_eq!((&other["recovered"], &other["missed"], &other["events"], &other["offset"]), (&json!(false), &json!(8), &json!([]), &json!(20)));
+        assert_eq!((&other["recovered"], &other["missed"], &other["events"], &other["offset"]), (&json!(false), &Value::Null, &json!([]), &json!(20)));
         let future = read("?since=21").await;
-        assert_eq!((&future["recovered"], &future["missed"]), (&json!(false), &json!(0)));
+        assert_eq!((&future["recovered"], future.get("missed")), (&json!(false), Some(&Value::Null)));
         let unknown = server.get("/api/channels/room:new/history").await.json();
         assert_eq!(unknown, json!({ "events": [], "offset": 0, "epoch": null, "recovered": true, "missed": 0 }));
         assert_eq!(server.get("/api/channels/nowhere/history").await.status, 404);

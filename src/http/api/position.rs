@@ -222,6 +222,7 @@ fn answer(found: Found) -> Response<Body> {
     }
     let RecoveryVerdict { recovered, missed, after } = found.verdict;
     let offset = found.events.last().map_or(after, |event| event.offset);
+    let missed = missed.map_or("null".to_owned(), |missed| missed.to_string());
     out.push_str(&format!("],\"offset\":{offset},\"epoch\":"));
     match found.epoch {
         Some(epoch) => push_string(&mut out, &epoch_text(epoch)),
