@@ -39,6 +39,15 @@ impl Position {
     }
 }
 
+impl RecoveryVerdict {
+    /// The verdict once it turns out that the events before an offset are gone.
+    pub fn from_there(self, first: u64) -> Self {
+        let gone = first.saturating_sub(1).saturating_sub(self.after);
+        let Self { recovered, missed, after } = self;
+        Self { recovered: recovered && gone == 0, missed: missed.map(|missed| missed + gone), after: after + gone }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +78,17 @@ mod tests {
         check(0, Some(8), false, None, 20);
         check(21, Some(7), false, None, 20);
         check(u64::MAX, None, false, None, 20);
+    }
+
+    #[test]
+    fn what_goes_later_is_missed_too() {
+        let verdict = |recovered, missed, after| RecoveryVerdict { recovered, missed: Some(missed), after };
+        let whole = AT.recover(15, None);
+        assert_eq!(whole.from_there(16), whole);
+        assert_eq!(whole.from_there(0), whole);
+        assert_eq!(whole.from_there(18), verdict(false, 2, 17));
+        assert_eq!(AT.recover(5, None).from_there(18), verdict(false, 12, 17));
+        assert_eq!(AT.recover(15, Some(8)).from_there(30), RecoveryVerdict { recovered: false, missed: None, after: 29 });
     }
 
     #[test]

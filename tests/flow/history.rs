@@ -158,6 +158,27 @@ on_both! {
 }
 
 #[tokio::test]
+async fn what_is_removed_while_it_is_read_is_missed_and_said_so() {
+    let server = setup(Backend::Sqlite).embed();
+    for n in 1..=20 {
+        say(&server, "room:a", n).await;
+    }
+    let read = async |since: u64| {
+        let answer = server.get(&format!("/api/channels/room:a/history?since={since}&limit=5")).await.json();
+        (numbers(&answer), answer["recovered"].clone(), answer["missed"].clone(), answer["offset"].clone())
+    };
+    // As if the database had refused one.
+    server.change_database("DELETE FROM events WHERE \"offset\" = 6").await;
+    assert_eq!(read(5).await, (vec![7, 8, 9, 10, 11], json!(true), json!(0), json!(11)));
+    // As retention does, at the moment when nobody has been told yet.
+    server.change_database("DELETE FROM events WHERE \"offset\" <= 12; UPDATE channels SET first = 13").await;
+    assert_eq!(read(5).await, (vec![13, 14, 15, 16, 17], json!(false), json!(7), json!(17)));
+    assert_eq!(read(12).await, (vec![13, 14, 15, 16, 17], json!(true), json!(0), json!(17)));
+    server.change_database("DELETE FROM events; UPDATE channels SET first = 21").await;
+    assert_eq!(read(5).await, (vec![], json!(false), json!(15), json!(20)));
+}
+
+#[tokio::test]
 async fn everything_wrong_is_named_at_once() {
     let server = setup(Backend::Sqlite).embed();
     let long = "x".repeat(300);

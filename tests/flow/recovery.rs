@@ -147,6 +147,45 @@ async fn more_than_an_outbox_holds_is_given_as_the_client_reads() {
 }
 
 #[tokio::test]
+async fn what_is_removed_before_it_was_read_is_not_left_out_silently() {
+    let (some, all) =
+        ("DELETE FROM events WHERE \"offset\" <= 7; UPDATE channels SET first = 8", "DELETE FROM events; UPDATE channels SET first = 21");
+    for (sql, missed) in [(some, 2), (all, 13)] {
+        let server = rooms().embed();
+        for n in 1..=20 {
+            say(&server, "few", n).await;
+        }
+        // As retention does, at the moment when nobody has been told yet.
+        server.change_database(sql).await;
+        let mut client = Client::connect(server.url("p")).await;
+        assert_eq!(client.ask(&join("few", &json!(5))).await["recovered"], true);
+        assert_eq!(client.closed().await.0, 1012);
+        // Whoever comes back is told.
+        let mut client = Client::connect(server.url("p")).await;
+        let answer = client.ask(&join("few", &json!(5))).await;
+        assert_eq!((&answer["recovered"], &answer["missed"]), (&json!(false), &json!(missed)));
+        let after = 5 + missed;
+        assert_eq!(offsets(&mut client, 20 - after).await, (after as u64 + 1..=20).collect::<Vec<_>>());
+        say(&server, "few", 21).await;
+        assert_eq!(offsets(&mut client, 1).await, [21]);
+    }
+}
+
+#[tokio::test]
+async fn an_offset_that_never_had_an_event_is_no_gap() {
+    let server = rooms().embed();
+    for n in 1..=20 {
+        say(&server, "few", n).await;
+    }
+    // As if the database had refused them.
+    server.change_database("DELETE FROM events WHERE \"offset\" IN (6, 7, 10)").await;
+    let mut client = Client::connect(server.url("p")).await;
+    assert_eq!(client.ask(&join("few", &json!(5))).await["recovered"], true);
+    assert_eq!(offsets(&mut client, 12).await, [8, 9].into_iter().chain(11..=20).collect::<Vec<_>>());
+    client.expect_nothing().await;
+}
+
+#[tokio::test]
 async fn large_events_are_read_a_few_at_a_time() {
     let server = Setup::own(&ROOMS.replace("outbox: 64KiB", "outbox: 2MiB")).plugin("p", "fn last(conn, msg) {}").embed();
     let more = "x".repeat(400_000);

@@ -116,28 +116,27 @@ fn wait(text: &str) -> Result<Duration, String> {
 /// The events that exist now: from memory if they are there, else from the log.
 async fn read(api: &Api, name: &str, question: &Question) -> Result<Found, Problem> {
     let hub = &api.live.hub;
-    loop {
-        let position = hub.position(name);
-        let at = position.unwrap_or(Position { epoch: 0, first: 1, offset: 0 });
-        let verdict = at.recover(question.since, question.epoch.filter(|_| position.is_some()));
-        let found = |events| Found { epoch: position.map(|at| at.epoch), verdict, events };
-        if verdict.after >= at.offset {
-            return Ok(found(Vec::new()));
-        }
-        if let Some(events) = hub.tail_after(name, verdict.after, question.limit) {
-            return Ok(found(events));
-        }
-        let events = stored(api, name, at.epoch, verdict.after, question.limit).await?;
-        // The oldest may have been removed while they were read: then the result is different.
-        if hub.position(name).is_some_and(|now| now.epoch == at.epoch && now.recover(question.since, question.epoch) == verdict) {
-            return Ok(found(events));
-        }
+    let Some(at) = hub.position(name) else {
+        let nothing = Position { epoch: 0, first: 1, offset: 0 };
+        return Ok(Found { epoch: None, verdict: nothing.recover(question.since, None), events: Vec::new() });
+    };
+    let verdict = at.recover(question.since, question.epoch);
+    let found = |events| Found { epoch: Some(at.epoch), verdict, events };
+    if verdict.after >= at.offset {
+        return Ok(found(Vec::new()));
+    }
+    match hub.tail_after(name, verdict.after, question.limit) {
+        Some(events) => Ok(found(events)),
+        None => stored(api, name, found(Vec::new()), question).await,
     }
 }
 
-async fn stored(api: &Api, name: &str, epoch: Epoch, after: u64, limit: usize) -> Result<Vec<Arc<Event>>, Problem> {
-    let events = api.live.store.after(name, epoch, after, limit, BYTES_MAX).await.map_err(problem)?;
-    Ok(events.into_iter().map(Arc::new).collect())
+/// The events that the log has after what was found. The oldest may have been removed since then: then the verdict is another.
+async fn stored(api: &Api, name: &str, found: Found, question: &Question) -> Result<Found, Problem> {
+    let Found { epoch: Some(epoch), verdict, .. } = found else { return Ok(found) };
+    let piece = api.live.store.after(name, epoch, verdict.after, question.limit, BYTES_MAX).await.map_err(problem)?;
+    let verdict = verdict.from_there(piece.whole_from.unwrap_or_default());
+    Ok(Found { epoch: Some(epoch), verdict, events: piece.events.into_iter().map(Arc::new).collect() })
 }
 
 /// Resolves when the channel has reached the event's offset. A committed event is delivered a moment later, and a client that
@@ -166,8 +165,8 @@ async fn waited(api: &Api, name: &str, question: &Question, until: Instant) -> R
         following.feed_me();
         // Events committed before that may not be delivered yet, and will not come through the feed.
         let mut found = read(api, name, question).await?;
-        if let Some(epoch) = found.epoch.filter(|_| found.events.is_empty() && found.verdict.recovered) {
-            found.events = stored(api, name, epoch, found.verdict.after, question.limit).await?;
+        if found.events.is_empty() && found.verdict.recovered {
+            found = stored(api, name, found, question).await?;
         }
         if !found.events.is_empty() || !found.verdict.recovered {
             return Ok(found);
