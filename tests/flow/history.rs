@@ -179,6 +179,33 @@ async fn what_is_removed_while_it_is_read_is_missed_and_said_so() {
 }
 
 #[tokio::test]
+async fn a_wait_does_not_take_another_stream_for_its_own() {
+    let server = setup(Backend::Sqlite).embed();
+    let join = json!({ "type": "join", "channel": "live:a" });
+    let mut client = Client::connect(server.url("p")).await;
+    client.ask(&join).await;
+    say(&server, "live:a", 1).await;
+    let epoch = say(&server, "live:a", 2).await["epoch"].clone();
+    let path = format!("/api/channels/live:a/history?since=2&epoch={}&wait=15s", epoch.as_str().unwrap());
+    let publish = async {
+        until("a wait", async || server.get("/metrics").await.body, |all| all.contains("log_followers 1")).await;
+        // Without a subscriber the channel is gone, and the next one begins it anew.
+        client.close().await;
+        until("no channel", async || server.get("/api/channels/live:a").await.status, |status| *status == 404).await;
+        let mut client = Client::connect(server.url("p")).await;
+        client.ask(&join).await;
+        for n in 1..=3 {
+            say(&server, "live:a", n).await;
+        }
+        client
+    };
+    let (answer, _client) = tokio::join!(server.get(&path), publish);
+    let answer = answer.json();
+    assert_eq!((&answer["events"], &answer["recovered"], answer.get("missed")), (&json!([]), &json!(false), Some(&Value::Null)));
+    assert_ne!(answer["epoch"], epoch);
+}
+
+#[tokio::test]
 async fn everything_wrong_is_named_at_once() {
     let server = setup(Backend::Sqlite).embed();
     let long = "x".repeat(300);

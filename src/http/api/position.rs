@@ -186,7 +186,7 @@ async fn waited(api: &Api, name: &str, question: &Question, until: Instant) -> R
 /// What ended a wait.
 enum Next {
     Events(Vec<Arc<Event>>),
-    /// More came than may be buffered.
+    /// More came than may be buffered, or events are missing.
     Look,
     Over,
 }
@@ -194,16 +194,10 @@ enum Next {
 async fn fed(api: &Api, following: &Following, question: &Question, until: Instant) -> Next {
     loop {
         let fed = following.take();
-        let new = |item| match item {
-            Item::Stored(told) | Item::Passing(told) if told.event.offset > question.since => Some(told.event.clone()),
-            _ => None,
-        };
-        let events: Vec<Arc<Event>> = fed.items.into_iter().filter_map(new).take(question.limit).collect();
-        if !events.is_empty() {
-            return Next::Events(events);
-        }
-        if !fed.keeps_up {
-            return Next::Look;
+        match unbroken(fed.items, question) {
+            Some(events) if events.is_empty() && fed.keeps_up && fed.dropped == 0 => {}
+            Some(events) if !events.is_empty() => return Next::Events(events),
+            _ => return Next::Look,
         }
         tokio::select! {
             () = following.woken() => {}
@@ -211,6 +205,29 @@ async fn fed(api: &Api, following: &Following, question: &Question, until: Insta
             () = api.stop.cancelled() => return Next::Over,
         }
     }
+}
+
+/// The events after the position, as far as they follow it and each other. `None` if the first does not: events between were
+/// dropped, or a new stream has begun.
+fn unbroken(items: impl IntoIterator<Item = Item>, question: &Question) -> Option<Vec<Arc<Event>>> {
+    let (mut seen, mut epoch) = (question.since, question.epoch);
+    let mut events = Vec::new();
+    for item in items {
+        let (event, follows) = match &item {
+            // The log may have no event at an offset, if the database refused it.
+            Item::Stored(shared) => (&shared.event, true),
+            Item::Passing(shared) => (&shared.event, shared.event.offset <= seen + 1),
+            Item::Counted(_) => continue,
+        };
+        if !follows || epoch.is_some_and(|epoch| epoch != event.epoch) {
+            return (!events.is_empty()).then_some(events);
+        }
+        if event.offset > seen && events.len() < question.limit {
+            (seen, epoch) = (event.offset, Some(event.epoch));
+            events.push(event.clone());
+        }
+    }
+    Some(events)
 }
 
 fn answer(found: Found) -> Response<Body> {
@@ -229,4 +246,50 @@ fn answer(found: Found) -> Response<Body> {
     }
     out.push_str(&format!(",\"recovered\":{recovered},\"missed\":{missed}}}"));
     json(StatusCode::OK, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::feed::Feed;
+    use crate::model::event::NewEvent;
+    use crate::model::{ChannelName, Json};
+
+    const EPOCH: Epoch = 7;
+
+    /// An event that no log keeps, with a type of this size.
+    fn passing(epoch: Epoch, offset: u64, size: usize) -> Arc<Event> {
+        let kind = "x".repeat(size).into();
+        let new = NewEvent { id: uuid::Uuid::now_v7(), kind, data: Json::null(), time_ms: 0, origin: Arc::default(), metadata: None };
+        Arc::new(Event { new, channel: ChannelName::parse("live"), offset, epoch, seq: 0 })
+    }
+
+    /// The offsets that a request gets which waits after offset 2 for these.
+    async fn got(events: &[Arc<Event>], epoch: Option<Epoch>, limit: usize) -> Option<Vec<u64>> {
+        let feed = Arc::new(Feed::default());
+        let following = feed.follow(Filter::default(), 2000);
+        events.iter().for_each(|event| feed.passing(event));
+        tokio::select! {
+            () = feed.run() => {}
+            () = following.woken() => {}
+        }
+        let events = unbroken(following.take().items, &Question { since: 2, epoch, limit })?;
+        Some(events.iter().map(|event| event.offset).collect())
+    }
+
+    #[tokio::test]
+    async fn a_wait_gets_events_only_as_far_as_none_is_missing() {
+        let small = |offsets: std::ops::RangeInclusive<u64>| offsets.map(|offset| passing(EPOCH, offset, 1)).collect::<Vec<_>>();
+        assert_eq!(got(&small(1..=5), Some(EPOCH), 10).await, Some(vec![3, 4, 5]));
+        assert_eq!(got(&small(3..=5), None, 2).await, Some(vec![3, 4]));
+        assert_eq!(got(&small(1..=2), Some(EPOCH), 10).await, Some(vec![]));
+        assert_eq!(got(&small(4..=5), Some(EPOCH), 10).await, None);
+        // The fourth is too large for what may be buffered.
+        let dropped = [small(3..=3), vec![passing(EPOCH, 4, 5000)], small(5..=5)].concat();
+        assert_eq!(got(&dropped, Some(EPOCH), 10).await, Some(vec![3]));
+        let begun_again = [small(3..=4), vec![passing(EPOCH + 1, 5, 1)]].concat();
+        assert_eq!(got(&begun_again, Some(EPOCH), 10).await, Some(vec![3, 4]));
+        assert_eq!(got(&begun_again, None, 10).await, Some(vec![3, 4]));
+        assert_eq!(got(&begun_again[2..], Some(EPOCH), 10).await, None);
+    }
 }
