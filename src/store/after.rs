@@ -136,18 +136,19 @@ impl Store {
     }
 
     /// How many events of a filter's channels are in the log after `after`, up to and including `up_to`. `None` if there are too
-    /// many channels to be named.
-    pub async fn count_between(&self, filter: &Filter, after: u64, up_to: u64) -> Result<Option<u64>, StoreError> {
+    /// many channels to be named, or more than `most` events.
+    pub async fn count_between(&self, filter: &Filter, after: u64, up_to: u64, most: u64) -> Result<Option<u64>, StoreError> {
         let place = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
         let pool = self.shared.readers();
-        let mut query = Query::new(&pool, "SELECT count(*) FROM events e WHERE e.id > ");
+        let mut query = Query::new(&pool, "SELECT count(*) FROM (SELECT 1 FROM events e WHERE e.id > ");
         query.value(place(after)).push(" AND e.id <= ").value(place(up_to));
         match resolve(&pool, filter).await? {
             None => return Ok(Some(0)),
             Some(ChannelSet::Many) => return Ok(None),
             Some(set) => set.push(&mut query),
         }
-        Ok(query.number().await?.map(i64::cast_unsigned))
+        query.push(" LIMIT ").value(place(most.saturating_add(1))).push(") counted");
+        Ok(query.number().await?.map(i64::cast_unsigned).filter(|count| *count <= most))
     }
 }
 

@@ -70,7 +70,10 @@ on_both! {
             let filter = of(channels);
             let at = rig.store.log_position(&filter).await.unwrap();
             assert_eq!((at.seq, at.tops, at.gone), (900, tops, gone), "{channels:?}");
-            assert_eq!(rig.store.count_between(&filter, 300, 600).await.unwrap(), Some(tops / 3), "{channels:?}");
+            assert_eq!(rig.store.count_between(&filter, 300, 600, tops / 3).await.unwrap(), Some(tops / 3), "{channels:?}");
+            if tops > 0 {
+                assert_eq!(rig.store.count_between(&filter, 300, 600, tops / 3 - 1).await.unwrap(), None, "{channels:?}");
+            }
             let mut walk = rig.store.walk(&filter, 450).await.unwrap();
             let mut found = Vec::new();
             while let Some(events) = walk.next().await.unwrap() {
