@@ -364,6 +364,11 @@ impl Following {
         self.follower.queue.lock().fed = true;
     }
 
+    /// Feeds committed events no more, and forgets those that wait: they will be read from the log.
+    pub fn read_on(&self) {
+        self.follower.queue.lock().stop_feeding();
+    }
+
     /// What came since the last call, without waiting.
     pub fn take(&self) -> Fed {
         let mut queue = self.follower.queue.lock();

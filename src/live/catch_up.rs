@@ -15,6 +15,7 @@ use crate::live::Live;
 use crate::model::event::Epoch;
 use crate::model::{ChannelName, Close, Event};
 use crate::pipeline::deliver::Renderer;
+use crate::store::StoreError;
 
 /// The most events that one query reads from the log.
 const READ_EVENTS_MAX: usize = 500;
@@ -65,14 +66,24 @@ async fn read(
     epoch: Epoch,
     after: u64,
     up_to: u64,
-) -> Result<(), crate::store::StoreError> {
+) -> Result<(), StoreError> {
     let store = &live.store;
-    // Events that were delivered early may not be in the log yet, so an empty piece does not mean the end.
-    let early = live.snapshot().runtime.channels.resolve(name.as_str()).and_then(|(_, plan)| plan.history.clone());
-    if early.is_some_and(|history| history.promise.is_early()) {
-        store.committed(store.ticket()).await?;
+    let next = async || store.after(name.as_str(), epoch, after, READ_EVENTS_MAX, READ_BYTES_MAX).await;
+    let mut piece = next().await?;
+    if piece.events.is_empty() {
+        // Events that were delivered early may not be in the log yet.
+        match store.committed(store.ticket()).await {
+            Ok(()) | Err(StoreError::RowRefused) => piece = next().await?,
+            Err(error) => return Err(error),
+        }
     }
-    let mut events = store.after(name.as_str(), epoch, after, READ_EVENTS_MAX, READ_BYTES_MAX).await?;
+    let first = piece.whole_from.unwrap_or(up_to + 1);
+    if first > after + 1 {
+        // The log may not have said yet that it removed them. If the subscription still needs them, it has lost its position.
+        live.hub.trimmed(name, first);
+        return Ok(());
+    }
+    let mut events = piece.events;
     // Events that nobody has got yet will be delivered to this subscription together with all others.
     events.retain(|event| event.offset <= up_to);
     let seen = events.last().map_or(up_to, |last| last.offset);

@@ -168,7 +168,7 @@ impl Recovery {
             ("offset", _) => number(self.position.offset),
             ("epoch", _) => Value::Text(Cow::Owned(epoch_text(self.position.epoch))),
             ("recovered", Some(verdict)) => Value::Json(Cow::Borrowed(if verdict.recovered { "true" } else { "false" })),
-            ("missed", Some(verdict)) => number(verdict.missed),
+            ("missed", Some(verdict)) => verdict.missed.map_or(Value::Json(Cow::Borrowed("null")), number),
             _ => Value::Missing,
         }
     }

@@ -27,6 +27,16 @@ pub struct LogPosition {
     pub gone: u64,
 }
 
+/// The events of a channel after an offset, as they were in the log.
+#[derive(Debug, Default)]
+pub struct Piece {
+    /// Oldest first.
+    pub events: Vec<Event>,
+    /// From this offset on no event has been removed; those between the asked offset and this one are gone. `None`: the log has
+    /// nothing of this epoch.
+    pub whole_from: Option<u64>,
+}
+
 /// A walk along the log, oldest first, over every event of a filter's channels.
 pub struct Walk {
     store: Store,
@@ -36,15 +46,8 @@ pub struct Walk {
 impl Store {
     /// The events of one channel after an offset, oldest first, of this epoch only: at most `events_max`, and no more once they
     /// have `bytes_max` bytes, but at least one if there is one.
-    pub async fn after(
-        &self,
-        channel: &str,
-        epoch: Epoch,
-        since: u64,
-        events_max: usize,
-        bytes_max: usize,
-    ) -> Result<Vec<Event>, StoreError> {
-        let Some(name) = ChannelName::parse(channel) else { return Ok(Vec::new()) };
+    pub async fn after(&self, channel: &str, epoch: Epoch, since: u64, events_max: usize, bytes_max: usize) -> Result<Piece, StoreError> {
+        let Some(name) = ChannelName::parse(channel) else { return Ok(Piece::default()) };
         let pool = self.shared.readers();
         let mut query = Query::new(&pool, "SELECT ");
         query.push(EVENT_COLUMNS).push(" FROM events e WHERE e.channel = (SELECT c.id FROM channels c WHERE c.name = ").value(channel);
@@ -62,7 +65,18 @@ impl Store {
             Ok(ControlFlow::Continue(()))
         };
         query.each(read).await?;
-        Ok(events)
+        let first = events.first().map(|event| event.offset);
+        if first == Some(since.saturating_add(1)) {
+            return Ok(Piece { events, whole_from: first });
+        }
+        // Offsets are also missing where the database refused an event. Only the oldest events are ever removed, so nothing is
+        // removed between two that are there. If more was removed since they were read, the first of them counts.
+        let stored = self.stored_channel(&name).await?.filter(|stored| stored.epoch == epoch).map(|stored| stored.first);
+        let whole_from = match (stored, first) {
+            (Some(stored), Some(first)) => Some(stored.min(first)),
+            (stored, first) => stored.or(first),
+        };
+        Ok(Piece { events, whole_from })
     }
 
     /// The position of a channel in the log. `None` if it never had a stored event.
@@ -122,18 +136,19 @@ impl Store {
     }
 
     /// How many events of a filter's channels are in the log after `after`, up to and including `up_to`. `None` if there are too
-    /// many channels to be named.
-    pub async fn count_between(&self, filter: &Filter, after: u64, up_to: u64) -> Result<Option<u64>, StoreError> {
+    /// many channels to be named, or more than `most` events.
+    pub async fn count_between(&self, filter: &Filter, after: u64, up_to: u64, most: u64) -> Result<Option<u64>, StoreError> {
         let place = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
         let pool = self.shared.readers();
-        let mut query = Query::new(&pool, "SELECT count(*) FROM events e WHERE e.id > ");
+        let mut query = Query::new(&pool, "SELECT count(*) FROM (SELECT 1 FROM events e WHERE e.id > ");
         query.value(place(after)).push(" AND e.id <= ").value(place(up_to));
         match resolve(&pool, filter).await? {
             None => return Ok(Some(0)),
             Some(ChannelSet::Many) => return Ok(None),
             Some(set) => set.push(&mut query),
         }
-        Ok(query.number().await?.map(i64::cast_unsigned))
+        query.push(" LIMIT ").value(place(most.saturating_add(1))).push(") counted");
+        Ok(query.number().await?.map(i64::cast_unsigned).filter(|count| *count <= most))
     }
 }
 

@@ -60,7 +60,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use tokio::sync::{oneshot, watch};
 
-pub use after::{LogPosition, Walk};
+pub use after::{LogPosition, Piece, Walk};
 pub use channels::{Channels, Policy};
 pub use cursor::{Order, check_cursor};
 pub use error::{CursorError, StoreError, Unavailable};

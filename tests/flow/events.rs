@@ -215,6 +215,41 @@ on_both! {
         assert_eq!(elsewhere.position().await["recovered"], true, "this channel lost nothing");
     }
 
+    async fn what_is_removed_before_a_stream_has_read_it_is_counted_in_its_place(backend) {
+        let server = setup(backend).embed();
+        let url = server.http("api", "/api/events?channel=kept:*&channel=room:a");
+        let mut events = Events { sse: Sse::open_narrow(&url).await, last: String::new() };
+        events.position().await;
+        let text = "x".repeat(20_000);
+        const LAST: u64 = 400;
+        for n in 1..=LAST {
+            let channel = if n % 40 == 0 { "room:a" } else { "kept:a" };
+            server.publish(&json!({ "channel": channel, "data": { "n": n, "text": text } })).await;
+        }
+        // It was not read, so it fell behind by much more than the ten that are kept.
+        let (mut seen, mut missing, mut told) = (Vec::new(), 0, 0);
+        while seen.last() != Some(&LAST) {
+            let sent = events.next().await;
+            if sent.name == "position" {
+                assert_eq!((&sent.data["recovered"], sent.id.as_deref()), (&json!(false), sent.data["id"].as_str()));
+                told += sent.data["missed"].as_u64().unwrap();
+            } else {
+                let n = sent.data["data"]["n"].as_u64().unwrap();
+                missing += n - seen.last().unwrap_or(&0) - 1;
+                assert!(told >= missing, "{missing} were missing before {n}, and {told} were told");
+                seen.push(n);
+            }
+        }
+        assert!(missing > 200, "{seen:?}");
+        assert_eq!((told, seen.iter().filter(|n| *n % 40 == 0).count()), (missing, 10));
+        // From here on nothing is missing, whoever comes back.
+        server.publish(&json!({ "channel": "kept:a", "data": { "n": LAST + 1 } })).await;
+        assert_eq!(events.numbers(1).await, [LAST + 1]);
+        let mut again = open(&server, "?channel=kept:*&channel=room:a", Some(&events.last)).await;
+        let position = again.position().await;
+        assert_eq!((&position["recovered"], &position["missed"]), (&json!(true), &json!(0)));
+    }
+
     async fn random_disconnects_under_load_lose_and_double_nothing(backend) {
         let server = setup(backend).embed();
         let server = &server;

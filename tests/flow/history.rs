@@ -108,9 +108,9 @@ on_both! {
         let page = read("?limit=2").await;
         assert_eq!((numbers(&page), &page["recovered"]), (vec![1, 2], &json!(true)));
         let other = read("?since=12&epoch=abc").await;
-        assert_eq!((&other["recovered"], &other["missed"], &other["events"], &other["offset"]), (&json!(false), &json!(8), &json!([]), &json!(20)));
+        assert_eq!((&other["recovered"], &other["missed"], &other["events"], &other["offset"]), (&json!(false), &Value::Null, &json!([]), &json!(20)));
         let future = read("?since=21").await;
-        assert_eq!((&future["recovered"], &future["missed"]), (&json!(false), &json!(0)));
+        assert_eq!((&future["recovered"], future.get("missed")), (&json!(false), Some(&Value::Null)));
         let unknown = server.get("/api/channels/room:new/history").await.json();
         assert_eq!(unknown, json!({ "events": [], "offset": 0, "epoch": null, "recovered": true, "missed": 0 }));
         assert_eq!(server.get("/api/channels/nowhere/history").await.status, 404);
@@ -155,6 +155,54 @@ on_both! {
         assert_eq!((&nothing["events"], &nothing["offset"], &nothing["recovered"]), (&json!([]), &json!(2), &json!(true)));
         assert!(begin.elapsed().as_secs() < 30);
     }
+}
+
+#[tokio::test]
+async fn what_is_removed_while_it_is_read_is_missed_and_said_so() {
+    let server = setup(Backend::Sqlite).embed();
+    for n in 1..=20 {
+        say(&server, "room:a", n).await;
+    }
+    let read = async |since: u64| {
+        let answer = server.get(&format!("/api/channels/room:a/history?since={since}&limit=5")).await.json();
+        (numbers(&answer), answer["recovered"].clone(), answer["missed"].clone(), answer["offset"].clone())
+    };
+    // As if the database had refused one.
+    server.change_database("DELETE FROM events WHERE \"offset\" = 6").await;
+    assert_eq!(read(5).await, (vec![7, 8, 9, 10, 11], json!(true), json!(0), json!(11)));
+    // As retention does, at the moment when nobody has been told yet.
+    server.change_database("DELETE FROM events WHERE \"offset\" <= 12; UPDATE channels SET first = 13").await;
+    assert_eq!(read(5).await, (vec![13, 14, 15, 16, 17], json!(false), json!(7), json!(17)));
+    assert_eq!(read(12).await, (vec![13, 14, 15, 16, 17], json!(true), json!(0), json!(17)));
+    server.change_database("DELETE FROM events; UPDATE channels SET first = 21").await;
+    assert_eq!(read(5).await, (vec![], json!(false), json!(15), json!(20)));
+}
+
+#[tokio::test]
+async fn a_wait_does_not_take_another_stream_for_its_own() {
+    let server = setup(Backend::Sqlite).embed();
+    let join = json!({ "type": "join", "channel": "live:a" });
+    let mut client = Client::connect(server.url("p")).await;
+    client.ask(&join).await;
+    say(&server, "live:a", 1).await;
+    let epoch = say(&server, "live:a", 2).await["epoch"].clone();
+    let path = format!("/api/channels/live:a/history?since=2&epoch={}&wait=15s", epoch.as_str().unwrap());
+    let publish = async {
+        until("a wait", async || server.get("/metrics").await.body, |all| all.contains("log_followers 1")).await;
+        // Without a subscriber the channel is gone, and the next one begins it anew.
+        client.close().await;
+        until("no channel", async || server.get("/api/channels/live:a").await.status, |status| *status == 404).await;
+        let mut client = Client::connect(server.url("p")).await;
+        client.ask(&join).await;
+        for n in 1..=3 {
+            say(&server, "live:a", n).await;
+        }
+        client
+    };
+    let (answer, _client) = tokio::join!(server.get(&path), publish);
+    let answer = answer.json();
+    assert_eq!((&answer["events"], &answer["recovered"], answer.get("missed")), (&json!([]), &json!(false), Some(&Value::Null)));
+    assert_ne!(answer["epoch"], epoch);
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ async fn what_was_missed_comes_behind_the_answer_and_before_what_is_new() {
 
         // Another stream, the future, and what is no position.
         let other = client.ask(&json!({ "type": "join", "channel": channel, "since": 20, "epoch": "abc" })).await;
-        assert_eq!((&other["recovered"], &other["missed"]), (&json!(false), &json!(1)));
+        assert_eq!((&other["recovered"], other.get("missed")), (&json!(false), Some(&Value::Null)));
         assert_eq!(client.ask(&join(channel, &json!(22))).await["recovered"], false);
         client.expect_nothing().await;
         for wrong in [json!(-1), json!(1.5), json!("x"), json!({}), json!([1]), json!(true)] {
@@ -144,6 +144,45 @@ async fn more_than_an_outbox_holds_is_given_as_the_client_reads() {
         say(&server, channel, 1).await;
         assert_eq!(offsets(&mut client, 1).await, [10_001]);
     }
+}
+
+#[tokio::test]
+async fn what_is_removed_before_it_was_read_is_not_left_out_silently() {
+    let (some, all) =
+        ("DELETE FROM events WHERE \"offset\" <= 7; UPDATE channels SET first = 8", "DELETE FROM events; UPDATE channels SET first = 21");
+    for (sql, missed) in [(some, 2), (all, 13)] {
+        let server = rooms().embed();
+        for n in 1..=20 {
+            say(&server, "few", n).await;
+        }
+        // As retention does, at the moment when nobody has been told yet.
+        server.change_database(sql).await;
+        let mut client = Client::connect(server.url("p")).await;
+        assert_eq!(client.ask(&join("few", &json!(5))).await["recovered"], true);
+        assert_eq!(client.closed().await.0, 1012);
+        // Whoever comes back is told.
+        let mut client = Client::connect(server.url("p")).await;
+        let answer = client.ask(&join("few", &json!(5))).await;
+        assert_eq!((&answer["recovered"], &answer["missed"]), (&json!(false), &json!(missed)));
+        let after = 5 + missed;
+        assert_eq!(offsets(&mut client, 20 - after).await, (after as u64 + 1..=20).collect::<Vec<_>>());
+        say(&server, "few", 21).await;
+        assert_eq!(offsets(&mut client, 1).await, [21]);
+    }
+}
+
+#[tokio::test]
+async fn an_offset_that_never_had_an_event_is_no_gap() {
+    let server = rooms().embed();
+    for n in 1..=20 {
+        say(&server, "few", n).await;
+    }
+    // As if the database had refused them.
+    server.change_database("DELETE FROM events WHERE \"offset\" IN (6, 7, 10)").await;
+    let mut client = Client::connect(server.url("p")).await;
+    assert_eq!(client.ask(&join("few", &json!(5))).await["recovered"], true);
+    assert_eq!(offsets(&mut client, 12).await, [8, 9].into_iter().chain(11..=20).collect::<Vec<_>>());
+    client.expect_nothing().await;
 }
 
 #[tokio::test]

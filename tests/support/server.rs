@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sqlx::Connection;
 use tempfile::TempDir;
 
 use super::backend::Database;
@@ -319,6 +320,13 @@ impl Server {
             Running::Embedded(embedded) => embedded.clock().advance(by),
             Running::Process(_) => panic!("the time of another process cannot be moved"),
         }
+    }
+
+    /// Changes its SQLite database from outside, of which it is not told: as another part of it might have done a moment ago.
+    pub async fn change_database(&self, sql: &str) {
+        let mut db = sqlx::SqliteConnection::connect(&format!("sqlite://{}", self.setup.path("t.db").display())).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut db).await.unwrap();
+        db.close().await.unwrap();
     }
 
     /// Its folder and environment.

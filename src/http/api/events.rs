@@ -2,7 +2,8 @@
 //!
 //! A stream is a reader of the log with a position. It reads on from there until nothing is left, subscribes to the feed of new
 //! events, reads once more what came before the feed began, and then is live. If it falls behind it starts again from its
-//! position. So no event comes twice, none is left out, and nothing is buffered without bound.
+//! position. So no event comes twice, none is left out, and nothing is buffered without bound. Those that are removed from the
+//! log before it has read them are counted.
 
 mod stream_position;
 
@@ -29,7 +30,7 @@ use crate::hub::feed::{Following, Item};
 use crate::model::json::one_line;
 use crate::model::{Code, Event, Fault};
 use crate::store::{Filter, StoreError, Walk};
-use stream_position::{Start, StreamPosition, start};
+use stream_position::{Start, StreamPosition, gap, start};
 
 /// Streams open at a time.
 pub(super) const STREAMS_MAX: usize = 8192;
@@ -37,15 +38,20 @@ pub(super) const STREAMS_MAX: usize = 8192;
 pub(super) const READING_MAX: usize = 2;
 /// Bytes that may be buffered for one stream.
 const GATHERED_BYTES_MAX: usize = 128 << 10;
+/// Events that are counted to say how many a stream missed while it read the log. It is done for each piece that is read.
+const COUNTED_MAX: u64 = 100_000;
 /// The time between two keep-alive comments.
 const PING_EVERY: Duration = Duration::from_secs(15);
 
 /// Follow the log
 ///
 /// Server-Sent Events: all new events that match the filter, which may name several channels. The first event is named
-/// `position`; it says whether a stream that resumes gets everything it missed. The `id` of an event is a position in the log:
-/// browsers send the last one by themselves when they reconnect, as `Last-Event-ID`. Events of channels without a history come
-/// without an `id`, and those that were dropped because a stream did not keep up are counted in an event named `dropped`.
+/// `position`; it says whether a stream that resumes gets everything it missed. If events are removed from the log before the
+/// stream has read them, another one says so in their place: `missed` is their number, or null if that is not known.
+///
+/// The `id` of an event is a position in the log: browsers send the last one by themselves when they reconnect, as
+/// `Last-Event-ID`. Events of channels without a history come without an `id`, and those that were dropped because a stream did
+/// not keep up are counted in an event named `dropped`.
 #[utoipa::path(get, path = "/api/events", tag = "log", operation_id = "events", params(EventFilter, EventsAfter,
         ("last-event-id" = Option<String>, Header, description = "The `id` of the last event that was received.")),
     responses((status = 200, description = "A stream that does not end.", content_type = "text/event-stream", body = String),
@@ -104,7 +110,7 @@ enum Mode {
 
 impl Stream {
     fn new(api: Arc<Api>, filter: Filter, following: Following, start: Start, permit: OwnedSemaphorePermit) -> Self {
-        let out = format!("retry: 1000\nevent: position\nid: {}\ndata: {}\n\n", start.position, start.said());
+        let out = format!("retry: 1000\n{}", start.written());
         // Who begins now has next to nothing to read.
         let fed = start.is_now();
         if fed {
@@ -150,18 +156,39 @@ impl Stream {
                     Some(walk) => walk,
                     None => Box::new(api.live.store.walk(&self.filter, self.position.seq).await?),
                 };
-                let Some(events) = walk.next().await? else {
+                let read = walk.next().await?;
+                let events = read.as_deref().unwrap_or_default();
+                // After the last piece there is another walk, unless the feed is on.
+                let gap = if fed || !events.is_empty() {
+                    gap(&api.live.store, &self.filter, self.position, events, COUNTED_MAX).await?
+                } else {
+                    None
+                };
+                let keeps_fed = gap.is_none_or(|gap| self.tell(&gap));
+                let fed = fed && keeps_fed;
+                events.iter().for_each(|event| self.read(event));
+                if read.is_none() {
                     self.end_of_log(fed);
                     return Ok(());
-                };
+                }
                 self.mode = Mode::Reads { walk: Some(walk), fed };
-                events.iter().for_each(|event| self.read(event));
                 if !fed {
                     self.take_fed();
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Says that events are gone which the stream has yet to get. `false`: it can only go on by reading the log, because those that
+    /// wait in the feed may be among them.
+    fn tell(&mut self, gap: &Start) -> bool {
+        self.out.push_str(&gap.written());
+        self.position = gap.position;
+        if gap.is_counted() {
+            self.following.read_on();
+        }
+        !gap.is_counted()
     }
 
     /// There is nothing more to read. If the feed is on, its events come after what was read.

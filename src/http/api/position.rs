@@ -116,28 +116,27 @@ fn wait(text: &str) -> Result<Duration, String> {
 /// The events that exist now: from memory if they are there, else from the log.
 async fn read(api: &Api, name: &str, question: &Question) -> Result<Found, Problem> {
     let hub = &api.live.hub;
-    loop {
-        let position = hub.position(name);
-        let at = position.unwrap_or(Position { epoch: 0, first: 1, offset: 0 });
-        let verdict = at.recover(question.since, question.epoch.filter(|_| position.is_some()));
-        let found = |events| Found { epoch: position.map(|at| at.epoch), verdict, events };
-        if verdict.after >= at.offset {
-            return Ok(found(Vec::new()));
-        }
-        if let Some(events) = hub.tail_after(name, verdict.after, question.limit) {
-            return Ok(found(events));
-        }
-        let events = stored(api, name, at.epoch, verdict.after, question.limit).await?;
-        // The oldest may have been removed while they were read: then the result is different.
-        if hub.position(name).is_some_and(|now| now.epoch == at.epoch && now.recover(question.since, question.epoch) == verdict) {
-            return Ok(found(events));
-        }
+    let Some(at) = hub.position(name) else {
+        let nothing = Position { epoch: 0, first: 1, offset: 0 };
+        return Ok(Found { epoch: None, verdict: nothing.recover(question.since, None), events: Vec::new() });
+    };
+    let verdict = at.recover(question.since, question.epoch);
+    let found = |events| Found { epoch: Some(at.epoch), verdict, events };
+    if verdict.after >= at.offset {
+        return Ok(found(Vec::new()));
+    }
+    match hub.tail_after(name, verdict.after, question.limit) {
+        Some(events) => Ok(found(events)),
+        None => stored(api, name, found(Vec::new()), question).await,
     }
 }
 
-async fn stored(api: &Api, name: &str, epoch: Epoch, after: u64, limit: usize) -> Result<Vec<Arc<Event>>, Problem> {
-    let events = api.live.store.after(name, epoch, after, limit, BYTES_MAX).await.map_err(problem)?;
-    Ok(events.into_iter().map(Arc::new).collect())
+/// The events that the log has after what was found. The oldest may have been removed since then: then the verdict is another.
+async fn stored(api: &Api, name: &str, found: Found, question: &Question) -> Result<Found, Problem> {
+    let Found { epoch: Some(epoch), verdict, .. } = found else { return Ok(found) };
+    let piece = api.live.store.after(name, epoch, verdict.after, question.limit, BYTES_MAX).await.map_err(problem)?;
+    let verdict = verdict.from_there(piece.whole_from.unwrap_or_default());
+    Ok(Found { epoch: Some(epoch), verdict, events: piece.events.into_iter().map(Arc::new).collect() })
 }
 
 /// Resolves when the channel has reached the event's offset. A committed event is delivered a moment later, and a client that
@@ -166,8 +165,8 @@ async fn waited(api: &Api, name: &str, question: &Question, until: Instant) -> R
         following.feed_me();
         // Events committed before that may not be delivered yet, and will not come through the feed.
         let mut found = read(api, name, question).await?;
-        if let Some(epoch) = found.epoch.filter(|_| found.events.is_empty() && found.verdict.recovered) {
-            found.events = stored(api, name, epoch, found.verdict.after, question.limit).await?;
+        if found.events.is_empty() && found.verdict.recovered {
+            found = stored(api, name, found, question).await?;
         }
         if !found.events.is_empty() || !found.verdict.recovered {
             return Ok(found);
@@ -187,7 +186,7 @@ async fn waited(api: &Api, name: &str, question: &Question, until: Instant) -> R
 /// What ended a wait.
 enum Next {
     Events(Vec<Arc<Event>>),
-    /// More came than may be buffered.
+    /// More came than may be buffered, or events are missing.
     Look,
     Over,
 }
@@ -195,16 +194,10 @@ enum Next {
 async fn fed(api: &Api, following: &Following, question: &Question, until: Instant) -> Next {
     loop {
         let fed = following.take();
-        let new = |item| match item {
-            Item::Stored(told) | Item::Passing(told) if told.event.offset > question.since => Some(told.event.clone()),
-            _ => None,
-        };
-        let events: Vec<Arc<Event>> = fed.items.into_iter().filter_map(new).take(question.limit).collect();
-        if !events.is_empty() {
-            return Next::Events(events);
-        }
-        if !fed.keeps_up {
-            return Next::Look;
+        match unbroken(fed.items, question) {
+            Some(events) if events.is_empty() && fed.keeps_up && fed.dropped == 0 => {}
+            Some(events) if !events.is_empty() => return Next::Events(events),
+            _ => return Next::Look,
         }
         tokio::select! {
             () = following.woken() => {}
@@ -212,6 +205,29 @@ async fn fed(api: &Api, following: &Following, question: &Question, until: Insta
             () = api.stop.cancelled() => return Next::Over,
         }
     }
+}
+
+/// The events after the position, as far as they follow it and each other. `None` if the first does not: events between were
+/// dropped, or a new stream has begun.
+fn unbroken(items: impl IntoIterator<Item = Item>, question: &Question) -> Option<Vec<Arc<Event>>> {
+    let (mut seen, mut epoch) = (question.since, question.epoch);
+    let mut events = Vec::new();
+    for item in items {
+        let (event, follows) = match &item {
+            // The log may have no event at an offset, if the database refused it.
+            Item::Stored(shared) => (&shared.event, true),
+            Item::Passing(shared) => (&shared.event, shared.event.offset <= seen + 1),
+            Item::Counted(_) => continue,
+        };
+        if !follows || epoch.is_some_and(|epoch| epoch != event.epoch) {
+            return (!events.is_empty()).then_some(events);
+        }
+        if event.offset > seen && events.len() < question.limit {
+            (seen, epoch) = (event.offset, Some(event.epoch));
+            events.push(event.clone());
+        }
+    }
+    Some(events)
 }
 
 fn answer(found: Found) -> Response<Body> {
@@ -222,6 +238,7 @@ fn answer(found: Found) -> Response<Body> {
     }
     let RecoveryVerdict { recovered, missed, after } = found.verdict;
     let offset = found.events.last().map_or(after, |event| event.offset);
+    let missed = missed.map_or("null".to_owned(), |missed| missed.to_string());
     out.push_str(&format!("],\"offset\":{offset},\"epoch\":"));
     match found.epoch {
         Some(epoch) => push_string(&mut out, &epoch_text(epoch)),
@@ -229,4 +246,50 @@ fn answer(found: Found) -> Response<Body> {
     }
     out.push_str(&format!(",\"recovered\":{recovered},\"missed\":{missed}}}"));
     json(StatusCode::OK, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::feed::Feed;
+    use crate::model::event::NewEvent;
+    use crate::model::{ChannelName, Json};
+
+    const EPOCH: Epoch = 7;
+
+    /// An event that no log keeps, with a type of this size.
+    fn passing(epoch: Epoch, offset: u64, size: usize) -> Arc<Event> {
+        let kind = "x".repeat(size).into();
+        let new = NewEvent { id: uuid::Uuid::now_v7(), kind, data: Json::null(), time_ms: 0, origin: Arc::default(), metadata: None };
+        Arc::new(Event { new, channel: ChannelName::parse("live"), offset, epoch, seq: 0 })
+    }
+
+    /// The offsets that a request gets which waits after offset 2 for these.
+    async fn got(events: &[Arc<Event>], epoch: Option<Epoch>, limit: usize) -> Option<Vec<u64>> {
+        let feed = Arc::new(Feed::default());
+        let following = feed.follow(Filter::default(), 2000);
+        events.iter().for_each(|event| feed.passing(event));
+        tokio::select! {
+            () = feed.run() => {}
+            () = following.woken() => {}
+        }
+        let events = unbroken(following.take().items, &Question { since: 2, epoch, limit })?;
+        Some(events.iter().map(|event| event.offset).collect())
+    }
+
+    #[tokio::test]
+    async fn a_wait_gets_events_only_as_far_as_none_is_missing() {
+        let small = |offsets: std::ops::RangeInclusive<u64>| offsets.map(|offset| passing(EPOCH, offset, 1)).collect::<Vec<_>>();
+        assert_eq!(got(&small(1..=5), Some(EPOCH), 10).await, Some(vec![3, 4, 5]));
+        assert_eq!(got(&small(3..=5), None, 2).await, Some(vec![3, 4]));
+        assert_eq!(got(&small(1..=2), Some(EPOCH), 10).await, Some(vec![]));
+        assert_eq!(got(&small(4..=5), Some(EPOCH), 10).await, None);
+        // The fourth is too large for what may be buffered.
+        let dropped = [small(3..=3), vec![passing(EPOCH, 4, 5000)], small(5..=5)].concat();
+        assert_eq!(got(&dropped, Some(EPOCH), 10).await, Some(vec![3]));
+        let begun_again = [small(3..=4), vec![passing(EPOCH + 1, 5, 1)]].concat();
+        assert_eq!(got(&begun_again, Some(EPOCH), 10).await, Some(vec![3, 4]));
+        assert_eq!(got(&begun_again, None, 10).await, Some(vec![3, 4]));
+        assert_eq!(got(&begun_again[2..], Some(EPOCH), 10).await, None);
+    }
 }

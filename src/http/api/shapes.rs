@@ -374,8 +374,9 @@ pub(super) struct ChannelHistory {
     epoch: Option<String>,
     /// Whether no event is missing between the position and the first event here.
     recovered: bool,
-    /// How many events are missing.
-    missed: u64,
+    /// How many events are missing; null if that is not known, because the position is of another epoch or does not exist yet.
+    #[schema(required)]
+    missed: Option<u64>,
 }
 
 /// Who is on a channel.

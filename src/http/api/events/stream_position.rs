@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::model::Event;
 use crate::store::{Filter, LogPosition, Store, StoreError};
 
 /// Where a stream stands. As text: the log's name, the place in it, and how many events its channels had up to there.
@@ -50,13 +51,19 @@ impl Start {
         self.at_end
     }
 
-    /// The data of the event `position`.
-    pub(super) fn said(&self) -> Value {
+    /// Whether the number of missing events is known.
+    pub(super) fn is_counted(&self) -> bool {
+        self.missed.is_some()
+    }
+
+    /// The event `position`.
+    pub(super) fn written(&self) -> String {
         let id = self.position.to_string();
-        match self.recovered {
+        let said = match self.recovered {
             None => json!({ "id": id }),
             Some(recovered) => json!({ "recovered": recovered, "missed": self.missed, "id": id }),
-        }
+        };
+        format!("event: position\nid: {id}\ndata: {said}\n\n")
     }
 }
 
@@ -69,12 +76,48 @@ pub(super) async fn start(store: &Store, filter: &Filter, given: Option<Option<S
         let position = first(store, filter, &now).await?;
         return Ok(Start { position, recovered, missed: None, at_end: position.seq == now.seq });
     };
+    resume(store, filter, &now, position, &[], u64::MAX).await
+}
+
+/// What a stream at a position has to say before it gives the events that were just read after it. `None`: it missed nothing.
+pub(super) async fn gap(
+    store: &Store,
+    filter: &Filter,
+    position: StreamPosition,
+    read: &[Event],
+    count_max: u64,
+) -> Result<Option<Start>, StoreError> {
+    // Positions in the log are consecutive: where none is left out, nothing can be missing.
+    if read.last().is_some_and(|last| last.seq.saturating_sub(position.seq) == read.len() as u64) {
+        return Ok(None);
+    }
+    let now = store.log_position(filter).await?;
+    let start = resume(store, filter, &now, position, read, count_max).await?;
+    Ok((start.recovered == Some(false)).then_some(start))
+}
+
+/// How a stream goes on after a position: with the events that were `read` after it, then with those that were in the log later,
+/// at `now`. All others that its channels had since the position are gone. More than `count_max` are not counted.
+async fn resume(
+    store: &Store,
+    filter: &Filter,
+    now: &LogPosition,
+    position: StreamPosition,
+    read: &[Event],
+    count_max: u64,
+) -> Result<Start, StoreError> {
     let at_end = position.seq == now.seq;
     if now.gone <= position.seq {
         return Ok(Start { position, recovered: Some(true), missed: Some(0), at_end });
     }
-    let there = store.count_between(filter, position.seq, now.seq).await?;
-    let missed = position.count.zip(there).map(|(count, there)| now.tops.saturating_sub(count).saturating_sub(there));
+    let missed = match position.count {
+        None => None,
+        Some(count) => {
+            let after = read.last().map_or(position.seq, |last| last.seq);
+            let there = store.count_between(filter, after, now.seq, count_max).await?;
+            there.map(|there| now.tops.saturating_sub(count).saturating_sub(there).saturating_sub(read.len() as u64))
+        }
+    };
     // Missing events are older than the available ones, so they are counted first.
     let count = position.count.zip(missed).map(|(count, missed)| count.saturating_add(missed));
     Ok(Start { position: StreamPosition { count, ..position }, recovered: Some(missed == Some(0)), missed, at_end })
@@ -84,7 +127,7 @@ pub(super) async fn start(store: &Store, filter: &Filter, given: Option<Option<S
 async fn first(store: &Store, filter: &Filter, now: &LogPosition) -> Result<StreamPosition, StoreError> {
     let Some(since) = &filter.since else { return Ok(StreamPosition { log: now.log, seq: now.seq, count: Some(now.tops) }) };
     let seq = store.position_before(since.ms).await?.min(now.seq);
-    let there = store.count_between(filter, seq, now.seq).await?;
+    let there = store.count_between(filter, seq, now.seq, u64::MAX).await?;
     Ok(StreamPosition { log: now.log, seq, count: there.map(|there| now.tops.saturating_sub(there)) })
 }
 
