@@ -7,10 +7,13 @@ use std::sync::Arc;
 use super::metrics::{Counter, Metrics, Named, PatternMetrics, ProtocolMetrics, RouteMetrics, SourceMetrics, snapshot};
 use crate::model::Now;
 
+/// Every kind of thing.
+pub const KINDS: [&str; 8] = ["total", "channel", "drop", "protocol", "fault", "close", "route", "source"];
+
 /// Which counter.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SeriesKey {
-    /// The kind of thing: `total`, `channel`, `drop`, `protocol`, `fault`, `close`, `route` or `source`.
+    /// The kind of thing, one of [`KINDS`].
     pub kind: &'static str,
     /// Its name: a channel's pattern, a reason, or the name of a protocol, row or source.
     pub name: Arc<str>,
@@ -151,6 +154,8 @@ mod tests {
         metrics.pattern("a:{b}").published.add(2);
         let mut seen = HashSet::new();
         metrics.each(|key, _| assert!(seen.insert(key.clone()), "{key:?} stands twice"));
+        let kinds: HashSet<&str> = seen.iter().map(|key| key.kind).collect();
+        assert_eq!(kinds, HashSet::from(KINDS));
         assert_eq!(seen.len(), 2 + DropReason::ALL.len() + 3 + Conflation::ALL.len() + 6 + Code::ALL.len() + CAUSES.len() + 2 + 2);
         assert_eq!(metrics.pattern("a:{b}").published.get(), 42);
         let json = serde_json::to_value(metrics.counted()).unwrap();
