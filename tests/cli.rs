@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 
-use crate::support::Setup;
+use crate::support::{Authority, Setup};
 
 fn tramline(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tramline")).args(arguments).env_remove("RUST_LOG").output().unwrap()
@@ -66,6 +66,25 @@ fn the_shipped_routes_are_valid_and_shown_as_one_table() {
 }
 
 #[test]
+fn a_certificate_that_clients_refuse_is_a_warning() {
+    for (hours, told) in [(0, " expired, at "), (24, " expires soon, at "), (24 * 365, "")] {
+        let text = "version: 1\napi: { tls: { cert: tls/tls.crt, key: tls/tls.key } }\n";
+        let setup = Authority::expiring(hours).in_folder(Setup::own("").file("routes.yaml", text));
+        let path = setup.path("routes.yaml");
+        let check = tramline(&["check", "--config", path.to_str().unwrap()]);
+        assert!(check.status.success(), "{check:?}");
+        let warned = text_after_first_line(&check.stdout);
+        let is_right =
+            if told.is_empty() { warned.is_empty() } else { warned.starts_with("warning: the certificate in ") && warned.contains(told) };
+        assert!(is_right, "{hours} {check:?}");
+    }
+}
+
+fn text_after_first_line(bytes: &[u8]) -> &str {
+    text(bytes).split_once('\n').unwrap().1
+}
+
+#[test]
 fn a_file_that_does_not_check_does_not_start() {
     for command in [&["serve"][..], &[], &["routes"]] {
         let arguments = [command, &["--config", "tests/check/cases/units.yaml"]].concat();
@@ -75,7 +94,8 @@ fn a_file_that_does_not_check_does_not_start() {
     }
     let missing = tramline(&["--config", "no/such/file.yaml"]);
     assert_eq!(missing.status.code(), Some(1));
-    assert!(text(&missing.stderr).contains("no/such/file.yaml"), "{missing:?}");
+    let told = text(&missing.stderr);
+    assert!(told.contains("no/such/file.yaml: cannot be read") && told.contains("`--config FILE`"), "{missing:?}");
 }
 
 #[test]

@@ -36,15 +36,28 @@ pub fn handshakes(plan: &TlsPlan) -> Result<Arc<ServerConfig>, rustls::Error> {
     Ok(Arc::new(config))
 }
 
+/// A certificate that clients refuse, or will refuse soon.
+pub struct Expiry {
+    /// Whether clients refuse it already.
+    pub is_past: bool,
+    /// From when on.
+    pub at: String,
+}
+
+/// When a certificate expires, if that is soon or past.
+pub fn expiry(plan: &TlsPlan) -> Option<Expiry> {
+    let expires_ms = i64::try_from(certificate::expires(&plan.pair)?.as_millis()).unwrap_or(i64::MAX);
+    let left_ms = expires_ms.saturating_sub(Now::read().wall_ms);
+    let is_past = left_ms <= 0;
+    (is_past || left_ms.unsigned_abs() < WARN_BEFORE.as_millis() as u64).then(|| Expiry { is_past, at: clock::iso(expires_ms) })
+}
+
 /// Logs if a certificate expires soon, or has expired.
 pub fn warn(plan: &TlsPlan) {
-    let Some(expires) = certificate::expires(&plan.pair) else { return };
-    let expires_ms = i64::try_from(expires.as_millis()).unwrap_or(i64::MAX);
-    let left_ms = expires_ms.saturating_sub(Now::read().wall_ms);
-    let (cert, at) = (plan.cert.display(), clock::iso(expires_ms));
-    if left_ms <= 0 {
-        tracing::error!(%cert, %at, "a certificate has expired: clients refuse it");
-    } else if left_ms.unsigned_abs() < WARN_BEFORE.as_millis() as u64 {
-        tracing::warn!(%cert, %at, "a certificate expires soon");
+    let cert = plan.cert.display();
+    match expiry(plan) {
+        Some(Expiry { is_past: true, at }) => tracing::error!(%cert, %at, "a certificate has expired: clients refuse it"),
+        Some(Expiry { is_past: false, at }) => tracing::warn!(%cert, %at, "a certificate expires soon"),
+        None => {}
     }
 }
