@@ -311,7 +311,7 @@ mod tests {
             let serving = tokio::spawn(async move {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 // All of it, or the end would be a reset.
-                stream.read(&mut [0; 4096]).await.unwrap();
+                assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
                 stream.write_all(answer.as_bytes()).await.unwrap();
             });
             let why = send(&url, None, None).await.unwrap_err();
