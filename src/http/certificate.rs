@@ -1,4 +1,4 @@
-//! What handshakes with a certificate are made with, and how long it may be used. Knows neither its files nor when they change.
+//! The TLS configuration that belongs to a certificate, and when the certificate expires. Knows neither its files nor when they change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::config::certificate;
 use crate::config::plan::TlsPlan;
 use crate::model::{Now, clock};
 
-/// How long before a certificate expires the log says so.
+/// A certificate that expires within this time is reported.
 const WARN_BEFORE: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// The one certificate for whatever name a client asks for.
@@ -25,8 +25,8 @@ impl ResolvesServerCert for Only {
     }
 }
 
-/// The configuration of handshakes: TLS 1.2 and 1.3, only HTTP/1.1. Clients that come back may resume what was agreed before, by a
-/// ticket that costs the server no memory.
+/// The configuration of handshakes: TLS 1.2 and 1.3, only HTTP/1.1. Clients may resume an earlier session with a
+/// ticket, which costs the server no memory.
 pub fn handshakes(plan: &TlsPlan) -> Result<Arc<ServerConfig>, rustls::Error> {
     let provider = Arc::new(ring::default_provider());
     let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
@@ -40,7 +40,7 @@ pub fn handshakes(plan: &TlsPlan) -> Result<Arc<ServerConfig>, rustls::Error> {
 pub struct Expiry {
     /// Whether clients refuse it already.
     pub is_past: bool,
-    /// From when on.
+    /// The end of its validity.
     pub at: String,
 }
 

@@ -63,7 +63,7 @@ const QUEUED_SOCKETS_MAX: u32 = 16_384;
 /// How long accepting pauses after an error, doubled with each that follows.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The longest such rest.
+/// The longest pause.
 const PAUSE_LONGEST: Duration = Duration::from_secs(1);
 
 /// The sockets of one address.
@@ -115,7 +115,7 @@ pub async fn bind(listen: &Listen, held: &[Arc<TcpListener>]) -> io::Result<Boun
 }
 
 fn is_without_ipv6(error: &io::Error) -> bool {
-    /// EAFNOSUPPORT of Linux and macOS, which has no kind.
+    /// EAFNOSUPPORT of Linux and macOS, for which there is no `ErrorKind`.
     const NO_SUCH_FAMILY: [i32; 2] = [97, 47];
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
         || error.raw_os_error().is_some_and(|code| NO_SUCH_FAMILY.contains(&code))
@@ -180,7 +180,7 @@ pub fn serve<S: Serve>(
     }
 }
 
-/// Yields to other tasks: tokio makes a loop that never waits do so.
+/// Other tasks get their turn even if this loop never waits: tokio makes it yield.
 async fn accept<S: Serve>(listener: Arc<TcpListener>, acceptor: Arc<Acceptor<S>>) {
     let mut pause = PAUSE;
     loop {
@@ -235,7 +235,7 @@ fn is_of_one_client(error: &io::Error) -> bool {
 
 /// Whether the process, or the system, has as many open files as it may.
 fn is_out_of_files(error: &io::Error) -> bool {
-    /// EMFILE and ENFILE of Linux and macOS, which have no kind.
+    /// EMFILE and ENFILE of Linux and macOS, for which there is no `ErrorKind`.
     const TOO_MANY: [i32; 2] = [24, 23];
     error.raw_os_error().is_some_and(|code| TOO_MANY.contains(&code))
 }

@@ -136,7 +136,7 @@ impl Listeners {
         self.waited.names()
     }
 
-    /// None is open.
+    /// No listener is open yet.
     pub fn new(live: Arc<Live>, upgrader: Upgrader, api: Arc<Api>, core: Core) -> Self {
         let metrics = live.metrics.sockets();
         let (tasks, stop) = (upgrader.tasks.clone(), upgrader.stop.clone());

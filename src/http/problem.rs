@@ -141,7 +141,7 @@ impl IntoResponse for Problem {
             headers.insert(ALLOW, allow);
         }
         if self.status == StatusCode::UPGRADE_REQUIRED {
-            // What to upgrade to, as RFC 9110 (15.5.22) and RFC 6455 (4.4) want it said.
+            // What to upgrade to, as RFC 9110 (15.5.22) and RFC 6455 (4.4) require.
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));

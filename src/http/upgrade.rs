@@ -43,11 +43,11 @@ const UPGRADE_WITHIN: Duration = Duration::from_secs(10);
 /// Turns requests into connections, each a task of its own.
 #[derive(Clone)]
 pub struct Upgrader {
-    /// Whose tasks they are.
+    /// Tracks the tasks of connections.
     pub tasks: TaskTracker,
-    /// When they are to close.
+    /// Fires when connections must close.
     pub stop: CancellationToken,
-    /// Whose a session is.
+    /// Finds the user of a session.
     pub sessions: Arc<Sessions>,
 }
 

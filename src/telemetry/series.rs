@@ -77,7 +77,7 @@ impl Totals {
         of_name.and_then(|all| all.get(&(kind.to_owned(), metric.to_owned()))).copied().unwrap_or(0)
     }
 
-    /// Continues what is new and has this name.
+    /// Adds the totals of earlier runs to counters that are new and have this name.
     pub(super) fn restore(&self, name: &str, counted: &impl Counted) {
         if self.0.contains_key(name) {
             counted.counters().into_iter().for_each(|(kind, metric, counter)| counter.add(self.get(kind, name, metric)));
@@ -86,7 +86,7 @@ impl Totals {
 }
 
 impl Metrics {
-    /// Nothing counted yet but what earlier runs have: what has one of their names continues from its total, whenever it comes.
+    /// Nothing is counted yet. A counter with a name that earlier runs knew continues from its total, whenever it is created.
     pub fn resume(started: Now, totals: impl IntoIterator<Item = (String, String, String, u64)>) -> Self {
         let mut all: HashMap<String, HashMap<(String, String), u64>> = HashMap::new();
         for (kind, name, metric, total) in totals {
