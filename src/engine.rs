@@ -33,6 +33,9 @@ use crate::telemetry::metrics::Metrics;
 /// How often limiters forget keys that would pass anyway.
 const SWEEP_SECONDS: u64 = 30;
 
+/// How many of each kind the log names that did not end in time.
+const NAMED: usize = 20;
+
 /// How often the log says that a certificate expires soon, and files are looked at that nothing tells of.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -41,6 +44,7 @@ pub struct Engine {
     live: Arc<Live>,
     statistics: Arc<Statistics>,
     listeners: Arc<Listeners>,
+    sources: Arc<Supervisor>,
     reloader: Arc<Reloader>,
     core: Core,
     ends: Ends,
@@ -116,9 +120,9 @@ impl Engine {
         core.spawn("housekeeping", housekeep(live.clone(), statistics.clone(), stop.clone()));
         listeners.apply(&snapshot.runtime, prepared);
         sources.sync();
-        reloader.begin(Arc::new(Wired { listeners: listeners.clone(), sources }));
+        reloader.begin(Arc::new(Wired { listeners: listeners.clone(), sources: sources.clone() }));
         core.spawn("reload", follow(reloader.clone(), listeners.clone(), live.clone(), stop.clone()));
-        Ok(Self { live, statistics, listeners, reloader, core, ends, tasks, stop, write_until, written })
+        Ok(Self { live, statistics, listeners, sources, reloader, core, ends, tasks, stop, write_until, written })
     }
 
     /// What listeners, connections and sources use.
@@ -200,8 +204,14 @@ impl Engine {
         }
         self.tasks.close();
         if timeout_at(deadline, self.tasks.wait()).await.is_err() {
-            let clients = self.live.hub.ids();
-            tracing::warn!(tasks = self.tasks.len(), clients = ?clients.iter().take(20).collect::<Vec<_>>(), "did not end in time");
+            let (clients, requests, sources) = (self.live.hub.ids(), self.listeners.waited(), self.sources.running());
+            tracing::warn!(
+                tasks = self.tasks.len(),
+                clients = ?clients.iter().take(NAMED).collect::<Vec<_>>(),
+                requests = ?requests.iter().take(NAMED).collect::<Vec<_>>(),
+                sources = ?sources.iter().take(NAMED).collect::<Vec<_>>(),
+                "did not end in time"
+            );
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 
-use crate::support::Setup;
+use crate::support::{Authority, Setup};
 
 fn tramline(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tramline")).args(arguments).env_remove("RUST_LOG").output().unwrap()
@@ -66,6 +66,25 @@ fn the_shipped_routes_are_valid_and_shown_as_one_table() {
 }
 
 #[test]
+fn a_certificate_that_clients_refuse_is_a_warning() {
+    for (hours, told) in [(0, " expired, at "), (24, " expires soon, at "), (24 * 365, "")] {
+        let text = "version: 1\napi: { tls: { cert: tls/tls.crt, key: tls/tls.key } }\n";
+        let setup = Authority::expiring(hours).in_folder(Setup::own("").file("routes.yaml", text));
+        let path = setup.path("routes.yaml");
+        let check = tramline(&["check", "--config", path.to_str().unwrap()]);
+        assert!(check.status.success(), "{check:?}");
+        let warned = text_after_first_line(&check.stdout);
+        let is_right =
+            if told.is_empty() { warned.is_empty() } else { warned.starts_with("warning: the certificate in ") && warned.contains(told) };
+        assert!(is_right, "{hours} {check:?}");
+    }
+}
+
+fn text_after_first_line(bytes: &[u8]) -> &str {
+    text(bytes).split_once('\n').unwrap().1
+}
+
+#[test]
 fn a_file_that_does_not_check_does_not_start() {
     for command in [&["serve"][..], &[], &["routes"]] {
         let arguments = [command, &["--config", "tests/check/cases/units.yaml"]].concat();
@@ -75,7 +94,8 @@ fn a_file_that_does_not_check_does_not_start() {
     }
     let missing = tramline(&["--config", "no/such/file.yaml"]);
     assert_eq!(missing.status.code(), Some(1));
-    assert!(text(&missing.stderr).contains("no/such/file.yaml"), "{missing:?}");
+    let told = text(&missing.stderr);
+    assert!(told.contains("no/such/file.yaml: cannot be read") && told.contains("`--config FILE`"), "{missing:?}");
 }
 
 #[test]
@@ -148,6 +168,87 @@ fn what_a_reload_would_change_is_shown_without_a_server() {
     let invalid = plan(folder, &arguments);
     assert_eq!(invalid.status.code(), Some(1));
     assert!(text(&invalid.stderr).contains("new/plugins/agent.rhai:1:") && invalid.stdout.is_empty(), "{invalid:?}");
+}
+
+#[test]
+fn what_a_reload_would_refuse_is_refused_without_a_server_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let routes = |store: &str, listen: &str, api: &str| {
+        format!(
+            "version: 1\nstore: \"sqlite://{store}.db\"\napi: {{ listen: \"{api}\", token: x }}\n\
+             protocols: {{ p: {{ listen: \"{listen}/\", messages: {{ a: {{ reply: 1 }} }} }} }}\n"
+        )
+    };
+    let (chat, api) = ("localhost:3000", "localhost:4000");
+    write("old.yaml", &routes("a", chat, api));
+    let compare = |new: &str, more: &[&str]| {
+        write("new.yaml", new);
+        plan(folder.path(), &[&["--config", "new.yaml", "--against", "old.yaml", "--exit-code"], more].concat())
+    };
+    for (new, why) in [
+        (routes("b", chat, api), "`store` cannot change while the server runs: restart the server"),
+        (
+            routes("a", "0.0.0.0:3000", api),
+            "cannot listen on 0.0.0.0:3000: this server's own listener on localhost:3000, for the protocol `p`",
+        ),
+        (
+            routes("a", chat, "0.0.0.0:4000"),
+            "cannot listen on 0.0.0.0:4000: this server's own listener on localhost:4000, for the REST interface",
+        ),
+    ] {
+        let shown = compare(&new, &[]);
+        assert_eq!(shown.status.code(), Some(1), "{shown:?}");
+        assert!(text(&shown.stdout).starts_with("~ "), "what differs is shown all the same: {shown:?}");
+        assert!(text(&shown.stderr).starts_with(&format!("the reload would be refused\n{why}")), "{shown:?}");
+        let json = compare(&new, &["--json"]);
+        let answer: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+        assert!(answer["refusal"]["diagnostics"].as_str().unwrap().starts_with(why), "{answer}");
+        assert!(answer["changes"].is_array() && json.status.code() == Some(1), "{json:?}");
+    }
+    // Handed over: the same sockets, one of two, two that swap, and another port.
+    for new in [routes("a", "127.0.0.1:3000", api), routes("a", "localhost:4000", "localhost:3000"), routes("a", "0.0.0.0:3001", api)] {
+        let shown = compare(&new, &[]);
+        assert_eq!((shown.status.code(), text(&shown.stderr)), (Some(3), ""), "{new} {shown:?}");
+    }
+    let invalid = compare("version: 2\n", &["--json"]);
+    let answer: serde_json::Value = serde_json::from_slice(&invalid.stdout).unwrap();
+    assert_eq!((&answer["refusal"]["why"], invalid.status.code()), (&"invalid".into(), Some(1)), "{answer}");
+}
+
+#[test]
+fn a_running_server_is_asked() {
+    let server = Setup::own("").env("API_TOKEN", "secret").start();
+    let folder = two_configurations();
+    let (folder, url) = (folder.path(), server.http("api", ""));
+    let ask = |folder: &std::path::Path, token: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tramline"));
+        let arguments = [&["plan", "--url", &url], more].concat();
+        command.current_dir(folder).args(arguments).env_remove("RUST_LOG").env("TRAMLINE_TOKEN", token).output().unwrap()
+    };
+    let own = server.setup().path("");
+    let same = ask(&own, "secret", &[]);
+    assert_eq!((same.status.code(), text(&same.stdout), text(&same.stderr)), (Some(0), "no difference\n", ""));
+    // The server reads its own file, whatever is named here.
+    let other = ask(folder, "secret", &["--config", "new/routes.yaml"]);
+    let told = format!("note: the server reads {}, not new/routes.yaml: ", own.join("routes.yaml").display());
+    assert!(other.status.success() && text(&other.stderr).starts_with(&told), "{other:?}");
+    assert!(text(&other.stderr).contains("`--against FILE`"), "{other:?}");
+    // An empty variable is none: then the token is that of the file, which the server does not know.
+    for (token, told) in [("", "`api.token`"), ("wrong", "TRAMLINE_TOKEN")] {
+        let refused = ask(folder, token, &["--config", "new/routes.yaml", "--json"]);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(text(&refused.stderr).contains(": 401 ") && text(&refused.stderr).contains(told), "{refused:?}");
+        let answer: serde_json::Value = serde_json::from_slice(&refused.stdout).unwrap();
+        assert_eq!(answer["status"], 401, "programs get the answer");
+    }
+    // Refused, for people and for programs.
+    let written = std::fs::read_to_string(own.join("routes.yaml")).unwrap();
+    std::fs::write(own.join("routes.yaml"), format!("{written}chanels: {{}}\n")).unwrap();
+    let refused = ask(&own, "secret", &["--json"]);
+    let answer: serde_json::Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!((&answer["refusal"]["why"], refused.status.code()), (&"invalid".into(), Some(1)), "{refused:?}");
+    assert!(text(&refused.stderr).contains("the reload would be refused\nroutes.yaml:"), "{refused:?}");
 }
 
 #[test]

@@ -377,6 +377,42 @@ fn every_function_for_scripts_is_listed() {
     assert_eq!(listed(&text, "<!-- conn -->"), members);
 }
 
+/// Whether a plugin with this text is valid, beside one named `words`.
+fn compiles(text: &str) -> Result<(), String> {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("plugins")).unwrap();
+    fs::write(folder.path().join("routes.yaml"), "version: 1\n").unwrap();
+    fs::write(folder.path().join("plugins/words.rhai"), "fn small(text) { text }\n").unwrap();
+    fs::write(folder.path().join("plugins/example.rhai"), text).unwrap();
+    let loaded = tramline::config::load(&folder.path().join("routes.yaml"), &|_| None);
+    let lines = |found: Vec<tramline::config::diagnostic::Diagnostic>| found.iter().map(|one| one.line()).collect::<Vec<_>>().join("\n");
+    tramline::runtime::build(loaded, None).map(|_| ()).map_err(lines)
+}
+
+#[test]
+fn every_piece_of_script_in_the_text_compiles() {
+    let (_held, text) = readme();
+    let scripts = text.split("\n## Scripts\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let quoted = Regex::new("`([^`]+)`").unwrap();
+    let pieces: Vec<&str> = quoted.captures_iter(scripts).map(|found| found.get(1).unwrap().as_str()).collect();
+    let is_statement =
+        |piece: &&&str| !piece.contains('…') && ["import ", "throw ", ";", "?.", "[\""].iter().any(|mark| piece.contains(mark));
+    let statements: Vec<&&str> = pieces.iter().filter(is_statement).collect();
+    assert!(statements.len() >= 4, "the pieces are not found: {statements:?}");
+    for piece in statements {
+        let plugin = if piece.starts_with("import ") { (*piece).to_owned() } else { format!("fn f(msg, event) {{ {piece} }}") };
+        assert_eq!(compiles(&plugin), Ok(()), "{piece}");
+    }
+    let (_, trap) = scripts.split_once("\n- Reserved words").unwrap();
+    let words: Vec<&str> = quoted.captures_iter(trap.lines().next().unwrap()).map(|found| found.get(1).unwrap().as_str()).collect();
+    let words: Vec<&&str> = words.iter().filter(|word| word.chars().all(|c| c.is_ascii_lowercase())).collect();
+    assert!(words.len() > 20, "{words:?}");
+    for word in words {
+        assert!(compiles(&format!("fn f(msg) {{ let {word} = 1; {word} }}")).is_err(), "`{word}` is not reserved");
+    }
+    assert_eq!(compiles("fn f(msg) { let free = 1; free }"), Ok(()));
+}
+
 #[test]
 fn every_metric_is_listed() {
     let (now, mut rows) = (Now::read(), Vec::new());
@@ -433,7 +469,7 @@ fn shown(name: &str, written: &str) -> Option<String> {
         None => product(written)?,
     };
     let is_bytes = name.contains("BYTES") || written.contains("<<");
-    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let unit = units.iter().find(|(size, _)| is_bytes && value % size == 0).map(|(size, unit)| format!("{} {unit}", value / size));
     Some(unit.unwrap_or_else(|| if is_bytes { format!("{value} bytes") } else { value.to_string() }))
 }
@@ -458,17 +494,20 @@ fn every_bound_is_listed_with_its_value() {
     let (_held, mut text) = readme();
     let known = bounds();
     assert!(known.len() > 30, "the bounds are not read: {known:?}");
-    let marker = "<!-- bounds -->";
-    let rows = rows_behind(&text, marker);
-    let named: BTreeSet<String> = rows.iter().map(|row| row[3].trim_matches('`').to_owned()).filter(|name| !name.is_empty()).collect();
+    let constant = Regex::new("`((?:[a-z_]+::)+[A-Z_]+)`").unwrap();
+    let parts = text.split("<!-- bounds -->").skip(1);
+    let rows = parts.flat_map(|part| rows_behind(part, "")).filter_map(|row| Some((constant.captures(&row[3])?[1].to_owned(), row)));
+    let rows: Vec<(String, Vec<String>)> = rows.collect();
+    let named = set(rows.iter().map(|(name, _)| name.clone()));
+    assert_eq!(named.len(), rows.len(), "a bound has two rows");
     let known_names = set(known.keys().cloned());
     assert_eq!((&known_names - &named, &named - &known_names), Default::default(), "bounds that are missing, and that are none");
-    for row in rows.iter().filter(|row| !row[3].is_empty()) {
-        let value = &known[row[3].trim_matches('`')];
+    for (name, row) in rows {
+        let value = &known[&name];
         if updating() {
             text = text.replace(&format!("| {} |", row.join(" | ")), &format!("| {} | {value} | {} | {} |", row[0], row[2], row[3]));
         } else {
-            assert_eq!(&row[1], value, "{}: UPDATE=1 cargo test --test main readme", row[3]);
+            assert_eq!(&row[1], value, "{name}: UPDATE=1 cargo test --test main readme");
         }
     }
     if updating() {

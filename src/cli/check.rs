@@ -1,9 +1,12 @@
-//! `tramline check`: prints everything that is wrong with a routes file and its plugins.
+//! `tramline check`: prints everything that is wrong with a routes file, its plugins and its certificates.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
 use super::{load, say};
+use crate::config::plan::TlsPlan;
+use crate::http::certificate::{Expiry, expiry};
 
 pub(super) fn run(path: &Path) -> ExitCode {
     match load(path) {
@@ -16,6 +19,13 @@ pub(super) fn run(path: &Path) -> ExitCode {
                 count(plan.channels.len(), "channel"),
                 count(plan.sources.len(), "source")
             ));
+            let certificates: BTreeMap<&Path, &TlsPlan> = plan.tls().map(|tls| (&*tls.cert, tls)).collect();
+            for (cert, tls) in certificates {
+                let Some(Expiry { is_past, at }) = expiry(tls) else { continue };
+                let what = if is_past { "expired" } else { "expires soon" };
+                let then = if is_past { "clients refuse it; " } else { "" };
+                say(&format!("warning: the certificate in {} {what}, at {at}: {then}put a renewed one in its place\n", cert.display()));
+            }
             ExitCode::SUCCESS
         }
         Err(text) => {

@@ -99,7 +99,8 @@ fn load(path: &Path) -> Result<Runtime, String> {
 fn faults(found: &[Diagnostic], files: &Files) -> String {
     let count = diagnostic::distinct(found);
     let noun = if count == 1 { "error" } else { "errors" };
-    format!("{}{count} {noun}\n", diagnostic::render(found, files))
+    let more = if count >= config::DIAGNOSTICS_MAX { "; there may be more, which are not reported at once" } else { "" };
+    format!("{}{count} {noun}{more}\n", diagnostic::render(found, files))
 }
 
 /// Writes to standard output. It is not an error if nobody reads it any more.

@@ -44,12 +44,21 @@ pub type Read = Result<Arc<CertifiedKey>, InvalidCertificate>;
 
 /// Reads a certificate and a key that belong together.
 pub fn read(cert_file: &Path, key_file: &Path) -> Read {
-    let pair = CertifiedKey::from_der(chain(cert_file)?, key(key_file)?, &ring::default_provider());
+    let chain = chain(cert_file)?;
+    let is_old = chain.first().is_some_and(|first| is_version_1(first).unwrap_or(false));
+    let pair = CertifiedKey::from_der(chain, key(key_file)?, &ring::default_provider());
     pair.map(Arc::new).map_err(|error| match error {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => InvalidCertificate {
             which: Which::Key,
             why: format!("the key in {} does not belong to the certificate in {}", key_file.display(), cert_file.display()),
             hint: Some("the first certificate in `cert` must be the one for this key; those of its issuers follow"),
+        },
+        rustls::Error::InvalidCertificate(_) if is_old => InvalidCertificate {
+            which: Which::Certificate,
+            why: format!("the first certificate in {} is of version 1 of X.509, which clients do not accept for TLS", cert_file.display()),
+            hint: Some(
+                "make one of version 3 with the host in its `subjectAltName`: `openssl req -x509 … -addext subjectAltName=DNS:HOST`",
+            ),
         },
         rustls::Error::InvalidCertificate(why) => InvalidCertificate {
             which: Which::Certificate,
@@ -69,11 +78,21 @@ pub fn expires(pair: &CertifiedKey) -> Option<Duration> {
     pair.cert.iter().filter_map(|certificate| not_after(certificate).ok()).min()
 }
 
+/// The fields of a certificate, without its signature.
+fn to_be_signed(certificate: &[u8]) -> der::Result<&[u8]> {
+    let whole = AnyRef::from_der(certificate)?;
+    let signed: AnyRef<'_> = SliceReader::new(whole.value())?.decode()?;
+    Ok(signed.value())
+}
+
+/// Whether a certificate says no version, which means the first.
+fn is_version_1(certificate: &[u8]) -> der::Result<bool> {
+    Ok(!SliceReader::new(to_be_signed(certificate)?)?.peek_tag()?.is_context_specific())
+}
+
 /// The end of `validity` (RFC 5280, section 4.1).
 fn not_after(certificate: &[u8]) -> der::Result<Duration> {
-    let whole = AnyRef::from_der(certificate)?;
-    let to_be_signed: AnyRef<'_> = SliceReader::new(whole.value())?.decode()?;
-    let mut fields = SliceReader::new(to_be_signed.value())?;
+    let mut fields = SliceReader::new(to_be_signed(certificate)?)?;
     // The version, where it is said; the serial number, the algorithm, the issuer.
     let before = if fields.peek_tag()?.is_context_specific() { 4 } else { 3 };
     for _ in 0..before {

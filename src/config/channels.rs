@@ -235,13 +235,14 @@ fn promise(fields: &mut Fields<'_>) -> Promise {
 
 /// A word, `{ latest_by: $event.data.id }` or `{ concat: field }`.
 fn on_slow(all: &Collected, node: &Node) -> Option<OnSlow> {
-    let hint = match node.as_text() {
+    let meant = node.as_text().and_then(|word| nearest(word, ["disconnect", "drop_oldest", "drop_newest", "latest_by", "concat"]));
+    let hint = match meant {
         Some("latest_by") => Some("write the key: `{ latest_by: $event.data.id }`"),
         Some("concat") => Some("name a text in the data: `{ concat: delta }`"),
         _ => None,
     };
-    if let Some(hint) = hint {
-        let message = format!("`{}` needs a value", node.as_text().unwrap_or_default());
+    if let (Some(hint), Some(meant)) = (hint, meant) {
+        let message = format!("`{meant}` needs a value");
         all.report(Diagnostic::new(codes::VALUE, node.span.clone(), message).hint(hint));
         return None;
     }

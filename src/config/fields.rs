@@ -14,8 +14,24 @@ use super::plan::{ExpressionUse, FnRef, FunctionUse, Role, SourceSpan};
 use crate::model::id::RowId;
 use crate::model::{PluginName, SourceLocation};
 
-/// More mistakes than this in one file are not reported.
-const DIAGNOSTICS_MAX: usize = 200;
+/// More mistakes than this in the files of a configuration are not reported.
+pub const DIAGNOSTICS_MAX: usize = 200;
+
+/// Keys that are easily written in the wrong map, and whose they are.
+const ELSEWHERE: [(&str, &str); 12] = [
+    ("on_slow", "a channel"),
+    ("history", "a channel"),
+    ("audience", "a channel"),
+    ("keep", "`history`"),
+    ("tail", "`history`"),
+    ("rate", "`limits`"),
+    ("user_rate", "`limits`"),
+    ("address_rate", "`limits`"),
+    ("connect_rate", "`limits`"),
+    ("outbox", "`limits`"),
+    ("slow", "`limits`"),
+    ("subscriptions", "`limits`"),
+];
 
 /// What reading collects besides the plan.
 #[derive(Default)]
@@ -177,7 +193,14 @@ impl<'a> Fields<'a> {
         let free: Vec<&'static str> = self.asked.iter().copied().filter(|key| !self.has(key)).collect();
         for entry in unknown {
             let near = nearest(&entry.key, free.iter().copied());
-            let hint = near.map_or_else(|| format!("known here: {}", self.asked.join(", ")), |near| format!("did you mean `{near}`?"));
+            let hint = match (near, nearest(&entry.key, self.asked.iter().copied())) {
+                (Some(near), _) => format!("did you mean `{near}`?"),
+                (None, Some(taken)) => format!("did you mean `{taken}`? It is there already; a key may appear once"),
+                (None, None) => match ELSEWHERE.iter().find(|(key, _)| **key == *entry.key) {
+                    Some((key, home)) => format!("`{key}` is a key of {home}"),
+                    None => format!("known here: {}", self.asked.join(", ")),
+                },
+            };
             meant.extend(near);
             let message = format!("{} has no key `{}`", self.what, entry.key);
             self.all.report(Diagnostic::new(codes::UNKNOWN_KEY, entry.key_span.clone(), message).hint(hint));
@@ -203,10 +226,12 @@ pub(super) fn nearest<'w>(written: &str, known: impl IntoIterator<Item = &'w str
     let length = written.chars().count();
     let comparable = |word: &&str| length <= CHARS_MAX && word.len() <= CHARS_MAX;
     let allowed = (length / 3).max(1);
+    // Half a word is a mistake like any other.
+    let begins = |word: &str| length >= 4 && word.starts_with(written);
     let near = known
         .into_iter()
         .filter(comparable)
-        .map(|word| (strsim::osa_distance(written, word), word))
+        .map(|word| (if begins(word) { 1 } else { strsim::osa_distance(written, word) }, word))
         .filter(|(distance, _)| *distance <= allowed);
     near.min_by_key(|(distance, _)| *distance).map(|(_, word)| word)
 }

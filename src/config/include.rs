@@ -49,7 +49,15 @@ impl<'a> Reader<'a> {
                 self.seen.insert(path.clone());
                 self.tree(path, Path::new(""), shown, text);
             }
-            Err(why) => self.all.report(Diagnostic::placeless(codes::FILE, format!("{shown}: {why}"))),
+            Err(why) => {
+                let diagnostic = Diagnostic::placeless(codes::FILE, format!("{shown}: {why}"));
+                self.all.report(match why {
+                    files::Error::Io(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                        diagnostic.hint("run tramline in the folder of the routes file, or name the file: `--config FILE`")
+                    }
+                    _ => diagnostic,
+                });
+            }
         }
         self.trees
     }

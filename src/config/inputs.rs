@@ -19,6 +19,8 @@ pub(super) type Hash = [u8; 32];
 /// The files of a configuration, including those that were looked for and did not exist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inputs {
+    /// The routes file, with its whole path.
+    main: PathBuf,
     files: BTreeMap<PathBuf, Content>,
     /// The folder of the plugins and the names of those in it. `None`: it cannot be read.
     plugins: Option<(PathBuf, Option<Vec<String>>)>,
@@ -51,6 +53,16 @@ impl Content {
 }
 
 impl Inputs {
+    /// Stores which file is the routes file.
+    pub(super) fn begin(&mut self, main: &Path) {
+        self.main = std::path::absolute(main).unwrap_or_else(|_| main.to_owned());
+    }
+
+    /// The routes file, with its whole path; links are not followed.
+    pub fn main(&self) -> &Path {
+        &self.main
+    }
+
     /// Stores what was read from a file.
     pub(super) fn keep(&mut self, path: &Path, read: &Result<String, files::Error>) {
         let content = match read {
@@ -84,7 +96,7 @@ impl Inputs {
         self.plugins.as_ref().map(|(folder, _)| folder.as_path())
     }
 
-    /// Reads everything again and returns the first file that is different, if any is.
+    /// Whether nothing was read.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty() && self.plugins.is_none()
     }
@@ -93,7 +105,7 @@ impl Inputs {
     #[must_use]
     pub fn only<'a>(&self, paths: impl IntoIterator<Item = &'a Path>) -> Self {
         let files = paths.into_iter().filter_map(|path| Some((path.to_owned(), self.content(path)?))).collect();
-        Self { files, plugins: None }
+        Self { main: self.main.clone(), files, plugins: None }
     }
 
     /// All of them and others. Of a file that both have, what these say of it counts.
@@ -105,7 +117,7 @@ impl Inputs {
         self
     }
 
-    /// Reads everything again and says what is different, if anything is.
+    /// Reads everything again and returns the first file that is different, if any is.
     pub fn changed(&self) -> Option<&Path> {
         let listed = |(folder, names): &(PathBuf, Option<Vec<String>>)| plugins::names(folder).ok() == *names;
         let folder = self.plugins.as_ref().filter(|folder| !listed(folder)).map(|(folder, _)| folder);

@@ -49,6 +49,7 @@ pub struct Loaded {
 /// Reads a routes file, what it includes, and the plugins next to it. `env` gives environment variables.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Loaded {
     let all = Collected::default();
+    all.inputs.borrow_mut().begin(path);
     let mut files = Files::new();
     let folder = path.parent().unwrap_or(Path::new(""));
     let trees = Reader::new(&all, env, folder, &mut files).read(path);

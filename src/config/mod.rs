@@ -36,6 +36,7 @@ mod units;
 mod values;
 
 pub use codes::CODES;
+pub use fields::DIAGNOSTICS_MAX;
 pub use inputs::Inputs;
 pub use load::{Loaded, load};
 pub use outline::{Outline, PluginOutline};

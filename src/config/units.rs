@@ -60,7 +60,7 @@ fn bytes(text: &str, most: u64, shown: &str) -> Result<u64, String> {
 
 /// `100/60s`, `20/s`, `20/s burst 40`.
 pub(super) fn rate(text: &str) -> Result<Rate, String> {
-    let wrong = || format!("`{text}` is not a valid rate; write `100/60s`, `20/s` or `20/s burst 40`");
+    let wrong = || format!("`{text}` is not a valid rate; write `100/60s`, `20/s`, `20/s burst 40`, or `none` for no limit");
     let (rate, burst) = text.split_once(" burst ").map_or((text, None), |(rate, burst)| (rate, Some(burst)));
     let (count, per) = rate.split_once('/').ok_or_else(wrong)?;
     let number = |text: &str| text.trim().parse::<NonZeroU32>().map_err(|_| wrong());

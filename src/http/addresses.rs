@@ -25,7 +25,7 @@ pub struct AddressPermit {
 }
 
 impl Addresses {
-    /// Nobody is there yet.
+    /// No address has a socket yet.
     pub fn new() -> Arc<Self> {
         Arc::new(Self { open: Mutex::default() })
     }

@@ -46,7 +46,7 @@ pub async fn read_json(parts: &Parts, body: Body, bytes_max: usize) -> Result<Op
     }
 }
 
-/// Refuses a body that does not say that it is JSON. One of a GET means nothing.
+/// Refuses a body that does not say that it is JSON. The body of a GET has no meaning.
 pub fn check_kind(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
     if has_body(headers) && method != Method::GET { guard::check_json(headers) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! What handshakes with a certificate are made with, and how long it may be used. Knows neither its files nor when they change.
+//! The TLS configuration that belongs to a certificate, and when the certificate expires. Knows neither its files nor when they change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::config::certificate;
 use crate::config::plan::TlsPlan;
 use crate::model::{Now, clock};
 
-/// How long before a certificate expires the log says so.
+/// A certificate that expires within this time is reported.
 const WARN_BEFORE: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// The one certificate for whatever name a client asks for.
@@ -25,8 +25,8 @@ impl ResolvesServerCert for Only {
     }
 }
 
-/// The configuration of handshakes: TLS 1.2 and 1.3, only HTTP/1.1. Clients that come back may resume what was agreed before, by a
-/// ticket that costs the server no memory.
+/// The configuration of handshakes: TLS 1.2 and 1.3, only HTTP/1.1. Clients may resume an earlier session with a
+/// ticket, which costs the server no memory.
 pub fn handshakes(plan: &TlsPlan) -> Result<Arc<ServerConfig>, rustls::Error> {
     let provider = Arc::new(ring::default_provider());
     let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
@@ -36,15 +36,28 @@ pub fn handshakes(plan: &TlsPlan) -> Result<Arc<ServerConfig>, rustls::Error> {
     Ok(Arc::new(config))
 }
 
+/// A certificate that clients refuse, or will refuse soon.
+pub struct Expiry {
+    /// Whether clients refuse it already.
+    pub is_past: bool,
+    /// The end of its validity.
+    pub at: String,
+}
+
+/// When a certificate expires, if that is soon or past.
+pub fn expiry(plan: &TlsPlan) -> Option<Expiry> {
+    let expires_ms = i64::try_from(certificate::expires(&plan.pair)?.as_millis()).unwrap_or(i64::MAX);
+    let left_ms = expires_ms.saturating_sub(Now::read().wall_ms);
+    let is_past = left_ms <= 0;
+    (is_past || left_ms.unsigned_abs() < WARN_BEFORE.as_millis() as u64).then(|| Expiry { is_past, at: clock::iso(expires_ms) })
+}
+
 /// Logs if a certificate expires soon, or has expired.
 pub fn warn(plan: &TlsPlan) {
-    let Some(expires) = certificate::expires(&plan.pair) else { return };
-    let expires_ms = i64::try_from(expires.as_millis()).unwrap_or(i64::MAX);
-    let left_ms = expires_ms.saturating_sub(Now::read().wall_ms);
-    let (cert, at) = (plan.cert.display(), clock::iso(expires_ms));
-    if left_ms <= 0 {
-        tracing::error!(%cert, %at, "a certificate has expired: clients refuse it");
-    } else if left_ms.unsigned_abs() < WARN_BEFORE.as_millis() as u64 {
-        tracing::warn!(%cert, %at, "a certificate expires soon");
+    let cert = plan.cert.display();
+    match expiry(plan) {
+        Some(Expiry { is_past: true, at }) => tracing::error!(%cert, %at, "a certificate has expired: clients refuse it"),
+        Some(Expiry { is_past: false, at }) => tracing::warn!(%cert, %at, "a certificate expires soon"),
+        None => {}
     }
 }

@@ -1,6 +1,8 @@
 //! Sockets to listen on and the loop that accepts: TLS, time-outs, bounds, no delay, an orderly stop.
 //! Knows nothing of what is served.
 
+mod progress;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,7 +17,7 @@ use axum::http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -30,9 +32,14 @@ use crate::connection::stream::Stream;
 use crate::http::addresses::{AddressPermit, Addresses};
 use crate::tasks::Core;
 use crate::telemetry::metrics::SocketMetrics;
+use progress::{AnswerBody, Progress};
+pub use progress::{Waited, WatchedStream};
 
 /// How long a client may take over a request's head, the wait for the next request on a kept connection included.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
+
+/// How long a client may take over the rest of a request's head once the server stops.
+const LAST_HEAD_WITHIN: Duration = Duration::from_millis(500);
 
 /// The largest request head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -56,7 +63,7 @@ const QUEUED_SOCKETS_MAX: u32 = 16_384;
 /// How long accepting pauses after an error, doubled with each that follows.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The longest such rest.
+/// The longest pause.
 const PAUSE_LONGEST: Duration = Duration::from_secs(1);
 
 /// The sockets of one address.
@@ -108,7 +115,7 @@ pub async fn bind(listen: &Listen, held: &[Arc<TcpListener>]) -> io::Result<Boun
 }
 
 fn is_without_ipv6(error: &io::Error) -> bool {
-    /// EAFNOSUPPORT of Linux and macOS, which has no kind.
+    /// EAFNOSUPPORT of Linux and macOS, for which there is no `ErrorKind`.
     const NO_SUCH_FAMILY: [i32; 2] = [97, 47];
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
         || error.raw_os_error().is_some_and(|code| NO_SUCH_FAMILY.contains(&code))
@@ -143,16 +150,19 @@ struct Acceptor<S> {
     handshakes: Semaphore,
     addresses: Arc<Addresses>,
     tasks: TaskTracker,
+    waited: Arc<Waited>,
     stop: CancellationToken,
 }
 
-/// Accepts until `stop` fires. Each connection is a task of `tasks`; accepting is one of `core`.
+/// Accepts until `stop` fires. Each connection is a task of `tasks`; accepting is one of `core`. Who is still being answered when
+/// `stop` fires is in `waited`.
 pub fn serve<S: Serve>(
     bound: Bound,
     options: Arc<ArcSwap<ListenerOptions>>,
     routes: &Arc<S>,
     core: &Core,
     tasks: &TaskTracker,
+    waited: &Arc<Waited>,
     stop: &CancellationToken,
 ) {
     let acceptor = Arc::new(Acceptor {
@@ -162,6 +172,7 @@ pub fn serve<S: Serve>(
         addresses: Addresses::new(),
         options,
         tasks: tasks.clone(),
+        waited: waited.clone(),
         stop: stop.clone(),
     });
     for socket in bound.sockets {
@@ -169,7 +180,7 @@ pub fn serve<S: Serve>(
     }
 }
 
-/// Yields to other tasks: tokio makes a loop that never waits do so.
+/// Other tasks get their turn even if this loop never waits: tokio makes it yield.
 async fn accept<S: Serve>(listener: Arc<TcpListener>, acceptor: Arc<Acceptor<S>>) {
     let mut pause = PAUSE;
     loop {
@@ -196,8 +207,17 @@ async fn accept<S: Serve>(listener: Arc<TcpListener>, acceptor: Arc<Acceptor<S>>
             }
             Err(error) if is_of_one_client(&error) => {}
             Err(error) => {
-                // Out of file descriptors, mostly: others must close first.
-                tracing::warn!(%error, ?pause, "cannot accept a connection");
+                if is_out_of_files(&error) {
+                    let hint = "raise the limit (`ulimit -n`, or `LimitNOFILE=` of systemd) and restart, or lower `limits.connections`";
+                    tracing::error!(
+                        %error,
+                        ?pause,
+                        hint,
+                        "cannot accept a connection: no more files may be open, and a socket counts as one; clients wait until others close"
+                    );
+                } else {
+                    tracing::warn!(%error, ?pause, "cannot accept a connection");
+                }
                 tokio::select! {
                     () = acceptor.stop.cancelled() => return,
                     () = sleep(pause) => pause = (pause * 2).min(PAUSE_LONGEST),
@@ -211,6 +231,13 @@ async fn accept<S: Serve>(listener: Arc<TcpListener>, acceptor: Arc<Acceptor<S>>
 fn is_of_one_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Whether the process, or the system, has as many open files as it may.
+fn is_out_of_files(error: &io::Error) -> bool {
+    /// EMFILE and ENFILE of Linux and macOS, for which there is no `ErrorKind`.
+    const TOO_MANY: [i32; 2] = [24, 23];
+    error.raw_os_error().is_some_and(|code| TOO_MANY.contains(&code))
 }
 
 /// Resets the socket. An answer would cost a task, and with TLS a handshake; an orderly close would keep the pair of addresses in
@@ -243,7 +270,7 @@ async fn connection<S: Serve>(
             match shaken {
                 Ok(Stream::Plain(tcp)) => {
                     options.metrics.handshakes_failed.inc();
-                    return requests(Stream::Plain(tcp), &acceptor.stop, peer, async |_| not_tls()).await;
+                    return requests(Stream::Plain(tcp), &acceptor, peer, async |_| not_tls()).await;
                 }
                 Ok(stream) => stream,
                 Err(error) => {
@@ -254,7 +281,7 @@ async fn connection<S: Serve>(
             }
         }
     };
-    requests(stream, &acceptor.stop, peer, |mut request: Request<Incoming>| {
+    requests(stream, &acceptor, peer, |mut request: Request<Incoming>| {
         request.extensions_mut().insert(permit.clone());
         acceptor.routes.clone().serve(request, peer)
     })
@@ -286,27 +313,37 @@ fn not_tls() -> Response<Body> {
     response
 }
 
-/// Answers the requests of one stream until it ends, or is upgraded, or `stop` fires.
-async fn requests<A>(stream: Stream, stop: &CancellationToken, peer: SocketAddr, answer: impl Fn(Request<Incoming>) -> A)
+/// Answers the requests of one stream until it ends, or is upgraded, or the listener stops. Then what is being answered is
+/// answered, and a client in the middle of a request's head gets a moment for the rest of it.
+async fn requests<S, A>(stream: Stream, acceptor: &Acceptor<S>, peer: SocketAddr, answer: impl Fn(Request<Incoming>) -> A)
 where
     A: Future<Output = Response<Body>>,
 {
+    let progress = Progress::new(peer);
     let service = service_fn(|request| {
+        let answering = progress.begin(&request);
         let answer = answer(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move { Ok::<_, Infallible>(answer.await.map(|body| AnswerBody { body, _answering: answering })) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(WatchedStream::new(stream, progress.clone()), service)
         .with_upgrades();
     let mut served = pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = acceptor.stop.cancelled() => {
             served.as_mut().graceful_shutdown();
-            served.await
+            let _waited_for = acceptor.waited.add(&progress);
+            loop {
+                match timeout(LAST_HEAD_WITHIN, served.as_mut()).await {
+                    Ok(ended) => break ended,
+                    Err(_) if progress.is_answering() => {}
+                    Err(_) => return,
+                }
+            }
         }
     };
     if let Err(error) = ended {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::plan::{Listen, TlsPlan};
 use crate::http::api::{Api, ApiRoutes};
 use crate::http::certificate;
-use crate::http::listen::{Bound, HANDSHAKES_MAX, ListenerOptions, bind, serve};
+use crate::http::listen::{Bound, HANDSHAKES_MAX, ListenerOptions, Waited, bind, serve};
 use crate::http::routes::Routes;
 use crate::http::upgrade::Upgrader;
 use crate::live::Live;
@@ -119,6 +119,7 @@ pub struct Listeners {
     metrics: Arc<SocketMetrics>,
     core: Core,
     tasks: TaskTracker,
+    waited: Arc<Waited>,
     stop: CancellationToken,
     // Protects the set of open listeners. Held for a change or a look-up.
     open: Mutex<BTreeMap<Name, Open>>,
@@ -130,11 +131,16 @@ impl Listeners {
         self.open.lock().clear();
     }
 
-    /// None is open.
+    /// The requests that a stop waits for.
+    pub fn waited(&self) -> Vec<String> {
+        self.waited.names()
+    }
+
+    /// No listener is open yet.
     pub fn new(live: Arc<Live>, upgrader: Upgrader, api: Arc<Api>, core: Core) -> Self {
         let metrics = live.metrics.sockets();
         let (tasks, stop) = (upgrader.tasks.clone(), upgrader.stop.clone());
-        Self { live, upgrader, api, metrics, core, tasks, stop, open: Mutex::default() }
+        Self { live, upgrader, api, metrics, core, tasks, waited: Arc::default(), stop, open: Mutex::default() }
     }
 
     /// Binds new listeners, or takes over the sockets of those that end, and makes ready what new or changed certificates need.
@@ -162,7 +168,7 @@ impl Listeners {
         Ok(prepared)
     }
 
-    /// Why an address cannot be bound: one of our own listeners may have it.
+    /// Why an address cannot be bound: one of the server's own listeners may have it.
     fn cannot_bind(&self, listen: &Listen, error: std::io::Error, next: &Runtime) -> CannotListen {
         let is_in_the_way = |(name, open): (&Name, &Open)| {
             let other = Listen { port: open.address.port(), ..name.listen().clone() };
@@ -170,13 +176,7 @@ impl Listeners {
         };
         let found = if error.kind() == ErrorKind::AddrInUse { self.open.lock().iter().find_map(is_in_the_way) } else { None };
         let Some((name, other)) = found else { return CannotListen::Bind { listen: listen.clone(), error } };
-        let stays = wanted(next).any(|(wanted, _)| wanted == name);
-        let hint = if stays {
-            "use another port for one of them"
-        } else {
-            "an address is handed over only as it is: restart the server, or reload twice, with another port in between"
-        };
-        CannotListen::Own { listen: listen.clone(), other, user: user(&self.live.current().runtime, &name), hint }
+        own_in_the_way(listen, &name, other, &self.live.current().runtime, next)
     }
 
     /// Serves new listeners, applies changed TLS, and ends removed listeners.
@@ -225,11 +225,11 @@ impl Listeners {
         match name {
             Name::Serving(key) => {
                 let routes = Routes::new(self.live.clone(), self.upgrader.clone(), key.clone());
-                serve(bound, options, &Arc::new(routes), &self.core, &self.tasks, &stop);
+                serve(bound, options, &Arc::new(routes), &self.core, &self.tasks, &self.waited, &stop);
             }
             Name::Api(listen) => {
                 let routes = ApiRoutes::new(self.api.clone(), listen);
-                serve(bound, options, &Arc::new(routes), &self.core, &self.tasks, &stop);
+                serve(bound, options, &Arc::new(routes), &self.core, &self.tasks, &self.waited, &stop);
             }
         }
         open
@@ -274,6 +274,33 @@ fn wanted(runtime: &Runtime) -> impl Iterator<Item = (Name, Option<&TlsPlan>)> {
     let serving = runtime.listeners.iter().map(|listener| (Name::Serving(listener.key.clone()), listener.tls.as_ref()));
     let api = &runtime.plan.api;
     serving.chain([(Name::Api(api.listen.clone()), api.tls.as_ref())])
+}
+
+/// The first listener that a server with one configuration could not open to take over another, as far as the two show it:
+/// other programs may have an address too.
+pub fn foreseen(before: &Runtime, next: &Runtime) -> Option<CannotListen> {
+    let [held, wanted] = [before, next].map(|runtime| wanted(runtime).map(|(name, _)| name).collect::<Vec<_>>());
+    let is_handed_over = |ip: &IpAddr, port| {
+        held.iter().any(|name| !wanted.contains(name) && name.listen().port == port && name.listen().ips().contains(ip))
+    };
+    wanted.iter().filter(|name| !held.contains(name)).find_map(|new| {
+        let listen = new.listen();
+        let alone = listen.ips().into_iter().filter(|ip| !is_handed_over(ip, listen.port));
+        let mut alone = alone.map(|ip| Listen { host: ip.to_string().into(), port: listen.port });
+        let other = alone.find_map(|one| held.iter().find(|name| name.listen().overlaps(&one)))?;
+        Some(own_in_the_way(listen, other, other.listen().clone(), before, next))
+    })
+}
+
+/// A listener of the server's own has an address that another one needs.
+fn own_in_the_way(listen: &Listen, name: &Name, other: Listen, before: &Runtime, next: &Runtime) -> CannotListen {
+    let stays = wanted(next).any(|(wanted, _)| wanted == *name);
+    let hint = if stays {
+        "use another port for one of them"
+    } else {
+        "an address is handed over only as it is: restart the server, or reload twice, with another port in between"
+    };
+    CannotListen::Own { listen: listen.clone(), other, user: user(before, name), hint }
 }
 
 fn secure(plan: &TlsPlan) -> Result<Secured, rustls::Error> {

@@ -85,7 +85,7 @@ struct StoreNow {
     lag_millis: u64,
     /// What was stored since the start.
     committed: Committed,
-    /// Rows the database refused for what they are.
+    /// Rows that the database refused because of their content.
     refused_rows: u64,
     /// Records of connections for which there was no room.
     dropped_records: u64,
@@ -133,7 +133,7 @@ struct Outboxes {
     fullest: usize,
 }
 
-/// How a plugin does.
+/// The numbers of a plugin.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct ScriptNow {
@@ -155,7 +155,7 @@ struct ScriptNow {
 struct Memory {
     /// Taken and not given back.
     live_bytes: u64,
-    /// As the system counts it; nothing where it does not say.
+    /// As the system counts it; missing if the system does not say.
     #[schema(required)]
     resident_bytes: Option<u64>,
 }

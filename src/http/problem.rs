@@ -68,7 +68,17 @@ impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         let status = StatusCode::from_u16(fault.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let retry_after_s = fault.retry_after_s().or((status == StatusCode::SERVICE_UNAVAILABLE).then_some(1));
-        Self { status, detail: fault.message, errors: fault.flaws, kind: fault.code.as_str(), retry_after_s, allow: None, extension: None }
+        Self { status, detail: detail(&fault), errors: fault.flaws, kind: fault.code.as_str(), retry_after_s, allow: None, extension: None }
+    }
+}
+
+/// What happened. A client of a protocol knows which channel it named, and `$error.data` says it; an application may have named many.
+fn detail(fault: &Fault) -> String {
+    let is_default = fault.code == Code::UnknownChannel && fault.message == fault.code.default_message();
+    let data = fault.data.as_ref().filter(|_| is_default).and_then(|data| serde_json::from_str::<serde_json::Value>(data.as_str()).ok());
+    match data.as_ref().and_then(|data| data["channel"].as_str()) {
+        Some(channel) => format!("unknown channel `{channel}`: no key of `channels` matches it"),
+        None => fault.message.clone(),
     }
 }
 
@@ -87,7 +97,7 @@ pub struct Refusal {
     #[schema(minimum = 400, maximum = 599, example = 404)]
     status: u16,
     /// What happened, why, and what to do.
-    #[schema(example = "no channel is named `chta`")]
+    #[schema(example = "unknown channel `chta`: no key of `channels` matches it")]
     detail: String,
     /// Everything that is wrong, if there may be several things.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -131,7 +141,7 @@ impl IntoResponse for Problem {
             headers.insert(ALLOW, allow);
         }
         if self.status == StatusCode::UPGRADE_REQUIRED {
-            // What to upgrade to, as RFC 9110 (15.5.22) and RFC 6455 (4.4) want it said.
+            // What to upgrade to, as RFC 9110 (15.5.22) and RFC 6455 (4.4) require.
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));

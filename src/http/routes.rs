@@ -66,7 +66,7 @@ impl Routes {
         let answered = if preflight {
             Ok(preflight_answer(endpoint))
         } else {
-            // Apart, so that opening a connection does not carry what answering a request needs.
+            // Boxed, so that the future of opening a connection is not as large as that of answering a request.
             Box::pin(self.run(&snapshot, &target, parts, Body::new(incoming), parameters, peer)).await
         };
         let mut response = answered.unwrap_or_else(IntoResponse::into_response);

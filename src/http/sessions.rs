@@ -24,22 +24,22 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Those of this store.
+    /// The sessions of this store.
     pub fn new(store: Store) -> Self {
         Self { store, any: AtomicU8::new(UNKNOWN) }
     }
 
-    /// From now on there are some.
+    /// A session was created: from now on sessions are looked up.
     pub fn noted(&self) {
         self.any.store(SOME, Relaxed);
     }
 
-    /// A session that is not over.
+    /// A session that has not ended.
     pub async fn find(&self, id: &str, now: Now) -> Result<Option<SessionRecord>, StoreError> {
         Ok(self.store.session(id).await?.filter(|session| session.expires_ms > now.wall_ms))
     }
 
-    /// The user of a session, where it is stored, not over, and has one. A store that does not answer keeps nobody out: the
+    /// The user of a session, if the session is stored, has not ended, and has one. A store that does not answer keeps nobody out: the
     /// connection then has no user.
     pub async fn user(&self, id: &str, now: Now) -> Option<UserId> {
         let ask = async { if self.are_any().await? { self.find(id, now).await } else { Ok(None) } };

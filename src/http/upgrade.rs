@@ -12,7 +12,6 @@ use base64::Engine as _;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +22,7 @@ use crate::connection;
 use crate::connection::stream::Stream;
 use crate::http::auth::{self, Identity};
 use crate::http::body::request_view;
-use crate::http::listen::SocketPermit;
+use crate::http::listen::{SocketPermit, WatchedStream};
 use crate::http::problem::Problem;
 use crate::http::sessions::Sessions;
 use crate::hub::Connection;
@@ -44,11 +43,11 @@ const UPGRADE_WITHIN: Duration = Duration::from_secs(10);
 /// Turns requests into connections, each a task of its own.
 #[derive(Clone)]
 pub struct Upgrader {
-    /// Whose tasks they are.
+    /// Tracks the tasks of connections.
     pub tasks: TaskTracker,
-    /// When they are to close.
+    /// Fires when connections must close.
     pub stop: CancellationToken,
-    /// Whose a session is.
+    /// Finds the user of a session.
     pub sessions: Arc<Sessions>,
 }
 
@@ -218,7 +217,7 @@ fn nameless() -> Problem {
 /// The socket under an upgraded connection, and what came with the handshake.
 async fn socket(upgrade: OnUpgrade) -> Option<(Stream, Bytes)> {
     let upgraded: Upgraded = timeout(UPGRADE_WITHIN, upgrade).await.ok()?.ok()?;
-    let parts = upgraded.downcast::<TokioIo<Stream>>().ok()?;
+    let parts = upgraded.downcast::<WatchedStream>().ok()?;
     // A copy, so that hyper's buffer does not live as long as the connection.
     Some((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
 }

@@ -1,4 +1,4 @@
-//! The clock that governor reads: the time of the current decision, which sets it.
+//! The clock that `governor` reads: it shows the time that the current decision has set.
 
 use std::cell::Cell;
 use std::time::Instant;

@@ -88,7 +88,7 @@ impl KeyedLimiter {
         self.keys.load(Ordering::Relaxed)
     }
 
-    /// Whether none is.
+    /// Whether no key is known.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -22,7 +22,7 @@ const FLOOD: u32 = 10;
 /// No bucket takes longer to fill than this. Keeps products of times and counts within 64 bits.
 const FILL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// What a limiter says to one more.
+/// What a limiter answers to one more message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitVerdict {
     /// Within the rate.

@@ -27,8 +27,8 @@ impl Now {
     }
 }
 
-/// Where a server reads the time: the system's clocks, or these moved ahead by a test. Timers are not moved: what waits for
-/// something to pass waits as long.
+/// Where a server reads the time: the system's clocks, or these moved ahead by a test. Timers are not moved: they
+/// take as long as before.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     /// Milliseconds.
@@ -36,12 +36,12 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// One that can be moved ahead.
+    /// A clock that can be moved ahead.
     pub fn movable() -> Self {
         Self { ahead: Some(Arc::default()) }
     }
 
-    /// Moves it, and all its clones, ahead. For one of the system this does nothing.
+    /// Moves it and all its clones ahead. Does nothing to the system's clock.
     pub fn advance(&self, by: Duration) {
         if let Some(ahead) = &self.ahead {
             ahead.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Relaxed);

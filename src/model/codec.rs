@@ -1,4 +1,4 @@
-//! How the messages of a protocol are written, by name. Reading and writing them is somebody else's business.
+//! How the messages of a protocol are written, by name. They are read and written elsewhere.
 
 /// What `codec:` of a protocol says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -51,7 +51,7 @@ impl Json {
         Ok((Self(text), index))
     }
 
-    /// For text that our own encoder or serde_json wrote.
+    /// For text that this crate or serde_json wrote.
     pub fn trusted(text: impl Into<ByteString>) -> Self {
         Self(text.into())
     }

@@ -53,7 +53,7 @@ impl Borrow<str> for ChannelName {
     }
 }
 
-/// Whether a name may hold this.
+/// Whether a text has only characters that a name may have.
 fn all_may_stand(text: &str) -> bool {
     // Only what is not ASCII needs to be decoded: there are control characters up to U+009F.
     let ascii = text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'*');

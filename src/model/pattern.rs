@@ -42,7 +42,7 @@ pub enum Error {
     /// `{name*}` before the end.
     #[error("`{{{0}*}}` matches all that is left, so it must come last")]
     RestNotLast(String),
-    /// Nothing.
+    /// The text is empty.
     #[error("empty")]
     Empty,
 }

@@ -2,7 +2,7 @@
 
 use super::json::{self, Json};
 
-/// Of an event. The more it matters the earlier it is written, and the later it is dropped.
+/// The priority of an event: the higher it is, the earlier the event is written and the later it is dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
     /// Before all others.

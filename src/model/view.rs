@@ -1,5 +1,5 @@
 //! What a script or a template may see of a connection and a subscription: a copy taken when a message passes.
-//! Pure data; whose connection it is and how it is kept is the connection's business.
+//! Pure data: does not know which connection it belongs to, nor how it is kept.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,7 +12,7 @@ pub struct ConnView {
     pub id: ClientId,
     /// Its protocol.
     pub protocol: Arc<str>,
-    /// Whose it is.
+    /// Its user.
     pub user: Option<UserId>,
     /// Its session.
     pub session: Option<SessionId>,
@@ -29,7 +29,7 @@ pub struct ConnView {
 }
 
 impl ConnView {
-    /// Who an event comes from that this connection causes. Made once for each view, at first use.
+    /// The origin of the events that this connection causes. Made once for each view, at first use.
     pub fn origin(&self) -> &Arc<Origin> {
         let who = || Origin {
             source: self.protocol.clone(),
@@ -41,7 +41,7 @@ impl ConnView {
     }
 }
 
-/// What [`ConnView::origin`] made. A copy of a view begins without, so it may be changed.
+/// What [`ConnView::origin`] made. A copy of a view begins without it, so that the copy may be changed.
 #[derive(Debug, Default)]
 pub struct CachedOrigin(OnceLock<Arc<Origin>>);
 

@@ -11,8 +11,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use crate::config::diagnostic::{self, Diagnostic};
-use crate::config::{Inputs, Loaded, Outline};
-use crate::script::Scripts;
+use crate::config::{Inputs, Loaded};
 use crate::tasks::STACK_BYTES;
 use crate::telemetry::memory;
 
@@ -133,14 +132,6 @@ pub(super) async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Se
     }
 }
 
-/// Compiles the scripts, and returns the whole configuration as people compare it.
-pub fn outline(loaded: Loaded) -> Result<Outline, Vec<Diagnostic>> {
-    let (scripts, found) = Scripts::build(&loaded.plugins, &loaded.functions, &loaded.expressions, None);
-    let mut diagnostics = loaded.diagnostics;
-    diagnostics.extend(found);
-    if diagnostics.is_empty() { Ok(loaded.outline.with_plugins(scripts.outlines())) } else { Err(diagnostics) }
-}
-
 /// Reads a routes file with the environment of this process.
 pub fn from_disk(path: &Path) -> impl Fn() -> Loaded + Send + Sync + 'static {
     let path = path.to_owned();
@@ -155,6 +146,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::config::Outline;
 
     const VALID: &str = "version: 1\nchannels: { a: {} }\n";
 
@@ -162,6 +154,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("routes.yaml"), text).unwrap();
         folder
+    }
+
+    fn outline(loaded: Loaded) -> Result<Outline, Vec<Diagnostic>> {
+        crate::reload::reloader::build(loaded, None).map(|(_, outline)| outline)
     }
 
     /// Loads, and calls `after` each time the files have been read.

@@ -250,8 +250,8 @@ impl Reloader {
             Refusal::of(&unusable, self.live.now().wall_ms)
         })?;
         *files = Some(inputs.clone());
-        if runtime.plan.store != before.runtime.plan.store {
-            return Err(refuse(Why::NeedsRestart, "`store` cannot change while the server runs: restart the server\n".into()));
+        if let Some(why) = needs_restart(&before.runtime, &runtime) {
+            return Err(refuse(Why::NeedsRestart, why.into()));
         }
         let mut changes = diff(&in_use.outline, &outline);
         let parts = self.parts.get().ok_or_else(|| refuse(Why::Internal, "the server is still starting\n".into()))?;
@@ -337,11 +337,16 @@ pub fn build(loaded: Loaded, previous: Option<&Runtime>) -> Result<(Runtime, Out
     Ok((runtime, outline))
 }
 
+/// Why a configuration cannot replace another while the server runs, if it cannot.
+pub fn needs_restart(before: &Runtime, next: &Runtime) -> Option<&'static str> {
+    (before.plan.store != next.plan.store).then_some("`store` cannot change while the server runs: restart the server\n")
+}
+
 fn took(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Whether a path is the same as another or leads to a part of it.
+/// Counts what ends with the first change that is at one of these paths or below it.
 fn note(changes: &mut [Change], paths: impl IntoIterator<Item = String>, count: impl FnOnce(&mut Ended)) {
     let at = paths.into_iter().find_map(|path| changes.iter().position(|change| is_within(&change.path, &path)));
     if let Some(change) = at.and_then(|at| changes.get_mut(at)) {
@@ -350,6 +355,6 @@ fn note(changes: &mut [Change], paths: impl IntoIterator<Item = String>, count: 
 }
 
 /// Whether a path leads to a part of what another leads to, or to the same.
-fn is_within(path: &str, whole: &str) -> bool {
+pub fn is_within(path: &str, whole: &str) -> bool {
     path.strip_prefix(whole).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }

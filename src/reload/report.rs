@@ -36,6 +36,10 @@ pub struct Current {
     /// When it came into use.
     #[schema(format = DateTime)]
     pub since: String,
+    /// The routes file, with its whole path.
+    #[serde(rename = "routesFile")]
+    #[schema(example = "/srv/app/routes.yaml")]
+    pub routes_file: String,
     /// The files it was read from.
     pub files: Vec<String>,
 }
@@ -44,7 +48,7 @@ impl Current {
     /// A configuration with its time in milliseconds since the Unix epoch.
     pub fn new(generation: u64, hash: String, since_ms: i64, inputs: &Inputs) -> Self {
         let files = inputs.files().map(|path| path.display().to_string()).collect();
-        Self { generation, hash, since: clock::iso(since_ms), files }
+        Self { generation, hash, since: clock::iso(since_ms), routes_file: inputs.main().display().to_string(), files }
     }
 }
 
@@ -175,7 +179,7 @@ mod tests {
         assert_eq!(
             written,
             json!({
-                "dry": true, "generation": 4, "hash": "3f9a", "since": "1970-01-01T00:00:00.000Z", "files": [],
+                "dry": true, "generation": 4, "hash": "3f9a", "since": "1970-01-01T00:00:00.000Z", "routesFile": "", "files": [],
                 "changes": [{ "path": "channels.a", "change": "removed", "ends": { "subscriptions": 41, "connections": 0, "sources": 0, "listeners": 0 } }],
                 "ended": { "subscriptions": 0, "connections": 0, "sources": 0, "listeners": 0 },
                 "milliseconds": 12,

@@ -75,6 +75,12 @@ impl Supervisor {
         }
     }
 
+    /// The names of those that have not stopped.
+    pub fn running(&self) -> Vec<Arc<str>> {
+        let running = self.running.lock();
+        running.iter().filter(|(_, source)| source.report.lock().state != "stopped").map(|(name, _)| name.clone()).collect()
+    }
+
     /// The state of a source that runs as a task.
     pub fn report(&self, name: &str) -> Option<SourceReport> {
         self.running.lock().get(name).map(|source| source.report.lock().clone())

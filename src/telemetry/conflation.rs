@@ -11,7 +11,7 @@ pub enum Conflation {
     DroppedNewest,
     /// A newer one with the same key took its place.
     Superseded,
-    /// It became one with its neighbour.
+    /// It was merged with the message before it.
     Merged,
 }
 

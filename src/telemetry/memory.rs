@@ -1,12 +1,12 @@
 //! Counts the bytes each thread holds, so that a script can be stopped before it takes too much memory.
 //! Knows nothing of scripts. The counter is plain thread-local arithmetic, added up for the process every 16 KiB.
-#![allow(unsafe_code)] // The one file that may: a global allocator cannot be written without, nor pages given back. Every call is passed on unchanged.
+#![allow(unsafe_code)] // The only file with unsafe code: neither a global allocator nor giving pages back works without it. Every call is passed on unchanged.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicIsize, AtomicU64, Ordering::Relaxed};
 
-/// How far a thread's count runs ahead of the process's before it is added there.
+/// A thread adds its count to that of the process once it differs by this much.
 const STEP_BYTES: isize = 16 * 1024;
 
 thread_local! {

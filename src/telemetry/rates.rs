@@ -11,9 +11,9 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// Things in and out, as totals or per second.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Flow<T> {
-    /// Towards us.
+    /// Received.
     pub r#in: T,
-    /// Away from us.
+    /// Sent.
     pub out: T,
 }
 

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use super::metrics::{Counter, Metrics, Named, PatternMetrics, ProtocolMetrics, RouteMetrics, SourceMetrics, snapshot};
 use crate::model::Now;
 
+/// Every kind of thing.
+pub const KINDS: [&str; 8] = ["total", "channel", "drop", "protocol", "fault", "close", "route", "source"];
+
 /// Which counter.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SeriesKey {
-    /// The kind of thing: `total`, `channel`, `drop`, `protocol`, `fault`, `close`, `route` or `source`.
+    /// The kind of thing, one of [`KINDS`].
     pub kind: &'static str,
     /// Its name: a channel's pattern, a reason, or the name of a protocol, row or source.
     pub name: Arc<str>,
@@ -74,7 +77,7 @@ impl Totals {
         of_name.and_then(|all| all.get(&(kind.to_owned(), metric.to_owned()))).copied().unwrap_or(0)
     }
 
-    /// Continues what is new and has this name.
+    /// Adds the totals of earlier runs to counters that are new and have this name.
     pub(super) fn restore(&self, name: &str, counted: &impl Counted) {
         if self.0.contains_key(name) {
             counted.counters().into_iter().for_each(|(kind, metric, counter)| counter.add(self.get(kind, name, metric)));
@@ -83,7 +86,7 @@ impl Totals {
 }
 
 impl Metrics {
-    /// Nothing counted yet but what earlier runs have: what has one of their names continues from its total, whenever it comes.
+    /// Nothing is counted yet. A counter with a name that earlier runs knew continues from its total, whenever it is created.
     pub fn resume(started: Now, totals: impl IntoIterator<Item = (String, String, String, u64)>) -> Self {
         let mut all: HashMap<String, HashMap<(String, String), u64>> = HashMap::new();
         for (kind, name, metric, total) in totals {
@@ -151,6 +154,8 @@ mod tests {
         metrics.pattern("a:{b}").published.add(2);
         let mut seen = HashSet::new();
         metrics.each(|key, _| assert!(seen.insert(key.clone()), "{key:?} stands twice"));
+        let kinds: HashSet<&str> = seen.iter().map(|key| key.kind).collect();
+        assert_eq!(kinds, HashSet::from(KINDS));
         assert_eq!(seen.len(), 2 + DropReason::ALL.len() + 3 + Conflation::ALL.len() + 6 + Code::ALL.len() + CAUSES.len() + 2 + 2);
         assert_eq!(metrics.pattern("a:{b}").published.get(), 42);
         let json = serde_json::to_value(metrics.counted()).unwrap();

@@ -117,3 +117,18 @@ async fn subscriptions_are_bounded() {
     }
     assert_eq!(client.ask(&json!({ "type": "join", "n": 3 })).await["code"], "limit_reached");
 }
+
+#[tokio::test]
+async fn a_process_that_may_open_no_more_files_says_so() {
+    let server = Setup::own(&protocol("{}")).within(&["sh", "-c", r#"ulimit -n 50 && exec "$0" "$@""#]).start();
+    let address = server.url("p").split('/').nth(2).unwrap().to_owned();
+    let mut streams = Vec::new();
+    for _ in 0..60 {
+        streams.push(tokio::net::TcpStream::connect(&address).await.unwrap());
+    }
+    let told = server.logged_when(|line| line["message"].as_str().is_some_and(|message| message.contains("no more files may be open")));
+    assert!(told["hint"].as_str().unwrap().contains("ulimit -n"), "{told}");
+    drop(streams);
+    let served = || async { Client::try_connect(server.url("p"), &[]).await.ok() };
+    crate::support::until("others have closed", served, Option::is_some).await;
+}

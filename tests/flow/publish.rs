@@ -86,7 +86,7 @@ async fn a_problem_has_the_shape_of_the_rfc() {
     let server = Server::shipped();
     let answer = server.post("/api/publish", &json!({ "channel": "nope" })).await;
     assert_eq!((answer.status, answer.header("content-type")), (404, "application/problem+json"));
-    let problem = json!({ "type": "urn:tramline:fault:unknown_channel", "title": "Not Found", "status": 404, "detail": "unknown channel" });
+    let problem = json!({ "type": "urn:tramline:fault:unknown_channel", "title": "Not Found", "status": 404, "detail": "unknown channel `nope`: no key of `channels` matches it" });
     assert_eq!(answer.json(), problem);
     assert_eq!(server.post("/api/publish", &json!({ "client": "nobody", "type": "x" })).await.status, 404);
 }
@@ -102,6 +102,14 @@ async fn one_id_publishes_once() {
         assert_eq!(server.publish(&body).await, first);
         client.next().await;
         client.expect_nothing().await;
+        // The id belongs to that event: another one is refused, not lost.
+        for (key, other) in [("session", json!("t")), ("type", json!("other")), ("data", json!({ "n": 1 }))] {
+            let mut another = body.clone();
+            another[key] = other;
+            let answer = server.post("/api/publish", &another).await;
+            assert_eq!(answer.status, 422, "{answer:?}");
+            assert!(answer.json()["detail"].as_str().unwrap().contains("used in the last 5 minutes for another event"), "{answer:?}");
+        }
         // A refused one is not remembered.
         let refused = json!({ "session": "s", "type": "ai_error", "data": {}, "id": format!("{id}x") });
         assert_eq!(server.post("/api/publish", &refused).await.status, 422);

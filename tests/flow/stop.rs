@@ -1,6 +1,7 @@
 //! How it ends, and what the next start finds.
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::raw::{FIN, Raw, TEXT};
@@ -74,6 +75,42 @@ protocols:
     let named = ended.log.iter().find(|line| line["message"] == "did not end in time").expect("it is named");
     assert!(named["clients"].as_str().unwrap().contains("stubborn-"), "{named}");
     assert_eq!(silent.close_code().await, 1001);
+}
+
+#[tokio::test]
+async fn a_client_that_has_not_sent_a_whole_request_is_not_waited_for() {
+    let server = Setup::own("stop_within: 1h\n").start();
+    let address = server.url("api").split('/').nth(2).unwrap().to_owned();
+    let mut streams = Vec::new();
+    let whole = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    for (sent, is_answered) in [("", false), ("GET /healthz HT", false), (&whole, true), (&format!("{whole}GET /heal"), true)] {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        if is_answered {
+            assert_eq!(stream.read_u8().await.unwrap(), b'H');
+        }
+        streams.push(stream);
+    }
+    ended_well(&server.stop());
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_end_in_time_is_named_without_its_query() {
+    let server = Setup::own("stop_within: 300ms\nchannels: { c: {} }\n").start();
+    let address = server.url("api").split('/').nth(2).unwrap().to_owned();
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    let head = format!(
+        "POST /api/publish?token=secret HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         Content-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The body is waited for.
+    assert_eq!(stream.read_u8().await.unwrap(), b'H');
+    let from = stream.local_addr().unwrap();
+    let ended = server.stop();
+    assert_eq!(ended.code, Some(0));
+    let named = ended.log.iter().find(|line| line["message"] == "did not end in time").expect("it is named");
+    assert_eq!(named["requests"], format!("[\"POST /api/publish from {from}\"]"), "{named}");
 }
 
 #[tokio::test]

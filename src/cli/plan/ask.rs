@@ -10,18 +10,16 @@ use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HOST};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::{faults, from_disk};
+use super::trust::{explain, trusting};
+use super::{Planned, complain, faults, from_disk, refused};
 use crate::config::plan::{ApiPlan, Listen};
 use crate::reload::{Refusal, Report};
 
@@ -33,8 +31,33 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// The variable with the token. It is not an argument, because everybody on the machine can see those.
 const TOKEN: &str = "TRAMLINE_TOKEN";
 
+/// Characters of an answer that is not JSON which are shown.
+const SHOWN_CHARS: usize = 200;
+
+/// Where the token comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TokenFrom {
+    Variable,
+    RoutesFile,
+    Nowhere,
+}
+
+impl TokenFrom {
+    /// What to do if the server does not accept it.
+    fn hint(self) -> String {
+        match self {
+            Self::Variable => format!("the token of {TOKEN} is not the one that the server runs with"),
+            Self::RoutesFile => format!(
+                "`api.token`, as the routes file has it now, is not the one that the server runs with; if it was changed since the \
+                 server read it, set {TOKEN} to the one before"
+            ),
+            Self::Nowhere => format!("no token was sent; set {TOKEN} to the one that the server runs with"),
+        }
+    }
+}
+
 /// What a server would change if it read its files again. The error is text for people.
-pub(super) fn ask(config: &Path, url: Option<&str>) -> Result<Box<Report>, String> {
+pub(super) fn ask(config: &Path, url: Option<&str>) -> Result<Planned, String> {
     let loaded = from_disk(config)();
     let api = loaded.plan.as_ref().map(|plan| &plan.api);
     let url = match (url, api) {
@@ -42,13 +65,39 @@ pub(super) fn ask(config: &Path, url: Option<&str>) -> Result<Box<Report>, Strin
         (None, Some(api)) => address(api)?,
         (None, None) => return Err(faults(&loaded.diagnostics, &loaded.files)),
     };
-    let token = std::env::var(TOKEN).ok().or_else(|| api.and_then(|api| api.token.as_ref()).map(|token| token.0.to_string()));
+    // As everywhere, an empty variable counts as unset.
+    let variable = std::env::var(TOKEN).ok().filter(|token| !token.is_empty());
+    let written = api.and_then(|api| api.token.as_ref()).map(|token| token.0.to_string());
+    let (token, from) = match (variable, written) {
+        (Some(token), _) => (Some(token), TokenFrom::Variable),
+        (None, Some(token)) => (Some(token), TokenFrom::RoutesFile),
+        (None, None) => (None, TokenFrom::Nowhere),
+    };
     let pinned = api.and_then(|api| api.tls.as_ref()).and_then(|tls| tls.pair.cert.first().cloned());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| format!("cannot begin: {error}\n"))?;
     let asked = runtime.block_on(async { timeout(ANSWER_WITHIN, send(&url, token.as_deref(), pinned)).await });
     let asked = asked.unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER_WITHIN.as_secs())));
     let (status, body) = asked.map_err(|why| format!("{url}: {why}\n"))?;
-    read(status, &body).map_err(|why| format!("{url}: {why}\n"))
+    let report = match read(status, &body, from) {
+        Ok(report) => report,
+        Err(Failed { why, json: Some(json) }) => return Ok(Planned { changes: Vec::new(), failed: Some(format!("{url}: {why}\n")), json }),
+        Err(Failed { why, json: None }) => return Err(format!("{url}: {why}\n")),
+    };
+    let read = &report.current.routes_file;
+    if !is_same(config, Path::new(read)) {
+        let here = config.display();
+        complain(&format!(
+            "note: the server reads {read}, not {here}: this is what it would change; to compare two files, use `--against FILE`\n"
+        ));
+    }
+    let json = json!(report);
+    Ok(Planned { changes: report.changes, failed: None, json })
+}
+
+/// Whether two paths lead to one file.
+fn is_same(here: &Path, there: &Path) -> bool {
+    std::path::absolute(here).is_ok_and(|here| here == there)
+        || here.canonicalize().is_ok_and(|here| there.canonicalize().is_ok_and(|there| here == there))
 }
 
 /// Where a server with this configuration can be reached from here.
@@ -97,14 +146,18 @@ async fn send(url: &str, token: Option<&str>, pinned: Option<CertificateDer<'sta
     }
     let name = ServerName::try_from(host.to_owned()).map_err(|_| wrong())?;
     let stream = TlsConnector::from(Arc::new(trusting(pinned)?)).connect(name, stream).await;
-    exchange(stream.map_err(|error| format!("no TLS connection: {error}"))?, request).await
+    exchange(stream.map_err(|error| explain(&error))?, request).await
 }
 
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Empty<Bytes>>,
 ) -> Result<(StatusCode, Bytes), String> {
-    let failed = |error: hyper::Error| format!("no answer over HTTP: {error}");
+    let failed = |error: hyper::Error| match error {
+        error if error.is_parse() => "the answer is not HTTP; over TLS the address begins with `https://`".to_owned(),
+        error if error.is_incomplete_message() => "the server closed the connection without an answer".to_owned(),
+        error => format!("no answer over HTTP: {error}"),
+    };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     tokio::spawn(connection);
     let (head, body) = sender.send_request(request).await.map_err(failed)?.into_parts();
@@ -119,90 +172,44 @@ struct Problem {
     refusal: Option<Refusal>,
 }
 
-/// The report in an answer, or what is wrong, in the server's words.
-fn read(status: StatusCode, body: &[u8]) -> Result<Box<Report>, String> {
+/// What is wrong, in the server's words.
+#[derive(Debug, PartialEq)]
+struct Failed {
+    why: String,
+    /// The answer, if it is a JSON object.
+    json: Option<Value>,
+}
+
+/// The report in an answer, or what is wrong.
+fn read(status: StatusCode, body: &[u8], token: TokenFrom) -> Result<Box<Report>, Failed> {
     if status == StatusCode::OK {
-        return serde_json::from_slice(body)
-            .map(Box::new)
-            .map_err(|error| format!("the answer does not fit this version of tramline: {error}"));
+        let unfit = |error| Failed { why: format!("the answer does not fit this version of tramline: {error}"), json: None };
+        return serde_json::from_slice(body).map(Box::new).map_err(unfit);
     }
-    let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
+    let json = serde_json::from_slice::<Value>(body).ok().filter(Value::is_object);
+    let problem: Problem = json.clone().and_then(|json| serde_json::from_value(json).ok()).unwrap_or_default();
     if let Some(refusal) = problem.refusal {
-        return Err(format!("the reload would be refused\n{}", refusal.diagnostics.trim_end()));
+        return Err(Failed { why: refused(&refusal).trim_end().to_owned(), json });
     }
-    let detail = problem.detail.unwrap_or_else(|| "no reason given".into());
-    let hint = if status == StatusCode::UNAUTHORIZED {
-        format!(" (the token is taken from {TOKEN} or from the routes file)")
-    } else {
-        String::new()
-    };
-    Err(format!("{} {detail}{hint}", status.as_u16()))
+    let detail = problem.detail.or_else(|| first_line(body));
+    let detail = detail.unwrap_or_else(|| "without a reason; is this the address of a Tramline server's REST interface?".into());
+    let hint = if status == StatusCode::UNAUTHORIZED { format!(" ({})", token.hint()) } else { String::new() };
+    Err(Failed { why: format!("{} {detail}{hint}", status.as_u16()), json })
 }
 
-/// Trusts the certificate that the routes file names, whatever its name, and otherwise those of public authorities.
-fn trusting(pinned: Option<CertificateDer<'static>>) -> Result<ClientConfig, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("cannot use TLS: {error}");
-    let provider = Arc::new(ring::default_provider());
-    let roots = Arc::new(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
-    let public = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build().map_err(|error| failed(&error))?;
-    let versions =
-        ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|error| failed(&error))?;
-    let verifier = Arc::new(Known { pinned, public, provider });
-    Ok(versions.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
-}
-
-#[derive(Debug)]
-struct Known {
-    pinned: Option<CertificateDer<'static>>,
-    public: Arc<WebPkiServerVerifier>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Known {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        // Exactly this certificate. Its signature below shows that the other side has the key.
-        if self.pinned.as_ref().is_some_and(|pinned| pinned == end_entity) {
-            return Ok(ServerCertVerified::assertion());
-        }
-        self.public.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+/// The first line of an answer in plain text.
+fn first_line(body: &[u8]) -> Option<String> {
+    let line = std::str::from_utf8(body).ok()?.lines().next()?.trim();
+    let is_plain = !line.is_empty() && !line.starts_with('<') && !line.contains(char::is_control);
+    is_plain.then(|| line.chars().take(SHOWN_CHARS).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use rcgen::{CertificateParams, KeyPair};
     use rustls::ServerConfig;
+    use rustls::crypto::ring;
     use rustls::pki_types::PrivateKeyDer;
-    use serde_json::{Value, json};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio_rustls::TlsAcceptor;
@@ -228,18 +235,30 @@ mod tests {
     fn what_a_server_answers_is_told() {
         let current = Current::new(1, "a".into(), 0, &Inputs::default());
         let report = Report { dry: true, current, changes: Vec::new(), ended: Default::default(), milliseconds: 1 };
-        let answer = |status: StatusCode, body: Value| read(status, body.to_string().as_bytes());
-        assert_eq!(*answer(StatusCode::OK, json!(report)).unwrap(), report);
-        assert!(answer(StatusCode::OK, json!({})).unwrap_err().contains("this version"));
+        let answer = |status: StatusCode, body: &Value| read(status, body.to_string().as_bytes(), TokenFrom::RoutesFile);
+        assert_eq!(*answer(StatusCode::OK, &json!(report)).unwrap(), report);
+        assert!(answer(StatusCode::OK, &json!({})).unwrap_err().why.contains("this version"));
         let refused = json!({ "detail": "no", "refusal": Refusal::new(Why::Invalid, 0, "routes.yaml:1:1 error[R001] x\n") });
-        let told = "the reload would be refused\nroutes.yaml:1:1 error[R001] x";
-        assert_eq!(answer(StatusCode::UNPROCESSABLE_ENTITY, refused).unwrap_err(), told);
+        let told = "the reload would be refused\nroutes.yaml:1:1 error[R001] x".to_owned();
+        let failed = answer(StatusCode::CONFLICT, &refused).unwrap_err();
+        assert_eq!(failed, Failed { why: told, json: Some(refused) }, "programs get the answer as it is");
+        let why = |status, body: &Value| answer(status, body).unwrap_err().why;
+        assert_eq!(why(StatusCode::NOT_FOUND, &json!({ "detail": "there is no /api/reload" })), "404 there is no /api/reload");
+        let plain = |status, body: &str| read(status, body.as_bytes(), TokenFrom::Nowhere).unwrap_err();
         assert_eq!(
-            answer(StatusCode::NOT_FOUND, json!({ "detail": "there is no /api/reload" })).unwrap_err(),
-            "404 there is no /api/reload"
+            plain(StatusCode::BAD_REQUEST, "TLS is served here: use https://\n"),
+            Failed { why: "400 TLS is served here: use https://".into(), json: None }
         );
-        assert!(answer(StatusCode::UNAUTHORIZED, json!({ "detail": "no token" })).unwrap_err().contains("TRAMLINE_TOKEN"));
-        assert_eq!(read(StatusCode::BAD_GATEWAY, b"<html>").unwrap_err(), "502 no reason given");
+        for body in ["<html>", "", "\u{1b}[2J", "\n"] {
+            assert!(plain(StatusCode::BAD_GATEWAY, body).why.starts_with("502 without a reason"), "{body}");
+        }
+        // Whose token it was is said, because only then can it be put right.
+        for (from, told) in
+            [(TokenFrom::Variable, "of TRAMLINE_TOKEN"), (TokenFrom::RoutesFile, "`api.token`"), (TokenFrom::Nowhere, "no token")]
+        {
+            let failed = read(StatusCode::UNAUTHORIZED, br#"{"detail":"no"}"#, from).unwrap_err();
+            assert!(failed.why.starts_with("401 no (") && failed.why.contains(told), "{failed:?}");
+        }
     }
 
     /// A server behind a certificate for another name. It answers one request, and the task returns what it was asked.
@@ -279,8 +298,25 @@ mod tests {
         for pinned in [None, Some(certificate)] {
             let (url, _, serving) = secure().await;
             let why = send(&url, Some("secret"), pinned).await.unwrap_err();
-            assert!(why.starts_with("no TLS connection: "), "{why}");
+            assert!(why.starts_with("no TLS connection: the server's certificate is not trusted: "), "{why}");
             assert_eq!(serving.await.unwrap(), "", "the token is sent to nobody");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_speak_tls_is_named_as_one() {
+        for (answer, told) in [("HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak TLS"), ("", "closed the connection")] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("https://{}", listener.local_addr().unwrap());
+            let serving = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                // All of it, or the end would be a reset.
+                assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            });
+            let why = send(&url, None, None).await.unwrap_err();
+            assert!(why.starts_with("no TLS connection: ") && why.contains(told), "{why}");
+            serving.await.unwrap();
         }
     }
 }

@@ -139,11 +139,13 @@ impl Listen {
 impl Listen {
     /// Whether two different addresses cannot both be bound.
     pub fn overlaps(&self, other: &Self) -> bool {
-        let ips = |listen: &Self| -> Vec<IpAddr> {
-            listen.host.parse().map_or_else(|_| vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], |ip| vec![ip])
-        };
         let meet = |a: &IpAddr, b: &IpAddr| a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()));
-        self.port == other.port && self.port != 0 && ips(self).iter().any(|a| ips(other).iter().any(|b| meet(a, b)))
+        self.port == other.port && self.port != 0 && self.ips().iter().any(|a| other.ips().iter().any(|b| meet(a, b)))
+    }
+
+    /// The addresses that are bound for it.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        self.host.parse().map_or_else(|_| vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], |ip| vec![ip])
     }
 }
 

@@ -71,8 +71,8 @@ pub(super) async fn config(State(api): State<Arc<Api>>, uri: Uri) -> Answer {
 
 /// Reload the configuration
 ///
-/// Reads the files again and puts what they say in place of what is in use: all of it, or nothing where anything is wrong. Answered
-/// once it is done. With `dry=true` nothing changes, and the answer says what would. It needs no body; one that has a member is refused.
+/// Reads the files again and replaces the configuration in use: completely, or not at all if anything is wrong. The answer comes once
+/// it is done. With `dry=true` nothing changes, and the answer says what would. No body is needed; a body with a member is refused.
 #[utoipa::path(post, path = "/api/reload", tag = "state",
     params(("dry" = Option<bool>, Query, description = "Only say what would happen."), IfMatch),
     responses((status = 200, description = "What is in use now, what is different, and what ended.", body = Report),
@@ -100,11 +100,13 @@ pub(super) async fn reload(State(api): State<Arc<Api>>, request: Request<Body>) 
             let status = if refusal.why == Why::Outdated { StatusCode::PRECONDITION_FAILED } else { StatusCode::CONFLICT };
             Err(Problem::new(status, refusal.diagnostics.trim_end()).extension("refusal", &refusal))
         }
-        Err(_) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the reload ended in an error of ours, which the log tells")),
+        Err(_) => {
+            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the reload ended with an error of the server, which the log describes"))
+        }
     }
 }
 
-/// What is wrong with a body that says anything: nobody is to believe that it was heard.
+/// What is wrong with a body that has any content: nobody should believe that it had an effect.
 fn unheard(body: &Json) -> Option<Flaw> {
     let text = body.as_str().trim_start();
     let first = members(text).next();
@@ -116,7 +118,7 @@ fn unheard(body: &Json) -> Option<Flaw> {
     Some(Flaw { path: key.unwrap_or_default(), message: message.into() })
 }
 
-/// `"3"`; `*` is any.
+/// Reads `"3"`; `*` means any generation.
 fn generation(value: &HeaderValue) -> Result<Option<u64>, Problem> {
     let text = value.to_str().unwrap_or_default();
     if text == "*" {

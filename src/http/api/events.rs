@@ -111,7 +111,7 @@ enum Mode {
 impl Stream {
     fn new(api: Arc<Api>, filter: Filter, following: Following, start: Start, permit: OwnedSemaphorePermit) -> Self {
         let out = format!("retry: 1000\n{}", start.written());
-        // Who begins now has next to nothing to read.
+        // A stream that begins now has almost nothing to read.
         let fed = start.is_now();
         if fed {
             following.feed_me();

@@ -99,7 +99,6 @@ fn exported(api: Arc<Api>, export: Export, permit: OwnedSemaphorePermit) -> Resp
     response
 }
 
-/// JSON without line ends. Line ends can only be white space between tokens.
 /// What is wrong with a query that the store refused.
 pub(super) fn problem(error: StoreError) -> Problem {
     match error {

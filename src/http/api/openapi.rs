@@ -131,7 +131,7 @@ refusals! {
     Late 408 "The body took too long."
     TooLarge 413 "The body is too large."
     NotJson 415 "The body does not say that it is JSON."
-    Broken 422 "The event does not match its channel's schema, or a script refused it. Nothing was published."
+    Broken 422 "The event does not match its channel's schema, a script refused it, or its `id` was used for another event. Nothing was published."
     TooMany 429 "A rate limit is exceeded. Nothing was published."
     Failed 500 "A script failed. Nothing was published."
     Unavailable 503 "The store does not answer, or a limit of the server is reached; `/readyz` says more."

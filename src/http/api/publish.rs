@@ -11,6 +11,7 @@ use axum::http::{Request, Response, StatusCode};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::apply::in_time;
@@ -76,7 +77,7 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>)
         None => in_time(go().map_err(Problem::with_reason)?).await.map_err(Problem::with_reason)?,
         Some(id) => {
             // One lock from the look-up to the entry: of two calls at once with one id, one publishes, and both wait for it.
-            let answer = api.recent.lock().once(id, now.instant, go).map_err(Problem::with_reason)?;
+            let answer = api.recent.lock().once(id, order.hash(), now.instant, go)?;
             let answer = in_time(answer.clone()).await.inspect_err(|_| {
                 if matches!(answer.peek(), Some(Err(_))) {
                     api.recent.lock().forget(id);
@@ -184,11 +185,43 @@ impl Order {
             }
         }
         if named != 1 {
-            flaws.push(Flaw { path: String::new(), message: "must name one target: channel, user, session or client".into() });
+            let message = match named {
+                0 => "must name one target by one of these keys: `channel`, `user`, `session`, `client`",
+                _ => "must name one target: only one of the keys `channel`, `user`, `session`, `client` may be there",
+            };
+            flaws.push(Flaw { path: String::new(), message: message.into() });
         }
         if flaws.is_empty() { Ok(order) } else { Err(flaws) }
     }
 }
+
+impl Order {
+    /// What the order says besides its id: the same for a call that is made again.
+    fn hash(&self) -> OrderHash {
+        let mut hash = Sha256::new();
+        let mut add = |text: Option<&str>| {
+            hash.update(text.map_or(u64::MAX, |text| text.len() as u64).to_le_bytes());
+            hash.update(text.unwrap_or_default());
+        };
+        add(Some(&self.kind));
+        add(self.data.as_ref().map(Json::as_str));
+        add(self.metadata.as_ref().map(Json::as_str));
+        add(self.except.as_deref());
+        for target in &self.targets {
+            let (kind, name) = match target {
+                Destination::Channel(name) => ("channel", name),
+                Destination::User(name) => ("user", name),
+                Destination::Session(name) => ("session", name),
+                Destination::Client(name) => ("client", name),
+            };
+            add(Some(kind));
+            add(Some(name));
+        }
+        hash.finalize().into()
+    }
+}
+
+type OrderHash = [u8; 32];
 
 type Wrap = fn(String) -> Destination;
 
@@ -201,23 +234,37 @@ type Answer = Shared<BoxFuture<'static, Result<serde_json::Value, Fault>>>;
 /// The ids of the last minutes with their answers.
 #[derive(Default)]
 pub(super) struct Recent {
-    answers: HashMap<String, Answer>,
+    answers: HashMap<String, Known>,
     order: VecDeque<(Instant, String)>,
+}
+
+/// What became of an id.
+struct Known {
+    at: Instant,
+    order: OrderHash,
+    answer: Answer,
 }
 
 /// [`Recent`], shared. Locked from the look-up to the insertion, for one publish.
 pub(super) type RecentIds = Mutex<Recent>;
 
 impl Recent {
-    /// The answer of the call that had this id, or of this one.
-    fn once(&mut self, id: &str, now: Instant, go: impl FnOnce() -> Result<Answer, Fault>) -> Result<Answer, Fault> {
+    /// The answer of the call that had this id, or of this one. A call that says something else than the one before would be lost
+    /// without a word, so it is refused.
+    fn once(&mut self, id: &str, order: OrderHash, now: Instant, go: impl FnOnce() -> Result<Answer, Fault>) -> Result<Answer, Problem> {
         self.sweep(now);
-        if let Some(answer) = self.answers.get(id) {
-            return Ok(answer.clone());
+        if let Some(known) = self.answers.get(id) {
+            if known.order != order {
+                let minutes = ONCE_WITHIN.as_secs() / 60;
+                let detail =
+                    format!("the id `{id}` was used in the last {minutes} minutes for another event; each event needs an id of its own");
+                return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
+            }
+            return Ok(known.answer.clone());
         }
-        let answer = go()?;
+        let answer = go().map_err(Problem::with_reason)?;
         self.order.push_back((now, id.to_owned()));
-        self.answers.insert(id.to_owned(), answer.clone());
+        self.answers.insert(id.to_owned(), Known { at: now, order, answer: answer.clone() });
         Ok(answer)
     }
 
@@ -231,7 +278,10 @@ impl Recent {
             if now.saturating_duration_since(*at) < ONCE_WITHIN && self.order.len() < IDS_MAX {
                 break;
             }
-            self.answers.remove(oldest);
+            // An id that was forgotten may have been used again since.
+            if self.answers.get(oldest).is_some_and(|known| known.at == *at) {
+                self.answers.remove(oldest);
+            }
             self.order.pop_front();
         }
     }

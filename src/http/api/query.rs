@@ -160,11 +160,8 @@ pub(super) fn wrong(name: &str, message: &str) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, format!("{name}: {message}")).errors(vec![Flaw { path: name.into(), message: message.into() }])
 }
 
-/// A length of time: `90s`, `24h`, `1h30m`, or a whole number of seconds.
+/// A length of time: `90s`, `24h`, `1h30m`. As in a routes file, a number needs a unit.
 pub(super) fn duration(text: &str) -> Option<Duration> {
-    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        return text.parse().ok().map(Duration::from_secs);
-    }
     // humantime also reads months and years; here there is no calendar.
     let plain = text.chars().all(|c| c.is_ascii_digit() || "mshdw".contains(c));
     humantime::parse_duration(text).ok().filter(|_| plain)

@@ -261,7 +261,10 @@ impl Order {
                 let read = as_text(value).map_or_else(|| whole_seconds(value), |text| duration(&text));
                 match read.filter(|ttl| (Duration::from_secs(1)..=TTL_MAX).contains(ttl)) {
                     Some(ttl) => order.ttl = ttl,
-                    None => wrong("/ttl", "must be a length of time such as `24h`, or seconds: from one second to 366 days".into()),
+                    None => wrong(
+                        "/ttl",
+                        "must be a text with a unit such as `24h`, or a number of seconds: from one second to 366 days".into(),
+                    ),
                 }
             } else if key_is(key, "meta") {
                 order.meta = Some(body.slice(value).detached());

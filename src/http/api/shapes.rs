@@ -319,7 +319,7 @@ pub(super) struct NewSession {
     /// A name for people to read.
     #[schema(required = false, min_length = 1, max_length = 200, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]+$", example = "Ada's phone")]
     name: String,
-    /// How long it lasts: seconds, or a text such as `24h` or `1h30m`. From one second to 366 days.
+    /// How long it lasts: a text with a unit such as `24h` or `1h30m`, or a number of seconds. From one second to 366 days.
     #[schema(required = false, default = "24h")]
     ttl: Ttl,
     /// Metadata: any JSON of at most 16 KiB.
@@ -337,7 +337,7 @@ enum Ttl {
 
 /// As a text.
 #[derive(ToSchema)]
-#[schema(pattern = "^([0-9]+(ms|s|m|h|d|w))+$|^[0-9]+$", example = "24h")]
+#[schema(pattern = "^([0-9]+(ms|s|m|h|d|w))+$", example = "24h")]
 struct TtlText(String);
 
 /// In seconds.

@@ -36,6 +36,7 @@ impl Rig {
         let made = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
         let bound = bind(&Listen { host: "127.0.0.1".into(), port: 0 }, &[]).await.unwrap();
         let (tasks, stop, metrics) = (TaskTracker::new(), CancellationToken::new(), Arc::<SocketMetrics>::default());
+        let waited = Arc::<Waited>::default();
         let address = bound.address;
         let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
         let provider = Arc::new(ring::default_provider());
@@ -43,7 +44,7 @@ impl Rig {
         let server = server.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
         let options = ListenerOptions { tls: tls.then(|| Arc::new(server)), per_address, handshakes: HANDSHAKES, metrics: metrics.clone() };
         let (core, _ends) = Core::new(stop.clone());
-        serve(bound, Arc::new(ArcSwap::from_pointee(options)), &Arc::new(Hello), &core, &tasks, &stop);
+        serve(bound, Arc::new(ArcSwap::from_pointee(options)), &Arc::new(Hello), &core, &tasks, &waited, &stop);
         Self { address, client: trusting(made.cert.der().clone()), metrics, tasks, stop }
     }
 

@@ -53,7 +53,7 @@ struct Key {
 }
 
 impl Index {
-    /// The index of a text nobody has looked at: everything is searched for.
+    /// The index of a text that was not indexed: every member is searched for.
     pub const NONE: Self = Self { members: [Member::NONE; INDEXED], count: 0, complete: false };
 
     /// The index of a text that is known to be JSON.

@@ -53,7 +53,7 @@ impl ObjectWriter {
     /// The object and its index.
     pub fn finish(mut self) -> (Json, Index) {
         self.out.push('}');
-        // Kept for long, perhaps, and counted by its length.
+        // It may be kept for long, and is counted by its length.
         self.out.shrink_to_fit();
         (Json::trusted(self.out), self.index)
     }

@@ -128,7 +128,7 @@ impl Decider<'_> {
         let subscriptions = self.subscriptions();
         if !subscriptions.iter().any(|(c, k)| *c == channel && **k == *key) {
             if subscriptions.len() >= most {
-                return Err(Fault::with(Code::LimitReached, format!("more than {most} subscriptions")));
+                return Err(Fault::with(Code::LimitReached, format!("more than {most} subscription{}", if most == 1 { "" } else { "s" })));
             }
             subscriptions.push((channel.clone(), key.into()));
         }

@@ -1,4 +1,4 @@
-//! The position in the log of a stream over several channels, and what a stream gets that comes back with it.
+//! The position in the log of a stream over several channels, and what a stream that resumes with one gets.
 
 use std::fmt;
 
@@ -46,7 +46,7 @@ impl StreamPosition {
 }
 
 impl Start {
-    /// Whether there is nothing to be read but what happened since a moment ago.
+    /// Whether it begins now, so that almost nothing has to be read.
     pub(super) fn is_now(&self) -> bool {
         self.at_end
     }
@@ -67,7 +67,7 @@ impl Start {
     }
 }
 
-/// Where a stream begins. `given`: the position it came back with, none inside if that is not a position of this server.
+/// Where a stream begins. `given`: the position that the client sent; `Some(None)` if that is not a position of this server.
 pub(super) async fn start(store: &Store, filter: &Filter, given: Option<Option<StreamPosition>>) -> Result<Start, StoreError> {
     let now = store.log_position(filter).await?;
     let known = given.flatten().filter(|position| position.log == now.log && position.seq <= now.seq);
