@@ -100,7 +100,7 @@ impl Engine {
         let own = live.clone();
         let stopping = stop.clone();
         core.spawn("commit queue", async move {
-            // It ends with the store, of which the writer is the one to be told.
+            // It ends with the store, and then the writer's end is the one to report.
             own.finish_commits().await;
             stopping.cancelled().await;
         });
@@ -269,7 +269,7 @@ async fn follow(reloader: Arc<Reloader>, listeners: Arc<Listeners>, live: Arc<Li
         tokio::select! {
             () = stop.cancelled() => return,
             () = watcher.changed() => if wanted {
-                // What is refused was told; the next change is another try.
+                // A refusal has been logged; the next change is another try.
                 reloader.reload(Asked::default(), Instant::now()).await.ok();
             } else {
                 reloader.renew().await;

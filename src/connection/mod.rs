@@ -37,7 +37,7 @@ use timers::{Timer, Timers};
 /// How long the other side may take over what is left to write and its own close frame.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 
-/// Later than any deadline that matters. A timer that is set to now instead fires for nothing, and wakes the thread to do so.
+/// Later than any deadline that matters. A timer set to now instead would fire at once and wake the thread without need.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Reads after which other tasks have their turn.
@@ -161,7 +161,8 @@ impl Task {
         }
     }
 
-    /// What has passed. The next look is no later than the next deadline: one that was put off is looked at too early, once.
+    /// Handles the deadlines that have passed. It is called again at the next deadline at the latest, and once too early after one
+    /// was put off.
     fn deadlines(&mut self, cx: &mut Context<'_>, mut deadline: Pin<&mut Sleep>) -> Option<Close> {
         loop {
             let next = self.timers.next()?;

@@ -30,7 +30,7 @@ pub struct Reader {
     drained: usize,
 }
 
-/// Whether whoever takes messages wants more.
+/// Whether the receiver of messages wants more.
 pub enum Taken {
     /// Go on.
     More,
@@ -44,7 +44,7 @@ pub enum Read {
     Some,
     /// There is more, which is not wanted now.
     Enough,
-    /// The other side asks for the end, or broke the protocol: the outbox is to be told so, behind the answers to what came before.
+    /// The other side asks to close, or broke the protocol: the outbox must close the connection, after the answers to earlier messages.
     Last(Transition, Close),
     /// The other side is gone.
     Ended,

@@ -40,7 +40,7 @@ impl Socket for TcpStream {
     }
 
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        // An error is told by the read that follows.
+        // The read that follows reports an error.
         self.poll_read_ready(cx).map(drop)
     }
 

@@ -42,7 +42,7 @@ impl Timers {
         }
     }
 
-    /// The protocol has changed: what is the same goes on, what is not begins anew or ends.
+    /// The protocol has changed: timers with the same period continue, others begin again or end.
     pub(super) fn update(&mut self, before: &ProtocolPlan, plan: &ProtocolPlan, now: Instant) {
         if before.heartbeat != plan.heartbeat {
             self.clear(Timer::Ping);

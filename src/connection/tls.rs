@@ -61,7 +61,7 @@ impl Session {
         Ok(())
     }
 
-    /// The same, where not being able to is no fault: what is left goes with the next write.
+    /// The same, but it is not a fault if the socket takes nothing: what is left goes with the next write.
     fn flush_if_possible(&mut self, tcp: &TcpStream) -> io::Result<()> {
         self.flush(tcp).or_else(|error| if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) })
     }
@@ -78,7 +78,7 @@ impl Socket for TlsSocket {
             }
             session.tls.read_tls(&mut Wire(&self.tcp))?;
             let processed = session.tls.process_new_packets();
-            // What TLS answers by itself. The other side is told what it did wrong, if it still listens.
+            // What TLS answers by itself. The other side learns what it did wrong, if it still reads.
             session.flush(&self.tcp).ok();
             processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }

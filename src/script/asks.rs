@@ -1,8 +1,8 @@
 //! Which functions of a plugin may ask about the world: those that name one of the host's that looks, and those that lead to one.
 //! Read from the syntax tree when the plugin is loaded, so that a call of any other is not watched.
 //!
-//! Functions are told apart by their names alone, and where a name is worked out when the script runs, it may be any. To think
-//! that a function asks costs little; not to know it would cost a row its isolation.
+//! Functions are distinguished by their names alone, and a name that is only known when the script runs may be any. To assume
+//! wrongly that a function asks costs little; the opposite would cost a row its isolation.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,7 +19,7 @@ pub(super) struct Asking {
     ast: AST,
     /// What it defines.
     defined: HashSet<String>,
-    /// What stands at its top: constants may hold functions that others call.
+    /// The statements at its top: constants may hold functions that others call.
     top: Leads,
     /// Whether anything that it imports asks.
     imports_ask: bool,
@@ -40,7 +40,7 @@ struct Leads {
 
 impl Asking {
     /// `ast`: that of a plugin; none where it cannot be read. `imports`: those of all it imports. None of them is optimised, so that
-    /// every call stands in it.
+    /// every call is in it.
     pub(super) fn new<'t>(ast: Option<AST>, imports: impl Iterator<Item = &'t AST>) -> Self {
         let (mut imports_ask, mut imports_give) = (false, false);
         for ast in imports {

@@ -112,7 +112,7 @@ pub enum ScriptEffect {
     },
     /// The connection leaves all channels that fit.
     LeaveAll {
-        /// `*` stands for any run of characters.
+        /// `*` matches any characters.
         glob: String,
     },
     /// An event on a channel.

@@ -139,7 +139,7 @@ fn why(program: &Program, frames: &[Frame], error: &EvalAltResult) -> String {
     reason(error, before)
 }
 
-/// Likewise, where no source text is at hand.
+/// Likewise, without the source text.
 pub(super) fn plain(error: &EvalAltResult) -> String {
     match error {
         EvalAltResult::ErrorInFunctionCall(_, _, inner, _) | EvalAltResult::ErrorInModule(_, inner, _) => plain(inner),
@@ -195,7 +195,7 @@ fn function_not_found(signature: &str, before: Option<String>) -> String {
         .filter(|(known, ..)| name.rsplit("::").next() == Some(known))
         .map(|(.., form)| *form)
         .collect();
-    // `()` as a type shows as `()`, with its closing bracket trimmed where it stands last.
+    // `()` as a type shows as `()`, with its closing bracket trimmed at the end.
     let given = if given.ends_with('(') || given.ends_with("(()") { format!("{given})") } else { given.to_owned() };
     let shown = given.replace("&str | ImmutableString | ", "").replace("ImmutableString", "string").replace("()", "nothing");
     if !forms.is_empty() {

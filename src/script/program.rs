@@ -232,7 +232,7 @@ impl Program {
     }
 }
 
-/// Compiles a text, with the values of its constants at hand. `parsed`: the same text.
+/// Compiles a text with the values of its constants. `parsed`: the same text.
 pub(super) fn compile(engine: &Engine, parsed: &AST, text: &str, file: &str) -> Result<AST, Box<EvalAltResult>> {
     let scope = constants(engine, parsed, file)?;
     let mut ast = engine.compile_with_scope(&scope, text)?;

@@ -64,7 +64,7 @@ impl Members {
         if name.contains('\\') {
             return self.list.iter().position(|member| json::key_is(quoted, &member.name));
         }
-        // Most keys are of a length that none of them has.
+        // Most keys differ from all of them in length already.
         if self.lengths & Self::length(name) == 0 { None } else { self.list.iter().position(|member| member.name == name) }
     }
 }
@@ -143,7 +143,7 @@ struct Look<'a> {
     members: BTreeMap<Identifier, Seen>,
     /// Methods that are called on the parameter itself.
     methods: Vec<Identifier>,
-    /// Where it stands as a statement of its own …
+    /// Where it is a statement of its own …
     alone: Vec<Position>,
     /// … and whether that is what the function returns.
     last: Vec<Position>,
@@ -203,7 +203,7 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// The parameter stands somewhere.
+    /// The parameter occurs somewhere.
     fn appearance(&mut self, expr: &Expr, path: &[ASTNode<'_>]) {
         let above = |n: usize| path.len().checked_sub(n + 1).map(|at| &path[at]);
         let meant = match above(1) {
@@ -356,7 +356,7 @@ fn names(mut chain: &Expr) -> (Vec<Identifier>, bool) {
     (names, true)
 }
 
-/// Where a variable stands that is the value of a statement.
+/// Where the value of a statement is a variable.
 fn gives(stmt: &Stmt, found: &mut Vec<Position>) {
     let mut last_of = |statements: &[Stmt]| {
         if let Some(last) = statements.last() {

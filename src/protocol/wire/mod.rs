@@ -35,7 +35,7 @@ pub enum Received {
     Message(Frame),
     /// A ping. Its payload, at most 125 bytes, is what the pong must hold.
     Ping(Bytes),
-    /// A pong. Its payload is not kept: pings of ours have none.
+    /// A pong. Its payload is not kept: our pings have none.
     Pong,
     /// It asks for the end: its code and reason, if it has them. Nothing after it is decoded.
     Close(Option<(u16, String)>),
@@ -72,7 +72,7 @@ impl Wire {
         compress.is_none_or(|above| frame.len() < above)
     }
 
-    /// Writes a message behind what is there: for one client that is told several things at once.
+    /// Writes a message behind what is there: for one client that gets several messages at once.
     pub fn append(self, out: &mut Vec<u8>, frame: &Frame) {
         let Wire::WebSocket { .. } = self;
         websocket::append(out, frame);

@@ -38,7 +38,7 @@ fn what_is_the_same_is_not_checked_again() {
     }
     let expressions = [expression("alone.e", "msg.n == 1", &["msg"])];
     assert_eq!(is_same(&built(&TEXTS, &uses, &expressions, Some(&first))), [false, true, true]);
-    // What is wrong is told however good it was before.
+    // Errors are reported also where the version before had none.
     let wrong = [used("alone.f", Role::Handler), used("alone.h", Role::Handler), used("p.f", Role::Validate)];
     let (_, diagnostics) = Scripts::build(&plugins(&TEXTS), &wrong, &[], Some(&first));
     assert_eq!(diagnostics.len(), 1);

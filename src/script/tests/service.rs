@@ -248,7 +248,7 @@ fn a_plugin_that_changes_begins_in_service_and_one_that_does_not_goes_on() {
     assert!(matches!(message(&same, "f", WELL), Err(ScriptError::OutOfService(_))));
     assert!(message(&changed, "f", WELL).is_ok());
     assert!(!same.report()[0].out.is_empty() && changed.report()[0].out.is_empty());
-    // Counters go on, and so does what senders spent.
+    // Counters continue, and what senders have spent still counts.
     assert_eq!((changed.report()[0].calls, changed.report()[0].failures), (u64::from(TRIPS_MAX) + 1, u64::from(TRIPS_MAX)));
     (0..2).for_each(|_| before.scripts.charge(&Sender::of_connection(&client(0)), before.now()));
     let after = Router { scripts: changed, ..before };
@@ -337,7 +337,7 @@ fn log_lines_over_the_limit_are_counted() {
 
 #[test]
 fn a_panic_ends_its_own_call_only() {
-    // A world that panics stands for any native function that does.
+    // A world that panics does what any native function that panics would do.
     struct Panics;
     impl World for Panics {
         fn members(&self, _: &str) -> Vec<Json> {

@@ -11,8 +11,8 @@ use crate::protocol::wire::websocket::deflate;
 use crate::protocol::wire::websocket::header::{COMPRESSED, CONTROL_BYTES_MAX, FIN, HEADER_BYTES, Header, Opcode, RESERVED};
 use crate::protocol::wire::{Received, Violation};
 
-/// The largest message, whatever is asked for: lengths are kept in 32 bits, and a compressed message may be longer than what it
-/// stands for.
+/// The largest message, whatever is asked for: lengths are kept in 32 bits, and a compressed message may be longer than it
+/// is once decompressed.
 const MESSAGE_BYTES_MAX: u32 = 1 << 30;
 
 /// Reads what one client sends.

@@ -45,7 +45,7 @@ pub(super) fn compress<R>(payload: &[u8], then: impl FnOnce(Option<&[u8]>) -> R)
     })
 }
 
-/// The payload a compressed one stands for, if that is at most `bytes_max` bytes. Never more than one byte above is made.
+/// Decompresses a payload, unless it becomes longer than `bytes_max` bytes. Never more than one byte beyond that is made.
 pub(super) fn inflate(payload: &[u8], bytes_max: usize) -> Result<Vec<u8>, Violation> {
     INFLATER.with_borrow_mut(|inflater| {
         let result = inflater.run(payload, bytes_max).map(<[u8]>::to_vec);

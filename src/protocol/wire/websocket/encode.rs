@@ -1,4 +1,4 @@
-//! Frames as bytes, made once and shared by all who receive them. Whoever sends decides which of them a client understands.
+//! Frames as bytes, made once and shared by all who receive them. The sender decides which of them a client understands.
 
 use bytes::Bytes;
 
@@ -12,7 +12,7 @@ pub fn message(frame: &Frame) -> Bytes {
     whole(FIN | opcode(frame).bits(), payload(frame))
 }
 
-/// Writes a message as one frame behind what is there: for one client that is told several things at once.
+/// Writes a message as one frame behind what is there: for one client that gets several messages at once.
 pub fn append(out: &mut Vec<u8>, frame: &Frame) {
     let payload = payload(frame);
     header::write(out, FIN | opcode(frame).bits(), payload.len());

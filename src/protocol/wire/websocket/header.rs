@@ -1,4 +1,4 @@
-//! The header of a frame (RFC 6455, section 5.2), read and written. Says what stands there, not whether it may.
+//! The header of a frame (RFC 6455, section 5.2), read and written. Says what it contains, not whether that is allowed.
 
 /// The most bytes a header has: two, a length of eight, a mask of four.
 pub(super) const HEADER_BYTES: usize = 14;
@@ -12,7 +12,7 @@ pub(super) const FIN: u8 = 0x80;
 /// In a header's first byte: the message is compressed (RFC 7692, section 6).
 pub(super) const COMPRESSED: u8 = 0x40;
 
-/// In a header's first byte: bits no extension of ours gives a meaning.
+/// In a header's first byte: bits to which no extension that we know gives a meaning.
 pub(super) const RESERVED: u8 = 0x30;
 
 /// In a header's second byte: a mask follows the length.
