@@ -26,8 +26,36 @@ pub struct Renderer<'a> {
     pub(super) failure: Option<Failure>,
     /// What scripts write, once no channel is locked.
     pub(super) deferred: Vec<Rendering>,
-    /// The calls that went over their budgets: which function, why, and whose event it was about.
-    tripped: Vec<(FnRef, String, Arc<Origin>)>,
+    /// The calls that went over their budgets: which function, why, and who caused it.
+    tripped: Vec<(FnRef, String, Cause)>,
+}
+
+/// Who caused a call: it costs what its data make of it, so the one who brought more of them.
+enum Cause {
+    Publisher(Arc<Origin>),
+    Receiver(Arc<ConnView>),
+}
+
+impl Cause {
+    fn of(receiver: &Receiver<'_>, is_for_one: bool) -> Self {
+        let event = &receiver.event.new;
+        if is_for_one {
+            let (view, sub) = receiver.views();
+            let meta = sub.meta.as_ref().map_or(0, |meta| meta.as_str().len());
+            let metadata = event.metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
+            if view.state.as_str().len() + meta > event.data.as_str().len() + metadata {
+                return Self::Receiver(view);
+            }
+        }
+        Self::Publisher(event.origin.clone())
+    }
+
+    fn sender(&self) -> Sender<'_> {
+        match self {
+            Self::Publisher(origin) => Sender::of_event(origin),
+            Self::Receiver(view) => Sender::of_connection(view),
+        }
+    }
 }
 
 /// The protocol whose script failed first, and why.
@@ -82,7 +110,7 @@ impl<'a> Renderer<'a> {
             trial: false,
         };
         let holds = self.snapshot.runtime.scripts.test(function, call).unwrap_or_else(|error| {
-            self.failed(receiver, error);
+            self.failed(receiver, error, row.when_per_subscription);
             false
         });
         if !row.when_per_subscription {
@@ -138,7 +166,7 @@ impl<'a> Renderer<'a> {
                 match self.snapshot.runtime.scripts.call(function, call) {
                     Ok(returned) => returned.value.map(|value| self.codec(receiver.connection).encode(value.shared())),
                     Err(error) => {
-                        self.failed(receiver, error);
+                        self.failed(receiver, error, true);
                         None
                     }
                 }
@@ -150,22 +178,23 @@ impl<'a> Renderer<'a> {
         self.protocol(connection.protocol).map(|protocol| protocol.plan.codec).unwrap_or_default()
     }
 
-    fn failed(&mut self, receiver: &Receiver<'_>, error: ScriptError) {
+    /// `is_for_one`: what was called sees the receiver, too.
+    fn failed(&mut self, receiver: &Receiver<'_>, error: ScriptError, is_for_one: bool) {
         self.snapshot.counters.channels.drop_one(DropReason::ByScript);
         let why = error.to_string();
         if let ScriptError::Tripped { function, why } = error {
-            let origin = &receiver.event.new.origin;
+            let cause = Cause::of(receiver, is_for_one);
             // Charged immediately, so that one event spends no more than its sender has, however many receive it.
-            self.snapshot.runtime.scripts.charge(&Sender::of_event(origin), self.now);
-            self.tripped.push((function, why, origin.clone()));
+            self.snapshot.runtime.scripts.charge(&cause.sender(), self.now);
+            self.tripped.push((function, why, cause));
         }
         self.failure.get_or_insert_with(|| (receiver.connection.protocol.name(), why));
     }
 
     /// Counts exceeded budgets against the functions, and logs the first script that failed, once.
     pub(super) fn report(&mut self) {
-        for (function, why, origin) in self.tripped.drain(..) {
-            self.snapshot.runtime.scripts.tripped(&function, &why, &Sender::of_event(&origin), self.now);
+        for (function, why, cause) in self.tripped.drain(..) {
+            self.snapshot.runtime.scripts.tripped(&function, &why, &cause.sender(), self.now);
         }
         if let Some((protocol, why)) = self.failure.take() {
             tracing::warn!(%protocol, why, "events were not delivered: a script failed");

@@ -31,6 +31,14 @@ impl<'a> Call<'a> {
             Arguments::Deliver { event, .. } => Some(Sender::of_event(&event.new.origin)),
         }
     }
+
+    /// Who gets what it writes, if it is about an event.
+    pub(super) fn receiver(&self) -> Option<Sender<'a>> {
+        match self.arguments {
+            Arguments::Message { .. } => None,
+            Arguments::Deliver { .. } => self.conn.map(|view| Sender::of_connection(view)),
+        }
+    }
 }
 
 /// What a function is about.

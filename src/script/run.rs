@@ -159,7 +159,8 @@ impl Scripts {
         let missing = || ScriptError::Failed(format!("there is no function `{}` of plugin `{}`", function.name, function.plugin));
         let program = self.programs.get(&function.plugin).ok_or_else(missing)?;
         let entry = program.entries.get(&function.name).ok_or_else(missing)?;
-        if let Some(retry_after) = self.senders.wait(|| call.sender(), call.now) {
+        let wait = self.senders.wait(|| call.sender(), call.now).or_else(|| self.senders.wait(|| call.receiver(), call.now));
+        if let Some(retry_after) = wait {
             return Err(ScriptError::Spent { retry_after });
         }
         entry.service.admit(call.now, call.trial).map_err(ScriptError::OutOfService)?;

@@ -160,6 +160,42 @@ async fn who_publishes_what_a_deliver_script_cannot_handle_pays_and_not_who_gets
     watcher.expect_nothing().await;
 }
 
+/// Each receiver's events are written with what it has stored.
+const PERSONAL: &str = r#"
+channels: { out: {} }
+protocols:
+  p:
+    listen: 127.0.0.1:0/
+    plugin: personal
+    messages:
+      watch: { set: { state.words: $.words }, join: out, reply: { ok: watch } }
+      say: { to: out, data: $.n, reply: { ok: say } }
+      check: { call: personal.check, reply: { ok: $result } }
+    deliver: personal.written
+    error: { code: $error.code }
+"#;
+
+const WRITTEN: &str = r#"
+fn written(event, sub, conn) { let same = 0; for a in conn.state.words { for b in conn.state.words { if a == b { same += 1; } } } #{ n: event.data, same: same } }
+fn check(msg) { 1 }
+"#;
+
+#[tokio::test]
+async fn who_makes_events_to_itself_expensive_pays_and_not_who_publishes_them() {
+    let server = Setup::own(PERSONAL).plugin("personal", WRITTEN).start();
+    let [mut heavy, mut good, mut light] = server.clients("p").await;
+    heavy.ask(&json!({ "type": "watch", "words": vec![1; 5000] })).await;
+    light.ask(&json!({ "type": "watch", "words": [1, 2] })).await;
+    for n in 0..8 {
+        assert_eq!(good.ask(&json!({ "type": "say", "n": n })).await, json!({ "ok": "say" }));
+        assert_eq!(light.next().await, json!({ "n": n, "same": 2 }));
+    }
+    assert_eq!(good.ask(&json!({ "type": "check" })).await, json!({ "ok": 1 }));
+    assert_eq!(heavy.ask(&json!({ "type": "check" })).await, json!({ "code": "rate_limited" }));
+    let personal = state(&server, 0).await;
+    assert_eq!((&personal["state"], &personal["failures"]), (&json!("in service"), &json!(5)));
+}
+
 #[tokio::test]
 async fn a_function_that_different_users_drive_over_its_budget_is_taken_out_and_comes_back() {
     let server = server();
