@@ -369,9 +369,15 @@ fn entry(ast: &AST, use_: &FunctionUse) -> Result<Vec<Param>, Diagnostic> {
             None => diagnostic,
         });
     }
+    // A name that says something else than what the function is called with would only be found when it runs.
+    let named: &[&str] = if use_.role == Role::Deliver { &["event", "sub", "conn"] } else { &["conn", "msg"] };
+    let is_named_so = |(name, param): (&String, &Param)| {
+        let name = name.trim_start_matches('_');
+        !named.contains(&name) || Param::by_name(name) == Some(*param)
+    };
     let fits = |params: &Vec<String>| -> Option<Vec<Param>> {
         let one_is_conn = params.first().is_some_and(|name| name.trim_start_matches('_') == "conn");
-        Some(match (use_.role, params.len()) {
+        let called = match (use_.role, params.len()) {
             (Role::Deliver, 1) => vec![Param::Event],
             (Role::Deliver, 2) => vec![Param::Event, Param::Sub],
             (Role::Deliver, 3) => vec![Param::Event, Param::Sub, Param::Conn],
@@ -379,7 +385,8 @@ fn entry(ast: &AST, use_: &FunctionUse) -> Result<Vec<Param>, Diagnostic> {
             (Role::Validate | Role::Transform | Role::Handler, 1) => vec![Param::Msg],
             (Role::Validate | Role::Transform | Role::Handler, 2) => vec![Param::Conn, Param::Msg],
             _ => return None,
-        })
+        };
+        params.iter().zip(&called).all(is_named_so).then_some(called)
     };
     forms.iter().find_map(fits).ok_or_else(|| {
         let (what, wanted) = match use_.role {

@@ -23,6 +23,10 @@ fn every_code_has_its_text() {
             "fn f(a, b, c) { 1 }",
             "routes.yaml:3:5 error[S003] `f` has the parameters (a, b, c) | a function that handles a message is called with (msg), (conn) or (conn, msg)",
         ),
+        (
+            "fn f(msg, conn) { 1 }",
+            "routes.yaml:3:5 error[S003] `f` has the parameters (msg, conn) | a function that handles a message is called with (msg), (conn) or (conn, msg)",
+        ),
         ("fn f(msg) { lenght(msg) }", "plugins/p.rhai:1:13 error[S004] there is no function `lenght`"),
         (
             "fn f(msg) { g(1) }\nfn g(a, b) { a }",
