@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 
 use crate::apply::{Applied, in_time};
 use crate::config::plan::{HttpRow, ProtocolPlan, SourceKind, SourcePlan};
-use crate::http::listen::Serve;
+use crate::http::listen::{Serve, Served};
 use crate::http::problem::Problem;
 use crate::http::upgrade::{self, Upgrader};
 use crate::http::{body, guard};
@@ -46,7 +46,7 @@ impl Routes {
         Self { live, upgrader, key }
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Result<Response<Body>, Problem> {
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Result<Served, Problem> {
         guard::check_host(request.headers(), self.key.listen.is_loopback())?;
         let snapshot = Guard::into_inner(self.live.snapshot());
         let nothing = || Problem::new(StatusCode::NOT_FOUND, format!("nothing is served at {}", request.uri().path()));
@@ -73,7 +73,7 @@ impl Routes {
         if let Some(origin) = origin {
             name_origin(response.headers_mut(), origin);
         }
-        Ok(response)
+        Ok(response.into())
     }
 
     /// The handler of a method; for a preflight request that of the method it asks for.
@@ -232,9 +232,9 @@ fn unmet(endpoint: &Endpoint) -> Problem {
 }
 
 impl Serve for Routes {
-    async fn serve(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
-        let mut response = self.answer(request, peer).await.unwrap_or_else(IntoResponse::into_response);
-        response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-        response
+    async fn serve(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Served {
+        let mut answer = self.answer(request, peer).await.unwrap_or_else(|problem| problem.into_response().into());
+        answer.response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        answer
     }
 }

@@ -18,8 +18,8 @@ const HANDSHAKES: usize = 3;
 struct Hello;
 
 impl Serve for Hello {
-    async fn serve(self: Arc<Self>, _: Request<Incoming>, _: SocketAddr) -> Response<Body> {
-        Response::new(Body::from("hello"))
+    async fn serve(self: Arc<Self>, _: Request<Incoming>, _: SocketAddr) -> Served {
+        Response::new(Body::from("hello")).into()
     }
 }
 
