@@ -17,7 +17,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -104,14 +104,14 @@ impl Task {
     }
 
     /// Takes over what the configuration says of the protocol now, where that has changed.
-    fn follow(&mut self, snapshot: &Arc<Snapshot>, now: Now) {
+    fn follow(&mut self, snapshot: &Arc<Snapshot>) {
         let Some(protocol) = snapshot.runtime.protocol(self.admitted.connection.protocol) else { return };
         if Arc::ptr_eq(&protocol.plan, &self.plan) {
             return;
         }
         let before = std::mem::replace(&mut self.plan, protocol.plan.clone());
         let plan = &self.plan;
-        self.limits.update(&before, plan, now);
+        self.limits.update(&before, plan, self.admitted.live.now());
         self.timers.update(&before, plan, Instant::now());
         self.reader.set_message_bytes_max(plan.limits.message);
         self.admitted.connection.update(&plan.limits);
@@ -192,9 +192,15 @@ impl Task {
         if open && (self.held_back.is_some() && connection.is_waiting() || !connection.may_go_on()) {
             return Poll::Pending;
         }
-        let now = self.admitted.live.now();
         let snapshot = self.admitted.live.snapshot_of(connection.protocol);
-        self.follow(&snapshot, now);
+        self.follow(&snapshot);
+        // What was held back comes first, and then nothing is read.
+        let socket = if open && self.held_back.is_some() {
+            None
+        } else {
+            Some(ready!(self.reader.poll_ready(cx, &self.admitted.connection.outbox, progress)))
+        };
+        let now = self.admitted.live.now();
         let (live, connection) = (&self.admitted.live, &self.admitted.connection);
         let mut batch = Batch::new(&snapshot, Some(connection), now);
         let (limits, held_back) = (&mut self.limits, &mut self.held_back);
@@ -204,10 +210,10 @@ impl Task {
                 live.client(&snapshot, connection, Arrival { moment: Moment::Message(&mut frame), spent: &mut spent, now }, limits, batch);
             (handled == Handled::Later).then_some((frame, spent))
         };
-        if open && let Some((frame, spent)) = held_back.take() {
-            *held_back = decide(frame, spent, &mut batch);
+        let Some(socket) = socket else {
+            *held_back = held_back.take().and_then(|(frame, spent)| decide(frame, spent, &mut batch));
             return Poll::Ready(Read::Some);
-        }
+        };
         let (mut messages, mut bytes, mut pong) = (0, 0, false);
         let mut take = |received| match received {
             Received::Message(frame) if connection.outbox.is_open() => {
@@ -227,7 +233,7 @@ impl Task {
                 Taken::More
             }
         };
-        let read = self.reader.poll_read(cx, &connection.outbox, progress, &mut take);
+        let read = self.reader.read(&*socket, progress.lifecycle, &mut take);
         drop(batch);
         if messages > 0 {
             self.heard(messages, bytes, now);
@@ -235,7 +241,7 @@ impl Task {
         if pong {
             self.pong(now);
         }
-        read
+        Poll::Ready(read)
     }
 
     fn heard(&mut self, messages: u64, bytes: u64, now: Now) {
@@ -332,11 +338,11 @@ pub async fn refuse(socket: Box<dyn Socket>, early: Bytes, close: Close) {
             if is_over(&progress) {
                 return Poll::Ready(());
             }
-            match reader.poll_read(cx, &outbox, &progress, &mut |_| Taken::More) {
-                Poll::Ready(Read::Ended) => return Poll::Ready(()),
-                Poll::Ready(Read::Last(transition, close)) => outbox.advance(transition, close),
-                Poll::Ready(Read::Some | Read::Enough) => {}
-                Poll::Pending => return Poll::Pending,
+            let socket = ready!(reader.poll_ready(cx, &outbox, &progress));
+            match reader.read(&*socket, progress.lifecycle, &mut |_| Taken::More) {
+                Read::Ended => return Poll::Ready(()),
+                Read::Last(transition, close) => outbox.advance(transition, close),
+                Read::Some | Read::Enough => {}
             }
         }
     });
