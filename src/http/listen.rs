@@ -161,6 +161,8 @@ fn listener(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // Old connections of a previous server must not block the address.
     socket.set_reuseaddr(true)?;
+    // The sockets that it accepts inherit this.
+    socket.set_nodelay(true)?;
     socket.bind(address)?;
     socket.listen(QUEUED_SOCKETS_MAX)
 }
@@ -184,6 +186,7 @@ struct Acceptor<S> {
     options: Arc<ArcSwap<ListenerOptions>>,
     permits: Arc<Semaphore>,
     handshakes: Semaphore,
+    http: http1::Builder,
     addresses: Arc<Addresses>,
     tasks: TaskTracker,
     waited: Arc<Waited>,
@@ -201,7 +204,10 @@ pub fn serve<S: Serve>(
     waited: &Arc<Waited>,
     stop: &CancellationToken,
 ) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_BYTES_MAX);
     let acceptor = Arc::new(Acceptor {
+        http,
         routes: routes.clone(),
         permits: Arc::new(Semaphore::new(SOCKETS_MAX)),
         handshakes: Semaphore::new(options.load().handshakes),
@@ -291,9 +297,6 @@ async fn connection<S: Serve>(
     acceptor: Arc<Acceptor<S>>,
     permit: SocketPermit,
 ) {
-    if tcp.set_nodelay(true).is_err() {
-        return;
-    }
     let stream = match &options.tls {
         None => Stream::Plain(tcp),
         Some(config) => {
@@ -369,11 +372,7 @@ async fn requests<S, A>(
             Ok::<_, Infallible>(response.map(|body| AnswerBody { body, _answering: answering }))
         }
     });
-    let mut served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(WatchedStream::new(stream, progress.clone()), service);
+    let mut served = acceptor.http.serve_connection(WatchedStream::new(stream, progress.clone()), service);
     let ended = tokio::select! {
         ended = until_taken_over(&mut served, &takeover) => ended,
         () = acceptor.stop.cancelled() => {
