@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::plan::ProtocolPlan;
 use crate::connection::{self, Admitted};
+use crate::http::addresses;
 use crate::http::auth::{self, Identity};
 use crate::http::body::request_view;
 use crate::http::listen::{Served, TakenOver, Takeover};
@@ -71,7 +72,7 @@ fn accept_key<B>(request: &Request<B>) -> Result<HeaderValue, Problem> {
         return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "only version 13 of WebSocket is served"));
     }
     let key = headers.get(SEC_WEBSOCKET_KEY).ok_or_else(|| bad("`Sec-WebSocket-Key` is missing"))?;
-    if base64::engine::general_purpose::STANDARD.decode(key.as_bytes()).map_or(true, |raw| raw.len() != 16) {
+    if !base64::engine::general_purpose::STANDARD.decode_slice(key.as_bytes(), &mut [0; 18]).is_ok_and(|length| length == 16) {
         return Err(bad("`Sec-WebSocket-Key` must be 16 bytes in base64"));
     }
     HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| bad("`Sec-WebSocket-Key` is not text"))
@@ -95,7 +96,7 @@ impl Upgrader {
         let now = live.now();
         let (parts, _) = request.into_parts();
         let metrics = snapshot.counters.protocol(protocol.plan.id).ok_or_else(|| Problem::from(Fault::new(Code::NotFound)))?;
-        let ip: Arc<str> = peer.ip().to_canonical().to_string().into();
+        let ip = addresses::text(peer.ip());
         if let Some(limit) = snapshot.limits.protocol(protocol.plan.id).and_then(|limits| limits.connect.as_ref()) {
             let wait = match limit.check(&ip, now) {
                 LimitVerdict::Pass => None,
