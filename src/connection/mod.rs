@@ -17,7 +17,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,19 +43,33 @@ const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Reads after which other tasks have their turn.
 const TURN: usize = 4;
 
+/// A connection that the hub has let in. Dropped, it is taken out of everything, whichever way it goes.
+pub struct Admitted {
+    /// What let it in.
+    pub live: Arc<Live>,
+    /// The connection.
+    pub connection: Arc<Connection>,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let close = if std::thread::panicking() { Close::Internal } else { self.connection.outbox.ended().unwrap_or(Close::Lost) };
+        self.live.closed(&self.connection, &close, self.live.now());
+    }
+}
+
 /// Runs a connection that the hub has let in and whose outbox has its socket, until it has ended, and says how it ended.
 ///
 /// `plan` is what it was let in by, `early` what came with the handshake, `expires` when its token runs out; `held` is dropped at the end. Idle connections
 /// hold the future, so it has nothing in it twice.
 pub fn run(
-    live: Arc<Live>,
+    admitted: Admitted,
     plan: Arc<ProtocolPlan>,
-    connection: Arc<Connection>,
     early: Bytes,
     expires: Option<Instant>,
     held: impl Send,
 ) -> impl Future<Output = Close> + Send {
-    let mut task = Task::new(live, plan, connection, early, expires);
+    let mut task = Task::new(admitted, plan, early, expires);
     async move {
         let _held = &held;
         let mut deadline = pin!(sleep_until(Instant::now() + FAR));
@@ -65,8 +79,7 @@ pub fn run(
 }
 
 struct Task {
-    live: Arc<Live>,
-    connection: Arc<Connection>,
+    admitted: Admitted,
     limits: ClientLimits,
     /// What its protocol said when it was looked at last: timers and limits are set by it.
     plan: Arc<ProtocolPlan>,
@@ -78,44 +91,36 @@ struct Task {
     catching_up: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
-impl Drop for Task {
-    /// Takes the connection out of everything, whichever way it goes.
-    fn drop(&mut self) {
-        let close = if std::thread::panicking() { Close::Internal } else { self.connection.outbox.ended().unwrap_or(Close::Lost) };
-        self.live.closed(&self.connection, &close, self.live.now());
-    }
-}
-
 impl Task {
-    fn new(live: Arc<Live>, plan: Arc<ProtocolPlan>, connection: Arc<Connection>, early: Bytes, expires: Option<Instant>) -> Self {
+    fn new(admitted: Admitted, plan: Arc<ProtocolPlan>, early: Bytes, expires: Option<Instant>) -> Self {
         let mut timers = Timers::default();
         if let Some(at) = expires {
             timers.set(Timer::Expiry, at);
         }
-        let reader = Reader::new(early, connection.outbox.wire(), plan.limits.message);
-        let limits = ClientLimits::new(&plan, live.now());
+        let reader = Reader::new(early, admitted.connection.outbox.wire(), plan.limits.message);
+        let limits = ClientLimits::new(&plan, admitted.live.now());
         timers.begin(&plan, Instant::now());
-        Self { live, connection, limits, plan, timers, reader, held_back: None, catching_up: None }
+        Self { admitted, limits, plan, timers, reader, held_back: None, catching_up: None }
     }
 
     /// Takes over what the configuration says of the protocol now, where that has changed.
-    fn follow(&mut self, snapshot: &Arc<Snapshot>, now: Now) {
-        let Some(protocol) = snapshot.runtime.protocol(self.connection.protocol) else { return };
+    fn follow(&mut self, snapshot: &Arc<Snapshot>) {
+        let Some(protocol) = snapshot.runtime.protocol(self.admitted.connection.protocol) else { return };
         if Arc::ptr_eq(&protocol.plan, &self.plan) {
             return;
         }
         let before = std::mem::replace(&mut self.plan, protocol.plan.clone());
         let plan = &self.plan;
-        self.limits.update(&before, plan, now);
+        self.limits.update(&before, plan, self.admitted.live.now());
         self.timers.update(&before, plan, Instant::now());
         self.reader.set_message_bytes_max(plan.limits.message);
-        self.connection.update(&plan.limits);
-        self.live.update_batches(snapshot, &self.connection);
+        self.admitted.connection.update(&plan.limits);
+        self.admitted.live.update_batches(snapshot, &self.admitted.connection);
     }
 
     /// Does all that can be done now. Its wakers are those of the deadline, the outbox, the socket and the log.
     fn poll(&mut self, cx: &mut Context<'_>, mut deadline: Pin<&mut Sleep>) -> Poll<Close> {
-        let connection = self.connection.clone();
+        let connection = self.admitted.connection.clone();
         connection.outbox.register(cx.waker());
         let mut reads = 0;
         loop {
@@ -128,7 +133,7 @@ impl Task {
                 return Poll::Ready(connection.outbox.end(Close::Lost));
             }
             if progress.fallen {
-                self.live.hub.fall_behind(&connection);
+                self.admitted.live.hub.fall_behind(&connection);
             }
             if let Some(since) = progress.ends_since
                 && !self.timers.is_set(Timer::CloseDue)
@@ -155,7 +160,7 @@ impl Task {
             // Behind the writing, which makes the room that it waits for.
             if !self.poll_catch_up(cx) || !connection.outbox.can_write() {
                 // Written with what others still give it in this round.
-                self.live.hub.flush.one(&connection);
+                self.admitted.live.hub.flush.one(&connection);
                 return Poll::Pending;
             }
         }
@@ -182,16 +187,22 @@ impl Task {
 
     /// Reads once, and decides what came with it.
     fn poll_read(&mut self, cx: &mut Context<'_>, progress: &Progress) -> Poll<Read> {
-        let connection = &self.connection;
+        let connection = &self.admitted.connection;
         let open = progress.lifecycle == Lifecycle::Open;
         // What its messages did before must be seen by the next, and what waits for the store must have an end.
         if open && (self.held_back.is_some() && connection.is_waiting() || !connection.may_go_on()) {
             return Poll::Pending;
         }
-        let now = self.live.now();
-        let snapshot = self.live.snapshot_of(connection.protocol);
-        self.follow(&snapshot, now);
-        let (live, connection) = (&self.live, &self.connection);
+        let snapshot = self.admitted.live.snapshot_of(connection.protocol);
+        self.follow(&snapshot);
+        // What was held back comes first, and then nothing is read.
+        let socket = if open && self.held_back.is_some() {
+            None
+        } else {
+            Some(ready!(self.reader.poll_ready(cx, &self.admitted.connection.outbox, progress)))
+        };
+        let now = self.admitted.live.now();
+        let (live, connection) = (&self.admitted.live, &self.admitted.connection);
         let mut batch = Batch::new(&snapshot, Some(connection), now);
         let (limits, held_back) = (&mut self.limits, &mut self.held_back);
         // Gives back what must wait.
@@ -200,10 +211,10 @@ impl Task {
                 live.client(&snapshot, connection, Arrival { moment: Moment::Message(&mut frame), spent: &mut spent, now }, limits, batch);
             (handled == Handled::Later).then_some((frame, spent))
         };
-        if open && let Some((frame, spent)) = held_back.take() {
-            *held_back = decide(frame, spent, &mut batch);
+        let Some(socket) = socket else {
+            *held_back = held_back.take().and_then(|(frame, spent)| decide(frame, spent, &mut batch));
             return Poll::Ready(Read::Some);
-        }
+        };
         let (mut messages, mut bytes, mut pong) = (0, 0, false);
         let mut take = |received| match received {
             Received::Message(frame) if connection.outbox.is_open() => {
@@ -223,7 +234,7 @@ impl Task {
                 Taken::More
             }
         };
-        let read = self.reader.poll_read(cx, &connection.outbox, progress, &mut take);
+        let read = self.reader.read(&*socket, progress.lifecycle, &mut take);
         drop(batch);
         if messages > 0 {
             self.heard(messages, bytes, now);
@@ -231,11 +242,11 @@ impl Task {
         if pong {
             self.pong(now);
         }
-        read
+        Poll::Ready(read)
     }
 
     fn heard(&mut self, messages: u64, bytes: u64, now: Now) {
-        let traffic = &self.connection.traffic;
+        let traffic = &self.admitted.connection.traffic;
         traffic.messages_in.fetch_add(messages, Relaxed);
         traffic.bytes_in.fetch_add(bytes, Relaxed);
         traffic.seen_ms.store(now.wall_ms, Relaxed);
@@ -247,8 +258,8 @@ impl Task {
 
     /// Gives subscriptions what they missed, and says whether one is behind.
     fn poll_catch_up(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.catching_up.is_none() && self.connection.is_behind() {
-            self.catching_up = Some(Box::pin(catch_up::run(self.live.clone(), self.connection.clone())));
+        if self.catching_up.is_none() && self.admitted.connection.is_behind() {
+            self.catching_up = Some(Box::pin(catch_up::run(self.admitted.live.clone(), self.admitted.connection.clone())));
         }
         if let Some(running) = &mut self.catching_up
             && running.as_mut().poll(cx).is_ready()
@@ -259,17 +270,17 @@ impl Task {
     }
 
     fn decide(&mut self, moment: Moment<'_>) {
-        let now = self.live.now();
-        let snapshot = self.live.snapshot_of(self.connection.protocol);
-        let mut batch = Batch::new(&snapshot, Some(&self.connection), now);
+        let now = self.admitted.live.now();
+        let snapshot = self.admitted.live.snapshot_of(self.admitted.connection.protocol);
+        let mut batch = Batch::new(&snapshot, Some(&self.admitted.connection), now);
         let mut spent = Spent::default();
         // What a timer asks for is not put off: it sees what is committed.
         let arrival = Arrival { moment, spent: &mut spent, now };
-        self.live.client(&snapshot, &self.connection, arrival, &mut self.limits, &mut batch);
+        self.admitted.live.client(&snapshot, &self.admitted.connection, arrival, &mut self.limits, &mut batch);
     }
 
     fn pong(&mut self, now: Now) {
-        let traffic = &self.connection.traffic;
+        let traffic = &self.admitted.connection.traffic;
         traffic.awaits_pong.store(false, Relaxed);
         traffic.seen_ms.store(now.wall_ms, Relaxed);
         self.timers.clear(Timer::PongDue);
@@ -283,14 +294,14 @@ impl Task {
             Timer::Ping => {
                 if let Some((every, timeout)) = heartbeat {
                     self.timers.set(Timer::Ping, now + every);
-                    if !self.connection.traffic.awaits_pong.swap(true, Relaxed) {
+                    if !self.admitted.connection.traffic.awaits_pong.swap(true, Relaxed) {
                         self.timers.set(Timer::PongDue, now + timeout);
-                        self.connection.outbox.ping();
+                        self.admitted.connection.outbox.ping();
                     }
                 }
             }
             // A client that is not read from, because the store has not confirmed what it sent, cannot be heard to answer.
-            Timer::PongDue if self.connection.is_waiting() => {
+            Timer::PongDue if self.admitted.connection.is_waiting() => {
                 if let Some((_, timeout)) = heartbeat {
                     self.timers.set(Timer::PongDue, now + timeout);
                 }
@@ -308,8 +319,8 @@ impl Task {
                     self.timers.set(Timer::Grace, now + grace);
                 }
             }
-            Timer::Grace => self.live.end(&self.connection, Close::Idle),
-            Timer::Expiry => self.live.end(&self.connection, Close::Expired),
+            Timer::Grace => self.admitted.live.end(&self.admitted.connection, Close::Idle),
+            Timer::Expiry => self.admitted.live.end(&self.admitted.connection, Close::Expired),
             Timer::CloseDue => return Some(Close::Lost),
         }
         None
@@ -328,11 +339,11 @@ pub async fn refuse(socket: Box<dyn Socket>, early: Bytes, close: Close) {
             if is_over(&progress) {
                 return Poll::Ready(());
             }
-            match reader.poll_read(cx, &outbox, &progress, &mut |_| Taken::More) {
-                Poll::Ready(Read::Ended) => return Poll::Ready(()),
-                Poll::Ready(Read::Last(transition, close)) => outbox.advance(transition, close),
-                Poll::Ready(Read::Some | Read::Enough) => {}
-                Poll::Pending => return Poll::Pending,
+            let socket = ready!(reader.poll_ready(cx, &outbox, &progress));
+            match reader.read(&*socket, progress.lifecycle, &mut |_| Taken::More) {
+                Read::Ended => return Poll::Ready(()),
+                Read::Last(transition, close) => outbox.advance(transition, close),
+                Read::Some | Read::Enough => {}
             }
         }
     });

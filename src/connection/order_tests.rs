@@ -14,6 +14,7 @@ use tokio::task::yield_now;
 
 use super::run;
 use crate::config::plan::ProtocolPlan;
+use crate::connection::Admitted;
 use crate::hub::{Connection, Socket};
 use crate::live::Live;
 use crate::model::{Close, Json, Now};
@@ -124,7 +125,7 @@ impl Member {
         let mut client = Client::open(live, id);
         client.connection.outbox.attach(Box::new(socket.clone()));
         channels.iter().for_each(|channel| client.say(&format!(r#"{{"type":"on","channel":"{channel}"}}"#)));
-        tokio::spawn(run(live.clone(), plan(live), client.connection.clone(), Bytes::new(), None, ()));
+        tokio::spawn(run(Admitted { live: live.clone(), connection: client.connection.clone() }, plan(live), Bytes::new(), None, ()));
         Self { client, socket }
     }
 

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -61,27 +62,15 @@ impl Reader {
         self.decoder.set_message_bytes_max(bytes);
     }
 
-    /// Reads once. `progress`: what the last look at the outbox came to. Pending where nothing is there.
-    pub fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        outbox: &Outbox,
-        progress: &Progress,
-        take: &mut dyn FnMut(Received) -> Taken,
-    ) -> Poll<Read> {
+    /// The socket, once there is something to [`Reader::read`]. `progress`: what the last look at the outbox came to.
+    pub fn poll_ready(&self, cx: &mut Context<'_>, outbox: &Outbox, progress: &Progress) -> Poll<Arc<dyn Socket>> {
         let lifecycle = progress.lifecycle;
         let Some(socket) = outbox.socket() else { return Poll::Pending };
         if matches!(lifecycle, Lifecycle::Answering | Lifecycle::Ended) {
             return Poll::Pending;
         }
         if !self.unread.is_empty() {
-            let mut unread = std::mem::take(&mut self.unread);
-            let mut input = &unread[..];
-            let read = self.decode(&mut input, lifecycle, take);
-            let used = unread.len() - input.len();
-            unread.advance(used);
-            self.unread = unread;
-            return Poll::Ready(read);
+            return Poll::Ready(socket);
         }
         if lifecycle == Lifecycle::Draining {
             if !progress.written {
@@ -89,16 +78,33 @@ impl Reader {
             }
             outbox.hang_up();
         }
-        if socket.poll_readable(cx).is_pending() {
-            return Poll::Pending;
-        }
-        let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; READ_BYTES].into());
-        let read = self.read(&*socket, &mut scratch, lifecycle, take);
-        SCRATCH.set(Some(scratch));
-        Poll::Ready(read)
+        socket.poll_readable(cx).map(|()| socket)
     }
 
-    fn read(&mut self, socket: &dyn Socket, scratch: &mut [u8], lifecycle: Lifecycle, take: &mut dyn FnMut(Received) -> Taken) -> Read {
+    /// Reads once.
+    pub fn read(&mut self, socket: &dyn Socket, lifecycle: Lifecycle, take: &mut dyn FnMut(Received) -> Taken) -> Read {
+        if !self.unread.is_empty() {
+            let mut unread = std::mem::take(&mut self.unread);
+            let mut input = &unread[..];
+            let read = self.decode(&mut input, lifecycle, take);
+            let used = unread.len() - input.len();
+            unread.advance(used);
+            self.unread = unread;
+            return read;
+        }
+        let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; READ_BYTES].into());
+        let read = self.read_from(socket, &mut scratch, lifecycle, take);
+        SCRATCH.set(Some(scratch));
+        read
+    }
+
+    fn read_from(
+        &mut self,
+        socket: &dyn Socket,
+        scratch: &mut [u8],
+        lifecycle: Lifecycle,
+        take: &mut dyn FnMut(Received) -> Taken,
+    ) -> Read {
         match socket.try_read(scratch) {
             Ok(0) => Read::Ended,
             Ok(count) if matches!(lifecycle, Lifecycle::Draining | Lifecycle::HungUp) => {

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, advance};
 
 use super::run;
+use crate::connection::Admitted;
 use crate::hub::Connection;
 use crate::live::Live;
 use crate::model::Close;
@@ -49,8 +50,13 @@ async fn running(expires_in: Option<Duration>) -> Running {
     let wire = Double::default();
     connection.outbox.attach(Box::new(wire.clone()));
     let expires = expires_in.map(|wait| Instant::now() + wait);
-    let task =
-        tokio::spawn(run(live.clone(), live.current().runtime.plan.protocols[0].clone(), connection.clone(), Bytes::new(), expires, ()));
+    let task = tokio::spawn(run(
+        Admitted { live: live.clone(), connection: connection.clone() },
+        live.current().runtime.plan.protocols[0].clone(),
+        Bytes::new(),
+        expires,
+        (),
+    ));
     let running = Running { live, connection, wire, task };
     running.settle().await;
     running

@@ -16,11 +16,12 @@ use crate::http::problem::Problem;
 /// Whether a host name, without port, is this machine's own.
 pub fn is_loopback_host(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let name = bare.trim_end_matches('.').to_ascii_lowercase();
-    let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-    name == "localhost"
-        || (is_name && name.ends_with(".localhost"))
-        || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return ip.to_canonical().is_loopback();
+    }
+    let name = bare.trim_end_matches('.');
+    let (parent, last) = name.rsplit_once('.').unwrap_or(("", name));
+    last.eq_ignore_ascii_case("localhost") && parent.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 /// Host and port of an authority: `a:1`, `[::1]:1`, `a`.
@@ -66,8 +67,8 @@ fn refused(origin: &str) -> Problem {
 
 fn check_fetch_site(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let opened_by_a_person = header("sec-fetch-mode") == "navigate" && header("sec-fetch-dest") == "document" && method == Method::GET;
-    if header("sec-fetch-site") == "cross-site" && !opened_by_a_person { Err(refused("another site")) } else { Ok(()) }
+    let opened_by_a_person = || header("sec-fetch-mode") == "navigate" && header("sec-fetch-dest") == "document" && method == Method::GET;
+    if header("sec-fetch-site") == "cross-site" && !opened_by_a_person() { Err(refused("another site")) } else { Ok(()) }
 }
 
 /// The authority of an `http` or `https` origin.

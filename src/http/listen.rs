@@ -4,20 +4,24 @@
 mod progress;
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, Request, Response, StatusCode};
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -32,8 +36,8 @@ use crate::connection::stream::Stream;
 use crate::http::addresses::{AddressPermit, Addresses};
 use crate::tasks::Core;
 use crate::telemetry::metrics::SocketMetrics;
-use progress::{AnswerBody, Progress};
-pub use progress::{Waited, WatchedStream};
+pub use progress::Waited;
+use progress::{AnswerBody, Progress, WatchedStream};
 
 /// How long a client may take over a request's head, the wait for the next request on a kept connection included.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
@@ -43,6 +47,9 @@ const LAST_HEAD_WITHIN: Duration = Duration::from_millis(500);
 
 /// The largest request head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a client may take over reading the answer after which its stream is taken over.
+const TAKEOVER_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a client may take over the TLS handshake.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
@@ -75,13 +82,42 @@ pub struct Bound {
 }
 
 /// Held as long as a client's socket is open.
-#[derive(Clone)]
-pub struct SocketPermit(#[expect(dead_code, reason = "held, not read")] Arc<(OwnedSemaphorePermit, AddressPermit)>);
+pub struct SocketPermit {
+    _listener: OwnedSemaphorePermit,
+    _address: AddressPermit,
+}
 
 /// Something that answers requests.
 pub trait Serve: Send + Sync + 'static {
     /// Answers one request.
-    fn serve(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> impl Future<Output = Response<Body>> + Send;
+    fn serve(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> impl Future<Output = Served> + Send;
+}
+
+/// The answer to a request.
+pub struct Served {
+    /// What is written.
+    pub response: Response<Body>,
+    /// Of a response that switches protocols: what goes on with the stream.
+    pub takeover: Option<Takeover>,
+}
+
+/// Called once the response is written; dropped if that never happens.
+pub type Takeover = Box<dyn FnOnce(TakenOver) + Send>;
+
+/// A stream on which no more HTTP is spoken.
+pub struct TakenOver {
+    /// The stream alone: nothing of HTTP lives as long as it.
+    pub stream: Stream,
+    /// What came with the request.
+    pub early: Bytes,
+    /// To be held as long as the stream is open.
+    pub permit: SocketPermit,
+}
+
+impl From<Response<Body>> for Served {
+    fn from(response: Response<Body>) -> Self {
+        Self { response, takeover: None }
+    }
 }
 
 /// Binds an address; `localhost` is both loopback addresses on one port, or the first alone where there is no IPv6. Of `held`,
@@ -125,6 +161,8 @@ fn listener(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // Old connections of a previous server must not block the address.
     socket.set_reuseaddr(true)?;
+    // The sockets that it accepts inherit this.
+    socket.set_nodelay(true)?;
     socket.bind(address)?;
     socket.listen(QUEUED_SOCKETS_MAX)
 }
@@ -148,6 +186,7 @@ struct Acceptor<S> {
     options: Arc<ArcSwap<ListenerOptions>>,
     permits: Arc<Semaphore>,
     handshakes: Semaphore,
+    http: http1::Builder,
     addresses: Arc<Addresses>,
     tasks: TaskTracker,
     waited: Arc<Waited>,
@@ -165,7 +204,10 @@ pub fn serve<S: Serve>(
     waited: &Arc<Waited>,
     stop: &CancellationToken,
 ) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_BYTES_MAX);
     let acceptor = Arc::new(Acceptor {
+        http,
         routes: routes.clone(),
         permits: Arc::new(Semaphore::new(SOCKETS_MAX)),
         handshakes: Semaphore::new(options.load().handshakes),
@@ -202,7 +244,7 @@ async fn accept<S: Serve>(listener: Arc<TcpListener>, acceptor: Arc<Acceptor<S>>
                     refuse(&stream, peer, &options.metrics);
                     continue;
                 };
-                let permit = SocketPermit(Arc::new((permit, address)));
+                let permit = SocketPermit { _listener: permit, _address: address };
                 acceptor.tasks.spawn(connection(stream, peer, options, acceptor.clone(), permit));
             }
             Err(error) if is_of_one_client(&error) => {}
@@ -255,9 +297,6 @@ async fn connection<S: Serve>(
     acceptor: Arc<Acceptor<S>>,
     permit: SocketPermit,
 ) {
-    if tcp.set_nodelay(true).is_err() {
-        return;
-    }
     let stream = match &options.tls {
         None => Stream::Plain(tcp),
         Some(config) => {
@@ -270,7 +309,7 @@ async fn connection<S: Serve>(
             match shaken {
                 Ok(Stream::Plain(tcp)) => {
                     options.metrics.handshakes_failed.inc();
-                    return requests(Stream::Plain(tcp), &acceptor, peer, async |_| not_tls()).await;
+                    return requests(Stream::Plain(tcp), &acceptor, peer, permit, async |_| not_tls().into()).await;
                 }
                 Ok(stream) => stream,
                 Err(error) => {
@@ -281,11 +320,7 @@ async fn connection<S: Serve>(
             }
         }
     };
-    requests(stream, &acceptor, peer, |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(permit.clone());
-        acceptor.routes.clone().serve(request, peer)
-    })
-    .await;
+    requests(stream, &acceptor, peer, permit, |request| acceptor.routes.clone().serve(request, peer)).await;
 }
 
 /// A TLS stream, or the plain stream if the client does not speak TLS. A client that sends nothing does not block others.
@@ -313,32 +348,39 @@ fn not_tls() -> Response<Body> {
     response
 }
 
-/// Answers the requests of one stream until it ends, or is upgraded, or the listener stops. Then what is being answered is
+/// Answers the requests of one stream until it ends, or is taken over, or the listener stops. Then what is being answered is
 /// answered, and a client in the middle of a request's head gets a moment for the rest of it.
-async fn requests<S, A>(stream: Stream, acceptor: &Acceptor<S>, peer: SocketAddr, answer: impl Fn(Request<Incoming>) -> A)
-where
-    A: Future<Output = Response<Body>>,
+async fn requests<S, A>(
+    stream: Stream,
+    acceptor: &Acceptor<S>,
+    peer: SocketAddr,
+    permit: SocketPermit,
+    answer: impl Fn(Request<Incoming>) -> A,
+) where
+    A: Future<Output = Served>,
 {
     let progress = Progress::new(peer);
+    // Protects what the last answer leaves to do with the stream. Held to set it, or to look.
+    let takeover = Mutex::new(None);
     let service = service_fn(|request| {
         let answering = progress.begin(&request);
         let answer = answer(request);
-        async move { Ok::<_, Infallible>(answer.await.map(|body| AnswerBody { body, _answering: answering })) }
+        let to_do = &takeover;
+        async move {
+            let Served { response, takeover } = answer.await;
+            *to_do.lock() = takeover;
+            Ok::<_, Infallible>(response.map(|body| AnswerBody { body, _answering: answering }))
+        }
     });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(WatchedStream::new(stream, progress.clone()), service)
-        .with_upgrades();
-    let mut served = pin!(served);
+    let mut served = acceptor.http.serve_connection(WatchedStream::new(stream, progress.clone()), service);
     let ended = tokio::select! {
-        ended = served.as_mut() => ended,
+        ended = until_taken_over(&mut served, &takeover) => ended,
         () = acceptor.stop.cancelled() => {
-            served.as_mut().graceful_shutdown();
+            Pin::new(&mut served).graceful_shutdown();
             let _waited_for = acceptor.waited.add(&progress);
+            let mut rest = pin!(until_taken_over(&mut served, &takeover));
             loop {
-                match timeout(LAST_HEAD_WITHIN, served.as_mut()).await {
+                match timeout(LAST_HEAD_WITHIN, rest.as_mut()).await {
                     Ok(ended) => break ended,
                     Err(_) if progress.is_answering() => {}
                     Err(_) => return,
@@ -346,8 +388,31 @@ where
             }
         }
     };
-    if let Err(error) = ended {
-        tracing::trace!(%peer, %error, "an HTTP connection broke");
+    match ended {
+        Some(Ok(())) => {
+            let parts = served.into_parts();
+            let takeover = takeover.lock().take();
+            if let Some(takeover) = takeover {
+                // A copy, so that the buffer does not live as long as the stream.
+                let early = Bytes::copy_from_slice(&parts.read_buf);
+                takeover(TakenOver { stream: parts.io.into_inner(), early, permit });
+            }
+        }
+        Some(Err(error)) => tracing::trace!(%peer, %error, "an HTTP connection broke"),
+        None => tracing::trace!(%peer, "a client did not read the answer that switches protocols"),
+    }
+}
+
+/// Runs what is served to its end. `None`: a client did not read, in time, the answer after which its stream is taken over.
+async fn until_taken_over<C: Future + Unpin>(served: &mut C, takeover: &Mutex<Option<Takeover>>) -> Option<C::Output> {
+    let ended = poll_fn(|cx| match Pin::new(&mut *served).poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(Some(ended)),
+        Poll::Pending if takeover.lock().is_some() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    });
+    match ended.await {
+        Some(ended) => Some(ended),
+        None => timeout(TAKEOVER_WITHIN, served).await.ok(),
     }
 }
 

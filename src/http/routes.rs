@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::Guard;
 use axum::body::Body;
-use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, HeaderValue, VARY};
+use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, HeaderValue, VARY, X_CONTENT_TYPE_OPTIONS};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
 use axum::response::IntoResponse;
@@ -14,10 +14,10 @@ use hyper::body::Incoming;
 
 use crate::apply::{Applied, in_time};
 use crate::config::plan::{HttpRow, ProtocolPlan, SourceKind, SourcePlan};
-use crate::http::listen::Serve;
+use crate::http::listen::{Serve, Served};
 use crate::http::problem::Problem;
 use crate::http::upgrade::{self, Upgrader};
-use crate::http::{body, guard};
+use crate::http::{addresses, body, guard};
 use crate::limits::LimitVerdict;
 use crate::live::{Live, Promised};
 use crate::model::event::epoch_text;
@@ -46,7 +46,7 @@ impl Routes {
         Self { live, upgrader, key }
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Result<Response<Body>, Problem> {
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Result<Served, Problem> {
         guard::check_host(request.headers(), self.key.listen.is_loopback())?;
         let snapshot = Guard::into_inner(self.live.snapshot());
         let nothing = || Problem::new(StatusCode::NOT_FOUND, format!("nothing is served at {}", request.uri().path()));
@@ -73,7 +73,7 @@ impl Routes {
         if let Some(origin) = origin {
             name_origin(response.headers_mut(), origin);
         }
-        Ok(response)
+        Ok(response.into())
     }
 
     /// The handler of a method; for a preflight request that of the method it asks for.
@@ -146,7 +146,7 @@ impl<'s> Target<'s> {
 /// Requests count towards the limit of their address, as messages do.
 fn check_rate(snapshot: &Snapshot, protocol: ProtocolId, peer: SocketAddr, now: Now) -> Result<(), Problem> {
     let Some(limit) = snapshot.limits.protocol(protocol).and_then(|limits| limits.address.as_ref()) else { return Ok(()) };
-    let retry_after = match limit.check(&peer.ip().to_canonical().to_string(), now) {
+    let retry_after = match limit.check(&addresses::text(peer.ip()), now) {
         LimitVerdict::Pass => return Ok(()),
         LimitVerdict::Over { retry_after } => retry_after,
         LimitVerdict::Flooding => FLOODING_RETRY,
@@ -232,9 +232,9 @@ fn unmet(endpoint: &Endpoint) -> Problem {
 }
 
 impl Serve for Routes {
-    async fn serve(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
-        let mut response = self.answer(request, peer).await.unwrap_or_else(IntoResponse::into_response);
-        response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-        response
+    async fn serve(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Served {
+        let mut answer = self.answer(request, peer).await.unwrap_or_else(|problem| problem.into_response().into());
+        answer.response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        answer
     }
 }

@@ -7,22 +7,20 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use base64::Engine as _;
-use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::plan::ProtocolPlan;
-use crate::connection;
-use crate::connection::stream::Stream;
+use crate::connection::{self, Admitted};
+use crate::http::addresses;
 use crate::http::auth::{self, Identity};
 use crate::http::body::request_view;
-use crate::http::listen::{SocketPermit, WatchedStream};
+use crate::http::listen::{Served, TakenOver, Takeover};
 use crate::http::problem::Problem;
 use crate::http::sessions::Sessions;
 use crate::hub::Connection;
@@ -36,9 +34,6 @@ use crate::pipeline::scope::Bindings;
 use crate::protocol::wire::{Wire, websocket};
 use crate::routing::paths::Parameters;
 use crate::runtime::Protocol;
-
-/// How long the switch from HTTP may take.
-const UPGRADE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Turns requests into connections, each a task of its own.
 #[derive(Clone)]
@@ -67,6 +62,9 @@ fn accept_key<B>(request: &Request<B>) -> Result<HeaderValue, Problem> {
     if request.method() != Method::GET {
         return Err(bad("the method must be GET"));
     }
+    if request.version() != Version::HTTP_11 {
+        return Err(bad("the version of HTTP must be 1.1"));
+    }
     if !has_token(headers, &CONNECTION, "upgrade") {
         return Err(bad("`Connection` must name `Upgrade`"));
     }
@@ -74,33 +72,31 @@ fn accept_key<B>(request: &Request<B>) -> Result<HeaderValue, Problem> {
         return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "only version 13 of WebSocket is served"));
     }
     let key = headers.get(SEC_WEBSOCKET_KEY).ok_or_else(|| bad("`Sec-WebSocket-Key` is missing"))?;
-    if base64::engine::general_purpose::STANDARD.decode(key.as_bytes()).map_or(true, |raw| raw.len() != 16) {
+    if !base64::engine::general_purpose::STANDARD.decode_slice(key.as_bytes(), &mut [0; 18]).is_ok_and(|length| length == 16) {
         return Err(bad("`Sec-WebSocket-Key` must be 16 bytes in base64"));
     }
     HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| bad("`Sec-WebSocket-Key` is not text"))
 }
 
 impl Upgrader {
-    /// Answers a handshake and starts the connection's task.
+    /// Answers a handshake. The connection's task starts once the answer is written.
     pub async fn upgrade(
         &self,
         live: &Arc<Live>,
         snapshot: &Arc<Snapshot>,
         protocol: &Protocol,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         parameters: Parameters,
         peer: SocketAddr,
-    ) -> Result<Response<Body>, Problem> {
+    ) -> Result<Served, Problem> {
         let accept = accept_key(&request)?;
         if self.stop.is_cancelled() {
             return Err(Fault::with(Code::Unavailable, "the server is stopping").into());
         }
         let now = live.now();
-        let upgrade = hyper::upgrade::on(&mut request);
-        let permit = request.extensions().get::<SocketPermit>().cloned();
         let (parts, _) = request.into_parts();
         let metrics = snapshot.counters.protocol(protocol.plan.id).ok_or_else(|| Problem::from(Fault::new(Code::NotFound)))?;
-        let ip: Arc<str> = peer.ip().to_canonical().to_string().into();
+        let ip = addresses::text(peer.ip());
         if let Some(limit) = snapshot.limits.protocol(protocol.plan.id).and_then(|limits| limits.connect.as_ref()) {
             let wait = match limit.check(&ip, now) {
                 LimitVerdict::Pass => None,
@@ -116,7 +112,7 @@ impl Upgrader {
         let offers = parts.headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|offer| offer.to_str().ok());
         let extensions = protocol.plan.compress.and_then(|_| websocket::negotiate(offers));
         let view = Arc::new(request_view(&parts, parameters));
-        match identify(&protocol.plan, view, ip, now)? {
+        let takeover: Takeover = match identify(&protocol.plan, view, ip, now)? {
             Ok((mut view, expires)) => {
                 if let (None, Some(session)) = (&view.user, &view.session) {
                     view.user = self.sessions.user(session, now).await;
@@ -126,29 +122,32 @@ impl Upgrader {
                     Connection::new(live.hub.next_key(), protocol.plan.id, now, view, &protocol.plan.limits, wire, metrics.clone());
                 let connection = Arc::new(connection);
                 live.admit(snapshot, &connection).inspect_err(|_| metrics.refused.inc())?;
+                let admitted = Admitted { live: live.clone(), connection };
                 // A stop closes all connections that are in the hub by then.
                 if self.stop.is_cancelled() {
-                    connection.outbox.close(Close::GoingAway);
+                    admitted.connection.outbox.close(Close::GoingAway);
                 }
-                let (live, plan, tasks) = (live.clone(), protocol.plan.clone(), self.tasks.clone());
-                self.tasks.spawn(async move {
-                    match socket(upgrade).await {
-                        // A new task, so that nothing of the handshake lives as long as the connection.
-                        Some((socket, early)) => {
-                            connection.outbox.attach(socket.into_socket());
-                            tasks.spawn(connection::run(live, plan, connection, early, expires, permit));
-                        }
-                        None => live.closed(&connection, &Close::Lost, live.now()),
-                    }
-                });
+                let (plan, tasks) = (protocol.plan.clone(), self.tasks.clone());
+                Box::new(move |TakenOver { stream, early, permit }| {
+                    admitted.connection.outbox.attach(stream.into_socket());
+                    // A new task, so that nothing of the handshake lives as long as the connection.
+                    tasks.spawn(connection::run(admitted, plan, early, expires, permit));
+                })
             }
             Err(why) => {
                 tracing::debug!(protocol = %protocol.plan.name, %why, "a connection without a valid token was closed");
                 metrics.refused.inc();
-                self.tasks.spawn(turn_away(upgrade, Close::Unauthorized, permit));
+                let tasks = self.tasks.clone();
+                // Accepted and closed at once, so that a browser's client can read why.
+                Box::new(move |TakenOver { stream, early, permit }| {
+                    tasks.spawn(async move {
+                        connection::refuse(stream.into_socket(), early, Close::Unauthorized).await;
+                        drop(permit);
+                    });
+                })
             }
-        }
-        Ok(switching(accept, extensions))
+        };
+        Ok(Served { response: switching(accept, extensions), takeover: Some(takeover) })
     }
 }
 
@@ -212,20 +211,4 @@ fn identify(
 fn nameless() -> Problem {
     let detail = format!("the name of a user or session must have 1 to {PRINCIPAL_BYTES_MAX} bytes, without control characters and `*`");
     Problem::new(StatusCode::BAD_REQUEST, detail)
-}
-
-/// The socket under an upgraded connection, and what came with the handshake.
-async fn socket(upgrade: OnUpgrade) -> Option<(Stream, Bytes)> {
-    let upgraded: Upgraded = timeout(UPGRADE_WITHIN, upgrade).await.ok()?.ok()?;
-    let parts = upgraded.downcast::<WatchedStream>().ok()?;
-    // A copy, so that hyper's buffer does not live as long as the connection.
-    Some((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf)))
-}
-
-/// Accepts a connection and closes it at once, so that a browser's client can read why.
-async fn turn_away(upgrade: OnUpgrade, close: Close, permit: Option<SocketPermit>) {
-    if let Some((socket, early)) = socket(upgrade).await {
-        connection::refuse(socket.into_socket(), early, close).await;
-    }
-    drop(permit);
 }

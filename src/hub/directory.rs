@@ -1,5 +1,6 @@
 //! Who is connected: by public id, protocol, address, user and session. Plain maps; the hub locks them.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
@@ -56,11 +57,9 @@ pub enum Admission {
 impl Directory {
     pub(super) fn open(&mut self, connection: &Arc<Connection>, bounds: Bounds) -> Admission {
         let view = connection.view();
-        let address = (connection.protocol, view.ip.clone());
-        if self.by_id.contains_key(&connection.id) {
-            return Admission::IdTaken;
-        }
-        if self.by_address.get(&address).is_some_and(|&n| n >= bounds.per_address) {
+        let Entry::Vacant(id) = self.by_id.entry(connection.id.clone()) else { return Admission::IdTaken };
+        let address = self.by_address.entry((connection.protocol, view.ip.clone()));
+        if matches!(&address, Entry::Occupied(count) if *count.get() >= bounds.per_address) {
             return Admission::AddressFull;
         }
         let peers = self.by_protocol.get_or_insert_with(connection.protocol, Peers::default);
@@ -74,28 +73,27 @@ impl Directory {
         }
         peers.insert(connection.key, connection.clone());
         *version += 1;
-        *self.by_address.entry(address).or_default() += 1;
-        self.by_id.insert(connection.id.clone(), connection.clone());
+        *address.or_default() += 1;
+        id.insert(connection.clone());
         self.remember(connection, &view);
         displaced.map_or(Admission::Opened, |(_, oldest)| Admission::Displaced(oldest))
     }
 
     pub(super) fn close(&mut self, connection: &Arc<Connection>) {
         // A connection that was refused must not remove the one that has the id.
-        if !self.holds(connection) {
-            return;
-        }
+        match self.by_id.entry(connection.id.clone()) {
+            Entry::Occupied(held) if held.get().key == connection.key => held.remove(),
+            _ => return,
+        };
         let view = connection.view();
-        self.by_id.remove(&connection.id);
         if let Some(peers) = self.by_protocol.get_mut(connection.protocol) {
             peers.open.remove(&connection.key);
             peers.version += 1;
         }
-        let address = (connection.protocol, view.ip.clone());
-        if let Some(count) = self.by_address.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_address.remove(&address);
+        if let Entry::Occupied(mut count) = self.by_address.entry((connection.protocol, view.ip.clone())) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
             }
         }
         self.forget(connection, &view);

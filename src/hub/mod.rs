@@ -23,7 +23,7 @@ pub mod socket;
 mod tests;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -71,7 +71,8 @@ const TAIL_BYTES_MAX: usize = 256 << 20;
 pub struct Hub {
     // Each shard protects which channels are in its map, not what is in them. Held for one look-up or change.
     channels: [RwLock<HashMap<ChannelName, Arc<Channel>>>; SHARDS],
-    hasher: RandomState,
+    /// Chooses the shard, and nothing else: within it, names are hashed so that no client can make them collide.
+    hasher: foldhash::fast::RandomState,
     channels_live: AtomicUsize,
     next_order: AtomicU64,
     // The positions of channels that have a past and are not live. An entry moves into its channel at the next use.
@@ -98,7 +99,7 @@ impl Hub {
     pub fn new(positions: impl IntoIterator<Item = StoredChannel>) -> Self {
         Self {
             channels: std::array::from_fn(|_| RwLock::default()),
-            hasher: RandomState::new(),
+            hasher: foldhash::fast::RandomState::default(),
             channels_live: AtomicUsize::new(0),
             next_order: AtomicU64::new(0),
             positions: Mutex::new(positions.into_iter().map(position_of).collect()),

@@ -1,7 +1,7 @@
 //! One rate for many senders, distinguished by a text: users, addresses.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,8 @@ pub struct KeyedLimiter {
     keys_max: usize,
     keys: AtomicUsize,
     strangers: Limiter,
-    hasher: RandomState,
+    /// Chooses the shard, and nothing else: within it, keys are hashed so that no client can make them collide.
+    hasher: foldhash::fast::RandomState,
     /// Each held for one look-up and one decision.
     shards: [Mutex<HashMap<Box<str>, Entry>>; SHARDS],
     refill: Duration,
@@ -41,7 +42,7 @@ impl KeyedLimiter {
             keys_max,
             keys: AtomicUsize::new(0),
             strangers: Limiter::new(rate, now),
-            hasher: RandomState::new(),
+            hasher: foldhash::fast::RandomState::default(),
             shards: std::array::from_fn(|_| Mutex::default()),
             refill: refill(rate),
         }

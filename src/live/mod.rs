@@ -12,6 +12,7 @@ mod swap;
 
 use std::num::NonZeroU32;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -21,7 +22,6 @@ use parking_lot::Mutex;
 use crate::apply::commit_queue::CommitQueue;
 use crate::apply::{Accepted, Applied, Apply, Batch, Effects, Refusal};
 use crate::config::plan::{HttpRow, ProtocolPlan, Rate, SourcePlan, WhenFull};
-use crate::hub::connection::report;
 use crate::hub::{Admission, Bounds, Connection, Hub};
 use crate::limits::{Limiter, SharedLimits};
 use crate::model::chance::Chance;
@@ -227,6 +227,9 @@ impl Live {
         batch: &mut Batch<'_>,
     ) -> Handled {
         let Some(protocol) = snapshot.runtime.protocol(connection.protocol) else { return Handled::Done };
+        if !moment.has_rows(&protocol.plan) {
+            return Handled::Done;
+        }
         let door = &protocol.plan.name;
         // Timers and the end of a connection are not postponed: they see what is committed.
         let is_message = matches!(moment, Moment::Message(_));
@@ -286,17 +289,17 @@ impl Live {
         self.client(&snapshot, connection, arrival, &mut limits, &mut batch);
         drop(batch);
         connection.metrics.closed(close);
-        let passed = report(connection);
+        let (traffic, sent) = (&connection.traffic, connection.outbox.measure());
         let end = ConnectionEnd {
             closed_ms: now.wall_ms,
             seen_ms: connection.seen_ms(),
             code: close.code(),
             reason: close.reason().to_owned(),
-            messages_in: passed.messages.received,
-            messages_out: passed.messages.sent,
-            bytes_in: passed.bytes.received,
-            bytes_out: passed.bytes.sent,
-            dropped: passed.dropped,
+            messages_in: traffic.messages_in.load(Relaxed),
+            messages_out: sent.messages,
+            bytes_in: traffic.bytes_in.load(Relaxed),
+            bytes_out: sent.payload,
+            dropped: sent.dropped,
         };
         let record = record(connection);
         tracing::debug!(protocol = %record.protocol, client = %connection.id, code = close.code(), reason = close.reason(), "connection closed");

@@ -80,8 +80,11 @@ impl Pairs {
 impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Pairs {
     /// What would not fit in 4 GiB is left out.
     fn from_iter<I: IntoIterator<Item = (N, V)>>(all: I) -> Self {
-        let (mut text, mut ends) = (String::new(), Vec::new());
-        for (name, value) in all {
+        let all: Vec<(N, V)> = all.into_iter().collect();
+        let bytes = all.iter().map(|(name, value)| name.as_ref().len() + value.as_ref().len()).sum();
+        // As long as they will be, so that nothing is moved.
+        let (mut text, mut ends) = (String::with_capacity(bytes), Vec::with_capacity(2 * all.len()));
+        for (name, value) in &all {
             let (name, value) = (name.as_ref(), value.as_ref());
             let (Ok(middle), Ok(end)) = (u32::try_from(text.len() + name.len()), u32::try_from(text.len() + name.len() + value.len()))
             else {

@@ -110,6 +110,15 @@ impl Moment<'_> {
             Self::Closed(close) => Moment::Closed(close),
         }
     }
+
+    /// Whether there is anything to decide. Every connection begins and ends, and most protocols have no rows for that.
+    pub fn has_rows(&self, plan: &ProtocolPlan) -> bool {
+        match self {
+            Self::Open => !plan.open.is_empty(),
+            Self::Closed(_) => !plan.close.is_empty(),
+            Self::Message(_) | Self::Every(_) | Self::Idle => true,
+        }
+    }
 }
 
 /// Decides what happens to an input.
@@ -157,7 +166,7 @@ fn of_connection(snapshot: &Snapshot, connection: &Connection, moment: Moment<'_
             None => Ok(()),
         },
         Moment::Closed(close) => {
-            let told = Json::of(&serde_json::json!({ "code": close.code(), "reason": close.reason() }));
+            let told = Json::of(&Told { code: close.code(), reason: close.reason() });
             let message = Message::made(told, "close");
             run.rows(&plan.close, Some(&message), env)
         }
@@ -182,6 +191,13 @@ fn of_connection(snapshot: &Snapshot, connection: &Connection, moment: Moment<'_
         *frame = Frame::Text(json.into_shared());
     }
     decision
+}
+
+/// What `close` rows are told.
+#[derive(serde::Serialize)]
+struct Told<'a> {
+    code: u16,
+    reason: &'a str,
 }
 
 /// The result for a message that is over a limit, before it is parsed.

@@ -12,6 +12,7 @@ use super::db::{Either, Held};
 use super::insert::{in_chunks, insert_rows, statements};
 use super::queue::Item;
 use super::record::{ConnectionEnd, ConnectionRecord};
+use crate::model::{SessionId, UserId};
 
 macro_rules! into_columns {
     () => {
@@ -120,9 +121,9 @@ pub(super) async fn write(db: &mut Held, items: &[Item]) -> sqlx::Result<()> {
 
 /// The rows for the table, in the order in which they came.
 fn lines(items: &[Item]) -> Vec<Line<'_>> {
-    let mut lines: Vec<Line<'_>> = Vec::new();
+    let mut lines: Vec<Line<'_>> = Vec::with_capacity(items.len());
     // The row of each open connection; `None` for those that have closed.
-    let mut open: HashMap<&str, Option<usize>> = HashMap::new();
+    let mut open: HashMap<&str, Option<usize>> = HashMap::with_capacity(items.len());
     for item in items {
         match item {
             Item::Opened(record) => {
@@ -169,11 +170,11 @@ async fn insert_values(db: &mut SqliteConnection, lines: &[Line<'_>]) -> sqlx::R
         let mut query = sqlx::query(INSERT[size].as_str());
         for line in chunk {
             let who = query
-                .bind(&*line.first.client)
-                .bind(&*line.first.protocol)
-                .bind(line.last.user.as_deref())
-                .bind(line.last.session.as_deref())
-                .bind(&*line.first.address)
+                .bind(line.first.client.shared())
+                .bind(line.first.protocol.clone())
+                .bind(line.last.user.as_ref().map(UserId::shared))
+                .bind(line.last.session.as_ref().map(SessionId::shared))
+                .bind(line.first.address.clone())
                 .bind(line.first.opened_ms);
             query = bind_end!(who, line);
         }
@@ -202,7 +203,10 @@ async fn complete_values(db: &mut SqliteConnection, ends: &[Line<'_>]) -> sqlx::
     in_chunks!(ends, |size, chunk| {
         let mut query = sqlx::query_scalar(COMPLETE[size].as_str());
         for line in chunk {
-            let who = query.bind(&*line.last.client).bind(line.last.user.as_deref()).bind(line.last.session.as_deref());
+            let who = query
+                .bind(line.last.client.shared())
+                .bind(line.last.user.as_ref().map(UserId::shared))
+                .bind(line.last.session.as_ref().map(SessionId::shared));
             query = bind_end!(who, line);
         }
         completed.extend(query.fetch_all(&mut *db).await?);

@@ -71,12 +71,15 @@ async fn serve(mut socket: TcpStream) -> io::Result<()> {
             if is_answered || progress.lifecycle == Lifecycle::Ended {
                 return Poll::Ready(());
             }
-            match reader.poll_read(cx, &outbox, &progress, &mut { told }) {
-                Poll::Ready(Read::Last(transition, close)) => outbox.advance(transition, close),
-                Poll::Ready(Read::Ended) => return Poll::Ready(()),
-                Poll::Ready(Read::Some | Read::Enough) => {}
-                Poll::Pending if outbox.can_write() => {}
+            let socket = match reader.poll_ready(cx, &outbox, &progress) {
+                Poll::Ready(socket) => socket,
+                Poll::Pending if outbox.can_write() => continue,
                 Poll::Pending => return Poll::Pending,
+            };
+            match reader.read(&*socket, progress.lifecycle, &mut { told }) {
+                Read::Last(transition, close) => outbox.advance(transition, close),
+                Read::Ended => return Poll::Ready(()),
+                Read::Some | Read::Enough => {}
             }
         }
     })

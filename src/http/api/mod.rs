@@ -36,7 +36,7 @@ use utoipa_axum::routes;
 use crate::config::plan::Listen;
 use crate::http::body::check_kind;
 use crate::http::guard;
-use crate::http::listen::Serve;
+use crate::http::listen::{Serve, Served};
 use crate::http::problem::Problem;
 use crate::http::routes::{allow_methods, json, name_origin};
 use crate::http::sessions::Sessions;
@@ -128,10 +128,10 @@ impl ApiRoutes {
 }
 
 impl Serve for ApiRoutes {
-    async fn serve(self: Arc<Self>, request: Request<Incoming>, _: SocketAddr) -> Response<Body> {
+    async fn serve(self: Arc<Self>, request: Request<Incoming>, _: SocketAddr) -> Served {
         let mut response = self.answer(request).await.unwrap_or_else(IntoResponse::into_response);
         response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-        response
+        response.into()
     }
 }
 

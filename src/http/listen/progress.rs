@@ -121,7 +121,7 @@ impl HttpBody for AnswerBody {
 }
 
 /// A client's stream for hyper, which notes whether a write waits for the client.
-pub struct WatchedStream {
+pub(super) struct WatchedStream {
     io: TokioIo<Stream>,
     progress: Arc<Progress>,
 }
@@ -132,7 +132,7 @@ impl WatchedStream {
     }
 
     /// The stream alone.
-    pub fn into_inner(self) -> Stream {
+    pub(super) fn into_inner(self) -> Stream {
         self.io.into_inner()
     }
 

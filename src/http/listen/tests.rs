@@ -11,16 +11,36 @@ use super::*;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
+/// After its answer no more HTTP is spoken.
+const SWITCH: &[u8] = b"GET /switch HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
+
 /// Handshakes that may be under way at a time.
 const HANDSHAKES: usize = 3;
 
-/// Greets everybody.
+/// Greets everybody. Where a switch is asked for, sends back what came early.
 struct Hello;
 
 impl Serve for Hello {
-    async fn serve(self: Arc<Self>, _: Request<Incoming>, _: SocketAddr) -> Response<Body> {
-        Response::new(Body::from("hello"))
+    async fn serve(self: Arc<Self>, request: Request<Incoming>, _: SocketAddr) -> Served {
+        match request.uri().path() {
+            "/switch" => Served { response: switching(), takeover: Some(Box::new(echo)) },
+            _ => Response::new(Body::from("hello")).into(),
+        }
     }
+}
+
+fn switching() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response
+}
+
+fn echo(TakenOver { mut stream, early, permit }: TakenOver) {
+    tokio::spawn(async move {
+        stream.write_all(&early).await.unwrap();
+        stream.shutdown().await.unwrap();
+        drop(permit);
+    });
 }
 
 struct Rig {
@@ -131,6 +151,45 @@ async fn an_address_with_enough_sockets_gets_no_more_until_it_gives_one_back() {
     let again = async { while hello().await.is_none() {} };
     tokio::time::timeout(Duration::from_secs(20), again).await.expect("what is given back can be had again");
     drop(held.1);
+}
+
+#[tokio::test]
+async fn a_stream_is_taken_over_behind_the_answer_and_with_what_came_early() {
+    for tls in [false, true] {
+        let rig = Rig::start(tls, Some(1)).await;
+        let asked = [SWITCH, b"early"].concat();
+        let mut got = String::new();
+        if tls {
+            let mut stream = rig.shake_hands().await.unwrap();
+            stream.write_all(&asked).await.unwrap();
+            stream.read_to_string(&mut got).await.unwrap();
+        } else {
+            let mut stream = rig.connect().await;
+            stream.write_all(&asked).await.unwrap();
+            stream.read_to_string(&mut got).await.unwrap();
+        }
+        assert!(got.starts_with("HTTP/1.1 101 ") && got.ends_with("\r\n\r\nearly"), "{got}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_the_answer_loses_the_stream_and_nobody_else_does() {
+    let (takeover, begun) = (Mutex::new(None), Instant::now());
+    let mut served = std::future::pending::<()>();
+    let unbound = timeout(TAKEOVER_WITHIN * 2, until_taken_over(&mut served, &takeover));
+    assert!(unbound.await.is_err(), "nothing is taken over");
+    *takeover.lock() = Some(Box::new(echo) as Takeover);
+    assert_eq!(until_taken_over(&mut served, &takeover).await, None);
+    assert_eq!(begun.elapsed().as_secs(), (TAKEOVER_WITHIN * 3).as_secs());
+    assert_eq!(until_taken_over(&mut std::future::ready(1), &takeover).await, Some(1));
+}
+
+#[tokio::test]
+async fn what_is_written_is_not_delayed() {
+    let bound = bind(&Listen { host: "127.0.0.1".into(), port: 0 }, &[]).await.unwrap();
+    let (accepted, client) = tokio::join!(bound.sockets[0].accept(), TcpStream::connect(bound.address));
+    drop(client.unwrap());
+    assert!(accepted.unwrap().0.nodelay().unwrap());
 }
 
 #[tokio::test]

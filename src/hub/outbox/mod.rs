@@ -259,7 +259,7 @@ impl Outbox {
     pub fn end(&self, close: Close) -> Close {
         let mut queue = self.queue.lock();
         queue.shut(close);
-        let (close, socket) = (queue.ending().unwrap_or(Close::Lost), queue.socket.clone());
+        let (close, socket) = (queue.ending().unwrap_or(Close::Lost), queue.socket.take());
         drop(queue);
         if let Some(socket) = socket {
             socket.close();

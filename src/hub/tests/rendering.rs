@@ -197,9 +197,8 @@ async fn what_was_missed_is_written_by_scripts_and_then_what_is_new() {
     shown(&live, "kept:a", 300).await;
     let mut client = Client::open(&live, "late");
     tokio::spawn(crate::connection::run(
-        live.clone(),
+        crate::connection::Admitted { live: live.clone(), connection: client.connection.clone() },
         live.current().runtime.plan.protocols[0].clone(),
-        client.connection.clone(),
         bytes::Bytes::new(),
         None,
         (),
