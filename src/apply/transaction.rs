@@ -202,7 +202,7 @@ fn at_once(effects: &Effects<'_>, mut held: Option<&mut LockedChannels<'_>>) -> 
     if published.iter().flatten().flatten().all(|promise| *promise == Promise::Relaxed) {
         return usize::MAX;
     }
-    let may_show = |promise: &&Option<Option<Promise>>| promise.is_some_and(|promise| promise.is_none_or(Promise::is_early));
+    let may_show = |promise: &&Option<Option<Promise>>| promise.flatten().is_some_and(Promise::is_early);
     published.iter().take_while(may_show).count()
 }
 

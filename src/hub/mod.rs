@@ -22,7 +22,7 @@ pub mod socket;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -90,6 +90,8 @@ pub struct Hub {
     pub flush: Flush,
     /// What is still to be rendered, with no channel locked.
     pub renderings: Renderings,
+    // Channels that showed events before they were committed and are not live, as many as have a past. Held for one look-up.
+    early_gone: Mutex<HashSet<ChannelName>>,
     /// Channels with batches to be written.
     pub due: Due,
 }
@@ -110,6 +112,7 @@ impl Hub {
             feed: Arc::default(),
             due: Due::default(),
             renderings: Renderings::default(),
+            early_gone: Mutex::default(),
             flush: Flush::new(std::thread::available_parallelism().map_or(1, usize::from)),
         }
     }
@@ -320,9 +323,9 @@ impl Hub {
         names.iter().filter_map(|name| self.channel(name.as_str())).for_each(|channel| channel.early.store(true, Relaxed));
     }
 
-    /// Whether a live channel shows events before they are committed, or did so under an earlier configuration.
+    /// Whether a channel shows events before they are committed, or did so under an earlier configuration.
     pub fn was_early(&self, name: &str) -> bool {
-        self.channel(name).is_some_and(|channel| channel.early.load(Relaxed))
+        self.channel(name).is_some_and(|channel| channel.early.load(Relaxed)) || self.early_gone.lock().contains(name)
     }
 
     /// Applies a new configuration: `plan` returns that of a channel. Ends the subscriptions that it no longer allows and
@@ -375,6 +378,9 @@ impl Hub {
     /// Removes a channel from memory. If it has a past, its position is kept. Its lock is held and comes before its shard's.
     fn take_out(&self, channel: &Channel, state: &mut State) {
         state.dead = true;
+        if channel.early.load(Relaxed) {
+            self.early_gone.lock().insert(channel.name.clone());
+        }
         let mut shard = self.shard(channel.name.as_str()).write();
         shard.remove(&channel.name);
         self.channels_live.fetch_sub(1, Relaxed);

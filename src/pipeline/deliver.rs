@@ -37,9 +37,10 @@ enum Cause {
 }
 
 impl Cause {
-    fn of(receiver: &Receiver<'_>, is_for_one: bool) -> Self {
+    /// `sees_receiver`: what was called may depend on the receiver, too.
+    fn of(receiver: &Receiver<'_>, sees_receiver: bool) -> Self {
         let event = &receiver.event.new;
-        if is_for_one {
+        if sees_receiver {
             let (view, sub) = receiver.views();
             let meta = sub.meta.as_ref().map_or(0, |meta| meta.as_str().len());
             let metadata = event.metadata.as_ref().map_or(0, |metadata| metadata.as_str().len());
@@ -110,7 +111,7 @@ impl<'a> Renderer<'a> {
             trial: false,
         };
         let holds = self.snapshot.runtime.scripts.test(function, call).unwrap_or_else(|error| {
-            self.failed(receiver, error, row.when_per_subscription);
+            self.failed(receiver, error);
             false
         });
         if !row.when_per_subscription {
@@ -166,7 +167,7 @@ impl<'a> Renderer<'a> {
                 match self.snapshot.runtime.scripts.call(function, call) {
                     Ok(returned) => returned.value.map(|value| self.codec(receiver.connection).encode(value.shared())),
                     Err(error) => {
-                        self.failed(receiver, error, true);
+                        self.failed(receiver, error);
                         None
                     }
                 }
@@ -178,12 +179,11 @@ impl<'a> Renderer<'a> {
         self.protocol(connection.protocol).map(|protocol| protocol.plan.codec).unwrap_or_default()
     }
 
-    /// `is_for_one`: what was called sees the receiver, too.
-    fn failed(&mut self, receiver: &Receiver<'_>, error: ScriptError, is_for_one: bool) {
+    fn failed(&mut self, receiver: &Receiver<'_>, error: ScriptError) {
         self.snapshot.counters.channels.drop_one(DropReason::ByScript);
         let why = error.to_string();
         if let ScriptError::Tripped { function, why } = error {
-            let cause = Cause::of(receiver, is_for_one);
+            let cause = Cause::of(receiver, self.snapshot.runtime.scripts.sees_receiver(&function));
             // Charged immediately, so that one event spends no more than its sender has, however many receive it.
             self.snapshot.runtime.scripts.charge(&cause.sender(), self.now);
             self.tripped.push((function, why, cause));

@@ -29,8 +29,21 @@ impl Work for Later {
         self.rendering.protocol()
     }
 
+    fn channel(&self) -> u64 {
+        self.rendering.channel_order()
+    }
+
     fn receivers(&self) -> usize {
         self.rendering.left()
+    }
+
+    fn bytes(&self) -> usize {
+        self.rendering.bytes()
+    }
+
+    fn give_up(&mut self) {
+        self.rendering.give_up();
+        count(&self.snapshot, &self.rendering);
     }
 
     fn go_on(&mut self) -> bool {
@@ -70,9 +83,7 @@ impl Renderer<'_> {
         }
         let shared = std::mem::take(&mut self.shared);
         let later = Later { snapshot: self.snapshot.clone(), now: self.now, rendering, shared, failure: None };
-        if let Err(mut refused) = hub.renderings.push(Box::new(later)) {
-            while refused.go_on() {}
-        }
+        hub.renderings.push(Box::new(later));
     }
 }
 

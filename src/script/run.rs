@@ -86,6 +86,13 @@ impl Scripts {
         entry.is_some_and(|entry| entry.asks)
     }
 
+    /// Whether what a function writes may depend on who gets it.
+    pub fn sees_receiver(&self, function: &FnRef) -> bool {
+        let entry = self.programs.get(&function.plugin).and_then(|program| program.entries.get(&function.name));
+        let params = entry.and_then(|entry| entry.deliver.as_ref());
+        params.is_some_and(|params| params.iter().any(|param| matches!(param.is, Param::Conn | Param::Sub)))
+    }
+
     /// A call exceeded its budget: counts it against its sender, who is refused when there are too many.
     pub fn charge(&self, sender: &Sender<'_>, now: Now) {
         self.senders.charge(sender, now);

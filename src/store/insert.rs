@@ -185,6 +185,10 @@ pub(super) fn spans<'e>(events: &[&'e Event], policies: &dyn Channels) -> Vec<Sp
             spans.push(Span { name, epoch: 0, first: event.offset.cast_signed(), top: 0, early });
             spans.len() - 1
         });
+        // An epoch that began with the batch has nothing before it.
+        if spans[at].top > 0 && spans[at].epoch != event.epoch.cast_signed() {
+            spans[at].first = event.offset.cast_signed();
+        }
         spans[at].epoch = event.epoch.cast_signed();
         spans[at].top = event.offset.cast_signed();
     }

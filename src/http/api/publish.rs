@@ -80,7 +80,7 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>)
             let answer = api.recent.lock().once(id, order.hash(), now.instant, go)?;
             let answer = in_time(answer.clone()).await.inspect_err(|_| {
                 if matches!(answer.peek(), Some(Err(_))) {
-                    api.recent.lock().forget(id);
+                    api.recent.lock().forget(id, &answer);
                 }
             });
             answer.map_err(Problem::with_reason)?
@@ -268,9 +268,11 @@ impl Recent {
         Ok(answer)
     }
 
-    /// The call failed: another call with the same id publishes.
-    fn forget(&mut self, id: &str) {
-        self.answers.remove(id);
+    /// The call with this answer failed: another call with the same id publishes. One that did so already stays known.
+    fn forget(&mut self, id: &str, answer: &Answer) {
+        if self.answers.get(id).is_some_and(|known| known.answer.ptr_eq(answer)) {
+            self.answers.remove(id);
+        }
     }
 
     fn sweep(&mut self, now: Instant) {

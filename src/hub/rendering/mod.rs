@@ -149,6 +149,29 @@ impl Rendering {
         self.receivers.len() - self.filled
     }
 
+    /// Distinguishes its channel from others. What is sent directly counts as one.
+    pub fn channel_order(&self) -> u64 {
+        self.channel.as_ref().map_or(u64::MAX, |channel| channel.order)
+    }
+
+    /// Bytes of its events.
+    pub fn bytes(&self) -> usize {
+        self.events.iter().map(|(event, _)| event.cost_bytes()).sum()
+    }
+
+    /// Closes the receivers whose slots are not filled: scripts cannot keep up with what is published to them.
+    pub fn give_up(&mut self) {
+        for receiver in self.receivers.iter().skip(self.filled) {
+            if let Some(connection) = receiver.who.connection() {
+                self.outcomes.iter().for_each(|outcome| outcome.note(Sent::Full));
+                self.counted[1] += self.events.len();
+                connection.fill(receiver.slot, Vec::new(), receiver.who.subscription(), None);
+                connection.outbox.close(connection.slow());
+            }
+        }
+        self.filled = self.receivers.len();
+    }
+
     /// Steps that are left, at most.
     pub fn steps(&self) -> usize {
         (self.events.len() - self.event) * self.receivers.len() - self.next.min(self.receivers.len())

@@ -9,20 +9,29 @@ use parking_lot::{Condvar, Mutex};
 use crate::hub::Rendering;
 use crate::model::id::ProtocolId;
 
-/// Receivers that may wait for the thread. Beyond that publishers render themselves.
+/// Receivers of one protocol that may wait for the thread, unless it is for a single event. Those beyond that are closed as too slow.
 const RECEIVERS_MAX: usize = 100_000;
+
+/// Bytes of the events of one protocol that may wait for the thread, likewise.
+const BYTES_MAX: usize = 64 << 20;
 
 /// A rendering with everything that it needs.
 pub trait Work: Send {
     /// The protocol of the receivers that wait.
     fn protocol(&self) -> ProtocolId;
+    /// Distinguishes its channel from others.
+    fn channel(&self) -> u64;
     /// How many of them wait.
     fn receivers(&self) -> usize;
+    /// Bytes of its events.
+    fn bytes(&self) -> usize;
     /// Continues for a moment. `false`: it is done.
     fn go_on(&mut self) -> bool;
+    /// Closes the receivers that still wait: scripts cannot keep up.
+    fn give_up(&mut self);
 }
 
-/// What waits for the rendering thread, by protocol.
+/// What waits for the rendering thread, by protocol and channel.
 #[derive(Default)]
 pub struct Renderings {
     // Protects what waits. Held for a push or a pop.
@@ -32,33 +41,47 @@ pub struct Renderings {
 
 #[derive(Default)]
 struct Waiting {
-    /// In turn. A lane whose work is being done may be empty.
+    /// In turn.
     lanes: VecDeque<Lane>,
-    receivers: usize,
+    /// The protocol and channel whose work is being done.
+    doing: Option<(ProtocolId, u64)>,
     /// How long a script takes to write one event for one receiver, lately.
     paces: HashMap<ProtocolId, Duration>,
     closed: bool,
 }
 
+/// What waits for the receivers of one protocol.
 struct Lane {
     protocol: ProtocolId,
-    work: VecDeque<Box<dyn Work>>,
+    receivers: usize,
+    bytes: usize,
+    /// In turn.
+    channels: VecDeque<(u64, VecDeque<Box<dyn Work>>)>,
+}
+
+impl Lane {
+    fn count(&mut self, work: &dyn Work) {
+        self.receivers += work.receivers();
+        self.bytes += work.bytes();
+    }
 }
 
 impl std::fmt::Debug for Renderings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Renderings").field("receivers", &self.waiting.lock().receivers).finish_non_exhaustive()
+        f.debug_struct("Renderings").field("lanes", &self.waiting.lock().lanes.len()).finish_non_exhaustive()
     }
 }
 
 impl Renderings {
-    /// Whether a rendering should be left to the thread: work of its protocol waits, behind which it would have to wait anyway, or
-    /// it will probably take longer than this.
+    /// Whether a rendering should be left to the thread: work of its protocol and channel waits, behind which it would have to wait
+    /// anyway, or it will probably take longer than this.
     pub fn should_leave(&self, rendering: &Rendering, longer_than: Duration) -> bool {
         let waiting = self.waiting.lock();
-        let pace = waiting.paces.get(&rendering.protocol()).copied().unwrap_or_default();
+        let (protocol, channel) = (rendering.protocol(), rendering.channel_order());
+        let pace = waiting.paces.get(&protocol).copied().unwrap_or_default();
         let takes = pace.saturating_mul(u32::try_from(rendering.steps()).unwrap_or(u32::MAX));
-        takes > longer_than || waiting.lanes.iter().any(|lane| lane.protocol == rendering.protocol())
+        let waits = |lane: &Lane| lane.protocol == protocol && lane.channels.iter().any(|(other, _)| *other == channel);
+        takes > longer_than || waiting.doing == Some((protocol, channel)) || waiting.lanes.iter().any(waits)
     }
 
     /// Learns how long some steps of a protocol took.
@@ -70,48 +93,66 @@ impl Renderings {
         }
     }
 
-    /// Leaves work to the thread. Returns it if too much waits.
-    pub fn push(&self, work: Box<dyn Work>) -> Result<(), Box<dyn Work>> {
+    /// Leaves work to the thread. If too much waits already, its receivers are closed.
+    pub fn push(&self, mut work: Box<dyn Work>) {
         let mut waiting = self.waiting.lock();
-        if waiting.receivers + work.receivers() > RECEIVERS_MAX {
-            return Err(work);
-        }
-        waiting.receivers += work.receivers();
         let protocol = work.protocol();
-        match waiting.lanes.iter_mut().find(|lane| lane.protocol == protocol) {
-            Some(lane) => lane.work.push_back(work),
-            None => waiting.lanes.push_back(Lane { protocol, work: [work].into() }),
+        let known = waiting.lanes.iter().position(|lane| lane.protocol == protocol);
+        let at = known.unwrap_or_else(|| {
+            waiting.lanes.push_back(Lane { protocol, receivers: 0, bytes: 0, channels: VecDeque::new() });
+            waiting.lanes.len() - 1
+        });
+        let lane = &mut waiting.lanes[at];
+        let is_full = lane.receivers + work.receivers() > RECEIVERS_MAX || lane.bytes + work.bytes() > BYTES_MAX;
+        if is_full && !lane.channels.is_empty() {
+            drop(waiting);
+            work.give_up();
+            return;
+        }
+        lane.count(&*work);
+        let channel = work.channel();
+        match lane.channels.iter_mut().find(|(other, _)| *other == channel) {
+            Some((_, all)) => all.push_back(work),
+            None => lane.channels.push_back((channel, [work].into())),
         }
         drop(waiting);
         self.added.notify_one();
-        Ok(())
     }
 
-    /// Work of the protocol that is next, once there is some. `None`: it is closed.
+    /// Work of the channel that is next, of the protocol that is next, once there is some. `None`: it is closed.
     fn pop(&self) -> Option<Box<dyn Work>> {
         let mut waiting = self.waiting.lock();
         loop {
             if waiting.closed {
                 return None;
             }
-            if let Some(mut lane) = waiting.lanes.pop_front() {
-                let work = lane.work.pop_front();
-                waiting.lanes.push_back(lane);
-                waiting.receivers -= work.as_ref().map_or(0, |work| work.receivers());
-                return work;
+            if let Some(work) = waiting.next() {
+                waiting.doing = Some((work.protocol(), work.channel()));
+                return Some(work);
             }
             self.added.wait(&mut waiting);
         }
     }
 
-    /// Puts unfinished work back at the front, or removes a protocol without work.
-    fn put_back(&self, protocol: ProtocolId, work: Option<Box<dyn Work>>) {
+    /// Puts unfinished work back: the first of its channel, which is the last in turn.
+    fn put_back(&self, work: Option<Box<dyn Work>>) {
         let mut waiting = self.waiting.lock();
-        waiting.receivers += work.as_ref().map_or(0, |work| work.receivers());
-        if let Some(lane) = waiting.lanes.iter_mut().find(|lane| lane.protocol == protocol) {
-            work.into_iter().for_each(|work| lane.work.push_front(work));
-        }
-        waiting.lanes.retain(|lane| !lane.work.is_empty());
+        waiting.doing = None;
+        let Some(work) = work else { return };
+        let (protocol, channel) = (work.protocol(), work.channel());
+        let known = waiting.lanes.iter().position(|lane| lane.protocol == protocol);
+        let mut lane = known.and_then(|at| waiting.lanes.remove(at)).unwrap_or_else(|| Lane {
+            protocol,
+            receivers: 0,
+            bytes: 0,
+            channels: VecDeque::new(),
+        });
+        lane.count(&*work);
+        let known = lane.channels.iter().position(|(other, _)| *other == channel);
+        let mut all = known.and_then(|at| lane.channels.remove(at)).map(|(_, all)| all).unwrap_or_default();
+        all.push_front(work);
+        lane.channels.push_back((channel, all));
+        waiting.lanes.push_back(lane);
     }
 
     /// Ends [`Renderings::run`] after what it is doing.
@@ -124,14 +165,36 @@ impl Renderings {
     /// reads or writes sockets.
     pub fn run(&self) {
         while let Some(mut work) = self.pop() {
-            let protocol = work.protocol();
             // A bug that one rendering runs into must not keep all others from being seen: its slots are left empty.
             let more = std::panic::catch_unwind(AssertUnwindSafe(|| work.go_on()));
             if more.is_err() {
                 tracing::error!("events were not written for all receivers, because of a bug in Tramline");
             }
             let left = if let Ok(true) = more { Some(work) } else { None };
-            self.put_back(protocol, left);
+            self.put_back(left);
+        }
+    }
+}
+
+impl Waiting {
+    fn next(&mut self) -> Option<Box<dyn Work>> {
+        loop {
+            let mut lane = self.lanes.pop_front()?;
+            let Some((channel, mut all)) = lane.channels.pop_front() else { continue };
+            let work = all.pop_front();
+            if !all.is_empty() {
+                lane.channels.push_back((channel, all));
+            }
+            if let Some(work) = &work {
+                lane.receivers = lane.receivers.saturating_sub(work.receivers());
+                lane.bytes = lane.bytes.saturating_sub(work.bytes());
+            }
+            if !lane.channels.is_empty() {
+                self.lanes.push_back(lane);
+            }
+            if work.is_some() {
+                return work;
+            }
         }
     }
 }
