@@ -165,7 +165,10 @@ impl<'a> Decider<'a> {
                         world: self.world(),
                         trial: self.trial,
                     };
-                    self.snapshot.runtime.scripts.test(function, call).map_err(script_fault)?
+                    self.snapshot.runtime.scripts.test(function, call).map_err(|error| {
+                        self.decision.row = Some(row.id);
+                        script_fault(error)
+                    })?
                 }
             };
             if holds {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::call::{ScriptEffect, SendTarget};
 use super::conn::only;
 use super::engine::ITEMS_MAX;
+use super::error::a_kind;
 use super::wanted::{Part, Wanted};
 use super::{budget, conn, convert, current, library};
 use crate::model::event::epoch_text;
@@ -140,7 +141,7 @@ pub(super) fn optional_text(what: &str, map: &Map, name: &str) -> Result<Option<
         Some(value) if value.is_unit() => Ok(None),
         Some(value) => match value.as_immutable_string_ref() {
             Ok(text) => Ok(Some(text.to_string())),
-            Err(kind) => Err(failure(format!("{what}: `{name}` must be a text, not {kind}"))),
+            Err(kind) => Err(failure(format!("{what}: `{name}` must be a text, not {}", a_kind(kind)))),
         },
     }
 }
@@ -162,7 +163,7 @@ fn list(items: &[Json]) -> Result<Array> {
 
 /// Members of an object under new names. Missing members stay missing.
 fn pick(item: &Dynamic, names: &Map) -> Result<Map> {
-    let item = item.as_map_ref().map_err(|kind| failure(format!("pick: takes objects, not {kind}")))?;
+    let item = item.as_map_ref().map_err(|kind| failure(format!("pick: takes objects, not {}", a_kind(kind))))?;
     let mut out = Map::new();
     for (new, old) in names {
         let old = old.as_immutable_string_ref().map_err(|_| failure(format!("pick: `{new}` must be the name of a member")))?;
