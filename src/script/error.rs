@@ -35,7 +35,8 @@ pub(super) fn explain(program: &Program, function: &str, error: EvalAltResult, t
         && !value.is::<HostError>()
         && trip.is_none()
     {
-        return Failure::Refused(thrown(value));
+        let at = frames.last().map(|frame| format!("{} in {}", place(program, &frame.file, frame.at), named(&frame.function)));
+        return Failure::Refused(thrown(value, at.unwrap_or_default()));
     }
     let tripped = trip.is_some()
         || matches!(
@@ -137,10 +138,10 @@ fn named(function: &str) -> String {
 }
 
 /// What a script threw.
-fn thrown(value: &Dynamic) -> ScriptError {
+fn thrown(value: &Dynamic, at: String) -> ScriptError {
     let Ok(map) = value.as_map_ref() else {
         let message = if value.is_unit() { "rejected".to_owned() } else { value.to_string() };
-        return ScriptError::Thrown { message, data: None, code: None };
+        return ScriptError::Thrown { message, data: None, code: None, at };
     };
     let text = |name: &str| map.get(name).and_then(|v| v.as_immutable_string_ref().ok().map(|text| text.to_string()));
     let (message, code) = (text("message"), text("code"));
@@ -156,7 +157,7 @@ fn thrown(value: &Dynamic) -> ScriptError {
         None => (!rest.is_empty()).then(|| rest.into()),
     };
     let data = data.and_then(|data: Dynamic| convert::to_json(&data, OUTPUT_BYTES_MAX).ok());
-    ScriptError::Thrown { message: message.or_else(|| code.clone()).unwrap_or_else(|| "rejected".to_owned()), data, code }
+    ScriptError::Thrown { message: message.or_else(|| code.clone()).unwrap_or_else(|| "rejected".to_owned()), data, code, at }
 }
 
 /// Why, as a sentence.

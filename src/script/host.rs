@@ -79,21 +79,23 @@ pub(super) fn register(engine: &mut Engine) {
         send_to(target, &event)
     });
 
-    engine.register_fn("members", |channel: &str| current::ask(|world, _| world.members(channel), |items| list(items)));
-    engine.register_fn("connections", |protocol: &str| current::ask(|world, _| world.connections(protocol), |items| list(items)));
+    engine.register_fn("members", |channel: &str| current::ask("members", |world, _| world.members(channel), |items| list(items)));
+    engine.register_fn("connections", |protocol: &str| {
+        current::ask("connections", |world, _| world.connections(protocol), |items| list(items))
+    });
     engine.register_fn("history", |channel: &str, count: i64| -> Result<Array> {
         let count = usize::try_from(count).unwrap_or(0).min(1000);
         let read = |events: &Vec<Arc<Event>>| {
             events.iter().map(|event| Ok(Dynamic::from_map(event_map(event, &Wanted::All).map_err(failure)?))).collect()
         };
-        current::ask(|world, _| world.history(channel, count), read)
+        current::ask("history", |world, _| world.history(channel, count), read)
     });
     engine.register_fn("statistics", |protocol: &str| -> Result<Dynamic> {
         let read = |statistics: &Option<Json>| match statistics {
             Some(statistics) => convert::to_dynamic(statistics).map_err(failure),
             None => Err(failure(format!("statistics: there is no protocol `{protocol}`"))),
         };
-        current::ask(|world, now| world.statistics(protocol, now), read)
+        current::ask("statistics", |world, now| world.statistics(protocol, now), read)
     });
 
     engine.register_fn("pick", |list: Array, names: Map| -> Result<Array> {

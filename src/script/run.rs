@@ -426,8 +426,11 @@ fn footprint(returned: &Returned) -> isize {
 
 fn failed_footprint(failure: &Failure) -> isize {
     let bytes = match failure {
-        Failure::Refused(ScriptError::Thrown { message, data, code }) => {
-            message.capacity() + data.as_ref().map_or(0, |data| data.as_str().len()) + code.as_ref().map_or(0, String::capacity)
+        Failure::Refused(ScriptError::Thrown { message, data, code, at }) => {
+            message.capacity()
+                + at.capacity()
+                + data.as_ref().map_or(0, |data| data.as_str().len())
+                + code.as_ref().map_or(0, String::capacity)
         }
         Failure::Refused(ScriptError::NotForScripts(why)) | Failure::Broke(why) | Failure::Tripped(why) => why.capacity(),
         Failure::Refused(_) => 0,

@@ -246,15 +246,20 @@ fn failures_in_imports_and_expressions_name_their_file() {
 
 #[test]
 fn throws_say_no_with_more() {
-    let thrown = |body: &str| {
+    let failed = |body: &str| {
         message(&one(&format!("fn f(msg) {{ {body} }}\nfn deep(n) {{ if n == 0 {{ throw \"deep\"; }} deep(n - 1) }}")), "f", "{}")
             .unwrap_err()
     };
-    let wanted = |message: &str, data: Option<&str>, code: Option<&str>| ScriptError::Thrown {
-        message: message.to_owned(),
-        data: data.map(super::json),
-        code: code.map(str::to_owned),
+    let thrown = |body: &str| match failed(body) {
+        ScriptError::Thrown { message, data, code, at } => {
+            let place = if body.starts_with("deep") { "plugins/p.rhai:2:26 in fn deep" } else { "plugins/p.rhai:1:13 in fn f" };
+            assert_eq!(at, place, "{body}");
+            (message, data, code)
+        }
+        other => panic!("{body}: {other}"),
     };
+    let wanted =
+        |message: &str, data: Option<&str>, code: Option<&str>| (message.to_owned(), data.map(super::json), code.map(str::to_owned));
     assert_eq!(thrown("throw \"no\";"), wanted("no", None, None));
     assert_eq!(thrown("deep(3)"), wanted("deep", None, None));
     assert_eq!(
