@@ -62,11 +62,25 @@ pub type Log = (Store, Writer, Recovered);
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// It could not start.
-    #[error("{0:#}")]
+    #[error("{}", causes(.0))]
     Start(#[from] anyhow::Error),
     /// A task that the server cannot run without ended.
     #[error("the task `{0}` ended, but the server cannot run without it; the server was stopped")]
     Task(Arc<str>),
+}
+
+/// An error with its causes, each once: some tell theirs themselves.
+fn causes(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.is_empty() {
+            told = cause;
+        } else if !told.contains(&cause) {
+            told.push_str(": ");
+            told.push_str(&cause);
+        }
+    }
+    told
 }
 
 impl Engine {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use regex::Regex;
+use tramline::model::close::{BY_OPERATOR, SESSION_ENDED};
 use tramline::model::template::Root;
 use tramline::model::{Close, Code, Now};
 use tramline::telemetry::metrics::Metrics;
@@ -253,6 +254,8 @@ fn when(close: &Close) -> &'static str {
         Close::Idle => "the client sent nothing for longer than `idle` allows",
         Close::PingTimeout => "no answer to a ping; nothing is sent",
         Close::Internal => "an error of the server",
+        Close::Asked(_, reason) if reason == SESSION_ENDED.1 => "its session was ended with `DELETE /api/sessions/{id}`",
+        Close::Asked(_, reason) if reason == BY_OPERATOR.1 => "`DELETE /api/connections/{id}`, which may give another code and reason",
         Close::Asked(..) => "a row or a script asked for it",
         Close::ByClient(..) => "the client closed; nothing is sent",
         Close::Lost => "the socket ended without a close frame; nothing is sent",
@@ -261,6 +264,7 @@ fn when(close: &Close) -> &'static str {
 
 #[test]
 fn every_close_code_is_listed() {
+    let asked = |(code, reason): (u16, &'static str)| Close::Asked(code, reason.into());
     let fixed = [
         Close::Idle,
         Close::GoingAway,
@@ -271,6 +275,8 @@ fn every_close_code_is_listed() {
         Close::Unauthorized,
         Close::Flooding,
         Close::Expired,
+        asked(SESSION_ENDED),
+        asked(BY_OPERATOR),
         Close::TooLarge,
         Close::Internal,
         Close::PositionLost,
@@ -281,13 +287,12 @@ fn every_close_code_is_listed() {
     let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
     let row = |close: &Close| vec![close.code().to_string(), close.reason().to_owned(), when(close).to_owned(), yes(close.may_retry())];
     let mut rows: Vec<Vec<String>> = fixed.iter().map(row).collect();
-    let asked = |code| Close::Asked(code, "".into());
-    let no: Vec<u16> = (1000..5000).filter(|code| !asked(*code).may_retry()).collect();
+    let no: Vec<u16> = (1000..5000).filter(|code| !asked((*code, "")).may_retry()).collect();
     let ranges = no
         .chunk_by(|a, b| a + 1 == *b)
         .map(|run| if run.len() == 1 { run[0].to_string() } else { format!("{}–{}", run[0], run[run.len() - 1]) });
     let retry = format!("yes, except for {}", ranges.collect::<Vec<_>>().join(", "));
-    for close in [asked(4000), Close::ByClient(1000, String::new())] {
+    for close in [asked((4000, "")), Close::ByClient(1000, String::new())] {
         rows.push(vec!["any".into(), "its own".into(), when(&close).to_owned(), retry.clone()]);
     }
     generated("close codes", &table(&["code", "reason", "when", "may the client come back"], rows));

@@ -57,7 +57,7 @@ async fn serve(cli: &Cli) -> Result<(), Failure> {
     let clock = Clock::default();
     let read = from_disk(&cli.config);
     let configuration = Configuration::load(Arc::new(read))
-        .map_err(|(found, files)| anyhow::anyhow!("{} is not valid\n{}", cli.config.display(), faults(&found, &files)))?;
+        .map_err(|(found, files)| anyhow::anyhow!("{} cannot be used:\n{}", cli.config.display(), faults(&found, &files)))?;
     // A socket counts as a file, and the usual soft limit of 1024 is less than the number of clients of one protocol.
     match rlimit::increase_nofile_limit(FILES_WANTED) {
         Ok(files) if files < FILES_WANTED => {

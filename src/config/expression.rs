@@ -5,7 +5,7 @@ use super::diagnostic::Diagnostic;
 use super::fields::Collected;
 use super::node::Node;
 use super::plan::FnRef;
-use super::template::{AllowedRefs, not_here_hint, root_hint};
+use super::template::{AllowedRefs, names, root_hint};
 use crate::model::PluginName;
 use crate::model::template::Root;
 
@@ -94,14 +94,23 @@ fn rewrite(source: &str, allowed: AllowedRefs) -> Result<Rewritten, Wrong> {
 
 fn root(name: &str, allowed: AllowedRefs) -> Result<Root, Wrong> {
     let Some((_, root)) = Root::ALL.iter().find(|(known, _)| *known == name) else {
-        return Err(Wrong { code: codes::REFERENCE, message: format!("unknown reference `${name}`"), hint: root_hint(name, allowed) });
+        return Err(Wrong {
+            code: codes::REFERENCE,
+            message: format!("unknown reference `${name}`"),
+            hint: root_hint(name, |root| has(root, allowed)),
+        });
     };
-    if !allowed.has(*root) || variable(*root).is_empty() || *root == Root::Result {
+    if !has(*root, allowed) {
         let written = if name.is_empty() { "$.".to_owned() } else { format!("${name}") };
         let message = format!("`{written}` has no value in a `when` {}", allowed.place);
-        return Err(Wrong { code: codes::NOT_HERE, message, hint: not_here_hint(*root, allowed) });
+        return Err(Wrong { code: codes::NOT_HERE, message, hint: format!("known here: {}", names(|root| has(root, allowed))) });
     }
     Ok(*root)
+}
+
+/// Whether a root has a value in a `when` here.
+fn has(root: Root, allowed: AllowedRefs) -> bool {
+    allowed.has(root) && !variable(root).is_empty()
 }
 
 /// The name of a root in Rhai; empty if it has none.

@@ -208,7 +208,8 @@ impl<'a> Fields<'a> {
         }
         // A misspelt key is one mistake, not two.
         for key in self.missing.iter().filter(|key| !meant.contains(key)) {
-            self.all.report(Diagnostic::new(codes::MISSING, self.at.clone(), format!("{} needs `{key}`", self.what)));
+            let diagnostic = Diagnostic::new(codes::MISSING, self.at.clone(), format!("{} needs `{key}`", self.what));
+            self.all.report(if *key == "version" { diagnostic.hint("write `version: 1`") } else { diagnostic });
             well = false;
         }
         well

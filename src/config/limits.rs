@@ -115,6 +115,9 @@ pub(super) fn compress(all: &Collected, node: &Node) -> Option<Option<usize>> {
             fields.finish();
             Some(Some(above))
         }
+        Yaml::Text(word) if matches!(&**word, "yes" | "no" | "on" | "off") => {
+            all.fail(codes::VALUE, &node.span, format!("`{word}` is not a size; write `true` or `false`, or from which size on: `1KiB`"))
+        }
         _ => values::size(all, node).map(Some),
     }
 }

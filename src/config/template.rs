@@ -83,9 +83,14 @@ impl AllowedRefs {
 
     /// What there is, for a hint.
     pub(super) fn known(self) -> String {
-        let names = Root::ALL.iter().filter(|(_, root)| self.has(*root));
-        names.map(|(name, root)| if *root == Root::Message { "`$.`".into() } else { format!("`${name}`") }).collect::<Vec<_>>().join(", ")
+        names(|root| self.has(root))
     }
+}
+
+/// Roots as they are written, for a hint.
+pub(super) fn names(has: impl Fn(Root) -> bool) -> String {
+    let names = Root::ALL.iter().filter(|(_, root)| has(*root));
+    names.map(|(name, root)| if *root == Root::Message { "`$.`".into() } else { format!("`${name}`") }).collect::<Vec<_>>().join(", ")
 }
 
 /// Compiles any value. What holds no reference becomes one constant.
@@ -195,7 +200,7 @@ pub(super) fn not_here_hint(root: Root, allowed: AllowedRefs) -> String {
 
 fn explain(all: &Collected, error: Error, at: &SourceSpan, allowed: AllowedRefs) {
     let hint = match &error {
-        Error::UnknownRoot(name) => Some(root_hint(name, allowed)),
+        Error::UnknownRoot(name) => Some(root_hint(name, |root| allowed.has(root))),
         Error::UnknownField { root, field, known } => Some(match nearest(field, known.iter().copied()) {
             Some(near) => format!("did you mean `${root}.{near}`?"),
             None => format!("known: {}", known.join(", ")),
@@ -210,7 +215,7 @@ fn explain(all: &Collected, error: Error, at: &SourceSpan, allowed: AllowedRefs)
 }
 
 /// The reference that was probably meant, or all that are known here.
-pub(super) fn root_hint(name: &str, allowed: AllowedRefs) -> String {
-    let names = Root::ALL.iter().filter(|(known, root)| !known.is_empty() && allowed.has(*root)).map(|(known, _)| *known);
-    nearest(name, names).map_or_else(|| format!("known here: {}", allowed.known()), |near| format!("did you mean `${near}`?"))
+pub(super) fn root_hint(name: &str, has: impl Fn(Root) -> bool) -> String {
+    let known = Root::ALL.iter().filter(|(known, root)| !known.is_empty() && has(*root)).map(|(known, _)| *known);
+    nearest(name, known).map_or_else(|| format!("known here: {}", names(has)), |near| format!("did you mean `${near}`?"))
 }

@@ -86,9 +86,11 @@ pub(super) fn word<T: Copy>(all: &Collected, node: &Node, words: &[(&'static str
         return Some(*value);
     }
     let known: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
-    let hint = nearest(&written, words.iter().map(|(word, _)| *word))
-        .map_or_else(|| format!("known here: {}", known.join(", ")), |near| format!("did you mean `{near}`?"));
-    all.report(Diagnostic::new(codes::VALUE, node.span.clone(), format!("`{written}` is not one of {}", known.join(", "))).hint(hint));
+    let diagnostic = Diagnostic::new(codes::VALUE, node.span.clone(), format!("`{written}` is not one of {}", known.join(", ")));
+    all.report(match nearest(&written, words.iter().map(|(word, _)| *word)) {
+        Some(near) => diagnostic.hint(format!("did you mean `{near}`?")),
+        None => diagnostic,
+    });
     None
 }
 

@@ -5,6 +5,12 @@ use std::borrow::Cow;
 /// The most bytes a close reason may have (RFC 6455, section 5.5: 125 less the two of the code).
 pub const REASON_BYTES_MAX: usize = 123;
 
+/// How connections end whose session was ended over REST.
+pub const SESSION_ENDED: (u16, &str) = (1008, "session ended");
+
+/// How a connection ends that was closed over REST, unless the caller says otherwise.
+pub const BY_OPERATOR: (u16, &str) = (1008, "closed by the operator");
+
 /// Why the router ended a connection, or how it ended by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Close {

@@ -59,8 +59,8 @@ impl Cause {
     }
 }
 
-/// The protocol whose script failed first, and why.
-pub(super) type Failure = (Arc<str>, String);
+/// The protocol whose script failed first, the channel of the event, and why.
+pub(super) type Failure = (Arc<str>, ChannelName, String);
 
 /// The result of one `deliver` row for the current event.
 pub(super) struct Shared {
@@ -181,14 +181,18 @@ impl<'a> Renderer<'a> {
 
     fn failed(&mut self, receiver: &Receiver<'_>, error: ScriptError) {
         self.snapshot.counters.channels.drop_one(DropReason::ByScript);
-        let why = error.to_string();
+        let why = match &error {
+            ScriptError::Thrown { message, at, .. } => format!("{at}: throws \"{message}\""),
+            other => other.to_string(),
+        };
         if let ScriptError::Tripped { function, why } = error {
             let cause = Cause::of(receiver, self.snapshot.runtime.scripts.sees_receiver(&function));
             // Charged immediately, so that one event spends no more than its sender has, however many receive it.
             self.snapshot.runtime.scripts.charge(&cause.sender(), self.now);
             self.tripped.push((function, why, cause));
         }
-        self.failure.get_or_insert_with(|| (receiver.connection.protocol.name(), why));
+        let channel = || receiver.event.channel.clone().unwrap_or_else(ChannelName::direct);
+        self.failure.get_or_insert_with(|| (receiver.connection.protocol.name(), channel(), why));
     }
 
     /// Counts exceeded budgets against the functions, and logs the first script that failed, once.
@@ -196,8 +200,8 @@ impl<'a> Renderer<'a> {
         for (function, why, cause) in self.tripped.drain(..) {
             self.snapshot.runtime.scripts.tripped(&function, &why, &cause.sender(), self.now);
         }
-        if let Some((protocol, why)) = self.failure.take() {
-            tracing::warn!(%protocol, why, "events were not delivered: a script failed");
+        if let Some((protocol, channel, why)) = self.failure.take() {
+            tracing::warn!(%protocol, channel = channel.as_str(), why, "events were not delivered: a script failed");
         }
     }
 }

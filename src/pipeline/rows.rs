@@ -165,7 +165,10 @@ impl<'a> Decider<'a> {
                         world: self.world(),
                         trial: self.trial,
                     };
-                    self.snapshot.runtime.scripts.test(function, call).map_err(script_fault)?
+                    self.snapshot.runtime.scripts.test(function, call).map_err(|error| {
+                        self.decision.row = Some(row.id);
+                        script_fault(error)
+                    })?
                 }
             };
             if holds {
@@ -297,10 +300,9 @@ impl<'a> Decider<'a> {
         let mut state: Option<BTreeMap<String, Box<serde_json::value::RawValue>>> = None;
         for (target, template) in &row.set {
             let value = template.render(&self.bindings(message, result));
-            let text = || value.as_deref().and_then(json::as_text).filter(|text| !text.is_empty()).map(|text| Arc::<str>::from(&*text));
             match target {
-                SetTarget::User => view.user = text().map(UserId::from),
-                SetTarget::Session => view.session = text().map(SessionId::from),
+                SetTarget::User => view.user = who("user", value.as_deref())?.map(UserId::from),
+                SetTarget::Session => view.session = who("session", value.as_deref())?.map(SessionId::from),
                 SetTarget::State(name) => {
                     let state = state.get_or_insert_with(|| serde_json::from_str(view.state.as_str()).unwrap_or_default());
                     match value.and_then(|value| serde_json::value::RawValue::from_string(value).ok()) {
@@ -417,6 +419,13 @@ impl<'a> Decider<'a> {
     }
 }
 
+/// The user or session that a value names: none where it is missing or null.
+fn who(what: &str, value: Option<&str>) -> Result<Option<Arc<str>>, Fault> {
+    let Some(value) = value.filter(|value| *value != "null") else { return Ok(None) };
+    let text = json::as_text(value).ok_or_else(|| Fault::with(Code::Invalid, format!("the {what} must be a text")))?;
+    Ok((!text.is_empty()).then(|| Arc::from(&*text)))
+}
+
 /// Checks that the names of a connection's user and session are valid.
 fn named(view: &ConnView) -> Result<(), Fault> {
     for (what, who) in [("user", view.user.as_deref()), ("session", view.session.as_deref())] {
@@ -442,7 +451,7 @@ pub(super) fn check_schema(schema: &Schema, json: &Json) -> Result<(), Fault> {
 /// What a script's error means for the message it was called for.
 pub(super) fn script_fault(error: ScriptError) -> Fault {
     match error {
-        ScriptError::Thrown { message, data, code } => {
+        ScriptError::Thrown { message, data, code, .. } => {
             let known = code.as_deref().and_then(|code| Code::ALL.into_iter().find(|c| c.as_str() == code));
             let mut fault = Fault::with(known.unwrap_or(Code::Rejected), message);
             fault.label = code;

@@ -85,6 +85,10 @@ pub static NO_WORLD: LazyLock<Arc<dyn World>> = LazyLock::new(|| Arc::new(NoWorl
 pub struct NoWorld;
 
 impl World for NoWorld {
+    fn may_be_asked(&self) -> bool {
+        false
+    }
+
     fn members(&self, _: &str) -> Vec<Json> {
         Vec::new()
     }

@@ -52,6 +52,9 @@ impl Current {
     }
 }
 
+/// The most paths of changes that a line of the log names.
+const PATHS_MAX: usize = 5;
+
 /// How many changes there are of each kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -79,6 +82,17 @@ impl Counts {
 }
 
 impl Report {
+    /// What changed, as far as a line of the log has room for it.
+    fn paths(&self) -> String {
+        let mut paths: Vec<&str> = self.changes.iter().take(PATHS_MAX).map(|change| &*change.path).collect();
+        let more = self.changes.len().saturating_sub(PATHS_MAX);
+        let more = format!("and {more} more");
+        if self.changes.len() > PATHS_MAX {
+            paths.push(&more);
+        }
+        paths.join(", ")
+    }
+
     /// Says it in the log.
     pub fn log(&self) {
         let Counts { added, changed, removed } = Counts::of(&self.changes);
@@ -97,6 +111,7 @@ impl Report {
             ended_sources = sources,
             ended_listeners = listeners,
             ms,
+            paths = self.paths(),
             "{message}"
         );
     }
@@ -186,6 +201,9 @@ mod tests {
             })
         );
         assert_eq!(serde_json::from_value::<Report>(written).unwrap(), report);
+        assert_eq!(report.paths(), "channels.a");
+        let many = Report { changes: vec![report.changes[0].clone(); 7], ..report.clone() };
+        assert_eq!(many.paths(), "channels.a, channels.a, channels.a, channels.a, channels.a, and 2 more");
         assert_eq!(Counts::of(&report.changes), Counts { removed: 1, ..Counts::default() });
     }
 

@@ -72,6 +72,10 @@ pub trait HasData {
 
 /// What scripts may ask about the rest of the router. Answers come from memory, at once.
 pub trait World: Send + Sync {
+    /// Whether anything may be asked. If not, nothing else is called.
+    fn may_be_asked(&self) -> bool {
+        true
+    }
     /// The members of a channel: one object each.
     fn members(&self, channel: &str) -> Vec<Json>;
     /// The last events of a channel, at most `count`, oldest first.
@@ -179,6 +183,8 @@ pub enum ScriptError {
         data: Option<Json>,
         /// Its `code`, where that is a text.
         code: Option<String>,
+        /// The file, line and function that threw it.
+        at: String,
     },
     /// The message exceeds what a script may hold; says which bound. The sender is at fault.
     #[error("{0}")]

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::asks::Asking;
 use super::engine::{self, MODULES_MAX};
-use super::error::{parsing, plain};
+use super::error::{COMPARE, meant, parsing, plain};
 use super::health::Health;
 use super::program::{EXPRESSION_PREFIX, Entry, Expression, Imports, Param, Parameter, Program, Programs, Sources, Uses, compile, parse};
 use super::service::Service;
@@ -99,7 +99,7 @@ fn plugin(trees: &Trees, source: &PluginSource, found: &mut Vec<Diagnostic>) -> 
     let parsed = match trees.parsed(&source.name)? {
         Ok(tree) => &tree.ast,
         Err(e) => {
-            found.push(at("S001", &source.file, e.position(), parsing(e.err_type())));
+            found.push(hinted(at("S001", &source.file, e.position(), parsing(e.err_type())), meant(e.err_type())));
             return None;
         }
     };
@@ -317,26 +317,33 @@ fn wrapped(function: &str, expression: &ExpressionUse) -> String {
     format!("fn {function}({}) {{\n{}\n}}\n", expression.parameters.join(", "), expression.source)
 }
 
+fn hinted(diagnostic: Diagnostic, hint: Option<&str>) -> Diagnostic {
+    match hint {
+        Some(hint) => diagnostic.hint(hint),
+        None => diagnostic,
+    }
+}
+
 /// An expression must be complete by itself: it must not close the function it is put into and continue after it.
 fn wrong_expression(engine: &Engine, plugin: &AST, source: &PluginSource, expression: &ExpressionUse) -> Option<Diagnostic> {
     let name = format!("{EXPRESSION_PREFIX}0");
     let wrong = |message: String| Some(Diagnostic::new("S009", expression.at.clone(), message));
     let alone = match parse(engine, &wrapped(&name, expression)) {
         Ok(alone) => alone,
-        Err(e) => return wrong(parsing(e.err_type())),
+        Err(e) => return wrong(parsing(e.err_type())).map(|diagnostic| hinted(diagnostic, meant(e.err_type()))),
     };
     let named = alone.iter_functions().filter(|f| !f.name.starts_with("anon$")).count();
     if named != 1 || !alone.statements().is_empty() {
         return wrong("it must be exactly one expression".to_owned());
     }
+    if walk::ends_with_assignment(&alone, &name) {
+        return wrong("it assigns a value, and a condition may not change anything".to_owned()).map(|d| d.hint(COMPARE));
+    }
     let mut inner = Vec::new();
     walk::calls(engine, &alone, Some(plugin), source, &mut inner);
     if let Some(first) = inner.into_iter().next() {
         let diagnostic = Diagnostic::new("S009", expression.at.clone(), first.message);
-        return Some(match first.hint {
-            Some(hint) => diagnostic.hint(hint),
-            None => diagnostic,
-        });
+        return Some(hinted(diagnostic, first.hint.as_deref()));
     }
     // Once more with everything around it, for names it may not use.
     let whole = format!("{}\n{}", source.text, wrapped(&name, expression));

@@ -9,6 +9,7 @@ use rhai::{Dynamic, Engine, EvalAltResult, ImmutableString, Map};
 
 use super::call::ScriptEffect;
 use super::engine::OUTPUT_BYTES_MAX;
+use super::error::a_kind;
 use super::host::{failure, optional_text};
 use super::{convert, current};
 use crate::model::view::Pairs;
@@ -151,7 +152,7 @@ fn identity(what: &str, value: &Dynamic) -> Result<Option<Arc<str>>> {
     if value.is_unit() {
         return Ok(None);
     }
-    let text = value.as_immutable_string_ref().map_err(|kind| failure(format!("{what} must be a text or (), not {kind}")))?;
+    let text = value.as_immutable_string_ref().map_err(|kind| failure(format!("{what} must be a text or (), not {}", a_kind(kind))))?;
     Ok(Some(text.as_str().into()))
 }
 

@@ -65,8 +65,11 @@ pub(super) fn with<T>(f: impl FnOnce(&mut Current) -> Result<T>) -> Result<T> {
 
 /// Asks the world and reads its answer, without keeping the call borrowed meanwhile. What the world keeps of asking, like
 /// counters of shared texts, is not the script's.
-pub(super) fn ask<A, T>(ask: impl FnOnce(&dyn World, Now) -> A, read: impl FnOnce(&A) -> Result<T>) -> Result<T> {
+pub(super) fn ask<A, T>(what: &str, ask: impl FnOnce(&dyn World, Now) -> A, read: impl FnOnce(&A) -> Result<T>) -> Result<T> {
     let (world, now) = with(|current| Ok((current.world.clone(), current.now)))?;
+    if !world.may_be_asked() {
+        return Err(failure(format!("{what}: `deliver` and `when` of `batch` may not ask about the rest of the router")));
+    }
     budget::host_work(|| {
         let before = thread_live_bytes();
         let answer = ask(&*world, now);

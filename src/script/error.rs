@@ -1,6 +1,6 @@
 //! What went wrong in a script, for the person who wrote it: where, in which function, why, and through which calls.
 
-use rhai::{Dynamic, EvalAltResult, ParseErrorType, Position};
+use rhai::{Dynamic, EvalAltResult, LexError, ParseErrorType, Position};
 
 use super::budget::Trip;
 use super::call::ScriptError;
@@ -35,7 +35,8 @@ pub(super) fn explain(program: &Program, function: &str, error: EvalAltResult, t
         && !value.is::<HostError>()
         && trip.is_none()
     {
-        return Failure::Refused(thrown(value));
+        let at = frames.last().map(|frame| format!("{} in {}", place(program, &frame.file, frame.at), named(&frame.function)));
+        return Failure::Refused(thrown(value, at.unwrap_or_default()));
     }
     let tripped = trip.is_some()
         || matches!(
@@ -97,6 +98,35 @@ fn place(program: &Program, file: &str, at: Position) -> String {
     format!("{file}:{line}:{}", at.position().unwrap_or(1))
 }
 
+/// Where a function is and what it is called, for a failure that has no line of its own.
+pub(super) fn of_function(program: &Program, function: &str) -> String {
+    let at = definition(&program.text, function);
+    format!("{} in {}", place(program, &program.file, at), named(function))
+}
+
+/// What people call a kind of value. The engine names some as its own language does.
+fn kind(name: &str) -> &str {
+    match name {
+        "i64" | "f64" => "number",
+        "map" => "object",
+        "array" => "list",
+        "string" | "&str | ImmutableString | string" => "text",
+        "char" => "character",
+        "()" => "nothing",
+        other => other,
+    }
+}
+
+/// The same in a sentence: `a number`.
+pub(super) fn a_kind(name: &str) -> String {
+    match kind(name) {
+        "nothing" => "nothing".to_owned(),
+        "bool" => "true or false".to_owned(),
+        "object" => "an object".to_owned(),
+        kind => format!("a {kind}"),
+    }
+}
+
 fn named(function: &str) -> String {
     if function.starts_with(EXPRESSION_PREFIX) {
         "this expression".to_owned()
@@ -108,10 +138,10 @@ fn named(function: &str) -> String {
 }
 
 /// What a script threw.
-fn thrown(value: &Dynamic) -> ScriptError {
+fn thrown(value: &Dynamic, at: String) -> ScriptError {
     let Ok(map) = value.as_map_ref() else {
         let message = if value.is_unit() { "rejected".to_owned() } else { value.to_string() };
-        return ScriptError::Thrown { message, data: None, code: None };
+        return ScriptError::Thrown { message, data: None, code: None, at };
     };
     let text = |name: &str| map.get(name).and_then(|v| v.as_immutable_string_ref().ok().map(|text| text.to_string()));
     let (message, code) = (text("message"), text("code"));
@@ -127,7 +157,7 @@ fn thrown(value: &Dynamic) -> ScriptError {
         None => (!rest.is_empty()).then(|| rest.into()),
     };
     let data = data.and_then(|data: Dynamic| convert::to_json(&data, OUTPUT_BYTES_MAX).ok());
-    ScriptError::Thrown { message: message.or_else(|| code.clone()).unwrap_or_else(|| "rejected".to_owned()), data, code }
+    ScriptError::Thrown { message: message.or_else(|| code.clone()).unwrap_or_else(|| "rejected".to_owned()), data, code, at }
 }
 
 /// Why, as a sentence.
@@ -186,6 +216,18 @@ pub(super) fn parsing(error: &ParseErrorType) -> String {
     chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
 }
 
+/// What the author of a text that does not parse probably meant.
+pub(super) fn meant(error: &ParseErrorType) -> Option<&'static str> {
+    match error {
+        ParseErrorType::Reserved(word) if word == "null" => Some("`null` is written `()`"),
+        ParseErrorType::BadInput(LexError::MalformedChar(_)) => Some("texts are written in double quotes: \"abc\""),
+        _ => None,
+    }
+}
+
+/// For an assignment in a condition.
+pub(super) const COMPARE: &str = "to compare, write `==`";
+
 /// A call that matches no function: `len (())`, `publish (string)`.
 fn function_not_found(signature: &str, before: Option<String>) -> String {
     let (name, given) = signature.split_once(" (").map_or((signature, ""), |(name, rest)| (name, rest.trim_end_matches(')')));
@@ -197,7 +239,7 @@ fn function_not_found(signature: &str, before: Option<String>) -> String {
         .collect();
     // `()` as a type shows as `()`, with its closing bracket trimmed at the end.
     let given = if given.ends_with('(') || given.ends_with("(()") { format!("{given})") } else { given.to_owned() };
-    let shown = given.replace("&str | ImmutableString | ", "").replace("ImmutableString", "string").replace("()", "nothing");
+    let shown = given.split(", ").map(kind).collect::<Vec<_>>().join(", ");
     if !forms.is_empty() {
         return format!("`{name}` takes {}, got ({shown})", forms.join(" or "));
     }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::call::{ScriptEffect, SendTarget};
 use super::conn::only;
 use super::engine::ITEMS_MAX;
+use super::error::a_kind;
 use super::wanted::{Part, Wanted};
 use super::{budget, conn, convert, current, library};
 use crate::model::event::epoch_text;
@@ -78,21 +79,23 @@ pub(super) fn register(engine: &mut Engine) {
         send_to(target, &event)
     });
 
-    engine.register_fn("members", |channel: &str| current::ask(|world, _| world.members(channel), |items| list(items)));
-    engine.register_fn("connections", |protocol: &str| current::ask(|world, _| world.connections(protocol), |items| list(items)));
+    engine.register_fn("members", |channel: &str| current::ask("members", |world, _| world.members(channel), |items| list(items)));
+    engine.register_fn("connections", |protocol: &str| {
+        current::ask("connections", |world, _| world.connections(protocol), |items| list(items))
+    });
     engine.register_fn("history", |channel: &str, count: i64| -> Result<Array> {
         let count = usize::try_from(count).unwrap_or(0).min(1000);
         let read = |events: &Vec<Arc<Event>>| {
             events.iter().map(|event| Ok(Dynamic::from_map(event_map(event, &Wanted::All).map_err(failure)?))).collect()
         };
-        current::ask(|world, _| world.history(channel, count), read)
+        current::ask("history", |world, _| world.history(channel, count), read)
     });
     engine.register_fn("statistics", |protocol: &str| -> Result<Dynamic> {
         let read = |statistics: &Option<Json>| match statistics {
             Some(statistics) => convert::to_dynamic(statistics).map_err(failure),
             None => Err(failure(format!("statistics: there is no protocol `{protocol}`"))),
         };
-        current::ask(|world, now| world.statistics(protocol, now), read)
+        current::ask("statistics", |world, now| world.statistics(protocol, now), read)
     });
 
     engine.register_fn("pick", |list: Array, names: Map| -> Result<Array> {
@@ -140,7 +143,7 @@ pub(super) fn optional_text(what: &str, map: &Map, name: &str) -> Result<Option<
         Some(value) if value.is_unit() => Ok(None),
         Some(value) => match value.as_immutable_string_ref() {
             Ok(text) => Ok(Some(text.to_string())),
-            Err(kind) => Err(failure(format!("{what}: `{name}` must be a text, not {kind}"))),
+            Err(kind) => Err(failure(format!("{what}: `{name}` must be a text, not {}", a_kind(kind)))),
         },
     }
 }
@@ -162,7 +165,7 @@ fn list(items: &[Json]) -> Result<Array> {
 
 /// Members of an object under new names. Missing members stay missing.
 fn pick(item: &Dynamic, names: &Map) -> Result<Map> {
-    let item = item.as_map_ref().map_err(|kind| failure(format!("pick: takes objects, not {kind}")))?;
+    let item = item.as_map_ref().map_err(|kind| failure(format!("pick: takes objects, not {}", a_kind(kind))))?;
     let mut out = Map::new();
     for (new, old) in names {
         let old = old.as_immutable_string_ref().map_err(|_| failure(format!("pick: `{new}` must be the name of a member")))?;

@@ -14,7 +14,7 @@ use super::call::{Arguments, Call, HasData, PluginReport, Returned, ScriptEffect
 use super::conn::{Conn, ConnCell};
 use super::current::{self, Current, OUTPUT_ROOM};
 use super::engine::{ARGUMENT_BYTES_MAX, LEAK_BYTES_MAX, TEXT_BYTES_MAX};
-use super::error::{Failure, explain};
+use super::error::{Failure, a_kind, explain, of_function};
 use super::program::{Called, Entry, Loaded, Param, Parameter, Program, Programs};
 use super::senders::{Sender, Senders};
 use super::wanted::{Members, Wanted};
@@ -74,7 +74,7 @@ impl Scripts {
     pub fn test(&self, function: &FnRef, call: Call<'_>) -> Result<bool, ScriptError> {
         let mut truth = false;
         self.run(function, &call, false, |value, _, _| {
-            truth = value.as_bool().map_err(|kind| format!("must be true or false, is {}", if kind == "()" { "nothing" } else { kind }))?;
+            truth = value.as_bool().map_err(|kind| format!("must be true or false, is {}", a_kind(kind)))?;
             Ok(Returned::default())
         })?;
         Ok(truth)
@@ -235,14 +235,14 @@ fn attempt(
     may_act: bool,
     read: impl FnOnce(&Dynamic, &[Parameter], &mut Current) -> Result<Returned, String>,
 ) -> Result<Returned, Failure> {
-    let broken = |why: String| Failure::Broke(format!("{}: {why}", program.file));
+    let broken = |why: &str| Failure::Broke(format!("{}: {why}", of_function(program, &entry.function)));
     let params = match call.arguments {
         Arguments::Message { .. } => entry.message.as_ref(),
         Arguments::Deliver { .. } => entry.deliver.as_ref(),
     };
-    let not_made = || broken(format!("`{}` cannot be used here", entry.function));
+    let not_made = || broken("it cannot be used here");
     let (params, called) = params.zip(loaded.called.get(entry.number)).ok_or_else(not_made)?;
-    let running = budget::begin().ok_or_else(|| broken("a script is called from within a script".to_owned()))?;
+    let running = budget::begin().ok_or_else(|| broken("a script is called from within a script"))?;
     let outcome = catch_unwind(AssertUnwindSafe(|| inside(program, entry, (loaded, called), call, params, may_act, read, &running)));
     let Ok(outcome) = outcome else {
         // The panic may have left the engines half done, so they are not used again.
@@ -255,7 +255,8 @@ fn attempt(
     called.leaked.set(leaked);
     // Once too much is leaked, no call may leak more.
     if leaked > LEAK_BYTES_MAX && left > 0 {
-        entry.service.leaked(&format!("{}: its calls leave memory behind: a closure holds itself", program.file), call.now);
+        let why = format!("{}: its calls leave memory behind: a closure holds itself", of_function(program, &entry.function));
+        entry.service.leaked(&why, call.now);
     }
     outcome
 }
@@ -298,7 +299,7 @@ fn inside(
         return Err(panicked(program));
     };
     let mut returned = read(&value, params, &mut current)
-        .map_err(|why| Failure::Broke(format!("{} in fn {}: the value it returns: {why}", program.file, entry.function)))?;
+        .map_err(|why| Failure::Broke(format!("{}: the value it returns: {why}", of_function(program, &entry.function))))?;
     returned.effects = std::mem::take(&mut current.effects);
     if let Some(conn) = conn {
         let changes = conn.take_changes();
@@ -432,8 +433,11 @@ fn footprint(returned: &Returned) -> isize {
 
 fn failed_footprint(failure: &Failure) -> isize {
     let bytes = match failure {
-        Failure::Refused(ScriptError::Thrown { message, data, code }) => {
-            message.capacity() + data.as_ref().map_or(0, |data| data.as_str().len()) + code.as_ref().map_or(0, String::capacity)
+        Failure::Refused(ScriptError::Thrown { message, data, code, at }) => {
+            message.capacity()
+                + at.capacity()
+                + data.as_ref().map_or(0, |data| data.as_str().len())
+                + code.as_ref().map_or(0, String::capacity)
         }
         Failure::Refused(ScriptError::NotForScripts(why)) | Failure::Broke(why) | Failure::Tripped(why) => why.capacity(),
         Failure::Refused(_) => 0,

@@ -124,6 +124,19 @@ pub(super) fn definition(text: &str, name: &str) -> Position {
     Position::NONE
 }
 
+/// Whether the last statement of a function assigns a value, so that the function returns nothing.
+pub(super) fn ends_with_assignment(ast: &AST, function: &str) -> bool {
+    let (mut one, mut last) = (ast.clone(), false);
+    one.clear_statements().retain_functions(|_, _, name, _| name == function);
+    one.walk(&mut |path| {
+        if let [ASTNode::Stmt(stmt)] = path {
+            last = matches!(stmt, Stmt::Assignment(..));
+        }
+        true
+    });
+    last
+}
+
 /// Checks that every called function exists. `beside` holds more functions that may be called.
 pub(super) fn calls(engine: &Engine, ast: &AST, beside: Option<&AST>, source: &PluginSource, found: &mut Vec<Diagnostic>) {
     let mut known: HashSet<(String, usize)> = FUNCTIONS.iter().map(|(name, n, _)| ((*name).to_owned(), *n)).collect();

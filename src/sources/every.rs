@@ -32,10 +32,7 @@ impl Source for Every {
             }
             // The event is built from the current configuration.
             let Some(event) = event(out) else { return Ok(()) };
-            if let Err(fault) = out.emit(event).await {
-                let why = fault.detail.as_deref().unwrap_or(&fault.message);
-                tracing::warn!(source = %out.name(), code = fault.code.as_str(), why, "an event of a source was refused");
-            }
+            out.emit(event).await;
         }
     }
 }

@@ -7,6 +7,7 @@ mod supervisor;
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::in_time;
@@ -37,12 +38,26 @@ pub struct SourceError(pub Arc<str>);
 pub struct Emitter {
     live: Arc<Live>,
     source: SourceId,
+    report: Arc<Mutex<SourceReport>>,
 }
 
 impl Emitter {
     /// Hands over one event. Resolves when what the source's rows published for it is as durable as their channels promise:
-    /// a source that waits for this slows down with the store.
-    pub async fn emit(&self, event: Json) -> Result<(), Fault> {
+    /// a source that waits for this slows down with the store. A failure is told in the source's report until an event succeeds.
+    pub async fn emit(&self, event: Json) {
+        let outcome = self.hand_over(event).await;
+        let failed = outcome.err().map(|fault| {
+            let why = fault.detail.as_deref().unwrap_or(&fault.message);
+            // What scripts do wrong is logged where it happens.
+            if fault.code != Code::ScriptFailed {
+                tracing::warn!(source = %self.name(), code = fault.code.as_str(), why, "an event of a source was refused");
+            }
+            (Arc::from(why), self.now().wall_ms)
+        });
+        self.report.lock().last_error = failed;
+    }
+
+    async fn hand_over(&self, event: Json) -> Result<(), Fault> {
         let snapshot = self.live.current();
         let Some(plan) = snapshot.runtime.source(self.source) else {
             return Err(Fault::with(Code::NotFound, "the configuration no longer has this source"));

@@ -29,7 +29,8 @@ pub struct SourceReport {
     pub state: &'static str,
     /// What it produces events from: `every 30s`.
     pub from: String,
-    /// What went wrong last, and when, in milliseconds since the Unix epoch.
+    /// What went wrong with its last event or made it end, and when, in milliseconds since the Unix epoch. None once an event
+    /// succeeds.
     pub last_error: Option<(Arc<str>, i64)>,
 }
 
@@ -96,14 +97,15 @@ impl Supervisor {
     fn supervise(&self, plan: &Arc<SourcePlan>, source: impl Source) -> Running {
         let report = Arc::new(Mutex::new(SourceReport { state: "running", from: source.describe(), last_error: None }));
         let stop = self.stop.child_token();
-        let out = Emitter { live: self.live.clone(), source: SourceId::of(&plan.name) };
-        self.tasks.spawn(keep_running(source, out, report.clone(), stop.clone()));
+        let out = Emitter { live: self.live.clone(), source: SourceId::of(&plan.name), report: report.clone() };
+        self.tasks.spawn(keep_running(source, out, stop.clone()));
         Running { plan: plan.clone(), report, stop }
     }
 }
 
 /// Runs a source until `stop` fires, however often it fails.
-async fn keep_running(mut source: impl Source, out: Emitter, report: Arc<Mutex<SourceReport>>, stop: CancellationToken) {
+async fn keep_running(mut source: impl Source, out: Emitter, stop: CancellationToken) {
+    let report = &out.report;
     let mut pause = PAUSE;
     loop {
         report.lock().state = "running";

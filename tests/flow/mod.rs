@@ -33,6 +33,7 @@ mod limits;
 mod moments;
 mod scripts;
 mod slow_client;
+mod sources;
 mod subscriptions;
 
 mod stop;

@@ -301,3 +301,62 @@ async fn the_log_counts_what_it_leaves_out() {
     let told = server.logged("some warnings about messages were not logged: too many in one second");
     assert!(told["left_out"].as_u64().unwrap() > 0, "{told}");
 }
+
+const SHAPED: &str = r#"
+channels: { out: {} }
+protocols:
+  p:
+    listen: 127.0.0.1:0/
+    messages:
+      watch: { join: out, reply: { ok: watch } }
+      say: { to: out, reply: { ok: say } }
+      who: { set: { user: $.user, session: $.session }, reply: { user: $conn.user, session: $conn.session } }
+    deliver: shape
+    error: { error: $error.message, code: $error.code }
+"#;
+
+const SHAPE: &str = r#"
+fn shape(event) {
+    switch event.data.ask {
+        "members" => members("out"),
+        "history" => history("out", 1),
+        "connections" => connections("p"),
+        "statistics" => statistics("p"),
+        _ => refuse(),
+    }
+}
+fn refuse() { throw "mute"; }
+"#;
+
+#[tokio::test]
+async fn what_fails_in_deliver_is_logged_with_its_place_and_channel() {
+    let server = Setup::own(SHAPED).plugin("p", SHAPE).start();
+    let mut client = server.client("p").await;
+    client.ask(&json!({ "type": "watch" })).await;
+    for (line, ask) in [(4, "members"), (5, "history"), (6, "connections"), (7, "statistics")] {
+        assert_eq!(client.ask(&json!({ "type": "say", "ask": ask })).await, json!({ "ok": "say" }));
+        let logged = server.logged("events were not delivered: a script failed");
+        let why = logged["why"].as_str().unwrap();
+        assert!(why.starts_with(&format!("plugins/p.rhai:{line}:")) && why.contains(&format!(" in fn shape: {ask}: ")), "{why}");
+        assert!(why.ends_with("may not ask about the rest of the router"), "{why}");
+        assert_eq!((&logged["channel"], &logged["protocol"]), (&json!("out"), &json!("p")));
+    }
+    client.ask(&json!({ "type": "say" })).await;
+    let logged = server.logged("events were not delivered: a script failed");
+    assert_eq!(logged["why"], "plugins/p.rhai:11:15 in fn refuse: throws \"mute\"");
+}
+
+#[tokio::test]
+async fn only_a_missing_value_clears_a_user_or_session() {
+    let server = Setup::own(SHAPED).plugin("p", SHAPE).embed();
+    let mut client = server.client("p").await;
+    let both = json!({ "user": "ann", "session": "s" });
+    assert_eq!(client.ask(&json!({ "type": "who", "user": "ann", "session": "s" })).await, both);
+    for (user, session, what) in [(json!(7), json!("s"), "user"), (json!("ann"), json!([1]), "session"), (json!(true), Value::Null, "user")]
+    {
+        let refused = client.ask(&json!({ "type": "who", "user": user, "session": session })).await;
+        assert_eq!(refused, json!({ "error": format!("the {what} must be a text"), "code": "invalid" }));
+    }
+    assert_eq!(client.ask(&json!({ "type": "who", "user": "ann", "session": null })).await, json!({ "user": "ann" }));
+    assert_eq!(client.ask(&json!({ "type": "who" })).await, json!({}));
+}

@@ -19,7 +19,7 @@ use crate::http::api::{Answer, Api, LIMIT_DEFAULT, Part, ok};
 use crate::http::problem::Problem;
 use crate::hub::connection::report;
 use crate::hub::{self, Hub};
-use crate::model::close::{REASON_BYTES_MAX, may_send};
+use crate::model::close::{BY_OPERATOR, REASON_BYTES_MAX, may_send};
 use crate::model::id::ProtocolId;
 use crate::model::name::{ClientId, SessionId, UserId};
 use crate::model::{ChannelName, Close};
@@ -28,9 +28,6 @@ use crate::telemetry::report::SlowCounted;
 
 /// The prefix of a cursor over open connections.
 const LIVE: &str = "live-";
-
-/// The default code and reason for closing a connection.
-const KICK: (u16, &str) = (1008, "closed by the operator");
 
 /// A page of connections.
 #[derive(Serialize, ToSchema)]
@@ -279,7 +276,7 @@ pub(super) async fn close(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri)
         false => Err(format!("must be at most {REASON_BYTES_MAX} bytes")),
     });
     query.done()?;
-    let (code, reason) = (code.unwrap_or(KICK.0), reason.unwrap_or_else(|| KICK.1.into()));
+    let (code, reason) = (code.unwrap_or(BY_OPERATOR.0), reason.unwrap_or_else(|| BY_OPERATOR.1.into()));
     let connection = api.live.hub.connection(&id);
     let connection = connection.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("no connection `{id}` is open")))?;
     tracing::info!(client = %connection.id, code, reason, "a connection is closed by the operator");

@@ -60,7 +60,11 @@ pub(super) async fn events(State(api): State<Arc<Api>>, headers: HeaderMap, uri:
     let names: Vec<&str> = FILTER.into_iter().chain(["after"]).collect();
     let mut query = Query::of(&uri, &Known { names: &names, repeated: &["channel"], data: true });
     let filter = query.filter(api.live.now());
-    let after = query.take("after", |text| StreamPosition::parse(text).ok_or_else(|| "must be an `id` of an event of this server".into()));
+    let after = query.take("after", |text| {
+        StreamPosition::parse(text).ok_or_else(|| {
+            "must be what a line `id:` of this stream says, or `id` of its event `position`; the `id` of an event is something else".into()
+        })
+    });
     query.done()?;
     let permit = api
         .streams

@@ -244,12 +244,12 @@ struct Source {
     /// What makes it produce events.
     #[schema(example = "every 30s")]
     from: String,
-    /// Events so far.
+    /// Events that it made since the start, whether its rows took or refused them.
     events: u64,
     /// `running`, `waiting` before it is started again after a failure, or `stopped`.
     #[schema(example = "running")]
     state: &'static str,
-    /// The last failure.
+    /// Why its last event failed, or it ended; null once an event succeeds, and for HTTP sources, whose callers are told.
     #[schema(required)]
     #[serde(rename = "lastError")]
     last_error: Option<SourceFailure>,

@@ -101,11 +101,14 @@ pub(super) async fn publish(State(api): State<Arc<Api>>, request: Request<Body>)
 pub(super) async fn source(State(api): State<Arc<Api>>, Part(name): Part, request: Request<Body>) -> Result<Response<Body>, Problem> {
     let snapshot = Guard::into_inner(api.live.snapshot());
     let sources = &snapshot.runtime.plan.sources;
-    let known = || sources.iter().map(|s| format!("`{}`", s.name)).collect::<Vec<_>>().join(", ");
+    let known = || match &*sources.iter().map(|s| format!("`{}`", s.name)).collect::<Vec<_>>().join(", ") {
+        "" => "the routes file has none".to_owned(),
+        names => format!("known here: {names}"),
+    };
     let source = sources
         .iter()
         .find(|s| *s.name == name)
-        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no source `{name}`; known here: {}", known())))?;
+        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no source `{name}`; {}", known())))?;
     let (parts, body) = request.into_parts();
     let body = read_json(&parts, body, BODY_BYTES_MAX).await?.ok_or_else(no_body)?;
     let view = request_view(&parts, Vec::new());

@@ -23,6 +23,7 @@ use crate::http::body::read_json;
 use crate::http::problem::Problem;
 use crate::http::routes::json;
 use crate::model::clock::iso;
+use crate::model::close::SESSION_ENDED;
 use crate::model::fault::Flaw;
 use crate::model::json::{as_text, key_is, members};
 use crate::model::name::{ClientId, PRINCIPAL_BYTES_MAX, SessionId, UserId, is_principal};
@@ -211,7 +212,7 @@ pub(super) async fn end(State(api): State<Arc<Api>>, Part(id): Part, uri: Uri) -
     let session = find(&api, &id).await?;
     stored(&api, api.live.store.end_session(session.id)).await?;
     for connection in api.live.hub.of_session(&id) {
-        api.live.end(&connection, Close::Asked(1008, "session ended".into()));
+        api.live.end(&connection, Close::Asked(SESSION_ENDED.0, SESSION_ENDED.1.into()));
     }
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -41,7 +41,7 @@ fn user_and_session_can_be_set_and_taken_away() {
     let returned = run("conn.user = \"bob\"; conn.session = (); [conn.user, conn.session]");
     assert_eq!(returned.value, Some(json(r#"["bob",null]"#)));
     assert_eq!((returned.user, returned.session), (Some(Some("bob".into())), Some(None)));
-    assert!(why("fn f(conn, msg) { conn.user = 5; }", "{}").contains("conn.user must be a text or (), not i64"));
+    assert!(why("fn f(conn, msg) { conn.user = 5; }", "{}").contains("conn.user must be a text or (), not a number"));
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn what_the_host_refuses_it_says() {
     for (body, wanted) in [
         ("publish(\"a\", #{ data: 1 })", "publish: the event has no `type`"),
         ("publish(\"a\", #{ type: \"t\", dta: 1 })", "publish: unknown key `dta`"),
-        ("publish(\"a\", #{ type: 1 })", "publish: `type` must be a text, not i64"),
+        ("publish(\"a\", #{ type: 1 })", "publish: `type` must be a text, not a number"),
         ("conn.close(1006)", "close: the code must be one a server may send"),
         ("send_to(#{ usr: \"u\" }, #{ type: \"t\" })", "unknown key `usr`"),
         ("statistics(\"nowhere\")", "there is no protocol `nowhere`"),
@@ -105,7 +105,7 @@ fn what_the_host_refuses_it_says() {
         ("#{ a: #{ b: conn } }", "`a.b`: a connection is not JSON"),
         (
             "publish(1, 2)",
-            "`publish` takes publish(channel, #{ type, data }) or publish(channel, #{ type, data }, #{ except }), got (i64, i64)",
+            "`publish` takes publish(channel, #{ type, data }) or publish(channel, #{ type, data }, #{ except }), got (number, number)",
         ),
         ("crypto::base64_decode(\"!\")", "crypto::base64_decode: "),
         ("regex::find(\"(\", \"x\")", "regex: "),
@@ -261,7 +261,7 @@ fn conditions_and_rendering_change_nothing() {
     );
     assert!(failed(scripts.test(&f("t"), about()).map(drop)).contains("conn.state: conditions"));
     assert!(failed(scripts.test(&f("e"), about()).map(drop)).contains("publish: conditions"));
-    assert!(failed(scripts.test(&f("u"), about()).map(drop)).contains("must be true or false, is i64"));
+    assert!(failed(scripts.test(&f("u"), about()).map(drop)).contains("must be true or false, is a number"));
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! What people read when a script is wrong: when it is loaded, and when it runs.
 
-use super::super::{CODES, ScriptError, Scripts};
-use super::{expression, lines, message, one, plugins, used, why};
+use std::sync::Arc;
+
+use super::super::{Arguments, CODES, Call, ScriptError, Scripts, World};
+use super::{TwoClients, expression, f, lines, message, one, plugins, used, why};
 use crate::config::plan::Role;
 
 /// What is found in plugin `p` next to `lib`, whose `f` handles messages.
@@ -124,6 +126,7 @@ fn expressions_are_checked_where_they_stand() {
         ("msg.a ==", "routes.yaml:9:13 error[S009] "),
         ("mgs.a == 1", "routes.yaml:9:13 error[S009] undefined variable: mgs"),
         ("matchs(msg)", "routes.yaml:9:13 error[S009] there is no function `matchs` | did you mean `matches`?"),
+        ("msg.a = 3", "routes.yaml:9:13 error[S009] it assigns a value, and a condition may not change anything | to compare, write `==`"),
         ("true } fn own() { true", "routes.yaml:9:13 error[S009] it must be exactly one expression"),
         ("true } publish(\"x\", #{}); fn own() { true", "routes.yaml:9:13 error[S009] it must be exactly one expression"),
     ];
@@ -132,6 +135,12 @@ fn expressions_are_checked_where_they_stand() {
             Scripts::build(&plugins(&[("p", "fn matches(msg) { true }")]), &[], &[expression("e", source, &["msg"])], None);
         let lines = lines(&diagnostics);
         assert!(lines.len() == 1 && lines[0].starts_with(wanted), "{source}: {lines:?}");
+    }
+    for (source, hint) in
+        [("msg.a == 'abc'", " | texts are written in double quotes: \"abc\""), ("msg.a == null", " | `null` is written `()`")]
+    {
+        let lines = lines(&Scripts::build(&plugins(&[]), &[], &[expression("e", source, &["msg"])], None).1);
+        assert!(lines.len() == 1 && lines[0].ends_with(hint), "{source}: {lines:?}");
     }
     let fine = ["matches(msg) && msg.list.some(|x| x == LIMIT)", "msg?.a?.b == () || msg.a in [1, 2]", "msg.a == \"}\" // {"];
     for source in fine {
@@ -159,12 +168,12 @@ fn failures_say_where_and_why_and_how_it_came_there() {
         ("msg.a.b.c", "in fn f: `msg.a` is missing"),
         ("msg.a[0]", "in fn f: `msg.a` is missing"),
         ("msg.a.b = 1;", "in fn f: `msg.a` is missing"),
-        ("1 + msg", "in fn f: `+` does not work between (i64, map)"),
+        ("1 + msg", "in fn f: `+` does not work between (number, object)"),
         ("1 / 0", "in fn f: Division by zero: 1 / 0"),
         ("[1][5]", "in fn f: Array index 5 out of bounds: only 1 element in array"),
-        ("members(5)", "in fn f: `members` takes members(channel), got (i64)"),
+        ("members(5)", "in fn f: `members` takes members(channel), got (number)"),
         ("[1].map(|x| x.nothing)", "in a closure"),
-        ("json::parse(5)", "`json::parse` takes json::parse(text), got (i64)"),
+        ("json::parse(5)", "`json::parse` takes json::parse(text), got (number)"),
     ] {
         let why = why(&format!("fn f(conn, msg) {{ {body} }}"), "{}");
         assert!(why.contains(wanted), "{body}: {why}");
@@ -225,19 +234,32 @@ fn failures_in_imports_and_expressions_name_their_file() {
     assert_eq!(said, "plugins/lib.rhai:3:27 in fn len_of: `msg.text` is missing\n  called from plugins/p.rhai:2:24 in fn f");
     let said = message(&scripts, "e", "{}").unwrap_err().to_string();
     assert_eq!(said, "routes.yaml:9:13 in this expression: `msg.a` is missing");
+    let (msg, world): (_, Arc<dyn World>) = (super::json(r#"{"a":{"b":1}}"#), Arc::new(TwoClients));
+    for (source, wanted) in [("msg.a.c", "nothing"), ("msg.a.b", "a number"), ("msg.a", "an object")] {
+        let (scripts, _) = Scripts::build(&plugins(&[]), &[], &[expression("e", source, &["msg"])], None);
+        let arguments = Arguments::Message { msg: Some(&msg), index: None, kind: None, data: None };
+        let call = Call { now: super::at(1), conn: Some(&super::conn()), arguments, world: &world, trial: false };
+        let said = scripts.test(&f("e"), call).unwrap_err().to_string();
+        assert_eq!(said, format!("routes.yaml:9:13 in this expression: the value it returns: must be true or false, is {wanted}"));
+    }
 }
 
 #[test]
 fn throws_say_no_with_more() {
-    let thrown = |body: &str| {
+    let failed = |body: &str| {
         message(&one(&format!("fn f(msg) {{ {body} }}\nfn deep(n) {{ if n == 0 {{ throw \"deep\"; }} deep(n - 1) }}")), "f", "{}")
             .unwrap_err()
     };
-    let wanted = |message: &str, data: Option<&str>, code: Option<&str>| ScriptError::Thrown {
-        message: message.to_owned(),
-        data: data.map(super::json),
-        code: code.map(str::to_owned),
+    let thrown = |body: &str| match failed(body) {
+        ScriptError::Thrown { message, data, code, at } => {
+            let place = if body.starts_with("deep") { "plugins/p.rhai:2:26 in fn deep" } else { "plugins/p.rhai:1:13 in fn f" };
+            assert_eq!(at, place, "{body}");
+            (message, data, code)
+        }
+        other => panic!("{body}: {other}"),
     };
+    let wanted =
+        |message: &str, data: Option<&str>, code: Option<&str>| (message.to_owned(), data.map(super::json), code.map(str::to_owned));
     assert_eq!(thrown("throw \"no\";"), wanted("no", None, None));
     assert_eq!(thrown("deep(3)"), wanted("deep", None, None));
     assert_eq!(

@@ -31,7 +31,13 @@ fn test(function: &str, msg: &str) -> Result<bool, ScriptError> {
 
 #[test]
 fn the_envelope_says_what_is_wrong() {
-    let thrown = |message: &str| Err(ScriptError::Thrown { message: message.to_owned(), data: None, code: None });
+    let test = |function: &str, msg: &str| {
+        test(function, msg).map_err(|error| match error {
+            ScriptError::Thrown { message, data: None, code: None, .. } => message,
+            other => panic!("{msg}: {other:?}"),
+        })
+    };
+    let thrown = |message: &str| Err(message.to_owned());
     assert_eq!(test("agent.envelope", r#"{"type":"x","data":{}}"#), Ok(true));
     assert_eq!(test("agent.envelope", r#"{"type":"x"}"#), thrown("Missing required field: data"));
     assert_eq!(test("agent.envelope", r#"{"data":{}}"#), thrown("Missing required field: type"));
