@@ -198,3 +198,91 @@ impl Waiting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Work that writes down when it is done, and when it is given up.
+    struct Noting {
+        protocol: ProtocolId,
+        channel: u64,
+        receivers: usize,
+        bytes: usize,
+        turns: usize,
+        notes: Arc<Mutex<Vec<(u64, bool)>>>,
+    }
+
+    impl Work for Noting {
+        fn protocol(&self) -> ProtocolId {
+            self.protocol
+        }
+
+        fn channel(&self) -> u64 {
+            self.channel
+        }
+
+        fn receivers(&self) -> usize {
+            self.receivers
+        }
+
+        fn bytes(&self) -> usize {
+            self.bytes
+        }
+
+        fn go_on(&mut self) -> bool {
+            self.turns -= 1;
+            self.notes.lock().push((self.channel, true));
+            self.turns > 0
+        }
+
+        fn give_up(&mut self) {
+            self.notes.lock().push((self.channel, false));
+        }
+    }
+
+    /// Runs until nothing waits.
+    fn run(queue: &Renderings) {
+        while !queue.waiting.lock().lanes.is_empty() {
+            let mut work = queue.pop().unwrap();
+            let left = work.go_on().then_some(work);
+            queue.put_back(left);
+        }
+    }
+
+    fn with(each: impl Fn(&Renderings, &dyn Fn(&str, u64, usize, usize, usize) -> Box<dyn Work>)) -> Vec<(u64, bool)> {
+        let (queue, notes) = (Renderings::default(), Arc::default());
+        each(&queue, &|protocol, channel, receivers, bytes, turns| {
+            let protocol = ProtocolId::of(protocol);
+            Box::new(Noting { protocol, channel, receivers, bytes, turns, notes: Arc::clone(&notes) })
+        });
+        run(&queue);
+        let notes = notes.lock();
+        notes.clone()
+    }
+
+    #[test]
+    fn protocols_take_turns_and_so_do_their_channels() {
+        let done = with(|queue, work| {
+            [("a", 1), ("a", 1), ("a", 2), ("b", 3)]
+                .into_iter()
+                .for_each(|(protocol, channel)| queue.push(work(protocol, channel, 1, 1, 2)));
+        });
+        let order: Vec<u64> = done.iter().map(|(channel, _)| *channel).collect();
+        assert_eq!(order, [1, 3, 2, 3, 1, 2, 1, 1]);
+    }
+
+    #[test]
+    fn too_much_for_one_protocol_is_given_up_and_others_are_not() {
+        let done = with(|queue, work| {
+            queue.push(work("a", 1, RECEIVERS_MAX + 1, 1, 1));
+            queue.push(work("a", 2, 1, 1, 1));
+            queue.push(work("b", 3, 1, BYTES_MAX, 1));
+            queue.push(work("b", 4, 1, 1, 1));
+            queue.push(work("c", 5, 1, 1, 1));
+        });
+        assert_eq!(done, [(2, false), (4, false), (1, true), (3, true), (5, true)]);
+    }
+}

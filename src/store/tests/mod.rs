@@ -116,6 +116,21 @@ on_both! {
         rig.stop().await;
     }
 
+    async fn an_epoch_that_begins_within_a_batch_has_nothing_before_it(base) {
+        let rig = Rig::of(base).await;
+        rig.write((1..=3).map(|n| event("a", n, 7, "x"))).await;
+        // In between two events were not stored.
+        let events = vec![event("a", 4, 7, "x"), event("a", 7, 8, "x"), event("a", 8, 8, "x")];
+        let bytes = events.iter().map(Event::cost_bytes).sum();
+        let ticket = rig.store.reserve(3, bytes).unwrap().append(events, &[]).last;
+        rig.store.committed(ticket).await.unwrap();
+        rig.stop().await;
+        let rig = Rig::of(base).await;
+        let all: Vec<_> = rig.recovered.channels.iter().map(|channel| (channel.epoch, channel.top, channel.first)).collect();
+        assert_eq!(all, [(8, 8, 7)]);
+        rig.stop().await;
+    }
+
     async fn a_start_that_goes_no_further_costs_no_epoch(base) {
         let policies = Policies::early(&["a"]);
         let rig = Rig::open_with(&base.plan, Bounds::default(), policies.clone()).await;
