@@ -22,6 +22,8 @@ pub struct Origin {
     pub user: Option<UserId>,
     /// That connection's session.
     pub session: Option<SessionId>,
+    /// Its address, as long as the event is in memory: it is not stored, and nobody is told.
+    pub address: Option<Arc<str>>,
 }
 
 impl Origin {

@@ -36,6 +36,7 @@ impl ConnView {
             client: Some(self.id.clone()),
             user: self.user.clone(),
             session: self.session.clone(),
+            address: Some(self.ip.clone()).filter(|ip| !ip.is_empty()),
         };
         self.origin.0.get_or_init(|| Arc::new(who()))
     }

@@ -36,7 +36,8 @@ impl<'a> Sender<'a> {
 
     /// Of an event.
     pub fn of_event(origin: &'a Origin) -> Self {
-        Self { client: origin.client.as_deref(), user: origin.user.as_deref(), source: &origin.source, address: "" }
+        let address = origin.address.as_deref().unwrap_or_default();
+        Self { client: origin.client.as_deref(), user: origin.user.as_deref(), source: &origin.source, address }
     }
 
     /// The sender of an input from a source or another input without a connection.

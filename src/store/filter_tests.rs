@@ -119,8 +119,13 @@ async fn fill(rig: &Rig, runner: &mut TestRunner) -> Vec<Event> {
         clock += passed;
         tops[channel] += 1;
         let mut event = event(NAMES[channel], tops[channel], 1, kind);
-        let origin =
-            Origin { source: source.into(), client: client.map(Into::into), user: user.map(Into::into), session: session.map(Into::into) };
+        let origin = Origin {
+            source: source.into(),
+            client: client.map(Into::into),
+            user: user.map(Into::into),
+            session: session.map(Into::into),
+            address: None,
+        };
         event.new.origin = Arc::new(origin);
         event.new.data = Json::parse(data.into()).unwrap();
         event.new.time_ms = clock;

@@ -42,6 +42,7 @@ pub(super) fn event(row: &dyn Columns, channel: ChannelName) -> Result<Event, St
                 client: row.text(8)?.map(Into::into),
                 user: row.text(9)?.map(Into::into),
                 session: row.text(10)?.map(Into::into),
+                address: None,
             }
             .into(),
             metadata: row.text(11)?.map(Json::trusted),

@@ -197,6 +197,23 @@ async fn who_makes_events_to_itself_expensive_pays_and_not_who_publishes_them() 
 }
 
 #[tokio::test]
+async fn several_connections_of_one_address_without_a_user_take_no_deliver_function_out() {
+    let written = "fn written(event) { if event.data == 0 { loop { } } #{ n: event.data } } fn check(msg) { 1 }";
+    let server = Setup::own(PERSONAL).plugin("personal", written).start();
+    let [mut watcher, mut good, mut one, mut two, mut three] = server.clients("p").await;
+    watcher.ask(&json!({ "type": "watch" })).await;
+    for _ in 0..4 {
+        for spender in [&mut one, &mut two, &mut three] {
+            assert_eq!(spender.ask(&json!({ "type": "say", "n": 0 })).await, json!({ "ok": "say" }));
+        }
+    }
+    assert_eq!(good.ask(&json!({ "type": "say", "n": 7 })).await, json!({ "ok": "say" }));
+    assert_eq!(watcher.next().await, json!({ "n": 7 }));
+    let personal = state(&server, 0).await;
+    assert_eq!((&personal["state"], &personal["failures"]), (&json!("in service"), &json!(12)));
+}
+
+#[tokio::test]
 async fn a_function_that_different_users_drive_over_its_budget_is_taken_out_and_comes_back() {
     let server = server();
     let mut users = Vec::new();

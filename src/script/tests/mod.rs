@@ -44,7 +44,7 @@ pub(super) fn json(text: &str) -> Json {
 }
 
 pub(super) fn event(channel: &str, offset: u64, data: &str) -> Event {
-    let origin = crate::model::Origin { source: "test".into(), client: Some("c1".into()), user: None, session: None };
+    let origin = crate::model::Origin { source: "test".into(), client: Some("c1".into()), user: None, session: None, address: None };
     Event {
         new: crate::model::NewEvent {
             id: uuid::Uuid::from_u128(7),

@@ -108,7 +108,7 @@ impl Rig {
 }
 
 pub(in crate::store) fn event(channel: &str, offset: u64, epoch: Epoch, kind: &str) -> Event {
-    let origin = Origin { source: "api".into(), client: Some("c1".into()), user: None, session: Some("s".into()) };
+    let origin = Origin { source: "api".into(), client: Some("c1".into()), user: None, session: Some("s".into()), address: None };
     let new = NewEvent {
         id: Uuid::now_v7(),
         kind: kind.to_owned().into(),
