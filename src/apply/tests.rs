@@ -24,6 +24,8 @@ protocols:
       ping: { reply: { pong: $.n } }
       say: { to: $.channel, data: $.n, reply: { said: $.n } }
       both: { to: [sure, live], data: $.n }
+      mixed: { to: [live, sure], data: $.n }
+      soon: { to: [live, early], data: $.n }
       join: { join: $.channel, to: sure, data: 0, reply: { joined: $.channel } }
       on: { join: $.channel }
       who: { set: { user: $.user }, to: sure, data: 0 }
@@ -106,6 +108,20 @@ async fn a_transaction_is_seen_as_a_whole_though_a_part_of_it_needed_no_commit()
     run(writer);
     settled(&sender).await;
     assert_eq!(reader.received(), [r#"{"got":1,"o":1}"#, r#"{"got":1,"o":2}"#]);
+}
+
+#[tokio::test]
+async fn what_is_not_stored_is_not_seen_before_what_may_be_refused_beside_it() {
+    let (live, writer) = start().await;
+    let reader = on(&live, "reader", &["sure", "live", "early"]);
+    let [mut sender, mut other] = ["sender", "other"].map(|id| Client::open(&live, id));
+    sender.say(r#"{"type":"mixed","n":1}"#);
+    assert_eq!(reader.received(), [""; 0]);
+    other.say(r#"{"type":"soon","n":2}"#);
+    assert_eq!(reader.received(), [r#"{"got":2,"o":1}"#, r#"{"got":2,"o":1}"#]);
+    run(writer);
+    settled(&sender).await;
+    assert_eq!(reader.received(), [r#"{"got":1,"o":2}"#, r#"{"got":1,"o":1}"#]);
 }
 
 #[tokio::test]

@@ -202,7 +202,9 @@ fn at_once(effects: &Effects<'_>, mut held: Option<&mut LockedChannels<'_>>) -> 
     if published.iter().flatten().flatten().all(|promise| *promise == Promise::Relaxed) {
         return usize::MAX;
     }
-    let may_show = |promise: &&Option<Option<Promise>>| promise.flatten().is_some_and(Promise::is_early);
+    // What is not stored could not be taken back if what is stored beside it is refused.
+    let none_waits = published.iter().flatten().flatten().all(|promise| promise.is_early());
+    let may_show = |promise: &&Option<Option<Promise>>| promise.is_some_and(|promise| promise.map_or(none_waits, Promise::is_early));
     published.iter().take_while(may_show).count()
 }
 

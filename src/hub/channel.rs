@@ -255,7 +255,7 @@ impl State {
 
     /// Gives an event the offset that was promised to it. `None`: it is never shown, and needs none.
     pub(super) fn promised_offset(&mut self, channel: &Channel, new: Option<NewEvent>) -> Option<Event> {
-        self.unassigned -= 1;
+        self.unassigned = self.unassigned.saturating_sub(1);
         let reserved = self.reserved.pop_front();
         let Some(new) = new else {
             if let Some((_, offset)) = reserved {

@@ -378,13 +378,13 @@ impl Hub {
     /// Removes a channel from memory. If it has a past, its position is kept. Its lock is held and comes before its shard's.
     fn take_out(&self, channel: &Channel, state: &mut State) {
         state.dead = true;
-        if channel.early.load(Relaxed) {
-            self.early_gone.lock().insert(channel.name.clone());
-        }
         let mut shard = self.shard(channel.name.as_str()).write();
         shard.remove(&channel.name);
         self.channels_live.fetch_sub(1, Relaxed);
         if state.has_past() {
+            if channel.early.load(Relaxed) {
+                self.early_gone.lock().insert(channel.name.clone());
+            }
             self.positions.lock().insert(channel.name.clone(), state.past());
         }
     }

@@ -30,7 +30,7 @@ pub struct Renderer<'a> {
     tripped: Vec<(FnRef, String, Cause)>,
 }
 
-/// Who caused a call: it costs what its data make of it, so the one who brought more of them.
+/// Who a call over its budget counts against: of those whose data it sees, the one with more of them.
 enum Cause {
     Publisher(Arc<Origin>),
     Receiver(Arc<ConnView>),

@@ -1,4 +1,4 @@
-//! Renderings that publishers left to the rendering thread: a little for each protocol in turn.
+//! Renderings that publishers left to the rendering thread: a little for each protocol in turn, and within it for each channel.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -60,6 +60,10 @@ struct Lane {
 }
 
 impl Lane {
+    fn new(protocol: ProtocolId) -> Self {
+        Self { protocol, receivers: 0, bytes: 0, channels: VecDeque::new() }
+    }
+
     fn count(&mut self, work: &dyn Work) {
         self.receivers += work.receivers();
         self.bytes += work.bytes();
@@ -99,7 +103,7 @@ impl Renderings {
         let protocol = work.protocol();
         let known = waiting.lanes.iter().position(|lane| lane.protocol == protocol);
         let at = known.unwrap_or_else(|| {
-            waiting.lanes.push_back(Lane { protocol, receivers: 0, bytes: 0, channels: VecDeque::new() });
+            waiting.lanes.push_back(Lane::new(protocol));
             waiting.lanes.len() - 1
         });
         let lane = &mut waiting.lanes[at];
@@ -141,12 +145,7 @@ impl Renderings {
         let Some(work) = work else { return };
         let (protocol, channel) = (work.protocol(), work.channel());
         let known = waiting.lanes.iter().position(|lane| lane.protocol == protocol);
-        let mut lane = known.and_then(|at| waiting.lanes.remove(at)).unwrap_or_else(|| Lane {
-            protocol,
-            receivers: 0,
-            bytes: 0,
-            channels: VecDeque::new(),
-        });
+        let mut lane = known.and_then(|at| waiting.lanes.remove(at)).unwrap_or_else(|| Lane::new(protocol));
         lane.count(&*work);
         let known = lane.channels.iter().position(|(other, _)| *other == channel);
         let mut all = known.and_then(|at| lane.channels.remove(at)).map(|(_, all)| all).unwrap_or_default();
@@ -170,7 +169,7 @@ impl Renderings {
             if more.is_err() {
                 tracing::error!("events were not written for all receivers, because of a bug in Tramline");
             }
-            let left = if let Ok(true) = more { Some(work) } else { None };
+            let left = matches!(more, Ok(true)).then_some(work);
             self.put_back(left);
         }
     }
